@@ -69,19 +69,21 @@ class Endpoint:
             status, reply_text, requested_wait = self._send(self.url, content)
             if status == 200:
                 return self._reply(reply_text, tries)
-            is_temporary = status is None or status in TRIED_AGAIN or status >= 500
             is_last_try = tries > self.retries
-            if is_last_try or not is_temporary:
+            if is_last_try or not _may_pass(status):
                 break
             # Exponential backoff gives an overloaded server time to recover.
             wait = max(self.first_wait * 2 ** (tries - 1), requested_wait)
             time.sleep(min(wait, LONGEST_WAIT))
+        raise self._failure(status, reply_text, tries)
 
+    def _failure(self, status, reply_text, tries):
+        "The EndpointError after the last try, of its HTTP status (None: no reply) and the text of its reply"
         problem = reply_text if status is None else f"status {status}: {reply_text}"
         times = "once" if tries == 1 else f"{tries} times"
         # 404: the server does not have this model, or the address is wrong.
         hint = self._models_hint() if status == 404 else ""
-        raise self._error(f"{problem} (asked {times}){hint}")
+        return self._error(f"{problem} (asked {times}){hint}")
 
     @property
     def patience(self) -> float:
@@ -118,11 +120,7 @@ class Endpoint:
             with _opener.open(request, timeout=self.timeout) as response:
                 return response.status, _read_text(response), 0.0
         except urllib.error.HTTPError as error:  # a status other than 2xx
-            with error:
-                reply_text = error.read(LARGEST_REPLY).decode(errors="replace")
-            requested_wait = _seconds(error.headers.get("Retry-After"))  # 0 if there is no such header
-            # The beginning of the server's words, on one line.
-            return error.code, _one_line(_words_of_error(reply_text)), requested_wait
+            return _refused(error)
         except (OSError, http.client.HTTPException) as error:
             # URLError and TimeoutError are kinds of OSError; a connection that breaks off within a reply is
             # an HTTPException.
@@ -138,13 +136,13 @@ class Endpoint:
             text = choice["message"]["content"]
         except (ValueError, TypeError, LookupError):
             raise self._error(_one_line(reply_text) or "nothing") from None
+        reason = choice.get("finish_reason")  # such as stop or length; None of some servers
         # The content is null if a server removes thoughts (vLLM with --reasoning-parser) and nothing is left.
-        if text is None and isinstance(choice.get("finish_reason"), str):
+        if text is None and isinstance(reason, str):
             text = ""
         if not isinstance(text, str):
             raise self._error(f"content {_one_line(json.dumps(text))}")
-        # Other reasons, such as "length", mean that the reply was cut. Some servers give no reason.
-        is_whole = choice.get("finish_reason") in ("stop", None)
+        is_whole = reason in ("stop", None)  # else the reply was cut
         usage = completion.get("usage") or {}  # counts of tokens, which not every server reports
         # `_count` makes None of anything that is no number of tokens.
         return Reply(text, is_whole, prompt_tokens=_count(usage.get("prompt_tokens")),
@@ -231,6 +229,19 @@ def _read_text(response):
     if announced.isdecimal() and len(content) < min(int(announced), LARGEST_REPLY):
         raise http.client.IncompleteRead(content)
     return content.decode(errors="replace")
+
+
+def _may_pass(status):
+    "True for an HTTP status after which another try may succeed; None (no reply came) is one"
+    return status is None or status in TRIED_AGAIN or status >= 500
+
+
+def _refused(error):
+    "What `_send` returns for an HTTPError: (status, beginning of the server's words, seconds to wait)"
+    with error:
+        reply_text = error.read(LARGEST_REPLY).decode(errors="replace")
+    requested_wait = _seconds(error.headers.get("Retry-After"))  # 0 if there is no such header
+    return error.code, _one_line(_words_of_error(reply_text)), requested_wait
 
 
 def _words_of_error(reply_text):

@@ -21,8 +21,8 @@ from .rewards import accepted_answers, on_batch
 from .settings import SettingsError, names_and_values, nearest, read_settings
 
 __all__ = ["template_fields", "templates", "JudgeError", "JudgeSettings", "load_judge_settings",
-           "check_template", "fill_template", "Grade", "read_grade_form", "as_shown", "Judge", "as_reward", "about_judge",
-           "agreement", "compared"]
+           "check_template", "fill_template", "Grade", "read_grade_form", "as_shown", "Judge", "as_reward",
+           "about_judge", "agreement", "compared"]
 
 
 class JudgeError(RuntimeError):
@@ -92,15 +92,7 @@ class JudgeSettings:
         "Yield (is broken, message) for every rule; the message of a rule that is not broken is never shown"
         yield not self.model, "model is missing: whom to ask"
         if self.endpoint:  # an address; without one the model is loaded here
-            problem = address_problem(self.endpoint)  # why it cannot be an address; None if it can
-            yield bool(problem), f"endpoint = {self.endpoint!r}: {problem}"
-            sends_away = not problem and not self.other_host and not is_on_this_machine(self.endpoint)
-            yield sends_away, (f"endpoint = {self.endpoint!r}: pictures, questions and truths would leave "
-                               "this machine; write other_host: true if they may")
-            yield bool(self.adapter), "adapter with an endpoint: the endpoint has its own weights"
-            key_is_missing = bool(self.key_from) and self.key_from not in os.environ
-            yield key_is_missing, f"key_from = {self.key_from!r}: there is no such environment variable"
-
+            yield from self._endpoint_rules()
         for name in ("longest", "max_tokens", "batch_size", "at_once", "timeout"):
             yield getattr(self, name) <= 0, f"{name} = {getattr(self, name)}: expected more than 0"
         for name in ("retries", "first_wait", "temperature", "seed", "remembered"):
@@ -111,6 +103,17 @@ class JudgeSettings:
         if self.unreadable != "error":
             is_share = re.fullmatch(r"0|1|0?\.\d+|[01]\.0*", self.unreadable)
             yield not is_share, f"unreadable = {self.unreadable!r}: expected error, or a number from 0 to 1"
+
+    def _endpoint_rules(self):
+        "Yield (is broken, message) for every rule about the endpoint"
+        problem = address_problem(self.endpoint)  # why it cannot be an address; None if it can
+        yield bool(problem), f"endpoint = {self.endpoint!r}: {problem}"
+        sends_away = not problem and not self.other_host and not is_on_this_machine(self.endpoint)
+        yield sends_away, (f"endpoint = {self.endpoint!r}: pictures, questions and truths would leave "
+                           "this machine; write other_host: true if they may")
+        yield bool(self.adapter), "adapter with an endpoint: the endpoint has its own weights"
+        key_is_missing = bool(self.key_from) and self.key_from not in os.environ
+        yield key_is_missing, f"key_from = {self.key_from!r}: there is no such environment variable"
 
 
 def load_judge_settings(
@@ -227,13 +230,17 @@ class Grade:
         if sum(match is not None for match in matches) > 1:
             # One of them may be repeated from the answer, and nothing tells which is the judge's own.
             return None, "more than one line has the form of a grade"
+        return self._scaled(matches[-1]["grade"].lower())
 
-        value = matches[-1]["grade"].lower()
+    def _scaled(self, written):
+        """The grade that is `written`, such as yes or 7, scaled to 0 to 1
+
+        (grade, ""), or (None, what is wrong with it)."""
         if self.is_yes_no:
-            return float(value == "yes"), ""
-        if not self.low <= float(value) <= self.high:
-            return None, f"{value} is not between {self.low:g} and {self.high:g}"
-        return (float(value) - self.low) / (self.high - self.low), ""
+            return float(written == "yes"), ""
+        if not self.low <= float(written) <= self.high:
+            return None, f"{written} is not between {self.low:g} and {self.high:g}"
+        return (float(written) - self.low) / (self.high - self.low), ""
 
     @property
     def _pattern(self):
@@ -244,14 +251,18 @@ class Grade:
         return re.compile(rf"{before}(?P<grade>{value})\.?", re.IGNORECASE)
 
 
+# The setting `grade`, such as yes/no or Score: 0..10
+_number = r"-?[0-9]+(?:\.[0-9]+)?"
+_grade_form = re.compile(
+    r"(?:(?P<word>[^\W\d_][\w ]*):\s*)?"  # a word and a colon, or nothing
+    rf"(?:(?P<yes>yes/no)|(?P<low>{_number})\.\.(?P<high>{_number}))")
+
+
 def read_grade_form(
     text: str,  # yes/no, LOW..HIGH, or either behind a word and a colon
 ) -> Grade:
     "Read the form of a grade from the text of the setting `grade`; SettingsError where it has no such form"
-    number = r"-?[0-9]+(?:\.[0-9]+)?"
-    word_and_colon = r"(?:(?P<word>[^\W\d_][\w ]*):\s*)?"  # optional, as in "Score: 0..10"
-    kind = rf"(?:(?P<yes>yes/no)|(?P<low>{number})\.\.(?P<high>{number}))"
-    match = re.fullmatch(word_and_colon + kind, text.strip())
+    match = _grade_form.fullmatch(text.strip())
     if not match:
         raise SettingsError(f"grade = {text!r}: expected yes/no, a range such as 0..10, or either behind a "
                             "word, as in Score: 0..10")
@@ -330,29 +341,32 @@ class _LocalModel:
     def replies(self, requests):
         "Yield a `Reply` to each `_JudgeRequest` in turn, generated batch by batch"
         from .answers import generate_ids
-        from .reward_model import as_text
-        s, tokenizer = self.settings, self.processor.tokenizer
+        s = self.settings
         for begin in range(0, len(requests), s.batch_size):
-            batch = requests[begin:begin + s.batch_size]
-            # Each request becomes the question of a `Sample`, the form that `generate_ids` takes.
-            samples = []
-            for request in batch:
-                # `as_shown` has broken up common control words; `as_text` breaks up this tokenizer's own.
-                text = as_text(self.processor, request.text)
-                samples.append(Sample(question=text, answer="", images=request.images))
+            samples = [self._sample(request) for request in requests[begin:begin + s.batch_size]]
             generated = generate_ids(
-                self.model, self.processor, samples, batch_size=len(batch), temperature=s.temperature,
+                self.model, self.processor, samples, batch_size=len(samples), temperature=s.temperature,
                 max_new_tokens=s.max_tokens, seed=s.seed)
-
             # For each sample: the number of tokens of its prompt, and a list of one reply as token ids.
             for prompt_tokens, replies_ids in generated:
                 [reply_ids] = replies_ids
-                ends = [place for place, token in enumerate(reply_ids) if token in self.end_token_ids]
-                is_whole = bool(ends)  # else it was cut at `max_tokens`
-                text_ids = reply_ids[:ends[0]] if is_whole else reply_ids
-                text = tokenizer.decode(text_ids, skip_special_tokens=True)
-                completion_tokens = len(text_ids) + is_whole  # with the end token, as vLLM's server counts
-                yield Reply(text, is_whole, prompt_tokens, completion_tokens)
+                yield self._reply(prompt_tokens, reply_ids)
+
+    def _sample(self, request):
+        "A `_JudgeRequest` as the question of a `Sample`, the form that `generate_ids` takes"
+        from .reward_model import as_text
+        # `as_shown` has broken up common control words; `as_text` breaks up this tokenizer's own.
+        text = as_text(self.processor, request.text)
+        return Sample(question=text, answer="", images=request.images)
+
+    def _reply(self, prompt_tokens, reply_ids):
+        "The `Reply` of the generated token ids, which may go on behind the token that ends the reply"
+        ends = [place for place, token in enumerate(reply_ids) if token in self.end_token_ids]
+        is_whole = bool(ends)  # else it was cut at `max_tokens`
+        text_ids = reply_ids[:ends[0]] if is_whole else reply_ids
+        text = self.processor.tokenizer.decode(text_ids, skip_special_tokens=True)
+        completion_tokens = len(text_ids) + is_whole  # with the end token, as vLLM's server counts
+        return Reply(text, is_whole, prompt_tokens, completion_tokens)
 
 
 class _RemoteModel:
@@ -423,18 +437,21 @@ class Judge:
         # Remembered requests are not sent again, and of equal ones only one is sent.
         new = {request.key: request for request in requests if request.key not in self.known}
         self.facts["from_memory"] += len(requests) - len(new)
-        started = time.perf_counter()
-        try:
-            # Yields a `Reply` to each request, in their order.
-            replies = self.speaker.replies(list(new.values()))
-            for key, reply in zip(new, replies):
-                # Remembered at once, so that they are kept if a later request fails.
-                self.known[key] = self._parts(reply)
-        finally:
-            self.facts["seconds"] += time.perf_counter() - started
+        self._judge_and_remember(list(new.values()))
         parts = [dict(self.known[request.key]) for request in requests]
         self._forget(len(self.known) - self.settings.remembered)  # the oldest, if there are too many
         return parts
+
+    def _judge_and_remember(self, requests):
+        "Send `_JudgeRequest`s to the model, and put what their replies earn into `self.known`"
+        started = time.perf_counter()
+        try:
+            replies = self.speaker.replies(requests)  # yields a `Reply` to each, in their order
+            for request, reply in zip(requests, replies):
+                # Remembered at once, so that they are kept if a later request fails.
+                self.known[request.key] = self._parts(reply)
+        finally:
+            self.facts["seconds"] += time.perf_counter() - started
 
     def _forget(self, number):
         "Drop the `number` oldest judgements from memory; none if it is not above 0"
@@ -476,7 +493,10 @@ class Judge:
             grade, fault = self.grade.read(reply.text)  # a grade from 0 to 1, or None and what is wrong
         if grade is not None:
             return dict(overall=grade, grade=grade, judged=1.0)
+        return self._parts_without_grade(reply, fault)
 
+    def _parts_without_grade(self, reply, fault):
+        "The parts for a `Reply` without a grade, or a JudgeError; `fault` says what is wrong with it"
         # `_address`: the judge's name, model and endpoint.
         problem = f"{self._address}: expected {self.grade.example}; came {reply.text[:200]!r}: {fault}"
         if self.settings.unreadable == "error":
@@ -566,15 +586,19 @@ def agreement(
     is_right = [bool(value) for value in right]
     passed = [earned >= 0.5 for earned in pay]
     agrees = [has_passed == truth for has_passed, truth in zip(passed, is_right, strict=True)]
-    # For each wrong answer whether it passed, and the same for each right one.
-    wrong_passed = [has_passed for has_passed, truth in zip(passed, is_right) if not truth]
-    right_passed = [has_passed for has_passed, truth in zip(passed, is_right) if truth]
+    right_passed = _share_passed(passed, is_right, wanted=True)
     low, high = share_ci(agrees)  # 95 % interval of the share
     return dict(
         n=len(agrees), passes=mean_of(passed), agrees=mean_of(agrees), low=low, high=high,
         kappa=kappa(passed, is_right), correlation=spearman(pay, [float(value) for value in is_right]),
-        wrong_passed=mean_of(wrong_passed) if wrong_passed else None,  # None: there is no wrong answer
-        right_failed=1 - mean_of(right_passed) if right_passed else None)
+        wrong_passed=_share_passed(passed, is_right, wanted=False),
+        right_failed=None if right_passed is None else 1 - right_passed)
+
+
+def _share_passed(passed, is_right, wanted):
+    "Share of the right answers (`wanted` True) or the wrong ones (False) that passed; None of none"
+    among_wanted = [has_passed for has_passed, truth in zip(passed, is_right) if truth == wanted]
+    return mean_of(among_wanted) if among_wanted else None
 
 
 def compared(
@@ -587,22 +611,33 @@ def compared(
     rows, earned = [], {}
     first_seconds = None  # that the first reward takes for an answer
     for name, reward in rewards.items():
-        started = time.perf_counter()
-        # `on_batch` makes any reward a function of whole batches: a dict of parts for each answer.
-        parts = on_batch(reward)(completions, samples)
-        seconds = (time.perf_counter() - started) / len(completions)
+        earned[name], seconds = _earned_and_seconds(reward, completions, samples)
         if first_seconds is None:
             first_seconds = seconds
-        earned[name] = [part["overall"] for part in parts]
-        stats = agreement(earned[name], right)  # `low` and `high`: 95 % interval of `agrees`
         rows.append({
-            "reward": name, "agrees": f"{stats['agrees']:.3f} ({stats['low']:.3f} to {stats['high']:.3f})",
-            "kappa": stats["kappa"], "correlation": stats["correlation"],
-            "wrong that pass": stats["wrong_passed"], "right that fail": stats["right_failed"],
+            "reward": name, **_agreement_columns(earned[name], right),
             "ms an answer": 1000 * seconds, "times the first": f"{seconds / first_seconds:,.0f}",
             # 0 for a rule, None if unknown
             "tokens an answer": _tokens(reward, completions, samples)})
     return rows, earned
+
+
+def _earned_and_seconds(reward, completions, samples):
+    "What a reward of any kind pays each answer, from 0 to 1, and the seconds that it takes for one"
+    started = time.perf_counter()
+    # `on_batch` makes any reward a function of whole batches: a dict of parts for each answer.
+    parts = on_batch(reward)(completions, samples)
+    seconds = (time.perf_counter() - started) / len(completions)
+    return [part["overall"] for part in parts], seconds
+
+
+def _agreement_columns(earned, right):
+    "The columns of a table that say how far a reward agrees with the rule, such as {kappa: 0.8, …}"
+    stats = agreement(earned, right)  # `low` and `high`: 95 % interval of `agrees`
+    return {
+        "agrees": f"{stats['agrees']:.3f} ({stats['low']:.3f} to {stats['high']:.3f})",
+        "kappa": stats["kappa"], "correlation": stats["correlation"],
+        "wrong that pass": stats["wrong_passed"], "right that fail": stats["right_failed"]}
 
 
 def _tokens(reward, completions, samples):
@@ -614,10 +649,11 @@ def _tokens(reward, completions, samples):
         counts = cost["prompt_tokens"], cost["completion_tokens"]
         return None if None in counts else round(sum(counts))
     model = getattr(reward, "model", None)  # of a trained reward model
-    if model is None:
-        return 0
+    return 0 if model is None else _tokens_read(model, completions, samples)
 
-    # A reward model only reads: count the tokens of its batches, without the padding.
+
+def _tokens_read(model, completions, samples):
+    "Tokens that a trained reward model, which writes none, reads for one answer on average, without padding"
     from .reward_model import encode_answers
     total = 0
     for begin in range(0, len(completions), 64):  # a few at a time, since a batch holds all its pictures

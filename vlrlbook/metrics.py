@@ -6,6 +6,7 @@ and the evaluation (chapter 06) can all stand on it. Chapter 06 explains each in
 what other libraries give. Where nothing can be said, as with no value or a single cluster, the
 result is nan. Written by hand."""
 import math
+from functools import partial
 
 import numpy as np
 
@@ -42,9 +43,7 @@ def wilson(
     variance = share * (1 - share) / n + extra / (4 * n)
     half = z * math.sqrt(variance) / (1 + extra)
     # Rounding may lead a tiny bit outside.
-    low = max(0.0, middle - half)
-    high = min(1.0, middle + half)
-    return low, high
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def bootstrap_ci(
@@ -55,26 +54,34 @@ def bootstrap_ci(
 ) -> tuple:  # low, high; (nan, nan) with fewer than two values or clusters
     "Return the 95 % interval of the mean by the percentile bootstrap"
     x = _finite_array("values", values)  # as an array; ValueError for nan
-    if clusters is not None and len(clusters) != len(x):
-        raise ValueError(f"{len(x)} values but {len(clusters)} clusters")
-    # number of the cluster, from 0, of each value
-    if clusters is None:
-        cluster_of = np.arange(len(x))
-    else:
-        cluster_of = np.unique(np.asarray(clusters), return_inverse=True)[1]
+    cluster_of = _cluster_numbers(clusters, len(x))
     sums = np.bincount(cluster_of, x)  # sum of the values in each cluster
     sizes = np.bincount(cluster_of)
     if len(sums) < 2:
         return _no_interval
+    means = _means_of_draws(sums, sizes, seed, resamples)
+    low, high = np.percentile(means, [2.5, 97.5])  # the middle 95 % of these means
+    return float(low), float(high)
+
+
+def _means_of_draws(sums, sizes, seed, resamples):
+    "Return the mean of `resamples` random draws of clusters, of which `sums` and `sizes` are arrays"
     random = np.random.default_rng(seed)
     means = []
     for _ in range(resamples):
         drawn = random.integers(0, len(sums), len(sums))
         # The mean over all values of the drawn clusters, not over the clusters' means: their sizes differ.
         means.append(sums[drawn].sum() / sizes[drawn].sum())
-    # the middle 95 % of these means
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(low), float(high)
+    return means
+
+
+def _cluster_numbers(clusters, n):
+    "Return the number of the cluster, from 0, of each of `n` values; without clusters each has its own"
+    if clusters is None:
+        return np.arange(n)
+    if len(clusters) != n:
+        raise ValueError(f"{n} values but {len(clusters)} clusters")
+    return np.unique(np.asarray(clusters), return_inverse=True)[1]
 
 
 def share_ci(
@@ -107,14 +114,13 @@ def tango(
 ) -> tuple:  # low, high, between -1 and 1; (nan, nan) without a pair
     """Return Tango's 95 % interval of the gain (gained - lost) / n of paired shares
 
-    It is to a difference of paired shares what Wilson's interval is to one share."""
+    It has a width even where no pair changed, and holds with few pairs, as Wilson's does for one share."""
     if min(gained, lost) < 0 or gained + lost > n:
         raise ValueError(f"{gained} gained and {lost} lost of {n} pairs")
     if n == 0:
         return _no_interval
     # The interval holds every gain that a score test does not reject (Tango 1998): those whose score lies
-    # between -z and z. The score falls as the gain grows, so each end is found by bisection. The interval has
-    # a width even where no pair changed, and holds with few pairs.
+    # between -z and z. The score falls as the gain grows, so each end is found by bisection.
     observed = (gained - lost) / n
     # `_bisect` returns where its function turns from true to false between two numbers.
     low = _bisect(lambda gain: _tango_score(gained, lost, n, gain) > z, -1.0, observed)
@@ -126,22 +132,27 @@ def _tango_score(gained, lost, n, gain):
     """Return by how many standard errors the observed gain exceeds `gain`, if `gain` is the true one
 
     `gained` and `lost` are numbers of pairs that became right and wrong, of `n` pairs in all."""
-    # The standard error depends on the true share q of lost pairs; that of gained ones is q + gain. The
-    # likelihood is q^lost (q + gain)^gained (1 - 2 q - gain)^rest, with rest = n - gained - lost. Where it is
-    # greatest the derivative of its logarithm is 0:
-    #     lost / q + gained / (q + gain) - 2 rest / (1 - 2 q - gain) = 0
-    # Multiplied by -1 and the three denominators: a q² + b q + c = 0 (Tango 1998, equation 7). The larger
-    # root is the share: with the smaller one q or q + gain would not be above 0.
-    a = 2 * n
-    b = -gained - lost + (2 * n - gained + lost) * gain
-    c = -lost * gain * (1 - gain)
-    share_lost = (math.sqrt(max(0.0, b * b - 4 * a * c)) - b) / (2 * a)
+    share_lost = _likeliest_share_lost(gained, lost, n, gain)
     # of gained - lost: n (share gained + share lost - gain²)
     variance = n * (2 * share_lost + gain * (1 - gain))
     distance = gained - lost - n * gain
     if variance <= 0:  # no other outcome is possible, so any distance is infinitely many standard errors
         return math.copysign(math.inf, distance) if distance else 0.0
     return distance / math.sqrt(variance)
+
+
+def _likeliest_share_lost(gained, lost, n, gain):
+    "Return the likeliest true share of lost pairs, with the arguments of `_tango_score`"
+    # Let q be that share; that of gained pairs is q + gain. The likelihood is
+    # q^lost (q + gain)^gained (1 - 2 q - gain)^rest, with rest = n - gained - lost. Where it is greatest the
+    # derivative of its logarithm is 0:
+    #     lost / q + gained / (q + gain) - 2 rest / (1 - 2 q - gain) = 0
+    # Multiplied by -1 and the three denominators: a q² + b q + c = 0 (Tango 1998, equation 7). The larger
+    # root is the share: with the smaller one q or q + gain would not be above 0.
+    a = 2 * n
+    b = -gained - lost + (2 * n - gained + lost) * gain
+    c = -lost * gain * (1 - gain)
+    return (math.sqrt(max(0.0, b * b - 4 * a * c)) - b) / (2 * a)
 
 
 def _bisect(is_below, low, high):
@@ -253,9 +264,8 @@ def metric(
 
     Where every value is right (1) or wrong (0), the interval is that of `share_ci`: Wilson's, or the
     bootstrap's where rows share pictures. Of other values, and of `amounts`, it is the bootstrap's."""
-    x, clusters = _without_nan(values, clusters)  # without rows whose value is nan
+    x, clusters = _without_nan(values, clusters)
     right_or_wrong = len(x) > 0 and set(x.tolist()) <= {0.0, 1.0}
-    # `amounts` names measures, such as error, whose mean is no share even if all values are 0 or 1
     if right_or_wrong and mark not in amounts:
         kind = "share"
         ci95, interval = _share_ci_and_name(x, clusters)
@@ -451,15 +461,13 @@ def calibration(
     confidences = _finite_array("confidence", confidence)
     outcomes = _finite_array("right", right, len(confidences))
     bin_of = np.minimum((confidences * bins).astype(int), bins - 1)  # a confidence of 1 belongs to the last
-    rows, gaps = [], []
+    rows = []
     for b in np.unique(bin_of):
         inside = bin_of == b
         mean_confidence, accuracy = _mean(confidences[inside]), _mean(outcomes[inside])
-        n = int(inside.sum())
-        rows.append(dict(confidence=mean_confidence, accuracy=accuracy, n=n))
-        gaps.append(n * abs(accuracy - mean_confidence))
-    ece = math.fsum(gaps) / max(1, len(confidences))
-    return dict(ece=ece, bins=rows)
+        rows.append(dict(confidence=mean_confidence, accuracy=accuracy, n=int(inside.sum())))
+    gaps = [row["n"] * abs(row["accuracy"] - row["confidence"]) for row in rows]
+    return dict(ece=math.fsum(gaps) / max(1, len(confidences)), bins=rows)
 
 
 # Pairs of answers, for chapter 03
@@ -477,12 +485,9 @@ def pair_metrics(
     better_scores = _finite_array("better", better)  # as an array; ValueError for nan or another length
     margin = better_scores - _finite_array("worse", worse, len(better_scores))
     won = (np.sign(margin) + 1) / 2  # of each pair: 1 won, 0.5 tie, 0 lost
-    if groups is not None and len(groups) != len(won):
-        raise ValueError(f"{len(won)} pairs but {len(groups)} groups")
-    by_group = _accuracy_by_group(won, groups, clusters)  # group → {accuracy, n, ci95}
+    by_group = {} if groups is None else _accuracy_by_group(won, groups, clusters)
     # the mean of the groups' accuracies, each with equal weight
     macro = _mean([g["accuracy"] for g in by_group.values()]) if by_group else None
-    # a dict: how often the longer answer is the better one and how often it scores higher, and a correlation
     length_bias = None if lengths is None else _length_bias(margin, lengths)
     return dict(
         pair_accuracy=_mean(won),
@@ -492,17 +497,18 @@ def pair_metrics(
         by_group=by_group,
         macro=macro,
         margin_mean=_mean(margin),
-        length_bias=length_bias,
-    )
+        length_bias=length_bias)
 
 
 def _accuracy_by_group(
     won,  # array: 1, 0.5 or 0 for each pair
-    groups,  # a name for each pair, or None
+    groups,  # a name for each pair
     clusters,  # what each pair belongs to, such as its picture, or None
 ):
-    "Return {group: its accuracy, n and 95 % interval}, in the order in which groups occur; {} without groups"
-    names = np.asarray(groups if groups is not None else [], str)
+    "Return {group: its accuracy, n and 95 % interval}, in the order in which groups occur"
+    if len(groups) != len(won):
+        raise ValueError(f"{len(won)} pairs but {len(groups)} groups")
+    names = np.asarray(groups, str)
     accuracies = {}
     for group in dict.fromkeys(names):
         inside = names == group
@@ -521,11 +527,7 @@ def _length_bias(
     longer_wins       how often the longer answer is the better one, over all pairs; equal ones count half
     prefers_longer    how often the longer answer has the higher score
     rank_correlation  between differences in score and differences in length"""
-    sizes = np.asarray(lengths, float).reshape(-1, 2)
-    if len(sizes) != len(margin):
-        raise ValueError(f"{len(margin)} pairs but {len(sizes)} pairs of lengths")
-    # length of the better answer less length of the worse one
-    gap = sizes[:, 0] - sizes[:, 1]
+    gap = _length_gaps(lengths, len(margin))
     differ = gap != 0
     # Each pair is counted in both directions: else the correlation would depend on which answer comes first.
     margins = np.concatenate([margin[differ], -margin[differ]])
@@ -539,6 +541,14 @@ def _length_bias(
     )
 
 
+def _length_gaps(lengths, n):
+    "Return an array: length of the better answer less that of the worse; ValueError if not `n` pairs"
+    sizes = np.asarray(lengths, float).reshape(-1, 2)
+    if len(sizes) != n:
+        raise ValueError(f"{n} pairs but {len(sizes)} pairs of lengths")
+    return sizes[:, 0] - sizes[:, 1]
+
+
 def swap_consistency(
     scores_ab: list,  # (score of a, score of b) with the answers shown in this order
     scores_ba: list,  # (score of b, score of a) of the same pairs, shown the other way round
@@ -548,8 +558,7 @@ def swap_consistency(
     ba = np.asarray(scores_ba, float).reshape(-1, 2)[:, ::-1]  # columns turned round: (a, b), as in `ab`
     if ab.shape != ba.shape:
         raise ValueError(f"{len(ab)} pairs one way, {len(ba)} the other")
-    # ValueError for a score that is nan or infinite
-    _finite_array("scores_ab", ab)
+    _finite_array("scores_ab", ab)  # ValueError for a score that is nan or infinite
     _finite_array("scores_ba", ba)
     winner_one_way = np.sign(ab[:, 0] - ab[:, 1])
     winner_other_way = np.sign(ba[:, 0] - ba[:, 1])
@@ -573,23 +582,34 @@ def pair_temperature(
     # a judge that makes no mistake.
     target = (target * n + 1) / (n + 2)
 
-    def slope_is_too_small(slope):
-        "Whether the log-likelihood still rises at this slope; at the best slope its derivative is 0"
-        # No offset is fitted, unlike Platt's: exchanging the two answers must turn p into 1 - p.
-        with np.errstate(over="ignore"):  # exp may become infinite, and the chance is then 0 as it should
-            chance = 1 / (1 + np.exp(-slope * gap))
-        derivative = float((gap * (target - chance)).sum())
-        return derivative > 0
-
+    slope_is_too_small = partial(_slope_is_too_small, gap, target)
     if not n or not slope_is_too_small(0.0):
         return None
-    # an upper limit for the slope: doubled until the best slope lies below it
-    highest = 1 / np.abs(gap).max()
-    for _ in range(60):
-        if not slope_is_too_small(highest):
-            break
-        highest *= 2
+    highest = _doubled_until_above(slope_is_too_small, 1 / np.abs(gap).max())
     return float(1 / _bisect(slope_is_too_small, 0.0, highest))
+
+
+def _doubled_until_above(is_below, start):
+    "Return `start`, doubled until `is_below` of it is no longer true; at most 60 times"
+    limit = start
+    for _ in range(60):
+        if not is_below(limit):
+            break
+        limit *= 2
+    return limit
+
+
+def _slope_is_too_small(
+    gap,  # array: score of the first less score of the second answer of each pair
+    target,  # array: how often the first is preferred, between 0 and 1
+    slope,  # the chance of the first is sigmoid(slope * gap)
+):
+    "Return whether the log-likelihood still rises at this slope; at the best slope its derivative is 0"
+    # No offset is fitted, unlike Platt's: exchanging the two answers must turn p into 1 - p.
+    with np.errstate(over="ignore"):  # exp may become infinite, and the chance is then 0 as it should
+        chance = 1 / (1 + np.exp(-slope * gap))
+    derivative = float((gap * (target - chance)).sum())
+    return derivative > 0
 
 
 def pair_reliability(
@@ -607,12 +627,20 @@ def pair_reliability(
     agreeing = np.where(gap >= 0, target, 1 - target)
     margin = np.abs(gap)
     confidence = 1 / (1 + np.exp(-margin))  # the judge's chance for the answer that it prefers
-    # Cross-entropy. log1p keeps its precision where e^-margin is small.
-    loss_if_people_agree = np.log1p(np.exp(-margin))  # -log(confidence)
-    loss_if_not = margin + loss_if_people_agree  # -log(1 - confidence)
-    log_loss = agreeing * loss_if_people_agree + (1 - agreeing) * loss_if_not
+    log_loss = _mean(_cross_entropy(margin, agreeing))
     reliability = calibration(confidence, agreeing, bins)  # ece and bins
-    return dict(temperature=temperature, n=len(gap), log_loss=_mean(log_loss), **reliability)
+    return dict(temperature=temperature, n=len(gap), log_loss=log_loss, **reliability)
+
+
+def _cross_entropy(
+    margin,  # array from 0; the judge's chance for the answer that it prefers is sigmoid(margin)
+    agreeing,  # array: the share of people who prefer it, too
+):
+    "Return an array of the cross-entropy of each pair"
+    # log1p keeps its precision where e^-margin is small.
+    loss_if_people_agree = np.log1p(np.exp(-margin))  # -log(chance)
+    loss_if_not = margin + loss_if_people_agree  # -log(1 - chance)
+    return agreeing * loss_if_people_agree + (1 - agreeing) * loss_if_not
 
 
 # Ordered bins, for chapter 04
@@ -630,9 +658,24 @@ def classifier_metrics(
     bins = p.shape[1]
     predicted = p.argmax(1)  # the likeliest bin of each frame
     expected = p @ np.arange(bins)  # the mean bin, weighted with the probabilities
+    correlation = None if frames is None else _correlation_by_episode(expected, frames, episodes)
+    return dict(
+        **_bin_figures(truth, predicted, episodes),
+        confusion=confusion(truth.tolist(), predicted.tolist(), range(bins)),
+        rank_correlation=correlation,
+        # p.max(1): the probability of the predicted bin
+        calibration=calibration(p.max(1), predicted == truth),
+        expected_bin=expected.tolist())
+
+
+def _bin_figures(
+    truth,  # array: the number of each frame's true bin
+    predicted,  # array: that of the predicted one
+    episodes,  # what film each frame is from
+):
+    "Return how far predicted bins agree with the true ones, as a dict from accuracy to within_one"
     right = predicted == truth
     distance = np.abs(predicted - truth)  # bins are ordered: a miss by one is not a miss by four
-    correlation = None if frames is None else _correlation_by_episode(expected, frames, episodes)
     return dict(
         accuracy=_mean(right),
         ci95=share_ci(right, episodes),
@@ -642,12 +685,7 @@ def classifier_metrics(
         # of always predicting the commonest bin
         majority_accuracy=float(np.bincount(truth).max() / len(truth)),
         mae_bins=_mean(distance),
-        within_one=_mean(distance <= 1),
-        confusion=confusion(truth.tolist(), predicted.tolist(), range(bins)),
-        rank_correlation=correlation,
-        calibration=calibration(p.max(1), right),  # p.max(1): the probability of the predicted bin
-        expected_bin=expected.tolist(),
-    )
+        within_one=_mean(distance <= 1))
 
 
 def _check_probabilities(p, truth, episodes):

@@ -55,10 +55,9 @@ def read_old_checkpoint(
         raise DataError("reward_model.checkpoint", "no .pt file there", entry=str(path))
     contents = _load_tensors(file) # mostly a dict with weights, optimizer, settings and more
     state = _state_of(contents, file) # name → tensor, wherever the weights lie in `contents`
-    for name in state:
-        if "lora_" in name:
-            message = "holds a LoRA adapter beside its base; merge it (merge_and_unload) and save again"
-            raise DataError("reward_model.checkpoint", message, entry=file.name)
+    if any("lora_" in name for name in state):
+        message = "holds a LoRA adapter beside its base; merge it (merge_and_unload) and save again"
+        raise DataError("reward_model.checkpoint", message, entry=file.name)
     prefix, head = _head_of(state, file) # prefix: how the names of the head begin, such as "reward_head."
     weights = {name: tensor for name, tensor in state.items() if not name.startswith(prefix)}
     return OldCheckpoint(file.name, weights, head, _settings_of(contents))
@@ -76,10 +75,9 @@ def backbone_weights(
     fitting, problems = {}, []
     for name, tensor in wanted.items():
         old = old_tensors.get(_common_name(name))
-        if old is None:
-            problems.append(f"no {name}")
-        elif old.shape != tensor.shape:
-            problems.append(f"{name} is {tuple(old.shape)}, expected {tuple(tensor.shape)}")
+        problem = _misfit(name, tensor, old)
+        if problem:
+            problems.append(problem)
         else:
             fitting[name] = old.to(tensor.dtype)
     if problems:
@@ -87,6 +85,15 @@ def backbone_weights(
         message = f"is of another model: {count}; first: {problems[0]}"
         raise DataError("reward_model.checkpoint", message, entry=checkpoint.name)
     return fitting
+
+
+def _misfit(name, wanted, old):
+    "Why the tensor `old`, or None, cannot replace `wanted`, the weight of this name; None if it can"
+    if old is None:
+        return f"no {name}"
+    if old.shape != wanted.shape:
+        return f"{name} is {tuple(old.shape)}, expected {tuple(wanted.shape)}"
+    return None
 
 
 def _checkpoint_file(path):
@@ -98,14 +105,16 @@ def _checkpoint_file(path):
     path = Path(path)
     if path.is_file():
         return path if path.suffix in ENDINGS else None
-    if not path.is_dir():
-        return None
+    return _only_file_with_ending(path) if path.is_dir() else None
 
-    is_our_model = (path / "reward_model.json").exists() # saved by `VLRewardModel`
-    is_of_transformers = any(path.glob("*.safetensors")) # its folder also holds files with these endings
+
+def _only_file_with_ending(folder):
+    "The single .pt, .pth or .bin file in a folder; None if there are none or several, or a model of ours"
+    is_our_model = (folder / "reward_model.json").exists() # saved by `VLRewardModel`
+    is_of_transformers = any(folder.glob("*.safetensors")) # its folder also holds files with these endings
     if is_our_model or is_of_transformers:
         return None
-    files = [file for file in sorted(path.iterdir()) if file.suffix in ENDINGS]
+    files = [file for file in sorted(folder.iterdir()) if file.suffix in ENDINGS]
     return files[0] if len(files) == 1 else None # of several, the user has to name one
 
 
@@ -126,14 +135,8 @@ def _load_tensors(file):
 
 def _state_of(contents, file):
     "The weights in a checkpoint's contents as {name: tensor}; a DataError if there are none"
-    state = contents # some scripts save only the weights, without a dict around them
-    for key in STATE_KEYS: # keys under which other scripts keep them
-        if isinstance(contents, dict) and isinstance(contents.get(key), dict):
-            state = contents[key]
-            break
     tensors = {}
-    items = state.items() if isinstance(state, dict) else ()
-    for name, value in items:
+    for name, value in _dict_of_weights(contents).items():
         if isinstance(value, torch.Tensor):
             # DataParallel, for several GPUs, puts "module." before each name.
             tensors[str(name).removeprefix("module.")] = value
@@ -142,20 +145,26 @@ def _state_of(contents, file):
     return tensors
 
 
+def _dict_of_weights(contents):
+    "The dict in a checkpoint's contents that should hold the weights; {} if the contents are no dict"
+    if not isinstance(contents, dict):
+        return {}
+    for key in STATE_KEYS:
+        if isinstance(contents.get(key), dict):
+            return contents[key]
+    return contents # some scripts save only the weights, without a dict around them
+
+
 def _head_of(state, file):
     """Find the score head among the weights of a checkpoint ({name: tensor}).
 
     Returns (prefix, head): how the head's names begin, such as "reward_head.", and its tensors under the
     names that chapter 03's head uses."""
     prefix = _prefix_of_head(state, file)
-    in_head = [name.removeprefix(prefix) for name in state if name.startswith(prefix)] # such as 3.weight
-    # Numbers in a Sequential. An activation and maybe a dropout, which have no weights, stand in between.
-    layers = {name.split(".")[0] for name in in_head}
-    numbers = sorted(int(layer) for layer in layers if layer.isdecimal())
+    numbers = _layer_numbers(state, prefix)
     if len(numbers) != 2:
         message = f"a head of {len(numbers)} layers ({prefix}…), expected two"
         raise DataError("reward_model.checkpoint", message, entry=file.name)
-
     head = {}
     for our_number, old_number in zip((0, 2), numbers): # 0 and 2: the layers of chapter 03's head
         for part in ("weight", "bias"):
@@ -164,6 +173,14 @@ def _head_of(state, file):
                 raise DataError("reward_model.checkpoint", f"no {name}", entry=file.name)
             head[f"{our_number}.{part}"] = state[name]
     return prefix, head
+
+
+def _layer_numbers(state, prefix):
+    "Numbers of the head's layers that have weights: [0, 3] for reward_head.0.weight, reward_head.3.bias …"
+    in_head = [name.removeprefix(prefix) for name in state if name.startswith(prefix)] # such as 3.weight
+    # Numbers in a Sequential. An activation and maybe a dropout, which have no weights, stand in between.
+    layers = {name.split(".")[0] for name in in_head}
+    return sorted(int(layer) for layer in layers if layer.isdecimal())
 
 
 def _prefix_of_head(state, file):

@@ -15,7 +15,6 @@ __all__ = ['activations', 'logged_as', 'may_differ', 'pictures_of', 'row_sample'
 
 # %% ../nbs/03_reward_model.ipynb #c003
 import hashlib, json, os, re, time
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from datetime import datetime
 from functools import cache, partial
@@ -125,24 +124,39 @@ def pairwise_loss(
     """Loss of each pair: Bradley-Terry or hinge, with or without a margin.
 
     Pairs with a winner have one formula, ties and pairs about which people disagree another."""
-    difference = first - second
-    is_undecided = (preference > 0) & (preference < 1)  # a tie, or people who disagree
-    # Score of the better answer less score of the worse, for pairs with a winner: there the factor is ±1.
-    gap = difference * (2 * preference - 1)
-    if form == "bt":
-        decided_loss = -logsigmoid(gap - margin)
-        # Cross-entropy between sigmoid(difference) and the share of people who prefer the first (tie: 0.5).
-        undecided_loss = -(preference * logsigmoid(difference) + (1 - preference) * logsigmoid(-difference))
-    elif form == "hinge":
-        decided_loss = relu(margin - gap)
-        # A tie costs nothing as long as the scores differ by no more than the margin.
-        undecided_loss = relu(difference.abs() - margin)
-    else:
+    loss_of_form = {"bt": _bradley_terry_loss, "hinge": _hinge_loss}.get(form)
+    if loss_of_form is None:
         raise ValueError(f"form = {form!r}{nearest(form, ['bt', 'hinge'])}")
-
-    loss = torch.where(is_undecided, undecided_loss, decided_loss)
-    # Only differences count above, so all scores could drift together: the last term keeps them around 0.
+    loss = loss_of_form(first - second, preference, margin)
+    # Only differences count there, so all scores could drift together: the last term keeps them around 0.
     return loss + centring * (first + second) ** 2
+
+def _bradley_terry_loss(
+    difference,  # [B] score of the first less score of the second
+    preference,  # [B] from 0 to 1, as in `pairwise_loss`
+    margin,  # a number, or [B]; of pairs with a winner only
+):
+    "The Bradley-Terry loss [B] of each pair: the negative log of how probable the preference is"
+    decided_loss = -logsigmoid(_gap_to_worse(difference, preference) - margin)
+    # Cross-entropy between sigmoid(difference) and the share of people who prefer the first (tie: 0.5).
+    undecided_loss = -(preference * logsigmoid(difference) + (1 - preference) * logsigmoid(-difference))
+    return torch.where(_is_undecided(preference), undecided_loss, decided_loss)
+
+def _hinge_loss(difference, preference, margin):
+    "The hinge loss [B] of each pair, with the arguments of `_bradley_terry_loss`"
+    decided_loss = relu(margin - _gap_to_worse(difference, preference))
+    # A tie costs nothing as long as the scores differ by no more than the margin.
+    undecided_loss = relu(difference.abs() - margin)
+    return torch.where(_is_undecided(preference), undecided_loss, decided_loss)
+
+def _gap_to_worse(difference, preference):
+    "Score of the better answer less score of the worse, [B]; only right for pairs with a winner"
+    # The factor is 1 if the first is better, −1 if the second is.
+    return difference * (2 * preference - 1)
+
+def _is_undecided(preference):
+    "True for each pair, [B], that is a tie or about which people disagree"
+    return (preference > 0) & (preference < 1)
 
 # %% ../nbs/03_reward_model.ipynb #c028
 def squash(
@@ -277,27 +291,31 @@ class VLRewardModel(BackboneWithHead):
         G=1,  # how many neighbouring rows have the same question
         **encodings,  # input_ids and picture fields, as the family's processor makes them
     ):  # scores [B]; with `labels` also the language model's loss on them
-        "The score of each row, read at its last real token"
+        "The score of each row, read at its last real token: what torch runs when the model is called"
         batch = dict(encodings, attention_mask=attention_mask)
+        hidden = self._hidden_states(batch, num_images, G)  # [B, T, hidden]
+        scores = self._scores_at_ends(hidden, attention_mask)
+        if labels is None:
+            return scores
+        return scores, self._language_loss(hidden, labels)
 
-        # Hidden states of the backbone [B, T, hidden]; a question is read once for its G answers if possible.
+    def _hidden_states(self, batch, num_images, G):
+        "States [B, T, hidden] of the backbone; a question is read once for its G answers if possible"
         hidden = None
         if G > 1 and self.shares:
             hidden = self._shared_hidden(batch, num_images, G)  # None if it has raised, as with a new library
         if hidden is None:
             hidden = self.backbone(**batch).last_hidden_state
+        return hidden
 
-        # The scores.
+    def _scores_at_ends(self, hidden, attention_mask):
+        "Score [B] of each row of `hidden` [B, T, hidden], read where the row ends, before its padding"
         rows = torch.arange(len(hidden), device=hidden.device)
-        last_indices = last_real_token(attention_mask)  # [B] where each row ends, before its padding
-        last = hidden[rows, last_indices]  # [B, hidden]
+        last = hidden[rows, last_real_token(attention_mask)]  # [B, hidden]
         # The head may be float32 while the backbone is bfloat16. Scores are always float32.
         raw = self.head(last.to(self.head[0].weight.dtype))[:, 0].float()
         # `facts`: settings of this model, among them the range of its scores
-        scores = squash(raw, self.facts["score_min"], self.facts["score_max"])
-        if labels is None:
-            return scores
-        return scores, self._language_loss(hidden, labels)
+        return squash(raw, self.facts["score_min"], self.facts["score_max"])
 
     def _shared_hidden(self,
         batch,  # encodings of B rows, as `forward` gets them
@@ -346,11 +364,10 @@ class VLRewardModel(BackboneWithHead):
         template = self.facts["prompt_template"]  # jinja around each question, or None
         for i in range(0, len(answers), batch_size):
             chunk, texts = samples[i:i + batch_size], answers[i:i + batch_size]
-            batch = encode_answers(self.processor, chunk, texts, template=template)
+            batch = encode_answers(self.processor, chunk, texts, template=template).to(self.device)
             num_images = [len(sample.images) for sample in chunk]
             G = _answers_per_question(chunk)  # so many neighbours have the same question; 1 if this differs
-            batch_scores = self(**batch.to(self.device), num_images=num_images, G=G)
-            scores += batch_scores.tolist()
+            scores += self(**batch, num_images=num_images, G=G).tolist()
         self.train(was_training)
         return scores
 
@@ -396,10 +413,7 @@ class VLRewardModel(BackboneWithHead):
         path = Path(path)
         if is_old_checkpoint(path):
             return _from_old_checkpoint(cls, path, device, attention, base)
-        facts_file = path / "reward_model.json"
-        if not facts_file.is_file():
-            raise FileNotFoundError(f"{path}: no reward_model.json there, so this is no reward model")
-        facts = json.loads(facts_file.read_text())  # settings: arguments of `__init__`
+        facts = _saved_facts(path)  # settings: arguments of `__init__`
         if (path / "adapter_config.json").exists():  # only an adapter was saved; its base is loaded, too
             backbone, processor = _load_with_adapter(path, base or facts["base"], trainable, attention)
         else:
@@ -413,9 +427,7 @@ class VLRewardModel(BackboneWithHead):
     ):
         "Replace the weights of this model, backbone or adapter and head, by those saved in `path`"
         if is_old_checkpoint(path):
-            if hasattr(self.backbone, "peft_config"):  # peft sets it on a model with an adapter
-                problem = "an older script's file holds all weights; set use_lora to false"
-                raise SettingsError(f"resume = {str(path)!r}: {problem}")
+            _refuse_adapter(self, path)
             return _copy_old_weights(self, read_old_checkpoint(path))
         if (Path(path) / "adapter_config.json").exists():
             from peft import load_peft_weights, set_peft_model_state_dict
@@ -446,23 +458,35 @@ def encode_pairs(
     template: str = None,  # jinja around each question
 ) -> dict:  # encodings: arguments of the model for 2 B rows; preference [B], margin [B]
     "A batch of B pairs for `PairTrainer`; the two answers of a pair are neighbouring rows"
-    samples, answers, is_learnt = [], [], []  # of each row of the batch
-    margins = []  # of each pair
-    for pair in pairs:
-        # One `Sample` (question and pictures) for both rows, so that its pictures are opened only once.
-        samples += [row_sample(pair["row"])] * 2
-        answers += [pair["first"], pair["second"]]
-        # The language loss learns the text of the preferred answer; of a tie neither.
-        is_learnt += [pair["preference"] > 0.5, pair["preference"] < 0.5]
-        own_margin = pair["margin"]
-        margins.append(float(margin if own_margin is None else own_margin))
+    samples, answers = _samples_and_answers(pairs)  # of the 2 B rows
     encodings = encode_answers(processor, samples, answers, template=template)
     num_images = [len(sample.images) for sample in samples]
     batch = dict(encodings, num_images=num_images, G=2)  # G: how many neighbours have the same question
     if say:
-        batch["labels"] = _label_tokens(processor, batch, answers, is_learnt)  # [2 B, T]
+        batch["labels"] = _label_tokens(processor, batch, answers, _learnt_flags(pairs))  # [2 B, T]
     preference = torch.tensor([pair["preference"] for pair in pairs])
-    return dict(encodings=batch, preference=preference, margin=torch.tensor(margins))
+    return dict(encodings=batch, preference=preference, margin=_margins_of_pairs(pairs, margin))
+
+def _samples_and_answers(pairs):
+    "A `Sample` and an answer's text for each answer of B pairs: two lists of 2 B"
+    samples, answers = [], []
+    for pair in pairs:
+        # One `Sample` (question and pictures) for both answers, so that its pictures are opened only once.
+        samples += [row_sample(pair["row"])] * 2
+        answers += [pair["first"], pair["second"]]
+    return samples, answers
+
+def _learnt_flags(pairs):
+    "For each answer of B pairs, in a list of 2 B: whether the language loss learns its text"
+    is_learnt = []
+    for pair in pairs:  # the preferred answer is learnt; of a tie neither
+        is_learnt += [pair["preference"] > 0.5, pair["preference"] < 0.5]
+    return is_learnt
+
+def _margins_of_pairs(pairs, default):
+    "A tensor [B] of each pair's own margin, or `default` where a pair has none"
+    margins = [pair["margin"] for pair in pairs]
+    return torch.tensor([float(default if margin is None else margin) for margin in margins])
 
 # %% ../nbs/03_reward_model.ipynb #n13130b1
 def _label_tokens(
@@ -487,6 +511,20 @@ def _answer_length(processor, answer):
     In the row they are as many as alone: the line break in front of it joins no token with its first word."""
     text = as_text(processor, answer) + processor.tokenizer.eos_token  # as it stands in the row
     return len(processor.tokenizer(text, add_special_tokens=False)["input_ids"])  # False: no <bos> in front
+
+# %% ../nbs/03_reward_model.ipynb #xc046
+def _saved_facts(folder):
+    "The settings in a saved model's folder, arguments of `VLRewardModel`: {score_min: -5.0, …}"
+    facts_file = folder / "reward_model.json"
+    if not facts_file.is_file():
+        raise FileNotFoundError(f"{folder}: no reward_model.json there, so this is no reward model")
+    return json.loads(facts_file.read_text())
+
+def _refuse_adapter(model, path):
+    "Raise a SettingsError if `model` has an adapter: the older script's file `path` does not fit it"
+    if hasattr(model.backbone, "peft_config"):  # peft sets it on a model with an adapter
+        problem = "an older script's file holds all weights; set use_lora to false"
+        raise SettingsError(f"resume = {str(path)!r}: {problem}")
 
 # %% ../nbs/03_reward_model.ipynb #c046
 def _device_or_default(device):
@@ -552,6 +590,35 @@ def _head_weights(path):
     from safetensors.torch import load_file
     return load_file(Path(path) / "head.safetensors")
 
+# %% ../nbs/03_reward_model.ipynb #xc050
+def _drawn_sets(settings):
+    "Synthetic rows for training, evaluation and test, for a run without files"
+    s = settings
+    eval_seed = 2**20  # far from the seeds of runs: none trains on these rows, and all have the same
+    train = _drawn_rows(s.drawn_rows, s.seed)
+    evaluation = _drawn_rows(s.eval_rows, eval_seed)
+    test = _drawn_rows(s.eval_rows, eval_seed + 1)
+    return train, evaluation, test
+
+def _rows_of_file(settings, path):
+    "The checked preference rows of a file, and the list of those that were skipped"
+    s = settings
+    return read_pair_rows(path, s.image_dir, s.skip_bad_rows, s.keys, tell=print)
+
+def _split_off(
+    settings,  # with seed, and eval_rows: most rows that are held out
+    train,  # rows that are left for training
+    purpose,  # evaluation or test, for the warning
+):
+    "Hold out the rows of a tenth of the pictures: the other rows, and those held out with shuffled answers"
+    # With a field `images`: names of the row's pictures, by which `split_rows_by_picture` knows them.
+    named = [row | dict(images=_picture_names(row)) for row in train]
+    train, held_out = split_rows_by_picture(named, 0.1, settings.seed)
+    most = settings.eval_rows
+    if len(held_out) > most:
+        warn_loudly(f"{purpose}: {most} of {len(held_out)} rows that were held out (eval_rows)")
+    return train, permuted(held_out, settings.seed + 1)[:most]
+
 # %% ../nbs/03_reward_model.ipynb #c050
 def load_rows(
     settings: RewardModelSettings,  # a checked object
@@ -560,32 +627,19 @@ def load_rows(
 
     Without `train_data` they are drawn. Rows split off from the training rows have pictures of their own."""
     s = settings
-
-    # Without a file: synthetic rows.
     if not s.train_data:
-        eval_seed = 2**20  # far from the seeds of runs: none trains on these rows, and all have the same
-        train = _drawn_rows(s.drawn_rows, s.seed)
-        evaluation = _drawn_rows(s.eval_rows, eval_seed)
-        test = _drawn_rows(s.eval_rows, eval_seed + 1)
-        return train, evaluation, test, []  # no row was skipped
+        return *_drawn_sets(s), []  # no row was skipped
 
-    # Evaluation and test rows come from files of their own, or are split off from the training rows.
-    train, skipped = read_pair_rows(s.train_data, s.image_dir, s.skip_bad_rows, s.keys, tell=print)
+    train, skipped = _rows_of_file(s, s.train_data)
     held_out = []  # evaluation rows, then test rows
     for purpose, path in (("evaluation", s.eval_data), ("test", s.test_data)):
         if path:
-            rows, also_skipped = read_pair_rows(path, s.image_dir, s.skip_bad_rows, s.keys, tell=print)
+            rows, also_skipped = _rows_of_file(s, path)
             skipped += also_skipped
-            most = len(rows)  # all rows of a file that was named
+            held_out.append(permuted(rows, s.seed + 1))  # the answers of each row in random order
         else:
-            # With a field `images`: names of the row's pictures, by which `split_rows_by_picture` knows them.
-            named = [row | dict(images=_picture_names(row)) for row in train]
-            train, rows = split_rows_by_picture(named, 0.1, s.seed)  # a tenth of the pictures
-            most = s.eval_rows
-            if len(rows) > most:
-                warn_loudly(f"{purpose}: {most} of {len(rows)} rows that were held out (eval_rows)")
-        held_out.append(permuted(rows, s.seed + 1)[:most])  # the answers of each row in random order
-
+            train, rows = _split_off(s, train, purpose)
+            held_out.append(rows)
     if s.loss_type == "hinge":
         _refuse_shares(train)  # SettingsError if people disagree about a pair
     # teaching_rows: without rows whose answers are all the same text; permuted: answers in random order
@@ -608,14 +662,13 @@ def teaching_rows(
 
     A DataError if no row, or none of those that are left, prefers an answer."""
     if not any(map(_has_preference, rows)):
-        equal = f"in all {len(rows)} rows the ranks are equal"
-        message = f"no pair with a preference: {equal}, so there is nothing to learn"
-        raise DataError("preference.ties", message)
+        problem = f"in all {len(rows)} rows the ranks are equal, so there is nothing to learn"
+        raise DataError("preference.ties", f"no pair with a preference: {problem}")
     # Equal texts get equal scores, so a preference between them cannot be learnt and only adds noise.
     different = [row for row in rows if len(set(row["response"])) > 1]
-    if len(different) < len(rows):
-        count = len(rows) - len(different)
-        warn_loudly(f"{count} of {len(rows)} rows hold the same answer twice and are not trained on")
+    same = len(rows) - len(different)
+    if same:
+        warn_loudly(f"{same} of {len(rows)} rows hold the same answer twice and are not trained on")
     if not any(map(_has_preference, different)):
         message = "every row that prefers an answer prefers it to the same text"
         raise DataError("preference.equal", message)
@@ -657,22 +710,26 @@ def load_model(
     settings: RewardModelSettings,  # a checked object
 ) -> VLRewardModel:  # ready to train
     "The model to train: a saved reward model, if `settings.model` is one, else a base with a new head"
-    s, path = settings, Path(settings.model)
-    template = judge_template(s.prompt_template)  # the text around each question, or None
+    template = judge_template(settings.prompt_template)  # the text around each question, or None
+    if (Path(settings.model) / "reward_model.json").exists():
+        return _saved_model_to_train(settings, template)
+    return _base_with_new_head(settings, template)
 
-    # A saved reward model.
-    if (path / "reward_model.json").exists():
-        model = VLRewardModel.from_pretrained(path, trainable=True, attention=s.attention)
-        # `facts`: settings that are saved with the model. Its temperature no longer fits once it is trained.
-        model.facts["calibration"] = None
-        model.facts["prompt_template"] = template or model.facts["prompt_template"]
-        _check_language_loss(s, model.backbone.config)
-        return model
+def _saved_model_to_train(settings, template):
+    "The saved reward model in the folder `settings.model`, without its temperature"
+    s = settings
+    model = VLRewardModel.from_pretrained(s.model, trainable=True, attention=s.attention)
+    # `facts`: settings that are saved with the model. Its temperature no longer fits once it is trained.
+    model.facts["calibration"] = None
+    model.facts["prompt_template"] = template or model.facts["prompt_template"]
+    _check_language_loss(s, model.backbone.config)
+    return model
 
-    # A vision-language model with a new head.
+def _base_with_new_head(settings, template):
+    "The vision-language model `settings.model` with a new score head, and an adapter if `use_lora`"
+    s = settings
     vlm, processor = _load_base(s)
     _check_language_loss(s, vlm.config)
-
     # The new weights are drawn from the run's seed. fork_rng restores torch's generator afterwards, so that
     # later random numbers do not depend on how many were drawn here.
     with torch.random.fork_rng(devices=[]):
@@ -753,15 +810,20 @@ def score_rows(
     step = max(1, batch_size // 2)
     starts = range(0, len(rows), step)
     for i in progress_bar(starts, desc="scoring", disable=not progress, leave=False):
-        chunk = rows[i:i + step]
-        samples, answers = [], []
-        for row in chunk:
-            samples += [row_sample(row)] * len(row["response"])
-            answers += row["response"]
-        # The scores of all answers of the chunk, one after the other, are dealt out to its rows.
-        scores_in_order = iter(model.score_many(samples, answers, batch_size))
-        for row in chunk:
-            scores.append([next(scores_in_order) for _ in row["response"]])
+        scores += _scores_of_chunk(model, rows[i:i + step], batch_size)
+    return scores
+
+def _scores_of_chunk(model, rows, batch_size):
+    "Scores of all answers of a few rows, a list per row; `batch_size` answers at a time"
+    samples, answers = [], []
+    for row in rows:
+        samples += [row_sample(row)] * len(row["response"])
+        answers += row["response"]
+    # The scores of all answers, one after the other, are dealt out to their rows.
+    scores_in_order = iter(model.score_many(samples, answers, batch_size))
+    scores = []
+    for row in rows:
+        scores.append([next(scores_in_order) for _answer in row["response"]])
     return scores
 
 # %% ../nbs/03_reward_model.ipynb #n85f6dc2
@@ -772,24 +834,26 @@ def pair_report(
 ) -> dict:  # of `metrics.pair_metrics`, with baselines and swap_consistency
     "All figures that are reported of a judge, over all pairs of answers that are no ties"
     pairs = _better_and_worse(rows)  # (row number, index of the better answer, index of the worse one)
-    # For each pair: both scores, (length of the better, of the worse), its group.
-    better, worse, lengths, groups = [], [], [], []
-    for n, i, j in pairs:  # in row n, answer i is better than answer j
-        better.append(scores[n][i])
-        worse.append(scores[n][j])
-        answers = rows[n]["response"]
-        lengths.append((len(answers[i]), len(answers[j])))
-        groups.append(rows[n].get("group") or "all")
-
+    better = [scores[n][i] for n, i, _j in pairs]
+    worse = [scores[n][j] for n, _i, j in pairs]
+    groups = [rows[n].get("group") or "all" for n, _i, _j in pairs]
     # Pairs of one row are not independent: the confidence interval resamples whole rows, by their numbers.
     # None: about one pair a row, so all are independent.
-    row_numbers = [n for n, _, _ in pairs] if len(pairs) > len(rows) else None
-    report = pair_metrics(better, worse, groups, lengths, clusters=row_numbers)
+    row_numbers = [n for n, _i, _j in pairs] if len(pairs) > len(rows) else None
+    report = pair_metrics(better, worse, groups, _answer_lengths(rows, pairs), clusters=row_numbers)
     if backwards:
         # For each pair (score of the worse, of the better). In the reversed row, answer i is at -1 - i.
-        reversed_scores = [(backwards[n][-1 - j], backwards[n][-1 - i]) for n, i, j in pairs]
-        report["swap_consistency"] = swap_consistency(list(zip(better, worse)), reversed_scores)
+        swapped = [(backwards[n][-1 - j], backwards[n][-1 - i]) for n, i, j in pairs]
+        report["swap_consistency"] = swap_consistency(list(zip(better, worse)), swapped)
     return report | dict(baselines=plain_baselines(rows))
+
+def _answer_lengths(rows, pairs):
+    "(characters of the better answer, of the worse one) for each pair from `_better_and_worse`"
+    lengths = []
+    for n, i, j in pairs:  # in row n, answer i is better than answer j
+        answers = rows[n]["response"]
+        lengths.append((len(answers[i]), len(answers[j])))
+    return lengths
 
 def _better_and_worse(rows):
     """All pairs of answers that are no ties, over all rows.
@@ -884,21 +948,28 @@ def plot_reliability(
     ax.plot([0.5, 1], [0.5, 1], color="#8a8a8a", lw=1, ls="--", label="as it should be")
     for name, colour in (("before", "#D55E00"), ("after", "#0072B2")):
         reliability = chances[name]  # of `pair_reliability`; "after" is None if no temperature was fitted
-        if not reliability or not reliability["n"]:  # n: pairs
-            continue
-        figures = f"mean gap {reliability['ece']:.3f}, log loss {reliability['log_loss']:.3f}"
-        label = f"temperature {reliability['temperature']:.2f}: {figures}"
-        groups = reliability["bins"]  # dicts of confidence and accuracy (means of the group) and n (pairs)
-        predicted = [group["confidence"] for group in groups]
-        observed = [group["accuracy"] for group in groups]
-        # The square root of n, since with n itself the largest dot would hide the others.
-        areas = [12 + 12 * group["n"] ** 0.5 for group in groups]
-        ax.scatter(predicted, observed, areas, color=colour, alpha=0.7, label=label)
+        if reliability and reliability["n"]:  # n: pairs
+            _draw_reliability(ax, reliability, colour)
     ax.set(xlabel="chance of the likelier answer", ylabel="share of pairs that preferred it")
     # The likelier of two answers has a chance of at least one half.
     ax.set(xlim=(0.48, 1.02), ylim=(0, 1.05), title=f"n = {chances['before']['n']} pairs")
     ax.legend(fontsize=7, frameon=False, loc="lower right")
     return fig
+
+def _draw_reliability(
+    ax,  # matplotlib axes
+    reliability,  # of `metrics.pair_reliability`
+    colour,  # such as #D55E00
+):
+    "Draw a dot for each group of pairs: x is the predicted chance, y how often it came true"
+    figures = f"mean gap {reliability['ece']:.3f}, log loss {reliability['log_loss']:.3f}"
+    label = f"temperature {reliability['temperature']:.2f}: {figures}"
+    groups = reliability["bins"]  # dicts of confidence and accuracy (means of the group) and n (pairs)
+    predicted = [group["confidence"] for group in groups]
+    observed = [group["accuracy"] for group in groups]
+    # The square root of n, since with n itself the largest dot would hide the others.
+    areas = [12 + 12 * group["n"] ** 0.5 for group in groups]
+    ax.scatter(predicted, observed, areas, color=colour, alpha=0.7, label=label)
 
 # %% ../nbs/03_reward_model.ipynb #naeb8570
 def reversed_rows(
@@ -922,58 +993,60 @@ def blanked(
         blank_rows.append(row | dict(image=white_pictures))
     return blank_rows
 
-# %% ../nbs/03_reward_model.ipynb #n9f4252a
-def judge_rows(
-    model: VLRewardModel,  # a trained one
-    rows: list,  # checked preference rows
-    batch_size: int = 16,  # answers at a time
-) -> tuple:  # a list of scores per row, the report
-    """Score all answers, and report how good the scores are.
-
-    Two controls are in the report: the answers in reverse order, and white pictures in place of the real."""
-    scores = score_rows(model, rows, batch_size)
+# %% ../nbs/03_reward_model.ipynb #xn9f4252
+def _report_with_controls(
+    model,  # `VLRewardModel`
+    rows,  # checked preference rows
+    scores,  # a list of scores per row
+    batch_size,  # answers at a time
+):
+    "The report on `scores`, with two controls: answers in reverse order, and chances against preferences"
     backwards = score_rows(model, reversed_rows(rows), batch_size)
     report = pair_report(rows, scores, backwards)
     # How well the chances that are made of the scores, with the fitted temperature, agree with people.
     report["chances"] = chances_report(rows, scores, model.facts["calibration"])
-    scores_of_blank = score_rows(model, blanked(rows), batch_size)
-    report["baselines"]["blanked"] = pair_report(rows, scores_of_blank)["pair_accuracy"]
-    return scores, report
+    return report
 
-def report_table(
-    report: dict,  # from `pair_report`
-) -> list:  # rows for `core.Table`
-    "A report as a table: accuracy (also by group), baselines, controls, and the influence of length"
-    n, groups, baselines = report["n"], report["by_group"], report["baselines"]
-    if not n:  # every pair is a tie
-        return [dict(what="pairs with a preference", value="none, so there is no accuracy", n=0, ci95="")]
-    # Accuracy. `_table_line` makes a dict of what, value, number of pairs and confidence interval.
-    rows = [_table_line("pair accuracy", report["pair_accuracy"], n, report["ci95"])]
+# %% ../nbs/03_reward_model.ipynb #xn9f4252b
+def _accuracy_lines(report):
+    "Rows of `report_table` on accuracy: over all pairs, in each group, and the mean over groups"
+    groups = report["by_group"]  # name → {accuracy, n, ci95}
+    lines = [_table_line("pair accuracy", report["pair_accuracy"], report["n"], report["ci95"])]
     if len(groups) > 1:
         for name, group in sorted(groups.items()):
-            rows.append(_table_line(f"in group {name!r}", group["accuracy"], group["n"], group["ci95"]))
-    rows.append(_table_line("mean over groups (macro)", report["macro"], len(groups)))
+            lines.append(_table_line(f"in group {name!r}", group["accuracy"], group["n"], group["ci95"]))
+    return [*lines, _table_line("mean over groups (macro)", report["macro"], len(groups))]
 
-    # Baselines and controls.
-    rows.append(_table_line("baseline: always the first", baselines["always_first"], n))
-    rows.append(_table_line("baseline: the longer one", baselines["longer"], n))
+def _baseline_lines(report):
+    "Rows of `report_table` with the accuracies of judges that read no picture"
+    n, baselines = report["n"], report["baselines"]
+    lines = [
+        _table_line("baseline: always the first", baselines["always_first"], n),
+        _table_line("baseline: the longer one", baselines["longer"], n)]
     # `judge_rows` also scores white pictures; the report of `score_file` does not have them.
     if "blanked" in baselines:
-        rows.append(_table_line("control: pictures blanked", baselines["blanked"], n))
+        lines.append(_table_line("control: pictures blanked", baselines["blanked"], n))
+    return lines
+
+def _control_lines(report):
+    "Rows of `report_table`, where the report has them: calibrated chances, and answers in reverse order"
+    lines = []
     # How well the chances that are made of the scores agree with what people preferred (calibration).
     if report.get("chances"):
-        rows.append(_chances_line(report["chances"]))
-    swapped, by_length = report.get("swap_consistency"), report["length_bias"]
+        lines.append(_chances_line(report["chances"]))
+    swapped = report.get("swap_consistency")  # {consistent, ci95, …}
     if swapped:
-        rows.append(_table_line("same winner when told backwards", swapped["consistent"], n, swapped["ci95"]))
+        share, interval = swapped["consistent"], swapped["ci95"]
+        lines.append(_table_line("same winner when told backwards", share, report["n"], interval))
+    return lines
 
-    # The influence of length, over the pairs whose answers have different lengths.
-    unequal, unequal_n = "of unequal lengths:", by_length["n"]
-    rows.append(_table_line(f"{unequal} the longer is preferred", by_length["prefers_longer"], unequal_n))
-    correlation = by_length["rank_correlation"]  # of the gap in length with the gap in score
-    rows.append(_table_line(f"{unequal} rank correlation of both gaps", correlation, unequal_n))
-    rows.append(_table_line("mean margin", report["margin_mean"], n))
-    return rows
+def _length_lines(length_bias):
+    "Rows of `report_table` on the influence of length, over the pairs whose answers have different lengths"
+    n, longer_is_preferred = length_bias["n"], length_bias["prefers_longer"]
+    correlation = length_bias["rank_correlation"]  # of the gap in length with the gap in score
+    return [
+        _table_line("of unequal lengths: the longer is preferred", longer_is_preferred, n),
+        _table_line("of unequal lengths: rank correlation of both gaps", correlation, n)]
 
 def _table_line(
     what,  # what the figure is
@@ -985,6 +1058,36 @@ def _table_line(
     shown = "" if value is None else f"{value:.3f}"
     ci95 = f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else ""
     return dict(what=what, value=shown, n=n, ci95=ci95)
+
+# %% ../nbs/03_reward_model.ipynb #n9f4252a
+def judge_rows(
+    model: VLRewardModel,  # a trained one
+    rows: list,  # checked preference rows
+    batch_size: int = 16,  # answers at a time
+) -> tuple:  # a list of scores per row, the report
+    """Score all answers, and report how good the scores are.
+
+    Two controls are in the report: the answers in reverse order, and white pictures in place of the real."""
+    scores = score_rows(model, rows, batch_size)
+    report = _report_with_controls(model, rows, scores, batch_size)
+    scores_of_blank = score_rows(model, blanked(rows), batch_size)
+    report["baselines"]["blanked"] = pair_report(rows, scores_of_blank)["pair_accuracy"]
+    return scores, report
+
+def report_table(
+    report: dict,  # from `pair_report`
+) -> list:  # rows for `core.Table`
+    "A report as a table: accuracy (also by group), baselines, controls, and the influence of length"
+    n = report["n"]
+    if not n:  # every pair is a tie
+        return [dict(what="pairs with a preference", value="none, so there is no accuracy", n=0, ci95="")]
+    return [
+        *_accuracy_lines(report),
+        *_baseline_lines(report),
+        *_control_lines(report),
+        *_length_lines(report["length_bias"]),
+        _table_line("mean margin", report["margin_mean"], n)]
+
 
 # %% ../nbs/03_reward_model.ipynb #c061
 class PairTrainer(CommittedCheckpoints, Trainer):
@@ -1008,12 +1111,11 @@ class PairTrainer(CommittedCheckpoints, Trainer):
 
         `inputs` is a batch from `encode_pairs`. If Trainer no longer calls this, the first step fails: the
         model gets no attention_mask."""
-        s = self.settings
+        s, preference = self.settings, inputs["preference"]  # [B] shares that say first, such as 1, 0, 0.5
         # Scores [2 B]; if there are labels also a language model's loss on the better answers.
         out = model(**inputs["encodings"])
         scores, language_loss = out if isinstance(out, tuple) else (out, None)
         first, second = scores.view(-1, 2).unbind(1)  # [B] each: the answers of a pair are neighbouring rows
-        preference = inputs["preference"]  # [B] 1 first better, 0 second, 0.5 a tie; else a share of votes
         margin = inputs["margin"] if s.use_margin_loss else 0.0
         loss = pairwise_loss(first, second, preference, margin, s.loss_type, s.centring).mean()
         if model.training:
@@ -1133,23 +1235,35 @@ def training_arguments(
         output_dir=str(run_dir),
         run_name=Path(run_dir).name,
         seed=s.seed,
-        # Steps and batches.
+        use_cpu=not on_gpu,
+        bf16=s.bf16 and on_gpu,
+        dataloader_num_workers=s.num_workers,
+        dataloader_pin_memory=on_gpu,
+        # Trainer would drop every field of a pair that is no argument of the model's `forward`.
+        remove_unused_columns=False,
+        **_optimizer_arguments(s),
+        **_evaluation_arguments(s))
+
+def _optimizer_arguments(settings):
+    "Arguments of transformers' TrainingArguments for batches, steps and the optimizer"
+    s = settings
+    return dict(
         num_train_epochs=s.num_epochs,
         per_device_train_batch_size=s.batch_size,
-        # Trainer counts pairs, and eval_batch_size counts answers, two in each pair.
-        per_device_eval_batch_size=max(1, s.eval_batch_size // 2),
         gradient_accumulation_steps=s.gradient_accumulation_steps,
-        # The optimizer.
         learning_rate=s.lr,
         lr_scheduler_type="cosine" if s.use_scheduler else "constant_with_warmup",
         # transformers 5 takes a number below 1 as a share of all steps.
         warmup_steps=s.warmup_ratio,
         weight_decay=s.weight_decay,
-        max_grad_norm=s.max_grad_norm,
-        # The device.
-        use_cpu=not on_gpu,
-        bf16=s.bf16 and on_gpu,
-        # Evaluations, checkpoints and logs.
+        max_grad_norm=s.max_grad_norm)
+
+def _evaluation_arguments(settings):
+    "Arguments of transformers' TrainingArguments for evaluations, checkpoints and logs"
+    s = settings
+    return dict(
+        # Trainer counts pairs, and eval_batch_size counts answers, two in each pair.
+        per_device_eval_batch_size=max(1, s.eval_batch_size // 2),
         eval_strategy="epoch",
         save_strategy="epoch",
         save_total_limit=s.save_total_limit,
@@ -1158,12 +1272,7 @@ def training_arguments(
         greater_is_better=True,
         logging_steps=s.logging_steps,
         report_to=s.report_to,
-        disable_tqdm=True,  # our callback shows the progress bar
-        # Data.
-        dataloader_num_workers=s.num_workers,
-        dataloader_pin_memory=on_gpu,
-        # Trainer would drop every field of a pair that is no argument of the model's `forward`.
-        remove_unused_columns=False)
+        disable_tqdm=True)  # our callback shows the progress bar
 
 # %% ../nbs/03_reward_model.ipynb #n3e612d1
 def make_trainer(
@@ -1175,24 +1284,36 @@ def make_trainer(
     log: RunLog,  # gets a row per logged step
 ) -> PairTrainer:  # call its `train`
     "The trainer of pairs, with its logs, early stopping and the function that makes batches"
-    s = settings
-    # Writes the scores of a few rows after each evaluation, so that people can watch them change.
-    sample_log = SampleLog(held[:s.log_samples], Path(run_dir) / "samples.jsonl")
-    # RunLogCallback: copies Trainer's rows into `log`, under the names in `logged_as`
-    callbacks = [RunLogCallback(log, logged_as, "reward model"), sample_log]
-    if s.early_stopping_patience:
-        callbacks.append(EarlyStoppingCallback(s.early_stopping_patience))
-    # `margin` is for pairs without one of their own; `say` adds the labels that the language loss needs.
-    has_language_loss = s.lm_weight > 0
-    template = model.facts["prompt_template"]  # jinja around each question, or None
-    make_batch = partial(encode_pairs, model.processor, margin=s.margin, say=has_language_loss,
-                         template=template)
+    callbacks = _callbacks(settings, held, run_dir, log)
     trainer = PairTrainer(
-        s, model=model, args=training_arguments(s, run_dir), data_collator=make_batch,
-        train_dataset=pairs_of(train), eval_dataset=pairs_of(held),
-        compute_metrics=_evaluation_figures, callbacks=callbacks)
+        settings, model=model, args=training_arguments(settings, run_dir),
+        data_collator=_batch_function(settings, model), train_dataset=pairs_of(train),
+        eval_dataset=pairs_of(held), compute_metrics=_evaluation_figures, callbacks=callbacks)
     trainer.remove_callback(PrinterCallback)  # it prints every row that our callback keeps
     return trainer
+
+def _callbacks(
+    settings,  # with log_samples, and early_stopping_patience in epochs
+    held,  # rows to stop by
+    run_dir,  # gets samples.jsonl
+    log,  # `RunLog`
+):
+    "The Trainer's callbacks: our log, the scores of a few rows after each evaluation, and early stopping"
+    # Of a few rows, so that people can watch their scores change.
+    sample_log = SampleLog(held[:settings.log_samples], Path(run_dir) / "samples.jsonl")
+    # RunLogCallback: copies Trainer's rows into `log`, under the names in `logged_as`
+    callbacks = [RunLogCallback(log, logged_as, "reward model"), sample_log]
+    if settings.early_stopping_patience:
+        callbacks.append(EarlyStoppingCallback(settings.early_stopping_patience))
+    return callbacks
+
+def _batch_function(settings, model):
+    "The function that makes a batch of a list of pairs, for transformers' `data_collator`"
+    has_language_loss = settings.lm_weight > 0
+    template = model.facts["prompt_template"]  # jinja around each question, or None
+    # `margin` is for pairs without one of their own; `say` adds the labels that the language loss needs.
+    return partial(encode_pairs, model.processor, margin=settings.margin, say=has_language_loss,
+                   template=template)
 
 def _evaluation_figures(evaluated):
     """Accuracy and margin over all pairs of an evaluation, for transformers' `compute_metrics`.
@@ -1200,6 +1321,29 @@ def _evaluation_figures(evaluated):
     `predictions` holds the scores of both answers of each pair, [pairs, 2], `label_ids` the preferences."""
     first, second = torch.tensor(evaluated.predictions).unbind(1)
     return pair_figures(first, second, torch.tensor(evaluated.label_ids))
+
+# %% ../nbs/03_reward_model.ipynb #xc065
+def _write_or_compare_function(
+    settings,  # `RewardModelSettings`
+    train,  # rows to learn from
+    held,  # rows that decide when to stop
+):
+    """A function that keeps what must stay the same while a run goes on: settings, rows and template.
+
+    Called with a checkpoint it raises a SettingsError if they have changed; with None and `folder` it writes
+    them down."""
+    contents = {}
+    if settings.train_data:  # rows are compared, not paths: their files may have been moved
+        contents |= dict(train_rows=rows_fingerprint(train), evaluation_rows=rows_fingerprint(held))
+    contents["template"] = judge_template(settings.prompt_template)
+    advice = "load_weights_only = true takes its weights into one"  # ends the message of the error
+    return partial(same_run, settings, free=may_differ, weights_by=advice, **contents)
+
+def _resumed_checkpoint(settings):
+    "The whole checkpoint that `resume` asks for; a SettingsError if there is none"
+    # `resume` is "true" for this experiment's newest run, or the directory of a checkpoint.
+    folder = _latest_run(settings) if settings.resume.lower() == "true" else settings.output_dir
+    return find_checkpoint(folder, settings.resume)
 
 # %% ../nbs/03_reward_model.ipynb #c065
 def start_run(
@@ -1234,32 +1378,18 @@ def _start_in_one_process(
     """Find the run's directory, the checkpoint to go on from, and the one to take weights from.
 
     The settings of a new run are written down; a run goes on only with the settings with which it began."""
-    s = settings
-    # What must stay the same beside the settings: rows, whose files may have been moved, and the template.
-    contents = {}
-    if s.train_data:
-        contents |= dict(train_rows=rows_fingerprint(train), evaluation_rows=rows_fingerprint(held))
-    contents["template"] = judge_template(s.prompt_template)
-    advice = "load_weights_only = true takes its weights into one"  # ends the message of the error
-    # Called with a checkpoint it raises if settings or contents have changed; with None it writes them down.
-    write_or_compare: Callable = partial(same_run, s, free=may_differ, weights_by=advice, **contents)
-
-    weights = None
-    if is_old_checkpoint(s.resume):  # a file of an older script, which no run can go on from
-        weights = s.resume  # a new run begins with them
-    elif s.resume.lower() not in ("", "false"):
-        # `resume` is "true" for this experiment's newest run, or the directory of a checkpoint.
-        folder = _latest_run(s) if s.resume.lower() == "true" else s.output_dir
-        # A checkpoint that is whole; a SettingsError if there is none.
-        checkpoint = find_checkpoint(folder, s.resume)
-        if not s.load_weights_only:
+    write_or_compare = _write_or_compare_function(settings, train, held)
+    weights = None  # a new run begins with them
+    if is_old_checkpoint(settings.resume):  # a file of an older script, which no run can go on from
+        weights = settings.resume
+    elif settings.resume.lower() not in ("", "false"):
+        checkpoint = _resumed_checkpoint(settings)
+        if not settings.load_weights_only:
             write_or_compare(checkpoint)
-            run_dir = Path(checkpoint).parent  # type: ignore[arg-type]  # None only without `resume`
-            return run_dir, checkpoint, None  # the run goes on
+            return Path(checkpoint).parent, checkpoint, None  # the run goes on in its directory
         weights = checkpoint
 
-    # A new run, with or without weights to begin with.
-    run_dir = _new_run_dir(s)
+    run_dir = _new_run_dir(settings)
     write_or_compare(None, folder=run_dir)
     return run_dir, None, weights
 
@@ -1294,19 +1424,32 @@ def _latest_run(settings):
     prefix = f"{s.experiment_name}_"
     run_dirs = []
     for path in Path(s.output_dir).glob(f"{prefix}*"):
-        # The experiment's name must be followed by a time, such as 20260131-235959. If it is not, the
-        # directory belongs to another experiment whose name begins with the same letters. Runs that begin in
-        # the same second get a number at the end: -2, -3, … (`_new_run_dir`).
-        time_and_number = re.fullmatch(r"(\d{8}-\d{6})(?:-(\d+))?", path.name[len(prefix):])
-        if time_and_number and any(path.glob("checkpoint-*")):
-            time, number = time_and_number.groups()
-            run_dirs.append((time, int(number or 1), path)) # as numbers, -10 is later than -9
+        started = _start_of_run(path.name[len(prefix):])
+        if started and any(path.glob("checkpoint-*")):
+            run_dirs.append((started, path))
     if not run_dirs:
         raise SettingsError(f"resume: no run of {s.experiment_name!r} with a checkpoint in {s.output_dir}")
-    _, _, latest = max(run_dirs) # a later time sorts behind an earlier one
+    _started, latest = max(run_dirs)  # a later time sorts behind an earlier one
     return latest
 
+def _start_of_run(name_end):
+    """When a run began, by the end of its directory's name: 20260131-235959-2 gives ("20260131-235959", 2).
+
+    None for another end: that directory is of another experiment, whose name begins with the same letters."""
+    # Runs that begin in the same second get a number at the end: -2, -3, … (`_new_run_dir`).
+    time_and_number = re.fullmatch(r"(\d{8}-\d{6})(?:-(\d+))?", name_end)
+    if not time_and_number:
+        return None
+    time, number = time_and_number.groups()
+    return time, int(number or 1)  # as numbers, -10 is later than -9
+
 # %% ../nbs/03_reward_model.ipynb #c067
+_training_panels = (  # (title, columns of the log)
+    ("losses", ("pair_loss", "lm_loss")),
+    ("pair accuracy", ("pair_accuracy",)),
+    ("score of the better less the worse", ("margin",)),
+    ("length of the gradient", ("grad_norm",)))
+
 def plot_training(
     log: RunLog,  # with the columns of `logged_as`
 ):  # matplotlib figure
@@ -1314,18 +1457,9 @@ def plot_training(
 
     Values of training are a faint line and a smoothed one; those of evaluations are dots."""
     fig, axes = figure(9, 5.2, nrows=2, ncols=2, sharex=True)
-    panels = (  # (title, columns of the log)
-        ("losses", ("pair_loss", "lm_loss")),
-        ("pair accuracy", ("pair_accuracy",)),
-        ("score of the better less the worse", ("margin",)),
-        ("length of the gradient", ("grad_norm",)))
-    for ax, (title, names) in zip(axes.flat, panels):
+    for ax, (title, names) in zip(axes.flat, _training_panels):
         for name, colour in zip(names, ("#0072B2", "#D55E00")):
-            steps, values = log.series(name)
-            ax.plot(steps, values, color=colour, alpha=0.25, lw=1)
-            ax.plot(steps, smooth(values), color=colour, lw=2, label=name)
-            eval_steps, eval_values = log.series(f"eval/{name}")
-            ax.plot(eval_steps, eval_values, "o", color=colour, ms=5, mec="black", mew=0.6)
+            _draw_column(ax, log, name, colour)
         steps, _values = log.series(names[0])
         ax.set_title(f"{title} (n = {len(steps)} rows)", fontsize=9, loc="left")
         ax.legend(fontsize=7.5, frameon=False)
@@ -1333,6 +1467,19 @@ def plot_training(
     for ax in axes[1]:
         ax.set_xlabel("step", fontsize=8)
     return fig
+
+def _draw_column(
+    ax,  # matplotlib axes
+    log,  # `RunLog`
+    name,  # a column of it, such as margin
+    colour,  # such as #0072B2
+):
+    "Draw a column of the log over the steps: a faint line, a smoothed one, and a dot for each evaluation"
+    steps, values = log.series(name)
+    ax.plot(steps, values, color=colour, alpha=0.25, lw=1)
+    ax.plot(steps, smooth(values), color=colour, lw=2, label=name)
+    eval_steps, eval_values = log.series(f"eval/{name}")
+    ax.plot(eval_steps, eval_values, "o", color=colour, ms=5, mec="black", mew=0.6)
 
 # %% ../nbs/03_reward_model.ipynb #c071
 def margins(
@@ -1370,16 +1517,17 @@ def worst_cards(
     most: int = 3,  # cards
 ) -> list:  # of `RolloutGroup`
     "Cards of the rows with the lowest margins, which were judged most wrongly"
-    cards = []
-    for margin, n in sorted(margins(rows, scores))[:most]:  # n: the number of the row
-        row, mean = rows[n], mean_of(scores[n])
-        rollouts = []
-        for text, rank, score in zip(row["response"], row["human_ranking"], scores[n]):
-            # A card draws `advantage` as a bar beside the answer.
-            rollouts.append(Rollout(text, dict(rank=rank, score=score), advantage=score - mean))
-        card = RolloutGroup(row_sample(row), rollouts, title=f"margin {margin:+.2f}", bars="score less mean")
-        cards.append(card)
-    return cards
+    lowest = sorted(margins(rows, scores))[:most]  # (margin, number of the row)
+    return [_margin_card(rows[n], scores[n], margin) for margin, n in lowest]
+
+def _margin_card(row, scores, margin):
+    "A card (`RolloutGroup`) of a row's answers with their ranks and scores; its title is the margin"
+    mean = mean_of(scores)
+    rollouts = []
+    for text, rank, score in zip(row["response"], row["human_ranking"], scores):
+        # A card draws `advantage` as a bar beside the answer.
+        rollouts.append(Rollout(text, dict(rank=rank, score=score), advantage=score - mean))
+    return RolloutGroup(row_sample(row), rollouts, title=f"margin {margin:+.2f}", bars="score less mean")
 
 # %% ../nbs/03_reward_model.ipynb #c076
 def finish_run(
@@ -1414,14 +1562,18 @@ def write_scores(
     "Write a line of JSON for each row: answers, ranks, scores, chances, and the index of the best answer"
     lines = []
     for row, row_scores in zip(rows, scores):
-        fields = ("id", "query", "turns", "response", "human_ranking", "votes")
-        line = {name: row[name] for name in fields if name in row}
-        chances = chances_of(row_scores, calibration)  # the probability that each answer is picked
-        line |= dict(scores=row_scores, chances=chances, calibrated=bool(calibration))
-        # the highest score, the first of equal ones
-        line["best"] = max(range(len(row_scores)), key=row_scores.__getitem__)
+        line = _scored_row(row, row_scores, calibration)
         lines.append(json.dumps(line, ensure_ascii=False) + "\n")
     write_whole(path, "".join(lines))
+
+def _scored_row(row, scores, calibration):
+    "A row as a dict with its answers' scores, their chances, and `best`, the index of the best answer"
+    names = ("id", "query", "turns", "response", "human_ranking", "votes")
+    fields = {name: row[name] for name in names if name in row}
+    chances = chances_of(scores, calibration)  # the probability that each answer is picked
+    # the highest score, the first of equal ones
+    best = max(range(len(scores)), key=scores.__getitem__)
+    return fields | dict(scores=scores, chances=chances, calibrated=bool(calibration), best=best)
 
 # %% ../nbs/03_reward_model.ipynb #n6d4ed99
 def train_reward_model(
@@ -1431,7 +1583,7 @@ def train_reward_model(
     started = time.time()
     set_seed(settings.seed)
 
-    # Rows, model and directory. `held_out` decides when to stop; `test` judges the final model.
+    # `held_out` decides when to stop; `test` judges the final model.
     train, held_out, test, skipped = load_rows(settings)
     model = load_model(settings)
     # checkpoint: where a resumed run goes on, or None; weights: what a new run begins with, or None
@@ -1439,7 +1591,7 @@ def train_reward_model(
     if weights:
         model.load_weights(weights)
 
-    # Train. The log of a resumed run keeps the rows up to its checkpoint.
+    # The log of a resumed run keeps the rows up to its checkpoint.
     log = resume_log(run_dir / "run_log.csv", checkpoint)
     trainer = make_trainer(settings, model, train, held_out, run_dir, log)
     is_first_process = trainer.is_world_process_zero()
@@ -1484,12 +1636,7 @@ def score_file(
     base_model: str = None,  # the model under an adapter or an older file's weights; None: the one noted down
 ) -> dict:  # path, report, skipped, pairs_per_second
     "Score all rows of a file with a saved reward model, write the scores into a new file, and report on them"
-    output = Path(output_dir)
-    names_a_file = output.suffix in (".jsonl", ".json")  # else it is a folder
-    if names_a_file and output.exists():
-        raise DataError("preference.output", "is there already, and is not written over", entry=output_dir)
-
-    # Score.
+    _refuse_existing_file(output_dir)
     rows, skipped = read_pair_rows(data, image_dir, skip_bad_rows, keys, tell=print)
     judge = VLRewardModel.from_pretrained(model, device, base=base_model)
     rows = permuted(rows, seed)  # the answers of each row in random order
@@ -1497,17 +1644,27 @@ def score_file(
     scores = score_rows(judge, rows, batch_size, progress=True)
     pairs_per_second = len(pairs_of(rows)) / (time.perf_counter() - start)
 
-    # Write. The name of a new file in a folder says model, data and time.
-    stem = f"{_model_name(model)}_{Path(data).stem}_{datetime.now():%Y%m%d-%H%M%S}"
-    path = output if names_a_file else _new_file(output, stem)
-    calibration = judge.facts["calibration"]  # {temperature, pairs}, or None
-    write_scores(path, rows, scores, calibration)  # now, since the report takes as long as the scores did
-
-    # Report. The rows are scored again with their answers in reverse order, which should change no winner.
-    backwards = score_rows(judge, reversed_rows(rows), batch_size)
-    report = pair_report(rows, scores, backwards)
-    report["chances"] = chances_report(rows, scores, calibration)
+    path = _score_path(output_dir, model, data)
+    # Now, since the report takes as long as the scores did.
+    write_scores(path, rows, scores, judge.facts["calibration"])
+    report = _report_with_controls(judge, rows, scores, batch_size)
     return dict(path=str(path), report=report, skipped=skipped, pairs_per_second=pairs_per_second)
+
+def _names_a_file(output):
+    "True if the text `output` is the name of a result, such as out.jsonl; else it is a folder"
+    return Path(output).suffix in (".jsonl", ".json")
+
+def _refuse_existing_file(output):
+    "Raise a DataError if `output` names a file, and it is there already"
+    if _names_a_file(output) and Path(output).exists():
+        raise DataError("preference.output", "is there already, and is not written over", entry=output)
+
+def _score_path(output, model, data):
+    "The file for the scores: `output`, or a new file in that folder whose name says model, data and time"
+    if _names_a_file(output):
+        return Path(output)
+    stem = f"{_model_name(model)}_{Path(data).stem}_{datetime.now():%Y%m%d-%H%M%S}"
+    return _new_file(Path(output), stem)
 
 # %% ../nbs/03_reward_model.ipynb #n704d400
 def rank_answers(
@@ -1526,8 +1683,16 @@ def rank_answers(
     for text in (*earlier_texts, query):
         check_query(text)  # a DataError where it holds a processor's picture tokens
     scores = judge.score(image, query, answers, turns)
-    # For each answer the probability that it would be picked as the best of all; by the fitted temperature.
-    chances = chances_of(scores, judge.facts["calibration"])
+    return _ranked(answers, scores, judge.facts["calibration"])
+
+def _ranked(
+    answers,  # texts
+    scores,  # a float each
+    calibration,  # {temperature, pairs}, or None
+):
+    "The answers, best first, as dicts of place (from 1), answer, score and chance"
+    # For each answer the probability that it would be picked as the best of all.
+    chances = chances_of(scores, calibration)
     best_first = sorted(range(len(answers)), key=scores.__getitem__, reverse=True)  # indices of answers
     ranked = []
     for place, i in enumerate(best_first, 1):
@@ -1586,19 +1751,22 @@ def as_reward(
     def rewarded(completions, samples):
         "Score a batch of answers with `model`: a dict each, of `score` and `overall` (scaled to 0 to 1)"
         nonlocal warned
-        long_answers = sum(len(text) > longest for text in completions)
-        if long_answers and not warned:
-            warned = True
-            problem = f"answers of more than {longest} characters are read from their end"
-            warn_loudly(f"reward model: {problem}; {long_answers} here")
+        warned = warned or _warn_of_long_answers(completions, longest)
         ends = [text[-longest:] for text in completions]
         scores = model.score_many(samples, ends, batch_size)
         return [dict(overall=(score - low) / (high - low), score=score) for score in scores]
 
-    # `batched`: the trainer then calls it with many answers at once, and with their samples.
-    # `model` is for a caller that wants to look at the model.
+    # `batched`: the trainer then calls it with many answers at once. `model`: for callers to look at.
     rewarded.batched, rewarded.model = True, model  # type: ignore[attr-defined]  # functions have attributes
     return rewarded
+
+def _warn_of_long_answers(completions, longest):
+    "Warn of answers of more than `longest` characters, which are read from their end; True if there are any"
+    long_answers = sum(len(text) > longest for text in completions)
+    if long_answers:
+        problem = f"answers of more than {longest} characters are read from their end"
+        warn_loudly(f"reward model: {problem}; {long_answers} here")
+    return long_answers > 0
 
 # The models of `as_reward` that are in use, so that a second reward of the same folder takes no memory. The
 # references are weak: when no reward uses a model any more, its memory is freed.
@@ -1608,13 +1776,17 @@ def _frozen_model(path, device):
     """The reward model in a folder, with frozen weights.
 
     If a reward still uses this model and its files are unchanged, the same object is returned."""
-    file_states = []  # a file that was written anew has another time or size
-    for file in sorted(path.glob("*")):
-        stat = file.stat()
-        file_states.append((file.name, stat.st_mtime_ns, stat.st_size))
-    key = (str(path.resolve()), device, tuple(file_states))
+    key = (str(path.resolve()), device, _file_states(path))
     model = _models_in_use.get(key)
     if model is None:
         model = VLRewardModel.from_pretrained(path, device).eval().requires_grad_(False)
         _models_in_use[key] = model
     return model
+
+def _file_states(folder):
+    "(name, time, size) of each file in a folder: a file that was written anew has another time or size"
+    states = []
+    for file in sorted(folder.glob("*")):
+        stat = file.stat()
+        states.append((file.name, stat.st_mtime_ns, stat.st_size))
+    return tuple(states)

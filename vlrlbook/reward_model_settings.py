@@ -37,28 +37,36 @@ def judge_template(
     token, such as <image>."""
     if not written:
         return None
-    from jinja2 import TemplateSyntaxError, meta
-    from jinja2.sandbox import SandboxedEnvironment
     text = _template_text(written)  # reads the file, if `written` is the name of one
-
-    try:
-        variables = meta.find_undeclared_variables(SandboxedEnvironment().parse(text))
-    except TemplateSyntaxError as error:
-        message = f"prompt_template, line {error.lineno}: {error.message}"
-        raise SettingsError(message) from error
-    if variables != {"content"}:
-        # A text without a brace was probably meant as the name of a file, which does not exist.
-        if "{" in text:
-            problem = f"found {', '.join(sorted(variables)) or 'no name'}"
-        else:
-            problem = f"{text[:60]!r} is no file, and no template either"
-        expected = "expected {{ content }} where the question goes, and no other name"
-        raise SettingsError(f"prompt_template: {expected}; {problem}")
-
+    _check_variables(text)
     # `vision_marks`: tokens such as <|image_pad|>, which processors put in a picture's place
     if any(token in text for token in ("<image>", *vision_marks)):
         raise SettingsError("prompt_template: holds the mark of a picture; pictures come with the question")
     return text
+
+
+def _check_variables(template):
+    "Raise a SettingsError unless {{ content }} is the only variable of a jinja template"
+    variables = _variables_of(template)
+    if variables != {"content"}:
+        # A text without a brace was probably meant as the name of a file, which does not exist.
+        if "{" in template:
+            problem = f"found {', '.join(sorted(variables)) or 'no name'}"
+        else:
+            problem = f"{template[:60]!r} is no file, and no template either"
+        expected = "expected {{ content }} where the question goes, and no other name"
+        raise SettingsError(f"prompt_template: {expected}; {problem}")
+
+
+def _variables_of(template):
+    "The set of names that a jinja template reads, such as content; a SettingsError if it is no jinja"
+    from jinja2 import TemplateSyntaxError, meta
+    from jinja2.sandbox import SandboxedEnvironment
+    try:
+        return meta.find_undeclared_variables(SandboxedEnvironment().parse(template))
+    except TemplateSyntaxError as error:
+        message = f"prompt_template, line {error.lineno}: {error.message}"
+        raise SettingsError(message) from error
 
 
 def _template_text(written):
@@ -71,6 +79,19 @@ def _template_text(written):
 
 
 # The settings
+
+_above_zero = (
+    "lr", "num_epochs", "batch_size", "gradient_accumulation_steps", "max_grad_norm", "margin",
+    "lora_r", "lora_alpha", "max_image_size", "save_total_limit", "drawn_rows", "eval_rows",
+    "eval_batch_size", "logging_steps")
+_zero_or_more = (
+    "weight_decay", "centring", "lm_weight", "num_workers", "early_stopping_patience", "seed", "log_samples")
+_possible_words = {
+    "loss_type": ["bt", "hinge"],
+    "activation": list(activation_names),
+    "report_to": ["none", "tensorboard", "wandb"],
+}
+
 
 @dataclass
 class RewardModelSettings(Settings):
@@ -164,35 +185,31 @@ class RewardModelSettings(Settings):
     def rules(self):
         "Yields (is broken, error message) for every rule; `Settings.check` raises with those that are broken"
         yield from self._range_rules()
+        yield from self._score_rules()
         yield from self._name_rules()
         yield from self._file_rules()
+        yield from self._resume_rules()
         try:
             judge_template(self.prompt_template)
         except SettingsError as error:
             yield True, str(error)
 
     def _range_rules(self):
-        """Yields (is broken, error message) for each rule about the range of a number, and about the margin.
+        """Yields (is broken, error message) for each rule about the range of a number.
 
         The message is yielded even where the rule holds; whoever collects them then ignores it."""
-        positive = (
-            "lr", "num_epochs", "batch_size", "gradient_accumulation_steps", "max_grad_norm", "margin",
-            "lora_r", "lora_alpha", "max_image_size", "save_total_limit", "drawn_rows", "eval_rows",
-            "eval_batch_size", "logging_steps")
-        for name in positive:
+        for name in _above_zero:
             value = getattr(self, name)
             yield value <= 0, f"{name} = {value}: expected more than 0"
-        not_negative = (
-            "weight_decay", "centring", "lm_weight", "num_workers", "early_stopping_patience", "seed",
-            "log_samples")
-        for name in not_negative:
+        for name in _zero_or_more:
             value = getattr(self, name)
             yield value < 0, f"{name} = {value}: expected 0 or more"
         for name in ("warmup_ratio", "lora_dropout"):
             value = getattr(self, name)
             yield not 0 <= value < 1, f"{name} = {value}: expected 0 up to 1"
 
-        # Rules about two settings at once.
+    def _score_rules(self):
+        "Yields (is broken, error message) for each rule about the scores' range and the margin between them"
         low, high = self.score_min, self.score_max
         yield low >= high, f"score_min = {low} is not below score_max = {high}"
         # Without a margin the hinge loss is 0 for two equal scores, so that a run would learn nothing.
@@ -206,12 +223,7 @@ class RewardModelSettings(Settings):
 
     def _name_rules(self):
         "Yields (is broken, error message) for each rule about a word or a name"
-        possible_words = {
-            "loss_type": ["bt", "hinge"],
-            "activation": list(activation_names),
-            "report_to": ["none", "tensorboard", "wandb"],
-        }
-        for name, possible in possible_words.items():
+        for name, possible in _possible_words.items():
             word = getattr(self, name)
             # nearest: ": did you mean …?", or a list of the possible words
             yield word not in possible, f"{name} = {word!r}{nearest(word, possible)}"
@@ -223,13 +235,16 @@ class RewardModelSettings(Settings):
         yield not is_plain, f"experiment_name = {self.experiment_name!r}: expected a plain name"
 
     def _file_rules(self):
-        "Yields (is broken, error message) for each rule about files, checked before anything is loaded"
+        "Yields (is broken, error message) for each rule about data files, checked before anything is loaded"
         for name in ("train_data", "eval_data", "test_data"):
             path = getattr(self, name)
             is_missing = bool(path) and not Path(path).is_file()
             yield is_missing, f"{name} = {path!r}: no such file"
         is_missing = bool(self.image_dir) and not Path(self.image_dir).is_dir()
         yield is_missing, f"image_dir = {self.image_dir!r}: no such directory"
+
+    def _resume_rules(self):
+        "Yields (is broken, error message) for each rule about the checkpoint that a run begins with"
         is_new_run = self.resume.lower() in ("", "false")
         message = "load_weights_only without resume: there is nothing to load from"
         yield self.load_weights_only and is_new_run, message

@@ -69,13 +69,21 @@ def _turn(turn, number, code):
         return Turn(role, content)
     if not isinstance(content, (list, tuple)) or not all(isinstance(part, (dict, str)) for part in content):
         raise DataError(code, "content must be text or a list of parts", row=number)
+    return _turn_of_parts(role, content, number, code)
 
+
+def _turn_of_parts(
+    role,  # system, user or assistant
+    parts,  # texts and dicts, as `_part` reads them
+    number,  # of the row, for an error
+    code,  # of an error
+):
+    "A `Turn` of the texts and pictures in its parts; the texts are joined on one line, as chat templates do"
     texts, pictures = [], []
-    for part in content:
+    for part in parts:
         text = _part(part, pictures, number, code)  # appends to `pictures` if the part is a picture
         if text.strip():
             texts.append(text.strip(" \t"))
-    # The parts are joined on one line, as chat templates do.
     return Turn(role, " ".join(texts), pictures)
 
 
@@ -88,11 +96,7 @@ def _part(
     "The text of one part of a turn; for a picture it is the mark `<image>`, and `pictures` gets the picture"
     if isinstance(part, str):
         return part
-    kind = part.get("type")
-    if kind is None:  # Qwen's first form has no type but names it by the key: {"image": "a.png"}
-        type_keys = ("image", "image_url", "video", "text")
-        kind = next((key for key in type_keys if part.get(key) is not None), None)
-
+    kind = _kind_of_part(part)
     if kind in _video_types:
         raise DataError("row.video", "a video: only pictures are read, save its frames", row=number)
     if kind in _picture_types:
@@ -104,6 +108,15 @@ def _part(
             return text or ""
         raise DataError(code, f"a part whose text is a {type(text).__name__}", row=number)
     raise DataError(code, f"a part of type {kind!r}, expected text or image", row=number)
+
+
+def _kind_of_part(part):
+    "The type of a part (a dict), such as image_url; None if it has none"
+    if part.get("type") is not None:
+        return part["type"]
+    # Qwen's first form has no type but names it by the key: {"image": "a.png"}
+    type_keys = ("image", "image_url", "video", "text")
+    return next((key for key in type_keys if part.get(key) is not None), None)
 
 
 def _picture_of(part, number):

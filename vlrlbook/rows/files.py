@@ -91,8 +91,7 @@ def _json_rows(text, name):
 
     if isinstance(whole, dict):
         _refuse_wrapped_rows(whole, name)
-        return [(1, whole)]  # a file of one row
-
+        whole = [whole]  # a file of one row
     if not isinstance(whole, list):
         raise DataError("json.rows", f"{name} is one {type(whole).__name__}, expected a list of rows")
     if not whole:
@@ -201,12 +200,9 @@ def _table_row(
     name,  # of the file, for an error
 ):
     "One line of a table as a dict, column → text or None"
-    # Empty fields behind the last column are no error: spreadsheets write some for cells once edited.
-    too_many = any(field.strip() for field in fields[len(header):])
-    if too_many or len(fields) < len(header):
+    if not _fits_header(fields, header):
         message = f"{name}: {len(fields)} fields, the header has {len(header)}"
         raise DataError("csv.fields", message, row=number)
-
     row = {}
     for column, field in zip(header, fields):
         if not column and field.strip():
@@ -215,6 +211,13 @@ def _table_row(
         if column:
             row[column] = field if field.strip() else None
     return row
+
+
+def _fits_header(fields, header):
+    "True if a line has a field for each column, and nothing behind the last one"
+    # Empty fields behind the last column are no error: spreadsheets write some for cells once edited.
+    has_more = any(field.strip() for field in fields[len(header):])
+    return len(fields) >= len(header) and not has_more
 
 
 def parquet_rows(

@@ -6,6 +6,7 @@ and a row that is refused is refused everywhere, with the same code and the same
 import hashlib
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from ..archive import DataError
@@ -85,40 +86,51 @@ def inspect_vqa(
     Raises an error only if the file itself cannot be read, or `keys` do not fit it."""
     path, keys = Path(path), read_keys(keys)
     picture_folder = Path(image_dir) if image_dir else path.parent
-
     if rows is None:
         rows = read_rows(path)
-    report, kept = RowReport(path.name), []
-    # `DataError` for a column that no row has.
-    check_keys(keys, rows, path.name)
-    # What only the whole file shows: which columns are empty, and whether options are counted from 0 or 1.
-    habits = file_habits(rows, keys)
+    check_keys(keys, rows, path.name)  # `DataError` for a column that no row has
+    # habits: which columns are empty in the whole file, and whether its options are counted from 0 or 1
+    read_row = partial(read_vqa_row, keys=keys, habits=file_habits(rows, keys))
+    report = RowReport(path.name)
+    kept = _readable_rows(rows, read_row, picture_folder if look else None, report)
+    if look:  # pictures are opened last, since this takes much longer than reading the texts
+        kept = _with_good_pictures(kept, report)
+    report.own_system = [number for number, row in kept if row.has_system]
+    _count_pictures(kept, report)
+    _add_notes(kept, report)
+    _add_repeats(kept, report)
+    _add_picture_notes(kept, report, look)
+    return kept, report
 
+
+def _readable_rows(
+    rows,  # of (row number, dict)
+    read_row,  # called with a dict and its number; `DataError` for a bad row
+    picture_folder,  # where picture paths begin; None: pictures are not looked for
+    report,  # counts the rows, and gets those that cannot be read
+):
+    "Read rows and find their pictures' files: a list of (row number, row) without the bad ones"
+    kept = []
     for number, raw_row in rows:
         report.rows += 1
         try:
-            row = read_vqa_row(raw_row, number, keys, habits)  # `DataError` for a bad row
-            if look:
+            row = read_row(raw_row, number)
+            if picture_folder is not None:
                 row.pictures = [located(picture, picture_folder, number) for picture in row.pictures]
         except DataError as error:
             _skip(report, number, error)
         else:
             kept.append((number, row))
+    return kept
 
-    if look:  # pictures are opened last, since this takes much longer than reading the texts
-        # A row with a broken picture moves from `kept` into the report's list of skipped rows.
-        kept = _with_good_pictures(kept, report)
 
-    report.own_system = [number for number, row in kept if row.has_system]
-    _count_pictures(kept, report)
-    _add_notes(kept, report)  # what was changed in the rows, and which columns are not read
-    _add_repeats(kept, report)  # rows that repeat or contradict others
+def _add_picture_notes(kept, report, look):
+    "Note in the report if no row has a picture (only if `look`), and in how many rows one is converted"
     if kept and look and not report.with_pictures:
         report.notes.append(("no row has a picture: the model answers from the text alone", len(kept)))
     converted = sum(any(row.needs_white) for _, row in kept)  # `needs_white` is empty without `look`
     if converted:
         report.notes.append(("a picture is converted: transparency on white, deep greys scaled", converted))
-    return kept, report
 
 
 def _skip(report, number, error):
@@ -129,11 +141,10 @@ def _skip(report, number, error):
 
 
 def _with_good_pictures(kept, report):
-    """Open all pictures of the rows in `kept`, a list of (row number, row).
+    """The rows of `kept`, a list of (row number, row), whose pictures can all be opened.
 
-    Returns the rows whose pictures are all good. Their `needs_white` says for each picture whether training
-    must convert it: put transparency on white, or scale greys of more than 8 bits. The other rows are listed
-    in the report as skipped."""
+    Their `needs_white` says for each picture whether training must convert it: put transparency on white, or
+    scale greys of more than 8 bits. The other rows are listed in the report as skipped."""
     pictures = set()  # so that a picture of several rows is opened once
     for _, row in kept:
         pictures.update(row.pictures)
@@ -141,11 +152,9 @@ def _with_good_pictures(kept, report):
 
     good = []
     for number, row in kept:
-        bad_picture = next((p for p in row.pictures if isinstance(results[p], DataError)), None)
-        if bad_picture is not None:
-            error = results[bad_picture]
-            name = Path(bad_picture).name if isinstance(bad_picture, str) else None
-            _skip(report, number, DataError(error.code, error.message, row=number, entry=name))
+        error = _first_picture_error(row.pictures, results, number)
+        if error is not None:
+            _skip(report, number, error)
             continue
         row.needs_white = [results[picture] for picture in row.pictures]
         good.append((number, row))
@@ -153,6 +162,16 @@ def _with_good_pictures(kept, report):
     # Rows that were skipped for their texts are in the list already, so it is put in order again.
     report.skipped.sort(key=lambda skipped: skipped["row"])
     return good
+
+
+def _first_picture_error(pictures, results, number):
+    "The `DataError` of the first broken picture of row `number`, with its name; None if all are good"
+    for picture in pictures:
+        error = results[picture]  # True or False for a good picture
+        if isinstance(error, DataError):
+            name = Path(picture).name if isinstance(picture, str) else None
+            return DataError(error.code, error.message, row=number, entry=name)
+    return None
 
 
 def _count_pictures(kept, report):
@@ -163,9 +182,9 @@ def _count_pictures(kept, report):
 
 
 def _add_notes(kept, report):
-    """Collect in the report the notes of the kept rows, (row number, row), each with a number of rows.
+    """Note in the report what was changed in the kept rows, (row number, row), and in how many of them.
 
-    The commonest note comes first; a last one names the columns that are not read."""
+    The commonest comes first; a last one names the columns that are not read."""
     counts = Counter()
     for _, row in kept:
         counts.update(set(row.notes))  # a set: a row that has a note twice counts once
@@ -239,32 +258,22 @@ def inspect_preferences(
     Raises an error only if the file itself cannot be read, or `keys` do not fit it."""
     path, keys = Path(path), read_keys(keys)
     picture_folder = Path(image_dir) if image_dir else path.parent
-    report, kept, rows = RowReport(path.name), [], read_rows(path)
-    # `DataError` for a column that no row has.
-    check_keys(keys, rows, path.name)
+    rows = read_rows(path)
+    check_keys(keys, rows, path.name)  # `DataError` for a column that no row has
     empty = empty_columns([raw_row for _, raw_row in rows])  # names of columns without any value
-
-    for number, raw_row in rows:
-        report.rows += 1
-        try:
-            row = read_preference_row(raw_row, number, keys, empty)  # `DataError` for a bad row
-            row.pictures = [located(picture, picture_folder, number) for picture in row.pictures]
-        except DataError as error:
-            _skip(report, number, error)
-        else:
-            kept.append((number, row))
-
-    # A row with a broken picture moves from `kept` into the report's list of skipped rows.
+    read_row = partial(read_preference_row, keys=keys, empty=empty)
+    report = RowReport(path.name)
+    kept = _readable_rows(rows, read_row, picture_folder, report)
     kept = _with_good_pictures(kept, report)
     _count_pictures(kept, report)
-    _add_notes(kept, report)  # what was changed in the rows, and which columns are not read
-    _add_rank_notes(kept, report)  # ties, votes, rows that repeat or contradict others
+    _add_notes(kept, report)
+    _add_rank_notes(kept, report)
     return kept, report
 
 
 def _best_answer(row):
     "The answer of a `PreferenceRow` with the best (the smallest) rank; None if all ranks are equal"
-    if len(set(row.human_ranking)) == 1:
+    if _is_tie(row):
         return None
     _, answer = min(zip(row.human_ranking, row.response), key=lambda pair: pair[0])
     return answer
@@ -272,28 +281,37 @@ def _best_answer(row):
 
 def _add_rank_notes(kept, report):
     "Note in the report how many kept rows are ties, have votes, repeat or contradict other rows, and so on"
-    ties = sum(len(set(row.human_ranking)) == 1 for _, row in kept)
-    with_votes = sum(row.votes is not None for _, row in kept)
-    with_turns = sum(bool(row.turns) for _, row in kept)
-    with_equal_answers = 0
-    for _, row in kept:
-        different = {text.strip() for text in row.response}
-        with_equal_answers += len(different) < len(row.response)
-    repeats, contradicted = _repeats_and_contradictions(kept)
-
-    for count, note in ((ties, "all ranks are equal: the row prefers nothing"),
-                        (with_votes, "votes of several people: trained on as shares"),
-                        (with_turns, "a talk of several turns: the answers are to its last question"),
-                        (with_equal_answers, "two answers are the same text"),
-                        (repeats, "question, pictures, answers and ranks are those of an earlier row"),
-                        (contradicted, "the same answers are ranked the other way elsewhere")):
-        if count:
-            report.notes.append((note, count))
-
+    report.notes += [(note, count) for note, count in _rank_notes(kept) if count]
+    ties = sum(_is_tie(row) for _, row in kept)
     if kept and ties == len(kept):
         report.notes.append(("no pair has a preference: there is nothing to learn from", ties))
     if kept and not report.with_pictures:
         report.notes.append(("no row has a picture: the model judges texts alone", len(kept)))
+
+
+def _rank_notes(kept):
+    "Notes about preference rows, (row number, row): (sentence, number of rows that it is true of), maybe 0"
+    rows = [row for _, row in kept]
+    repeats, contradicted = _repeats_and_contradictions(kept)
+    return [
+        ("all ranks are equal: the row prefers nothing", sum(map(_is_tie, rows))),
+        ("votes of several people: trained on as shares", sum(row.votes is not None for row in rows)),
+        ("a talk of several turns: the answers are to its last question",
+         sum(bool(row.turns) for row in rows)),
+        ("two answers are the same text", sum(map(_has_equal_answers, rows))),
+        ("question, pictures, answers and ranks are those of an earlier row", repeats),
+        ("the same answers are ranked the other way elsewhere", contradicted)]
+
+
+def _is_tie(row):
+    "True if all ranks of a `PreferenceRow` are equal"
+    return len(set(row.human_ranking)) == 1
+
+
+def _has_equal_answers(row):
+    "True if two answers of a `PreferenceRow` are the same text, apart from white space at their ends"
+    different = {text.strip() for text in row.response}
+    return len(different) < len(row.response)
 
 
 def _repeats_and_contradictions(kept):
@@ -333,12 +351,7 @@ def leaks(
     """Numbers of the rows in `rows` that have a picture of `others`.
 
     Pictures are compared by their bytes, since the same picture may lie in two folders under two names."""
-    hashes = {}  # picture (path or bytes) → hash; several rows may share a picture, and it is read once
-    for _, row in [*rows, *others]:
-        for picture in row.pictures:
-            if picture not in hashes:
-                hashes[picture] = picture_content(picture)
-
+    hashes = _picture_hashes([*rows, *others])
     other_hashes = set()
     for _, row in others:
         other_hashes.update(hashes[picture] for picture in row.pictures)
@@ -348,6 +361,16 @@ def leaks(
         if any(hashes[picture] in other_hashes for picture in row.pictures):
             shared.append(number)
     return shared
+
+
+def _picture_hashes(rows):
+    "{picture, a path or bytes: hash of its bytes} for all pictures of (row number, row)s; each is read once"
+    hashes = {}
+    for _, row in rows:
+        for picture in row.pictures:
+            if picture not in hashes:
+                hashes[picture] = picture_content(picture)
+    return hashes
 
 
 def picture_content(

@@ -26,30 +26,34 @@ def marked_question(
 
     Numbered marks must count the pictures in order; else they are words of the question, which stays
     unchanged. Raises `DataError` if there are not as many marks as pictures."""
-    def raise_error(message):
-        "Raise a `DataError` about this question"
-        raise DataError(code, message, row=number)
-
-    if _video_mark.search(question):
-        raise DataError("row.video", "a video: only pictures are read, save its frames", row=number)
-    file_name_mark = _named_picture.search(question)  # <img>a.png</img>
-    if file_name_mark:
-        cure = "put the file into a column and <image> in its place"
-        raise_error(f"the question names a picture inside ({file_name_mark[0][:80]!r}): {cure}")
-
+    _refuse_other_marks(question, code, number)
     marks = list(_any_mark.finditer(question))
     if not marks:
         return question
-
     first_mark = marks[0][0]
-    numbers = [int(mark[1]) for mark in marks if mark[1]]
-    counts_pictures = numbers == list(range(1, pictures + 1))
     # In "Is <image 2> larger?" the mark is a word of the question: it names a picture, or a part of one. In a
     # row without pictures every mark is an error (below).
-    if pictures and numbers and not counts_pictures:
+    if pictures and _numbers_are_words(marks, pictures):
         notes.append(f"marks such as {first_mark} are words here; the pictures stand in front")
         return question
 
     if len(marks) != pictures:
-        raise_error(f"{len(marks)} {first_mark} marks but {pictures} pictures")
+        raise DataError(code, f"{len(marks)} {first_mark} marks but {pictures} pictures", row=number)
     return _any_mark.sub("<image>", question)
+
+
+def _numbers_are_words(marks, pictures):
+    "True if marks (matches of `_any_mark`) have numbers that do not count the pictures 1, 2, … in order"
+    numbers = [int(mark[1]) for mark in marks if mark[1]]
+    return bool(numbers) and numbers != list(range(1, pictures + 1))
+
+
+def _refuse_other_marks(question, code, number):
+    "Raise `DataError` if a question holds the mark of a video, or a picture's file name as <img>a.png</img>"
+    if _video_mark.search(question):
+        raise DataError("row.video", "a video: only pictures are read, save its frames", row=number)
+    file_name_mark = _named_picture.search(question)
+    if file_name_mark:
+        cure = "put the file into a column and <image> in its place"
+        message = f"the question names a picture inside ({file_name_mark[0][:80]!r}): {cure}"
+        raise DataError(code, message, row=number)

@@ -26,19 +26,9 @@ def row_options(
     columns,  # `Columns` of the row
 ) -> list:  # texts in the order of their letters, without letters in front; empty if there are none
     "The options of a row, from one column that holds all of them or from a column for each"
-    name = columns.name_of("options")  # of a column such as options or choices; None if there is none
-    if name is not None:
-        values = _of_one_column(columns.row[name], columns.number)  # a list
-    else:
-        values = _of_columns(columns)  # from option_A, option_B, …; empty if there are none
-
-    texts = []
-    for value in values:
-        text = "" if is_nothing(value) else row_text(value, "an option", columns.number, "vqa.options")
-        texts.append(text)
+    texts = _option_texts(columns)
     while texts and not texts[-1]:
         texts.pop()  # where some rows have two options and others four, the last columns may be empty
-
     if not texts:
         return []
     if "" in texts:
@@ -46,6 +36,20 @@ def row_options(
     if not 2 <= len(texts) <= len(_letters):
         _raise_error(columns, f"{len(texts)} options, expected 2 to {len(_letters)}")
     return _without_letters(texts)  # "A. cat" becomes "cat"
+
+
+def _option_texts(columns):
+    "The options of a row as texts, an empty one for a missing option; an empty list if the row has none"
+    name = columns.name_of("options")  # of a column such as options or choices; None if there is none
+    if name is not None:
+        values = _of_one_column(columns.row[name], columns.number)  # a list
+    else:
+        values = _of_columns(columns)  # from option_A, option_B, …; empty if there are none
+    texts = []
+    for value in values:
+        text = "" if is_nothing(value) else row_text(value, "an option", columns.number, "vqa.options")
+        texts.append(text)
+    return texts
 
 
 def _raise_error(columns, message) -> NoReturn:
@@ -178,11 +182,8 @@ def option_places(
 
     "text": it is an option's text. 0 or 1: it is the position of an option, and the first option has this
     number. None: it is a position, but the rows do not show from where they count."""
-    numbered = []  # (number, options of its row), for each answer that is a number
-    for answer, options in answers:
-        number = whole_number(answer)
-        if number is not None:
-            numbered.append((number, options))
+    numbers = [(whole_number(answer), options) for answer, options in answers]
+    numbered = [(number, options) for number, options in numbers if number is not None]
     if all(str(number) in options for number, options in numbered):
         return "text"  # also if no answer is a number
 
@@ -216,33 +217,46 @@ def chosen_option(
     notes: list,  # gets a sentence if a number became a letter
 ) -> str:  # a letter, several letters ("A, C"), or an option's text
     "Find the option that an answer names; `DataError` if it names none, or if that is not certain"
-    letters = _letters[:len(options)]
     number = whole_number(raw)
     if number is not None and places != "text":
-        index = _option_index(number, places, options, columns, notes)  # `DataError` if it is unknown
-        return letters[index]
+        return _letters[_option_index(number, places, options, columns, notes)]
+    return _option_of_text(answer, options, columns)
 
+
+def _option_of_text(
+    answer,  # a text, such as dog, (B), B. dog or A and C
+    options,  # from `row_options`
+    columns,  # `Columns` of the row, for an error
+):
+    "The option that a text names, as `chosen_option` returns it; `DataError` if it names none for certain"
+    letters = _letters[:len(options)]
     texts = [option.casefold() for option in options]
     if answer.casefold() in texts:
         return answer
-
-    alone = _letter_alone.fullmatch(answer.strip())  # such as "B" or "(B)"
-    if alone:
-        letter = (alone[1] or alone[2]).upper()  # the pattern has two groups, of which one has matched
-        if letter in letters:
-            return letter
-
+    letter = _lone_letter(answer)  # of "B" or "(B)"
+    if letter and letter in letters:
+        return letter
     in_front = _letter_in_front.match(answer)  # such as "B. dog"
     if in_front and in_front[1].upper() in letters:
         # The letter, if the text behind it is that of this option; else `DataError`.
         return _letter_with_text(answer, in_front, texts, columns)
-
-    if _several_letters.fullmatch(answer.strip()):  # such as "A, C" or "A and C"
-        several = re.findall("[A-J]", answer)
-        if set(several) <= set(letters):
-            return ", ".join(several)
-
+    several = _listed_letters(answer)  # of "A, C" or "A and C"
+    if several and set(several) <= set(letters):
+        return ", ".join(several)
     _raise_error(columns, f"the answer {answer[:60]!r} is none of the {len(options)} options")
+
+
+def _lone_letter(answer):
+    "The letter, A to J, of an answer that is nothing else, such as (b) or Option B; None for other answers"
+    match = _letter_alone.fullmatch(answer.strip())
+    # The pattern has two groups, of which one has matched.
+    return (match[1] or match[2]).upper() if match else None
+
+
+def _listed_letters(answer):
+    "The letters, A to J, of an answer that is two or more of them, such as AC or A and C; else an empty list"
+    is_list = _several_letters.fullmatch(answer.strip())
+    return re.findall("[A-J]", answer) if is_list else []
 
 
 def _option_index(

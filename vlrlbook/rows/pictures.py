@@ -51,38 +51,44 @@ def _picture(value, number, code):
     """One picture as a path (text) or as its encoded bytes, from any form in which a row may hold it.
 
     `number` (of the row) and `code` belong to the `DataError` that is raised if the value is no picture."""
-    def raise_error(message):
-        "Raise a `DataError` about this value of this row"
-        raise DataError(code, message, row=number)
-
     if isinstance(value, dict):
-        return _picture_of_dict(value, number, code)  # the bytes or the path in it
+        return _picture_of_dict(value, number, code)
     if isinstance(value, (bytes, bytearray)):
         if not value:
-            raise_error("a picture of no bytes")
+            raise DataError(code, "a picture of no bytes", row=number)
         return bytes(value)
     if hasattr(value, "getextrema"):  # a method of PIL's images
-        buffer = BytesIO()
-        value.save(buffer, "PNG", compress_level=1)  # the lowest compression is the fastest
-        return buffer.getvalue()
+        return _fast_png(value)
+    if isinstance(value, str):
+        return _picture_of_text(value.strip(), number, code)
+    message = f"found {_type_and_value(value)}, expected a path or a list of paths"
+    raise DataError(code, message, row=number)
 
-    if not isinstance(value, str):
-        raise_error(f"found {_type_and_value(value)}, expected a path or a list of paths")
-    text = value.strip()
+
+def _fast_png(image):
+    "A PIL image as the bytes of a PNG with the lowest compression, which is the fastest"
+    buffer = BytesIO()
+    image.save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def _picture_of_text(text, number, code):
+    """The picture of a text, as a path or bytes: from a path, file://PATH, a data URL or base64.
+
+    `number` (of the row) and `code` belong to the `DataError` for an empty text or a web address."""
     if not text:
-        raise_error("an empty text, expected a path (null where there is no picture)")
+        message = "an empty text, expected a path (null where there is no picture)"
+        raise DataError(code, message, row=number)
     if text.startswith("data:"):
-        return _from_data_url(text, number, code)  # the bytes in it
-
+        return _from_data_url(text, number, code)
     # "://" near the beginning makes a text an address; further on it may be part of a path.
     scheme = text.partition("://")[0].casefold() if "://" in text[:12] else ""  # such as https
-    if scheme == "file":  # file://PATH
+    if scheme == "file":
         return unquote(text[len("file://"):])
     if scheme:
-        raise_error(f"an address ({text[:_most_shown]!r}): download the picture and name the file")
-
-    # The bytes, if the text is the base64 of a picture; any other text is a path.
-    return _from_base64(text) or text
+        message = f"an address ({text[:_most_shown]!r}): download the picture and name the file"
+        raise DataError(code, message, row=number)
+    return _from_base64(text) or text  # None for a text that is not the base64 of a picture
 
 
 def _type_and_value(value):
@@ -97,21 +103,27 @@ def _picture_of_dict(value, number, code):
 
     Such a dict has `bytes` and `path`, as in data sets of Hugging Face, or a `url`, as in chats. `number` (of
     the row) and `code` belong to the `DataError` that is raised if it has none of these."""
-    data = value.get("bytes")
-    if isinstance(data, list):  # bytes that were written into JSON as a list of numbers
-        data = bytes(data) if all(isinstance(b, int) and 0 <= b < 256 for b in data) else None
-    if isinstance(data, str):
-        data = _from_base64(data.strip())
-        if data is None:
-            raise DataError(code, "its `bytes` are a text that is no base64 of a picture", row=number)
+    data = _bytes_of_field(value.get("bytes"), number, code)
     if data:
         return bytes(data)
-
     for key in ("path", "url", "image", "image_url", "file_name"):
         if value.get(key):
             return _picture(value[key], number, code)
     keys = ", ".join(str(key) for key in value)[:_most_shown]
     raise DataError(code, f"a dict of {keys or 'nothing'}, expected bytes or path", row=number)
+
+
+def _bytes_of_field(data, number, code):
+    "The bytes of a dict's field `bytes`, which JSON writes as base64 or as a list of numbers; None of none"
+    if isinstance(data, list):
+        are_bytes = all(isinstance(b, int) and 0 <= b < 256 for b in data)
+        return bytes(data) if are_bytes else None
+    if isinstance(data, str):
+        decoded_bytes = _from_base64(data.strip())
+        if decoded_bytes is None:
+            raise DataError(code, "its `bytes` are a text that is no base64 of a picture", row=number)
+        return decoded_bytes
+    return data
 
 
 def _from_data_url(text, number, code):
@@ -218,10 +230,27 @@ def located(
         return picture
 
     base = Path(image_dir)
+    full_path, is_there = _path_as_written(base, picture, number)
+    if is_there:
+        return str(full_path)
+    # Perhaps the path has backslashes, or begins with the name of `base` itself, or differs by case.
+    for spelling in _other_spellings(picture, base):
+        file = _found_without_case(base, spelling)  # its absolute path, or None
+        if file:
+            return file
+    hint = _did_you_mean(full_path.name, str(full_path.parent))  # with a similar name, or an empty text
+    message = f"no such picture in {base.name or 'the image directory'}{hint}"
+    raise DataError("image.missing", message, row=number, entry=picture[:200])
+
+
+def _path_as_written(base, picture, number):
+    """The absolute path of `picture` from the folder `base`, and whether there is such a file.
+
+    `DataError` about row `number` for a folder, and for a text that can be no path."""
     try:
         full_path = (base / picture).resolve()
         if full_path.is_file():
-            return str(full_path)
+            return full_path, True
         is_folder = full_path.is_dir()
     except (OSError, ValueError, RuntimeError) as error:  # too long a name, one with NUL, a circle of links
         message = f"no path ({type(error).__name__})"
@@ -229,17 +258,7 @@ def located(
         raise DataError("image.missing", message, row=number, entry=picture[:_most_shown]) from error
     if is_folder:
         raise DataError("image.missing", "a folder, expected a picture", row=number, entry=picture[:200])
-
-    # No such file: perhaps the path has backslashes, or begins with the name of `base` itself, or differs by
-    # case from the file's.
-    for spelling in _other_spellings(picture, base):
-        file = _found_without_case(base, spelling)  # its absolute path, or None
-        if file:
-            return file
-
-    hint = _did_you_mean(full_path.name, str(full_path.parent))  # with a similar name, or an empty text
-    message = f"no such picture in {base.name or 'the image directory'}{hint}"
-    raise DataError("image.missing", message, row=number, entry=picture[:200])
+    return full_path, False
 
 
 def decoded(
@@ -278,9 +297,7 @@ def as_meant(
 ) -> bytes:  # PNG, RGB
     "Convert a picture to an upright RGB PNG: transparency on white, greys of more than 8 bits scaled to 8"
     image, _ = decode_picture(_bytes_of(picture))  # an upright PIL image, converted
-    buffer = BytesIO()
-    image.save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
+    return _fast_png(image)
 
 
 def _bytes_of(picture):

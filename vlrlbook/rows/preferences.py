@@ -59,38 +59,35 @@ def read_preference_row(
         empty = empty_columns([row])
     row = _with_columns_of_text(row, keys, number)  # RLHF-V writes a row into one text; others are unchanged
     # Finds a column by its role, whatever its name is, and remembers which columns were read.
-    columns = Columns(row, keys, number, empty)
+    return _row_of_columns(Columns(row, keys, number, empty))
 
-    video = columns.name_of("video")
-    if video and columns.row[video] not in ("", []):
-        raise DataError("row.video", f"column {video!r} holds a video: only pictures are read", row=number)
 
-    # A rejected answer makes the row a pair. A column `chosen` alone does not: it may mean something else.
-    is_pair = columns.name_of("rejected") is not None
-    # `_pair` reads chosen and rejected, `_ranked` two or more answers with ranks. Both return the same: the
-    # `_Question`, the answers, a rank for each (0 is best), and how many people preferred each, or None.
-    question, response, ranks, votes = _pair(columns) if is_pair else _ranked(columns)
-
+def _row_of_columns(columns):
+    "The `PreferenceRow` of a row's `Columns`"
+    question, response, ranks, votes = _question_and_answers(columns)
     notes = []  # sentences about what was changed; the next two calls add to them
     pictures = pictures_shown(columns, question.pictures, notes, "preference")
     # Each picture's mark, whatever its form, becomes `<image>`. `turns`: (role, text) of each turn before the
     # question, empty unless the row is a chat; `query`: the question itself.
-    turns, query = _with_image_marks(question, len(pictures), notes, number)
-
+    turns, query = _with_image_marks(question, len(pictures), notes, columns.number)
     group, identifier = columns.get("group"), columns.get("id")
-    return PreferenceRow(
-        id=str(number if identifier is None else identifier),
-        query=query,
-        response=response,
-        human_ranking=ranks,
-        pictures=pictures,
-        margin=_margin(columns),  # a number from 0, or None
-        group="" if group is None else str(group),
-        turns=turns,
-        votes=votes,
-        notes=notes,
-        unread=unread_columns(columns),  # last: it lists what none of the calls above has read
-    )
+    row = PreferenceRow(
+        id=str(columns.number if identifier is None else identifier), query=query, response=response,
+        human_ranking=ranks, pictures=pictures, margin=_margin(columns),
+        group="" if group is None else str(group), turns=turns, votes=votes, notes=notes)
+    row.unread = unread_columns(columns)  # last: it lists what none of the calls above has read
+    return row
+
+
+def _question_and_answers(columns):
+    "A row's `_Question`, its answers, their ranks (0 is best), and how many people preferred each, or None"
+    video = columns.name_of("video")
+    if video and columns.row[video] not in ("", []):
+        message = f"column {video!r} holds a video: only pictures are read"
+        raise DataError("row.video", message, row=columns.number)
+    # A rejected answer makes the row a pair. A column `chosen` alone does not: it may mean something else.
+    is_pair = columns.name_of("rejected") is not None
+    return _pair(columns) if is_pair else _ranked(columns)
 
 
 def _with_columns_of_text(
@@ -106,14 +103,12 @@ def _with_columns_of_text(
     looks_like_json = isinstance(text, str) and text.lstrip().startswith("{")
     if columns.has("rejected") or not looks_like_json:
         return row
-
     try:
         inside = json.loads(text)
     except (ValueError, RecursionError):  # no JSON: the row is refused later, for the columns that it lacks
         return row
-
-    text_name = columns.name_of("text")  # such as "text", "Text", or what `keys` says
-    other_columns = {name: value for name, value in row.items() if name != text_name}
+    other_columns = dict(row)
+    del other_columns[columns.name_of("text")]  # its name is "text", "Text", or what `keys` says
     return other_columns | inside
 
 
@@ -214,10 +209,15 @@ def _votes(
         _raise_error(columns.number, "votes", f"expected {answers} numbers from 0, found {value!r}"[:160])
     if probability is not None:
         _raise_error(columns.number, "votes", "votes and a probability: expected one of them")
+    return _checked_votes(votes, answers, columns.number)
+
+
+def _checked_votes(votes, answers, number):
+    "A list of votes as floats; `DataError` unless they are `answers` numbers from 0 and not all 0"
     if len(votes) != answers or not all(_is_finite_number(vote) and vote >= 0 for vote in votes):
-        _raise_error(columns.number, "votes", f"expected {answers} numbers from 0, found {votes!r}"[:160])
+        _raise_error(number, "votes", f"expected {answers} numbers from 0, found {votes!r}"[:160])
     if not any(votes):
-        _raise_error(columns.number, "votes", "nobody has voted: all votes are 0")
+        _raise_error(number, "votes", "nobody has voted: all votes are 0")
     return [float(vote) for vote in votes]
 
 
@@ -275,23 +275,25 @@ def _chosen_and_rejected(columns, rejected_name):
     number = columns.number  # of the row, for messages
     rejected, chosen = columns.row[rejected_name], columns.get("chosen")
     prompt_turns = _prompt_turns(columns)  # empty if the prompt is a plain text
-
     if chosen is None:
         # ms-swift has a column for the rejected answer only; the chosen one is the last turn of the prompt.
-        if not prompt_turns or prompt_turns[-1].role != "assistant":
-            _raise_error(number, "response", f"{rejected_name!r} without a chosen answer")
-        *prompt_turns, answer_turn = prompt_turns
-        question_turns, chosen = prompt_turns, answer_turn.text
-    elif is_turns(chosen):
+        prompt_turns, chosen = _prompt_and_reply(prompt_turns, rejected_name, number)
+    question_turns = prompt_turns
+    if is_turns(chosen):
         question_turns, chosen = _question_and_answer(chosen, prompt_turns, number)
-    else:
-        question_turns = prompt_turns
-
     if is_turns(rejected):
         rejected_turns, rejected = _question_and_answer(rejected, prompt_turns, number)
         if _contents(rejected_turns) != _contents(question_turns):
             _raise_error(number, "query", "chosen and rejected are answers to different questions")
     return question_turns, chosen, rejected
+
+
+def _prompt_and_reply(turns, rejected_name, number):
+    "The turns before the last one, and the text of that, which must be the assistant's, else a `DataError`"
+    if not turns or turns[-1].role != "assistant":
+        _raise_error(number, "response", f"{rejected_name!r} without a chosen answer")
+    *prompt_turns, answer_turn = turns
+    return prompt_turns, answer_turn.text
 
 
 def _text_question(columns):
@@ -338,7 +340,6 @@ def _question_and_answer(value, prompt_turns, number):
         _raise_error(number, "response", f"an answer that ends with a turn of the {answer_turn.role}")
     if answer_turn.pictures:
         _raise_error(number, "response", "an answer holds a picture: only texts are judged")
-
     if own_turns and prompt_turns:
         # Both hold the question. The prompt's turns are used, since they may hold a system turn, too.
         if _user_contents(own_turns) != _user_contents(prompt_turns):
@@ -382,20 +383,10 @@ def _question_of_turns(turns, number):
     Apart from system turns, user and assistant must alternate, and the first and the last turn must be the
     user's; else a `DataError` names the row's `number`."""
     dialogue = [turn for turn in turns if turn.role != "system"]
-    roles = [turn.role for turn in dialogue]
-    expected = ["user" if i % 2 == 0 else "assistant" for i in range(len(dialogue))]
-    if roles != expected or len(dialogue) % 2 == 0:
-        order = "expected turns of the user and the assistant by turns, the first and the last the user's"
-        _raise_error(number, "query", f"turns {roles} before the answer; {order}"[:300])
-
-    assistant_turns = dialogue[1::2]
-    if any(turn.pictures for turn in assistant_turns):
-        _raise_error(number, "query", "a turn of the assistant holds a picture: only the user's may")
-
-    system_texts = [turn.text.strip() for turn in turns if turn.role == "system"]
+    _check_dialogue(dialogue, number)
     texts = [turn.text.strip() for turn in dialogue]
     # Reward models are given no system turn, so its text becomes the beginning of the user's first turn.
-    texts[0] = "\n\n".join([*filter(None, system_texts), texts[0]])
+    texts[0] = "\n\n".join([*_system_texts(turns), texts[0]])
     # Only now: a single turn may hold a picture alone, if the system's text in front of it is the question.
     if not texts[-1].replace("<image>", "").strip():
         _raise_error(number, "query", "query is empty")
@@ -403,8 +394,26 @@ def _question_of_turns(turns, number):
     pictures = []
     for turn in dialogue:
         pictures += turn.pictures
-    earlier_turns = list(zip(roles[:-1], texts[:-1]))
+    earlier_turns = [(turn.role, text) for turn, text in zip(dialogue[:-1], texts)]
     return _Question(texts[-1], pictures, earlier_turns)
+
+
+def _system_texts(turns):
+    "The texts of the system's turns, without empty ones"
+    texts = [turn.text.strip() for turn in turns if turn.role == "system"]
+    return [text for text in texts if text]
+
+
+def _check_dialogue(turns, number):
+    "Raise `DataError` unless user and assistant alternate, from user to user, with pictures of the user only"
+    roles = [turn.role for turn in turns]
+    expected = ["user" if i % 2 == 0 else "assistant" for i in range(len(turns))]
+    if roles != expected or len(turns) % 2 == 0:
+        order = "expected turns of the user and the assistant by turns, the first and the last the user's"
+        _raise_error(number, "query", f"turns {roles} before the answer; {order}"[:300])
+    assistant_turns = turns[1::2]
+    if any(turn.pictures for turn in assistant_turns):
+        _raise_error(number, "query", "a turn of the assistant holds a picture: only the user's may")
 
 
 # Marks, tokens, margin
@@ -423,25 +432,32 @@ def _with_image_marks(
     Raises `DataError` for marks that do not fit the pictures, and for control tokens of the models."""
     texts = [text for _, text in question.earlier_turns] + [question.text]
     # The marks of all turns are counted together, so the turns are joined to one text and split again.
-    whole = _turn_separator.join(texts)
-    added_separators = len(texts) - 1
-    if len(texts) > 1 and whole.count(_turn_separator) > added_separators:
-        raise DataError("preference.query", "a turn holds a NUL character: the text is damaged", row=number)
-
-    whole = marked_question(whole, pictures, "preference.marks", notes, number)
+    joined = _joined_texts(texts, number)
+    marked = marked_question(joined, pictures, "preference.marks", notes, number)
     # A single text may hold a NUL of its own, so it is not split.
-    marked_texts = whole.split(_turn_separator) if len(texts) > 1 else [whole]
-
-    query = marked_texts.pop()
+    *marked_texts, query = marked.split(_turn_separator) if len(texts) > 1 else [marked]
     if not query.replace("<image>", "").strip():
-        raise DataError("preference.query", "query is empty", row=number)
-    token = control_token(whole)
-    if token:
-        message = f"the query holds {token}, a control token of the models: the text is damaged"
-        raise DataError("preference.tokens", message, row=number)
-
+        _raise_error(number, "query", "query is empty")
+    _refuse_control_tokens(marked, number)
     turns = [(role, text) for (role, _), text in zip(question.earlier_turns, marked_texts)]
     return turns, query
+
+
+def _refuse_control_tokens(text, number):
+    "Raise `DataError` if a text holds a control token of a model, such as <|im_end|>"
+    token = control_token(text)  # the first one, or None
+    if token:
+        message = f"the query holds {token}, a control token of the models: the text is damaged"
+        _raise_error(number, "tokens", message)
+
+
+def _joined_texts(texts, number):
+    "The texts of all turns as one, with NUL between them; `DataError` if one of several holds a NUL itself"
+    joined = _turn_separator.join(texts)
+    added_separators = len(texts) - 1
+    if len(texts) > 1 and joined.count(_turn_separator) > added_separators:
+        _raise_error(number, "query", "a turn holds a NUL character: the text is damaged")
+    return joined
 
 
 def _margin(columns):
@@ -454,7 +470,6 @@ def _margin(columns):
     if name is not None:
         margin = columns.row.get(name)
         columns.read.add(name)  # so that it is not reported as unused
-
     if isinstance(margin, str) and is_number_text(margin):  # a CSV holds numbers as texts
         margin = float(margin)
     if margin is not None and not (_is_finite_number(margin) and margin >= 0):

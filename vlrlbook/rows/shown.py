@@ -16,39 +16,51 @@ def pictures_shown(
     """The pictures that a row shows, from its column of pictures, from its chat, or from both.
 
     Raises `DataError` if no picture would be shown though some other column looks like one."""
-    name = columns.name_of("image")  # the name of the column of pictures in this file, or None
+    name = columns.name_of("image")  # of the column of pictures in this file, or None
     code = "vqa.images" if kind == "vqa" else "preference.image"
     column_pictures = picture_list(columns.row[name], columns.number, code) if name is not None else []
     chat_pictures = [picture for picture in turn_pictures if picture is not None]
 
-    has_no_picture = not column_pictures and not chat_pictures
-    other_columns = columns.unread_pictures()  # names of columns whose values look like pictures
-    if other_columns and has_no_picture:
-        other = other_columns[0]
-        message = f"column {str(other)!r} holds pictures and is not read: say --keys image={other}"
-        raise DataError(code, message, row=columns.number)
-
-    number_columns = columns.unread_picture_numbers()  # such as image_id
-    if number_columns and has_no_picture:
-        other = str(number_columns[0])
-        message = f"column {other!r} names a picture by its number, and no column names its file"
-        raise DataError(code, message, row=columns.number)
-
-    notes += [f"column {str(other)!r} looks like pictures too and is not read" for other in other_columns]
+    if not column_pictures and not chat_pictures:
+        _refuse_unread_pictures(columns, code)
+    for other in columns.unread_pictures():  # names of columns whose values look like pictures
+        notes.append(f"column {str(other)!r} looks like pictures too and is not read")
     if not chat_pictures:
         return column_pictures  # the caller compares their number with the marks in the text
 
-    places = len(turn_pictures) - len(chat_pictures)  # parts of the chat without a picture of their own
-    if column_pictures and places == 0:
+    if column_pictures and None not in turn_pictures:  # each part of the chat has its own picture
         notes.append(f"the pictures stand in the chat; column {name!r} is not read")
         return chat_pictures
+    return _with_filled_places(turn_pictures, column_pictures, f"{kind}.marks", columns.number)
+
+
+def _with_filled_places(
+    turn_pictures,  # of the chat's parts: paths, bytes, and None for a place without a picture
+    column_pictures,  # of the row's column: paths and bytes
+    code,  # of an error
+    number,  # of the row, for an error
+):
+    "The chat's pictures, where each place takes the column's next one; `DataError` if there are not as many"
+    places = turn_pictures.count(None)
     if places != len(column_pictures):
         message = f"{places} parts of the chat mark a picture and the row holds {len(column_pictures)}"
-        raise DataError(f"{kind}.marks", message, row=columns.number)
-
-    # Each place takes the next picture of the column.
+        raise DataError(code, message, row=number)
     remaining = iter(column_pictures)
     return [next(remaining) if picture is None else picture for picture in turn_pictures]
+
+
+def _refuse_unread_pictures(columns, code):
+    "Raise `DataError` if a column that was not read looks like pictures, or names a picture by its number"
+    picture_columns = columns.unread_pictures()
+    if picture_columns:
+        other = picture_columns[0]
+        message = f"column {str(other)!r} holds pictures and is not read: say --keys image={other}"
+        raise DataError(code, message, row=columns.number)
+    number_columns = columns.unread_picture_numbers()  # such as image_id
+    if number_columns:
+        other = str(number_columns[0])
+        message = f"column {other!r} names a picture by its number, and no column names its file"
+        raise DataError(code, message, row=columns.number)
 
 
 def unread_columns(

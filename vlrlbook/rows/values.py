@@ -23,23 +23,32 @@ def row_text(
     code: str = "vqa.empty",  # of an error
 ) -> str:  # without white space at the ends of its lines; line breaks stay
     "A question or an answer as text, from a text or a number; `DataError` for any other value"
-    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        description = f"a {type(value).__name__} ({str(value)[:40]!r})"
-        raise DataError(code, f"{column!r} is {description}, expected a text", row=number)
-    is_finite = not isinstance(value, float) or abs(value) < float("inf")  # false for NaN, too
-    if not is_finite:
-        raise DataError(code, f"{column!r} is {value}, no number", row=number)
-
+    problem = _no_text_or_number(value)
+    if problem:
+        raise DataError(code, f"{column!r} {problem}", row=number)
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # pandas turns 3 into 3.0 in a column where another row has no value
     text = str(value)
-    # A lone surrogate cannot be written as UTF-8. `isprintable` is fast, and false for such a text.
-    if not text.isprintable() and any("\ud800" <= character <= "\udfff" for character in text):
+    if _has_lone_surrogate(text):
         message = f"{column!r} holds half of a character (a lone surrogate): it was cut or decoded wrongly"
         raise DataError(code, message, row=number)
-
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     return "\n".join(line.rstrip() for line in lines).strip()
+
+
+def _has_lone_surrogate(text):
+    "True if a text holds half of a character, which cannot be written as UTF-8"
+    # `isprintable` is fast, and false for such a text.
+    return not text.isprintable() and any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _no_text_or_number(value):
+    "What is wrong with a value, such as 'is nan, no number'; None if it is a text or a finite number"
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        return f"is a {type(value).__name__} ({str(value)[:40]!r}), expected a text"
+    if isinstance(value, float) and not abs(value) < float("inf"):  # NaN is not below it, either
+        return f"is {value}, no number"
+    return None
 
 
 def listed(

@@ -53,30 +53,40 @@ def read_vqa_row(
         # How this row's answer counts options. One row does not show which columns are empty in all rows.
         habits = Habits(places=file_habits([(number, row)], keys).places)
 
-    columns = Columns(row, keys, number, habits.empty)  # finds a column by its role
+    return _row_of_columns(Columns(row, keys, number, habits.empty), habits.places)
+
+
+def _row_of_columns(
+    columns,  # `Columns` of the row: finds a column by its role
+    places,  # what a number means as an answer, as `Habits` says
+):
+    "The `VQARow` of a row's columns"
     notes = []  # sentences about what was changed; the calls below add to them
     _refuse_videos(columns)
-
     # Of a chat: the assistant's turn (else None), and the pictures that stand in the turns (else none).
     question, reply, turn_pictures = _question(columns, notes)
     answer = _answer(columns, reply, notes)  # a text
-
     options = row_options(columns)  # texts; empty if the question has none
     if options:
         question = with_options(question, options, columns, notes)  # added, if it does not list them
         raw_answer = _raw_answer(columns) if reply is None else answer  # a number or a text
-        # The right option, its letter or its text. `habits.places`: from where a number counts options.
-        answer = chosen_option(raw_answer, answer, options, habits.places, columns, notes)
+        answer = chosen_option(raw_answer, answer, options, places, columns, notes)  # its letter or text
     elif answer in tuple("ABCDEFGH") and not _lists_options.search(question):
         notes.append("the answer is a letter, and no options are known")
-
     pictures = pictures_shown(columns, turn_pictures, notes, "vqa")  # paths and bytes
-    # Placeholders of pictures, in whatever form, become `<image>`.
-    question = marked_question(question, len(pictures), "vqa.marks", notes, number)
-    if pictures and "<image>" not in question:
-        question = "<image>" * len(pictures) + " " + question
-    _check_question(question, number)
+    question = _question_with_marks(question, len(pictures), notes, columns.number)
     return VQARow(question, answer, pictures, notes=notes, unread=unread_columns(columns))
+
+
+def _question_with_marks(question, pictures, notes, number):
+    """A question with an `<image>` for each of its `pictures` (their number), in front where it marks none.
+
+    Raises `DataError` about row `number` if a mark, a control token or an empty text is in the way."""
+    question = marked_question(question, pictures, "vqa.marks", notes, number)
+    if pictures and "<image>" not in question:
+        question = "<image>" * pictures + " " + question
+    _check_question(question, number)
+    return question
 
 
 def _check_question(question, number):
@@ -111,17 +121,21 @@ def file_habits(
     numbered_answers = []  # of (answer that is a number, options of its row)
     for number, row in rows:
         if isinstance(row, dict):
-            columns = Columns(row, keys, number, empty)  # finds a column by its role
-            raw_answer = _raw_answer(columns)  # as the row holds it: a text, a number or None
-            if whole_number(raw_answer) is None:
-                continue
-            try:
-                options = row_options(columns)
-            except DataError:
-                continue  # raised again by `read_vqa_row`, which reports it
+            answer, options = _number_and_options(Columns(row, keys, number, empty))
             if options:
-                numbered_answers.append((raw_answer, options))
+                numbered_answers.append((answer, options))
     return Habits(empty, option_places(numbered_answers))
+
+
+def _number_and_options(columns):
+    "The answer of a row, if it is a number, and the row's options; (None, []) for other rows"
+    raw_answer = _raw_answer(columns)  # as the row holds it: a text, a number or None
+    if whole_number(raw_answer) is None:
+        return None, []
+    try:
+        return raw_answer, row_options(columns)
+    except DataError:  # raised again by `read_vqa_row`, which reports it
+        return None, []
 
 
 def _raw_answer(columns):
@@ -145,8 +159,7 @@ def _question(columns, notes):
 
     Returns the question as text, the assistant's reply if the row is a chat that has one (else None), and the
     list of pictures that stand in the chat."""
-    # `name_of` gives the name of a column with this role and a value, or None. A chat holds the question, so
-    # it comes first.
+    # `name_of`: the column with this role and a value, or None. A chat holds the question, so it comes first.
     chat_name = columns.name_of("chat")
     if chat_name is not None:
         return _question_of_chat(columns, columns.row[chat_name], notes)
@@ -158,8 +171,7 @@ def _question(columns, notes):
         raise DataError("vqa.fields", f"no question and answer in {columns.there()}", row=columns.number)
     if is_turns(columns.row[question_name]):  # in rows of TRL and verl the column `prompt` is a chat
         return _question_of_chat(columns, columns.row[question_name], notes)
-    reply, chat_pictures = None, []  # there are none: the row is no chat
-    return _question_of_text(columns, question_name, notes), reply, chat_pictures
+    return _question_of_text(columns, question_name, notes), None, []  # the row is no chat
 
 
 def _question_of_text(columns, name, notes):
@@ -185,23 +197,27 @@ def _question_of_chat(
     Returns the question, the assistant's reply or None, and the pictures of the user's turn."""
     all_turns = read_turns(chat, columns.number)
     turns = [turn for turn in all_turns if turn.role != "system"]
+    _check_turns(turns, columns)
+    question = turns[0].text.strip()
+    for turn in all_turns:
+        if turn.role == "system" and turn.text.strip():
+            question = _with_system_in_front(turn.text, question, notes)
+    reply = turns[1].text if len(turns) == 2 else None
+    return question, reply, turns[0].pictures
+
+
+def _check_turns(turns, columns):
+    "Raise `DataError` unless the turns, without the system's, are one of the user and one with the answer"
     names = [turn.role for turn in turns]
     if names not in (["user", "assistant"], ["user"]):
         message = f"turns {names}, expected one of the user and one of the assistant"
         raise DataError("vqa.chat", message, row=columns.number)
     has_reply = len(turns) == 2
-    if not has_reply and columns.name_of("answer") is None:
+    if not has_reply and columns.name_of("answer") is None:  # the answer may also stand in a column
         message = f"turns {names} and no column with an answer, expected one of the assistant"
         raise DataError("vqa.chat", message, row=columns.number)
     if has_reply and turns[1].pictures:
         raise DataError("vqa.chat", "the reply holds a picture", row=columns.number)
-
-    question = turns[0].text.strip()
-    for turn in all_turns:
-        if turn.role == "system" and turn.text.strip():
-            question = _with_system_in_front(turn.text, question, notes)
-    reply = turns[1].text if has_reply else None
-    return question, reply, turns[0].pictures
 
 
 def _with_system_in_front(system, question, notes):
@@ -219,7 +235,6 @@ def _answer(columns, reply, notes):
 
     Returns a text; several accepted answers are a JSON list in it. `notes` gets sentences about changes."""
     name = columns.name_of("answer")  # None if no column with a name for answers has a value
-
     if name is None and reply is None:
         if columns.has("answer"):  # there is such a column, without a value
             raise DataError("vqa.empty", "the answer is empty", row=columns.number)
@@ -229,13 +244,16 @@ def _answer(columns, reply, notes):
         return _one_truth(reply, "the reply", columns.number, notes)
     if reply is not None:
         notes.append(f"column {name!r} is the truth; the chat's reply is not read")
+    return _answer_of_column(name, columns, notes)
 
+
+def _answer_of_column(name, columns, notes):
+    "The true answer in the column `name`, as a text; several accepted answers are a JSON list in it"
     value = columns.row[name]
     if isinstance(value, str):
         value = _written_list(value) or value  # the list or dict that is written as a text, such as in a CSV
     if isinstance(value, dict) and "ground_truth" in value:
         value = value["ground_truth"]  # verl's column reward_model is {"ground_truth": …, "style": …}
-
     several = as_list(value)  # a list of accepted answers; None for a single value
     if several is None:
         return _one_truth(value, name, columns.number, notes)
@@ -267,13 +285,9 @@ def _accepted_answers(values, name, columns, notes):
     if not texts:
         raise DataError("vqa.empty", f"{name!r} is a list without answers", row=columns.number)
 
-    by_folded = {}  # case-folded answer → the first answer that is written so
-    for text in texts:
-        by_folded.setdefault(text.casefold(), text)
-    different = list(by_folded.values())
+    different = _without_repeats(texts)
     if len(different) == 1:
         return different[0]
-
     # In other columns a list may mean that an answer must name all of them, so the user has to decide.
     user_accepts_any = columns.keys.get("any")  # set by `--keys answers=…`
     if plain_name(name) not in _any_is_right and not user_accepts_any:
@@ -282,6 +296,14 @@ def _accepted_answers(values, name, columns, notes):
         raise DataError("vqa.answers", message, row=columns.number)
     notes.append("several answers are accepted, any of which is right")
     return json.dumps(different, ensure_ascii=False)
+
+
+def _without_repeats(texts):
+    "The texts in their order, of those that differ only by case the first"
+    by_folded = {}  # case-folded text → the first that is written so
+    for text in texts:
+        by_folded.setdefault(text.casefold(), text)
+    return list(by_folded.values())
 
 
 def _listed_answer(value, name, number, notes):
