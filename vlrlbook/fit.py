@@ -35,8 +35,8 @@ from .shared_prompt import SharedPrompt, cache_keyword, prompt_positions, replac
 from .shared_prompt import use_grouped_attention
 
 __all__ = ["published", "cards", "Run", "run_of", "model_config", "memory_of_step", "reward_weights",
-           "will_fit", "fit_tables", "real_model", "real_steps", "measured_mb", "twin_run", "counted_step", "counted_mb",
-           "not_counted"]
+           "will_fit", "fit_tables", "real_model", "real_steps", "measured_mb", "twin_run", "counted_step",
+           "counted_mb", "not_counted"]
 
 GiB = 2**30
 cards = (16, 24, 48, 80, 141)  # GB of the cards that people rent
@@ -193,7 +193,7 @@ def _prompt(
 def _wordless_ids(is_picture, picture_id, text_tokens):
     """Ids [1, P] of a prompt: `picture_id` where `is_picture` [1, P], and 1 for every other token.
 
-    Which words a prompt has changes no memory. `text_tokens`: so many of text at least; None: those it has."""
+    Which words a prompt has changes no memory. `text_tokens`: so many of text at least; None: as they are."""
     ids = torch.where(is_picture, picture_id, 1)
     if text_tokens is not None:  # text is added in front; a prompt is never made shorter
         missing = max(0, text_tokens - int((~is_picture).sum()))
@@ -632,7 +632,8 @@ def _fields_of_groups(fields, G, P):
 def _prepare_training(run, small):
     """Prepare a model of few layers (`_Small`) for a training step whose memory is counted.
 
-    It gets TRL's fused head, which returns log-probs and no whole logits, and the run's gradient checkpointing."""
+    It gets TRL's fused head, which returns log-probs and no whole logits, and gradient checkpointing if the
+    run has it."""
     from trl.trainer.utils import add_fused_lm_head
     core = small.core  # the model without its adapter
     vars(core).pop("forward", None)  # remove the head of an earlier call: it replaces the object's `forward`
