@@ -817,7 +817,7 @@ def aloha_views(
     reach = min(1.0, progress / 0.6) # 0 far away, 1 at the cup
     lift = max(0.0, (progress - 0.6) / 0.4) # 0 on the table, 1 lifted
 
-    cups = [(*other, 7)] if other else [] # ((x, y), colour, radius) of each
+    cups: list = [(*other, 7)] if other else [] # ((x, y), colour, radius) of each
     cups.append((cup, colour, 7 + 6 * lift)) # lifted, it is nearer to the camera above
     # The gripper goes from the corner (8, 8) straight to the cup.
     gripper = 8 + reach * (cup[0] - 8), 8 + reach * (cup[1] - 8)
