@@ -338,11 +338,15 @@ def convert_vqa(
     # This writes a file for each picture that a row holds as bytes.
     rows = [_easyr1_row(row, output, absolute=open_pictures) for _, row in kept]
     for path, indices in files.items():
-        lines = [json.dumps(rows[i], ensure_ascii=False) + "\n" for i in indices]
-        write_whole(path, "".join(lines)) # all of the file, or after an error nothing
+        _write_json_lines(path, [rows[i] for i in indices])
     if tell:
         tell(report)
     return len(kept)
+
+def _write_json_lines(path, rows):
+    "Write dicts into a file, one a line: the whole file, or after an error nothing"
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+    write_whole(path, "".join(lines))
 
 def _check_conversion(output, input_jsonl, split):
     "Raise ValueError for an unknown kind of split, or if the file `output` is the input"
@@ -432,6 +436,23 @@ def vqa_prompt(
     return Template(vqa_template).render(content=content)
 
 # %% ../nbs/01_data.ipynb #xnb47b804
+def _good_rows(dataset, reward, skip, report):
+    "The indices of rows whose true answer earns enough; DataError if there are none. See `with_good_truths`"
+    faults = {} # true answer → what is wrong with it, or None; each answer is tried once
+    good = []
+    for index, (row_number, answer) in enumerate(zip(dataset["row"], dataset["answer"])):
+        if answer not in faults:
+            faults[answer] = check_truth(reward, answer)
+        if faults[answer] is None:
+            good.append(index)
+        else:
+            _leave_out(row_number, faults[answer], skip, report) # DataError without `skip`
+    if not good:
+        first_answer, first_row = dataset["answer"][0], dataset["row"][0]
+        message = f"{faults[first_answer]}; no row has a truth that the reward can pay"
+        raise DataError("row.truth", message, row=first_row)
+    return good
+
 def _leave_out(row_number, fault, skip, report):
     "Add a row whose true answer has a fault to what `report` says was skipped; DataError without `skip`"
     if not skip:
@@ -525,19 +546,7 @@ def with_good_truths(
     trained models are not tried."""
     if getattr(reward, "batched", False):
         return dataset # a trained reward model scores answers by its own judgement, not by the truth
-    faults = {} # true answer → what is wrong with it, or None; each answer is tried once
-    good = [] # indices of the rows to keep
-    for index, (row_number, answer) in enumerate(zip(dataset["row"], dataset["answer"])):
-        if answer not in faults:
-            faults[answer] = check_truth(reward, answer)
-        if faults[answer] is None:
-            good.append(index)
-        else:
-            _leave_out(row_number, faults[answer], skip, report) # DataError without `skip`
-    if not good:
-        first_answer, first_row = dataset["answer"][0], dataset["row"][0]
-        message = f"{faults[first_answer]}; no row has a truth that the reward can pay"
-        raise DataError("row.truth", message, row=first_row)
+    good = _good_rows(dataset, reward, skip, report)
     # A ZIP's `Report` has no field `kept`; in a table's `RowReport` it is the number of rows to train on.
     if len(good) < len(dataset) and hasattr(report, "kept"):
         report.kept = len(good)

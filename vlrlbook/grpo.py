@@ -160,6 +160,15 @@ def load_policy(
     return model, processor
 
 # %% ../nbs/05_grpo.ipynb #xnb71eaf4
+def _load(settings, first):
+    "Training and held-out data set, model and processor of a run; SettingsError for rows it cannot train on"
+    train, held_out, report = load_data(settings) # report: what was wrong with rows, None for drawn ones
+    if first and report: print(report) # first: of all processes
+    model, processor = load_policy(settings)
+    checked = preflight(train, processor, held_out) # every row's pictures and the longest prompt
+    if checked.problems: raise SettingsError(repr(checked))
+    return train, held_out, model, processor
+
 def _compared(settings, train, samples, before, after):
     """(The results of a run as a dict, a row for each held-out picture), by the answers before and after it.
 
@@ -193,12 +202,8 @@ def run(
     checkpoint = find_checkpoint(output, settings.resume) # None: from the beginning
     check_hub(settings.hub_model_id) # raises where nobody may push to it
     set_seed(settings.seed)
-    train, held_out, report = load_data(settings) # report: what was wrong with rows, None for drawn ones
     first = int(os.environ.get("RANK", 0)) == 0 # of all processes
-    if first and report: print(report)
-    model, processor = load_policy(settings)
-    checked = preflight(train, processor, held_out) # every row's pictures and the longest prompt
-    if checked.problems: raise SettingsError(repr(checked))
+    train, held_out, model, processor = _load(settings, first)
     if first: as_it_began(settings, checkpoint, train) # a resumed run must have its settings of before
     samples = to_samples(held_out)
     log = resume_log(output / "run_log.csv", checkpoint) if first else None

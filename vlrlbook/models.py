@@ -694,23 +694,19 @@ def merge_lora(
     adapted, processor = load_vlm(base_model, adapter=lora_model, dtype=loaded_as, cache_dir=cache_dir)
     layers = adapted_layers(adapted) # before merging, which replaces the adapter's layers by plain ones
     merged = adapted.merge_and_unload()
-
     # aside: a hidden folder, renamed to output_path when the block ends
     with new_folder(output_path, existing="none") as aside:
         if files is None:
-            _save_merged_twin(merged, processor, aside)
+            merged.save_pretrained(aside)
+            save_processor(processor, aside)
+            # A twin's files are rewritten in any case, as `save_model` does.
+            transformers_4 = transformers_4 or merged.config.model_type in known_to_transformers_4
         else:
             _keep_files(files, aside, merged, layers, new_dtype)
-        if files is None and merged.config.model_type in known_to_transformers_4:
-            transformers_4 = True # a twin's files are rewritten in any case, as `save_model` does
         # the list of what transformers 4 cannot read in a directory
         if transformers_4 and only_for_transformers_5(aside):
             for_transformers_4(aside)
 
-def _save_merged_twin(merged, processor, aside):
-    "Write weights, configs and processor of a twin, which has no files to keep, into the folder `aside`"
-    merged.save_pretrained(aside)
-    save_processor(processor, aside)
 
 def base_files(
     name: str, # path or hub id, or a twin

@@ -252,17 +252,22 @@ def same_run(
     if checkpoint is None:
         write_json(Path(folder or settings.output_dir) / begun_with, now)
         return
-    try:  # the settings of the run that made the checkpoint
-        then = json.loads((Path(checkpoint).parent / begun_with).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        print(f"resume: there is no {begun_with}, so nobody can tell whether it began with these settings")
-        return
+    then = _settings_at_begin(checkpoint)
     changed = _changed_settings(then, now)
     if changed:
         changes = "; ".join(f"{name} = {then[name]!r} then, {now[name]!r} now" for name in sorted(changed))
         raise SettingsError(
             f"resume: a run goes on as it began, and this one began otherwise: {changes}. Give what was "
             f"given then, or begin anew in another output_dir ({weights_by})")
+
+
+def _settings_at_begin(checkpoint):
+    "Return the settings with which the run of a checkpoint began; {}, and a line printed, if nobody knows"
+    try:
+        return json.loads((Path(checkpoint).parent / begun_with).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        print(f"resume: there is no {begun_with}, so nobody can tell whether it began with these settings")
+        return {}
 
 
 def _changed_settings(then, now):

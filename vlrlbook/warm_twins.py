@@ -127,17 +127,15 @@ def supervised(
     """Teach a twin (small model with random weights) to answer, by supervised steps on `lessons`.
 
     AdamW; the learning rate rises over 30 steps and falls to 0 over the second half."""
-    if task == "zoom":
-        model, processor = _counting_twin(family, seed)  # it can count discs already
-        lr = 7e-4  # less than for the others: it has much to keep
-    else:
-        model, processor = tiny_twin(family, seed, **config)
-        lr = 1e-3
+    is_zoom = task == "zoom"
+    # The twin of zoom can count discs already.
+    model, processor = _counting_twin(family, seed) if is_zoom else tiny_twin(family, seed, **config)
     model.train()
+    lr = 7e-4 if is_zoom else 1e-3  # less for the twin that has much to keep
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.95), weight_decay=0.0)
     schedule = _rise_and_fall(optimizer, steps)
     # A function (processor, samples, answers) → batch, labels. In task zoom an answer has several turns.
-    encode_lessons = _several_turns(family) if task == "zoom" else _one_turn
+    encode_lessons = _several_turns(family) if is_zoom else _one_turn
     # Pictures have another seed than weights. It must be the same as in `_folder`.
     lessons_by_step = _lessons_by_step(task, steps, seed + 1, family, looks)
     losses = []
