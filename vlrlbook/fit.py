@@ -183,14 +183,14 @@ def _prompt(
     limit_pixels(processor, settings.max_image_size)
     encoded = encode(processor, [_largest_sample(settings, pictures)])
     is_picture = encoded["input_ids"] == processor.image_token_id
-    ids = _wordless_ids(is_picture, config.image_token_id, text_tokens)
+    ids = _placeholder_ids(is_picture, config.image_token_id, text_tokens)
     token_types = (ids == config.image_token_id).long()  # 1 for a picture's tokens
     patches = tuple(encoded["pixel_values"].shape)  # (patches of all pictures, numbers of a patch)
     return dict(input_ids=ids, mm_token_type_ids=token_types, image_grid_thw=encoded["image_grid_thw"],
                 patches=patches)
 
 
-def _wordless_ids(is_picture, picture_id, text_tokens):
+def _placeholder_ids(is_picture, picture_id, text_tokens):
     """Ids [1, P] of a prompt: `picture_id` where `is_picture` [1, P], and 1 for every other token.
 
     Which words a prompt has changes no memory. `text_tokens`: so many of text at least; None: as they are."""
@@ -411,13 +411,13 @@ def _small(
     mode,  # `FakeTensorMode`
 ):  # `_Small`
     "A run's model with fewer layers, as fake tensors, and how many bytes its weights and optimizer take"
-    core, model, quantised = _without_memory(run, layers, blocks)
-    sizes = _sizes(run.settings, model, quantised)
+    core, model, quantised = _meta_model(run, layers, blocks)
+    sizes = _byte_counts(run.settings, model, quantised)
     _faked(model, mode)
     return _Small(model=model.train(), core=core, **sizes)
 
 
-def _without_memory(run, layers, blocks):
+def _meta_model(run, layers, blocks):
     """A run's model with fewer `layers` of text and `blocks` of vision, on PyTorch's meta device.
 
     Returns (the model, the same with its adapter if the run has one, ids of the weights in 4 bits)."""
@@ -438,7 +438,7 @@ def _without_memory(run, layers, blocks):
     return core, model, quantised
 
 
-def _sizes(settings, model, quantised):
+def _byte_counts(settings, model, quantised):
     """The fields weights, trained, state and largest of `_Small`, as a dict.
 
     `quantised` holds the ids of the weights in 4 bits."""
@@ -873,7 +873,7 @@ def _sampling_bytes(counted, rows):
         token_bytes = prompt_cache / prompts / run.P
         cache = prompt_cache + token_bytes * rows * (run.P + run.C)
     # The peak lies at reading the prompts or at the last token.
-    return cache, max(reading, cache + _of_one_token(counted, rows))
+    return cache, max(reading, cache + _last_token_bytes(counted, rows))
 
 
 def reward_weights(
@@ -930,7 +930,7 @@ def _weight_bytes(weight, is_4bit):
     return weight.numel() * (0.5 + 1 / 64 + 4 / (64 * 256) if is_4bit else weight.element_size())
 
 
-def _of_one_token(
+def _last_token_bytes(
     counted,  # `_Counted`; its `shared` says whether each prompt is read once for its group
     rows,  # answers that are sampled together
 ):  # bytes

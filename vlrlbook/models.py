@@ -529,11 +529,11 @@ def _check_base(model, name, adapter):
     config = json.loads(config_path.read_text())
     _check_alpha(adapter, config) # ValueError for a lora_alpha of 0 or none
     trained_on = config.get("base_model_name_or_path") or ""
-    fault = _other_base(trained_on, name, model.config.model_type)
+    fault = _base_mismatch(trained_on, name, model.config.model_type)
     if fault:
         raise ValueError(f"{_of_another_base(name, adapter)}: {fault}")
 
-def _other_base(trained_on, name, family):
+def _base_mismatch(trained_on, name, family):
     "Return why an adapter's base `trained_on` is not the model `name` of a family, such as qwen2_vl, or None"
     adapter_family = _family_of(trained_on) # None: the name does not tell it; later the weights are compared
     if adapter_family not in (None, family):
@@ -706,7 +706,6 @@ def merge_lora(
         # the list of what transformers 4 cannot read in a directory
         if transformers_4 and only_for_transformers_5(aside):
             for_transformers_4(aside)
-
 
 def base_files(
     name: str, # path or hub id, or a twin

@@ -134,7 +134,7 @@ def _typed_values(cls, given):
     kinds = typing.get_type_hints(cls) # name → type
     values, problems = {}, []
     for written, value in given.items(): # written: the name as the user wrote it
-        name, value = _own_name(cls, written, value)
+        name, value = _canonical_name(cls, written, value)
         if name not in defaults:
             problems.append(_unknown(written, _all_names(cls)))
         elif name in values: # under its own name and under another: we cannot tell which is meant
@@ -149,7 +149,7 @@ def _typed_values(cls, given):
     return values, problems
 
 
-def _own_name(cls, written, value):
+def _canonical_name(cls, written, value):
     """Return (name of the setting, its value), where a user may have `written` another name
 
     cls.aliases: such as {"learning_rate": "lr"}. cls.stand_ins: other names whose values are translated too,
