@@ -51,16 +51,23 @@ def draw_discs(
     # Rejection sampling: a random disc that comes too near to an earlier one is dropped, and another one is
     # tried. With a few small discs most of the picture is free, so few tries are needed.
     while len(discs) < count:
-        radius = rng.randint(6, 10)
-        first, last = radius + 1, side - radius - 1 # a centre between them keeps the disc off the edges
-        x, y = rng.randint(first, last), rng.randint(first, last)
-        disc = (x, y, radius)
+        disc = _random_disc(rng, side)
         if any(_too_near(disc, earlier) for earlier in discs):
             continue
         discs.append(disc)
-        box = [x - radius, y - radius, x + radius, y + radius]
-        draw.ellipse(box, fill=rng.choice(disc_colours))
+        draw.ellipse(_box_of(*disc), fill=rng.choice(disc_colours))
     return image
+
+def _random_disc(rng, side):
+    "Draw (x, y, radius) of a disc inside a picture of `side` × `side` pixels"
+    radius = rng.randint(6, 10)
+    first, last = radius + 1, side - radius - 1 # a centre between them keeps the disc off the edges
+    x, y = rng.randint(first, last), rng.randint(first, last)
+    return x, y, radius
+
+def _box_of(x, y, radius):
+    "The box around a disc, [left, top, right, bottom] in pixels"
+    return [x - radius, y - radius, x + radius, y + radius]
 
 def _too_near(disc, other):
     "True if two discs, each (x, y, radius), overlap or have a gap of at most two pixels between them"
@@ -174,15 +181,11 @@ def encode(
     if answers is not None:
         end_of_turn = processor.tokenizer.eos_token
         texts = [text + answer + end_of_turn for text, answer in zip(texts, answers)]
-
     # The processor takes a list of pictures for each row, or None: it refuses a list of empty lists.
     pictures = [s.images for s in samples]
     pictures = pictures if any(pictures) else None
-
     batch = processor(text=texts, images=pictures, return_tensors="pt", padding=True, padding_side=side)
-
-    # Gemma's processor adds into how many crops it has cut each picture; no model takes this as an input.
-    batch.pop("num_crops", None)
+    batch.pop("num_crops", None) # of Gemma: into how many crops a picture was cut, which no model reads
     return batch
 
 # %% ../nbs/01_data.ipynb #c025
@@ -319,13 +322,8 @@ def convert_vqa(
 
     With `split` two files are written, named as `output_jsonl` with _train and _test. A picture whose bytes
     stand in a row is written as a file into a folder beside the output."""
-    splits = ["picture", "published"]
-    if split not in (None, *splits):
-        raise ValueError(f"split = {split!r}{nearest(str(split), splits)}")
     output = Path(output_jsonl)
-    if output.resolve() == Path(input_jsonl).resolve():
-        raise ValueError(f"{output.name}: the output is the input, whose other columns would be lost")
-
+    _check_conversion(output, input_jsonl, split)
     open_pictures = image_dir is not None # otherwise nobody knows where the picture files are
     # `kept`: (row number, `VQARow`) of each good row
     kept, report = read_vqa_file(input_jsonl, image_dir, keys, skip_bad_rows, look=open_pictures)
@@ -337,15 +335,26 @@ def convert_vqa(
     if split:
         train, test = _train_and_test(split, kept, input_jsonl, image_dir)
         files = {_with_ending(output, "train"): train, _with_ending(output, "test"): test}
-
     # This writes a file for each picture that a row holds as bytes.
     rows = [_easyr1_row(row, output, absolute=open_pictures) for _, row in kept]
     for path, indices in files.items():
-        lines = [json.dumps(rows[i], ensure_ascii=False) + "\n" for i in indices]
-        write_whole(path, "".join(lines)) # all of the file, or after an error nothing
+        _write_json_lines(path, [rows[i] for i in indices])
     if tell:
         tell(report)
     return len(kept)
+
+def _write_json_lines(path, rows):
+    "Write dicts into a file, one a line: the whole file, or after an error nothing"
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+    write_whole(path, "".join(lines))
+
+def _check_conversion(output, input_jsonl, split):
+    "Raise ValueError for an unknown kind of split, or if the file `output` is the input"
+    splits = ["picture", "published"]
+    if split not in (None, *splits):
+        raise ValueError(f"split = {split!r}{nearest(str(split), splits)}")
+    if output.resolve() == Path(input_jsonl).resolve():
+        raise ValueError(f"{output.name}: the output is the input, whose other columns would be lost")
 
 def _with_ending(path, ending):
     "Add an ending to a file's name: rows.jsonl and \"train\" give rows_train.jsonl"
@@ -426,6 +435,32 @@ def vqa_prompt(
     from jinja2 import Template
     return Template(vqa_template).render(content=content)
 
+# %% ../nbs/01_data.ipynb #xnb47b804
+def _good_rows(dataset, reward, skip, report):
+    "The indices of rows whose true answer earns enough; DataError if there are none. See `with_good_truths`"
+    faults = {} # true answer → what is wrong with it, or None; each answer is tried once
+    good = []
+    for index, (row_number, answer) in enumerate(zip(dataset["row"], dataset["answer"])):
+        if answer not in faults:
+            faults[answer] = check_truth(reward, answer)
+        if faults[answer] is None:
+            good.append(index)
+        else:
+            _leave_out(row_number, faults[answer], skip, report) # DataError without `skip`
+    if not good:
+        first_answer, first_row = dataset["answer"][0], dataset["row"][0]
+        message = f"{faults[first_answer]}; no row has a truth that the reward can pay"
+        raise DataError("row.truth", message, row=first_row)
+    return good
+
+def _leave_out(row_number, fault, skip, report):
+    "Add a row whose true answer has a fault to what `report` says was skipped; DataError without `skip`"
+    if not skip:
+        raise DataError("row.truth", fault, row=row_number)
+    # `image` is a field of a ZIP's report, `entry` one of a table's report.
+    skipped = dict(row=row_number, code="row.truth", message=fault, image="", entry=None)
+    report.skipped.append(skipped)
+
 # %% ../nbs/01_data.ipynb #nb47b804
 def read_vqa(
     path: str | Path, # .json, .jsonl, .csv, .tsv or .parquet in any of the forms
@@ -473,17 +508,21 @@ def _stored(picture, convert):
     With `convert` the dict has the path of an RGB PNG in the cache, without transparency or 16-bit greys,
     which a processor would misread."""
     if convert:
-        data = picture if isinstance(picture, bytes) else Path(picture).read_bytes()
-        # The name is a hash of the bytes, so each picture is converted only once.
-        file = cache_dir() / "pictures" / f"{hashlib.sha256(data).hexdigest()[:32]}.png"
-        if not file.exists():
-            # durable=False: it need not survive a power cut, since it can be made again.
-            with new_file(file, durable=False) as aside: # a hidden file, renamed when all is written
-                aside.write_bytes(as_meant(data))
-        picture = str(file)
+        picture = str(_converted(picture))
     if isinstance(picture, bytes):
         return {"bytes": picture, "path": None}
     return {"bytes": None, "path": picture}
+
+def _converted(picture):
+    "The file in the cache of a picture (a path or bytes) as RGB PNG, written unless it is there"
+    data = picture if isinstance(picture, bytes) else Path(picture).read_bytes()
+    # The name is a hash of the bytes, so each picture is converted only once.
+    file = cache_dir() / "pictures" / f"{hashlib.sha256(data).hexdigest()[:32]}.png"
+    if not file.exists():
+        # durable=False: it need not survive a power cut, since it can be made again.
+        with new_file(file, durable=False) as aside: # a hidden file, renamed when all is written
+            aside.write_bytes(as_meant(data))
+    return file
 
 def load_vqa(
     path: str | Path, # .json, .jsonl, .csv, .tsv or .parquet in any of the forms
@@ -507,27 +546,7 @@ def with_good_truths(
     trained models are not tried."""
     if getattr(reward, "batched", False):
         return dataset # a trained reward model scores answers by its own judgement, not by the truth
-
-    faults = {} # true answer → what is wrong with it, or None; each answer is tried once
-    good = [] # indices of the rows to keep
-    for index, (row_number, answer) in enumerate(zip(dataset["row"], dataset["answer"])):
-        if answer not in faults:
-            faults[answer] = check_truth(reward, answer)
-        fault = faults[answer]
-        if fault is None:
-            good.append(index)
-        elif not skip:
-            raise DataError("row.truth", fault, row=row_number)
-        else:
-            # `image` is a field of a ZIP's report, `entry` one of a table's report.
-            skipped = dict(row=row_number, code="row.truth", message=fault, image="", entry=None)
-            report.skipped.append(skipped)
-
-    if not good:
-        first_answer, first_row = dataset["answer"][0], dataset["row"][0]
-        message = f"{faults[first_answer]}; no row has a truth that the reward can pay"
-        raise DataError("row.truth", message, row=first_row)
-
+    good = _good_rows(dataset, reward, skip, report)
     # A ZIP's `Report` has no field `kept`; in a table's `RowReport` it is the number of rows to train on.
     if len(good) < len(dataset) and hasattr(report, "kept"):
         report.kept = len(good)
@@ -583,26 +602,11 @@ def _split(
     """Split rows into two lists of row indices, training and held out, so that no picture is in both.
 
     Rows that share a picture, directly or by way of other rows, are a group, which is never divided."""
-    # Union-find: each picture has a parent in its group; the root of a group is its own parent.
-    parent_of = {}
-    def root(name):
-        "The root of the group of `name`; a new name is a group by itself"
-        while parent_of.setdefault(name, name) != name:
-            name = parent_of[name]
-        return name
-
-    # A row without pictures gets a name of its own, so it is a group by itself.
-    names_of_rows = [names or [f"row {i}"] for i, names in enumerate(pictures)]
-    for names in names_of_rows:
-        for name in names:
-            parent_of[root(name)] = root(names[0]) # joins their groups
-    row_groups = [root(names[0]) for names in names_of_rows]
-
+    row_groups = _groups_of_rows(pictures)
     # Sorted, since the order of a set differs from process to process.
     groups = sorted(set(row_groups))
     if len(groups) < 2:
         raise DataError("data.split", "all rows hang together by their pictures: nothing to split")
-
     random.Random(seed).shuffle(groups)
     # At least one group on either side, however small the share.
     count = min(len(groups) - 1, max(1, round(share * len(groups))))
@@ -610,6 +614,23 @@ def _split(
     train = [i for i, group in enumerate(row_groups) if group not in held_groups]
     held = [i for i, group in enumerate(row_groups) if group in held_groups]
     return train, held
+
+def _groups_of_rows(pictures):
+    "For each row of `pictures`, a list of names, the name of its group, which is that of one of its pictures"
+    # A row without pictures gets a name of its own, so it is a group by itself.
+    names_of_rows = [names or [f"row {i}"] for i, names in enumerate(pictures)]
+    # Union-find: each picture has a parent in its group; the root of a group is its own parent.
+    parent_of = {}
+    for names in names_of_rows:
+        for name in names:
+            parent_of[_root(parent_of, name)] = _root(parent_of, names[0]) # joins their groups
+    return [_root(parent_of, names[0]) for names in names_of_rows]
+
+def _root(parent_of, name):
+    "The root of the group of `name`, which is its own parent; a new name becomes a group by itself"
+    while parent_of.setdefault(name, name) != name:
+        name = parent_of[name]
+    return name
 
 # %% ../nbs/01_data.ipynb #c065
 def preference_row(
@@ -708,16 +729,13 @@ def _scene(rng):
     count = rng.randint(1, 4)
     quarters = rng.sample(range(4), count) # 0 upper left, 1 upper right, 2 lower left, 3 lower right
     colours = rng.sample(range(6), count) # indices in `disc_colours` and in `colour_names`
-
     placed = {}
     middles = (28, 84) # pixels from the left, or from above, to the middle of a quarter
     for quarter, colour in zip(quarters, colours):
-        radius = radii[quarter]
         x = middles[quarter % 2] + rng.randint(-8, 8)
         y = middles[quarter // 2] + rng.randint(-8, 8)
-        box = [x - radius, y - radius, x + radius, y + radius]
-        draw.ellipse(box, fill=disc_colours[colour])
-        placed[colour_names[colour]] = (x, radius)
+        draw.ellipse(_box_of(x, y, radii[quarter]), fill=disc_colours[colour])
+        placed[colour_names[colour]] = (x, radii[quarter])
     return image, placed
 
 def synthetic_vqa(
@@ -738,24 +756,24 @@ def _scene_question(placed, row, rng):
     `placed` says what is in the picture: colour's name → (x, radius) of its disc."""
     colours = list(placed) # in the order in which they were drawn
     kind = ("yes/no", "choice", "number", "colour")[row % 4]
-
     if kind == "yes/no":
         is_there = row % 8 < 4 # true for every second of them: always answering "yes" is right half the time
-        absent = [name for name in colour_names if name not in colours]
-        colour = rng.choice(colours if is_there else absent)
-        article = "an" if colour == "orange" else "a"
-        return f"Is there {article} {colour} disc?", "yes" if is_there else "no"
-
+        return _question_of_presence(colours, is_there, rng)
     if kind == "choice":
         x, _ = placed[colours[0]]
         side = "left" if x < 56 else "right" # the picture is 112 pixels wide
         return f"Is the {colours[0]} disc on the left or the right?", side
-
     if kind == "number":
         return "How many discs are there?", str(len(colours))
-
     radius_of = {colour: radius for colour, (_, radius) in placed.items()}
     return "What colour is the largest disc?", max(radius_of, key=radius_of.__getitem__)
+
+def _question_of_presence(colours, is_there, rng):
+    "A question whether there is a disc of some colour, one of `colours` if `is_there`, and its answer"
+    absent = [name for name in colour_names if name not in colours]
+    colour = rng.choice(colours if is_there else absent)
+    article = "an" if colour == "orange" else "a"
+    return f"Is there {article} {colour} disc?", "yes" if is_there else "no"
 
 # %% ../nbs/01_data.ipynb #n19a0c4e2
 def drawn_questions(
@@ -808,23 +826,29 @@ def aloha_views(
     reach = min(1.0, progress / 0.6) # 0 far away, 1 at the cup
     lift = max(0.0, (progress - 0.6) / 0.4) # 0 on the table, 1 lifted
 
-    # The view from above: the cups on the table, and the gripper over them.
-    high = Image.new("RGB", (side, side), "#e9e4da")
-    draw = ImageDraw.Draw(high)
-    if other:
-        place, other_colour = other
-        _draw_cup(draw, place, other_colour, radius=7)
-    _draw_cup(draw, cup, colour, radius=7 + 6 * lift) # lifted, it is nearer to the camera above
-
-    # The gripper, a square, goes from the corner (8, 8) straight to the cup; its arm is a line from the edge.
-    x, y = 8 + reach * (cup[0] - 8), 8 + reach * (cup[1] - 8)
-    draw.line([0, 0, x, y], fill="#444444", width=4)
-    draw.rectangle([x - 5, y - 5, x + 5, y + 5], outline="black", width=2)
-
+    cups: list = [(*other, 7)] if other else [] # ((x, y), colour, radius) of each
+    cups.append((cup, colour, 7 + 6 * lift)) # lifted, it is nearer to the camera above
+    # The gripper goes from the corner (8, 8) straight to the cup.
+    gripper = 8 + reach * (cup[0] - 8), 8 + reach * (cup[1] - 8)
+    high = _from_above(side, cups, gripper)
     # The views from the wrists: the cup alone, which comes from the side that `direction` says.
     right = _wrist(side, reach, lift, colour, direction=1)
     left = _wrist(side, reach, lift, colour, direction=-1)
     return [_lit(view, light) for view in (right, left, high)]
+
+def _from_above(side, cups, gripper):
+    """Draw the view from above, `side` × `side` pixels: the cups on the table, and the gripper over them.
+
+    `cups` has ((x, y), colour, radius) of each; `gripper` is (x, y)."""
+    image = Image.new("RGB", (side, side), "#e9e4da")
+    draw = ImageDraw.Draw(image)
+    for place, colour, radius in cups:
+        _draw_cup(draw, place, colour, radius)
+    # The gripper is a square, and its arm is a line from the edge.
+    x, y = gripper
+    draw.line([0, 0, x, y], fill="#444444", width=4)
+    draw.rectangle([x - 5, y - 5, x + 5, y + 5], outline="black", width=2)
+    return image
 
 def _draw_cup(draw, centre, colour, radius):
     "Draw a cup as the camera above sees it: a disc"
@@ -864,27 +888,29 @@ def aloha_episode(
 
     In a success the gripper lifts the cup that the task names. In a failure it loses this cup. With "wrong
     cup" it lifts the one that the task does not name, so every frame has reward bin 0."""
-    colour, other_colour = rng.sample(("red", "blue", "green"), 2)
-    places = rng.sample([(44, 76), (72, 42), (80, 80)], 2) # far enough apart that cups do not touch
-    cup, other_cup = [(x + rng.randint(-7, 7), y + rng.randint(-7, 7)) for x, y in places]
-
+    (cup, colour), other = _two_cups(rng)
     # The gripper always goes to `cup`. For "wrong cup" the task therefore names the other one's colour.
-    named_colour = other_colour if kind == "wrong cup" else colour
+    named_colour = other[1] if kind == "wrong cup" else colour
     task = rng.choice(aloha_tasks).format(named_colour)
-
     # Episodes differ in speed, in brightness and, if they fail, in how far they come.
     pace, light, peak = rng.uniform(0.7, 1.4), rng.uniform(0.8, 1.1), rng.uniform(0.5, 0.85)
-
     moments = []
     for frame in range(frames):
         time = frame / max(1, frames - 1) # from 0 to 1
         # A failing episode gets to `peak`, then loses the cup and falls back; all others get to 1.
         progress = _failing(time, peak) if kind == "failure" else time ** pace
-        views = aloha_views(progress, cup, colour, other=(other_cup, other_colour), light=light)
+        views = aloha_views(progress, cup, colour, other=other, light=light)
         # Which step the progress lies in; the end, progress 1, belongs to the last step.
         reward_bin = 0 if kind == "wrong cup" else min(bins - 1, int(progress * bins))
         moments.append((views, progress, reward_bin))
     return task, moments
+
+def _two_cups(rng):
+    "Draw ((x, y), colour) of two cups of different colours that do not touch"
+    colours = rng.sample(("red", "blue", "green"), 2)
+    places = rng.sample([(44, 76), (72, 42), (80, 80)], 2) # far enough apart
+    moved_places = [(x + rng.randint(-7, 7), y + rng.randint(-7, 7)) for x, y in places]
+    return list(zip(moved_places, colours))
 
 def _failing(time, peak):
     """Progress of a failing episode at a time from 0 to 1.
@@ -919,7 +945,6 @@ def synthetic_aloha(
 ): # LeRobotDataset, reopened from `root`
     "Write drawn Aloha episodes in LeRobot's format: three cameras, a task and a one-hot column `reward_bins`"
     import datasets
-    import numpy as np
     try:
         from lerobot.datasets.lerobot_dataset import LeRobotDataset
     except ImportError as error:
@@ -930,22 +955,28 @@ def synthetic_aloha(
     writer = LeRobotDataset.create(name, fps=10, features=columns, root=root, use_videos=videos,
                                    video_backend="pyav")
     datasets.disable_progress_bars() # LeRobot's readers turn them on
-
     for episode in range(episodes):
         kind = ("success", "failure", "wrong cup")[episode % 3]
         task, moments = aloha_episode(kind, frames, bins, rng)
-        for views, progress, reward_bin in moments:
+        for moment in moments:
             has_label = rng.random() >= zeros
-            one_hot = np.eye(bins, dtype=np.float32)[reward_bin] * has_label # or all zeros
-            # LeRobot wants a state and an action. No policy is trained on them: both are just the progress.
-            state = np.array([progress], np.float32)
-            frame = {"observation.state": state, "action": state, "reward_bins": one_hot, "task": task}
-            pictures = dict(zip(aloha_cameras, map(np.asarray, views))) # camera → array of its picture
-            writer.add_frame(pictures | frame)
+            writer.add_frame(_lerobot_frame(task, moment, bins, has_label))
         writer.save_episode()
-
     writer.finalize() # closes its files; until then they cannot be read
     return LeRobotDataset(name, root=root, video_backend="pyav")
+
+def _lerobot_frame(task, moment, bins, has_label):
+    """One frame of an episode as LeRobot takes it, column → value; without a label its one-hot is all zeros.
+
+    `moment`: (three pictures, progress, reward bin), from `aloha_episode`."""
+    import numpy as np
+    views, progress, reward_bin = moment
+    one_hot = np.eye(bins, dtype=np.float32)[reward_bin] * has_label
+    # LeRobot wants a state and an action. No policy is trained on them: both are just the progress.
+    state = np.array([progress], np.float32)
+    frame = {"observation.state": state, "action": state, "reward_bins": one_hot, "task": task}
+    pictures = dict(zip(aloha_cameras, map(np.asarray, views))) # camera → array of its picture
+    return pictures | frame
 
 def _aloha_columns(
     bins, # length of the label, which is one-hot
@@ -1001,6 +1032,37 @@ class Preflight:
 
     __repr__ = _repr_markdown_
 
+# %% ../nbs/01_data.ipynb #xn33709a9
+def _check_held_out(held_out, processor):
+    """Check the pictures of held-out rows: returns their `picture_key`s, a set, and the problems.
+
+    A problem is a dict of row, code and message. `held_out` may be None."""
+    pictures, problems = set(), []
+    rows = zip(held_out["row"], _rows(held_out)) if held_out is not None else ()
+    for number, row in rows:
+        if isinstance(row, Exception): # its pictures cannot be decoded
+            message = f"a held-out picture cannot be decoded ({type(row).__name__})"
+            problems.append(dict(row=number, code="image.decode", message=message))
+            continue
+        pictures.update(map(picture_key, row["images"]))
+        # No training on these rows: it is enough that the processor takes their pictures.
+        _, fault = _tokens_of(processor, row["images"])
+        if fault:
+            problems.append(dict(row=number, code="image.shape", message=fault))
+    return pictures, problems
+
+# Modes of PIL whose channels have 8 bits or fewer. In others, such as I;16, white is a number above 255.
+_eight_bit_modes = {"RGB", "L", "RGBA", "P", "LA", "CMYK", "1"}
+
+def _mode_problems(images):
+    "A list of one (code, message) if a picture has more than 8 bits a channel, else an empty list"
+    deep_modes = {image.mode for image in images} - _eight_bit_modes
+    if not deep_modes:
+        return []
+    mode = deep_modes.pop()
+    message = f"a picture of mode {mode}, which a processor would clip: convert it with `to_rgb`"
+    return [("image.mode", message)]
+
 # %% ../nbs/01_data.ipynb #n33709a9
 def preflight(
     train, # data set that will be trained on
@@ -1012,33 +1074,15 @@ def preflight(
 
     A problem is a picture that cannot be read, a wrong number of `<image>` marks, a prompt that is too long,
     or a training picture that is held out, too."""
-    problems, image_tokens, prompt_tokens = [], 0, 0
-    def note(number, code, message):
-        problems.append(dict(row=number, code=code, message=message))
-
-    held_pictures = set() # `picture_key` of each held-out picture
+    image_tokens, prompt_tokens = 0, 0
+    held_pictures, problems = _check_held_out(held_out, processor)
     # `_rows` yields each row or, if its pictures cannot be decoded, the exception.
-    held_rows = zip(held_out["row"], _rows(held_out)) if held_out is not None else ()
-    for number, row in held_rows:
-        if isinstance(row, Exception):
-            note(number, "image.decode", f"a held-out picture cannot be decoded ({type(row).__name__})")
-            continue
-        held_pictures.update(map(picture_key, row["images"]))
-        # No training on these rows: it is enough that the processor takes their pictures.
-        _, fault = _tokens_of(processor, row["images"])
-        if fault:
-            note(number, "image.shape", fault)
-
     for number, row in zip(train["row"], _rows(train)):
         checked = _check_row(row, number, processor, held_pictures, max_prompt_tokens) # `_CheckedRow`
-        for code, message in checked.problems:
-            note(number, code, message)
+        problems += [dict(row=number, code=code, message=message) for code, message in checked.problems]
         image_tokens = max(image_tokens, checked.image_tokens)
         prompt_tokens = max(prompt_tokens, checked.prompt_tokens)
     return Preflight(len(train), image_tokens, prompt_tokens, problems)
-
-# Modes of PIL whose channels have 8 bits or fewer. In others, such as I;16, white is a number above 255.
-_eight_bit_modes = {"RGB", "L", "RGBA", "P", "LA", "CMYK", "1"}
 
 @dataclass
 class _CheckedRow:
@@ -1058,29 +1102,20 @@ def _check_row(
     if isinstance(row, Exception):
         message = f"a picture cannot be decoded ({type(row).__name__})"
         return _CheckedRow([("image.decode", message)])
-
-    images, problems = row["images"], []
-    deep_modes = {image.mode for image in images} - _eight_bit_modes # with more than 8 bits a channel
-    if deep_modes:
-        mode = deep_modes.pop()
-        message = f"a picture of mode {mode}, which a processor would clip: convert it with `to_rgb`"
-        problems.append(("image.mode", message))
-
+    images = row["images"]
+    problems = _mode_problems(images)
     sample = Sample(row["question"], row["answer"], images, row["task"], number)
     try:
         text = processor.apply_chat_template(to_messages(sample), add_generation_prompt=True)
     except DataError as error: # not as many marks as pictures
         return _CheckedRow([*problems, (error.code, error.message)])
-
-    # `fault`: why one of the pictures cannot be used, or None
-    image_tokens, fault = _tokens_of(processor, images)
+    image_tokens, fault = _tokens_of(processor, images) # fault: why a picture cannot be used, or None
     if fault:
         return _CheckedRow([*problems, ("image.shape", fault)])
 
     length = _prompt_length(processor, text, image_tokens, len(images))
     if length > max_prompt_tokens:
         problems.append(("prompt.length", f"{length} tokens, at most {max_prompt_tokens}"))
-
     if not held_pictures.isdisjoint(map(picture_key, images)):
         problems.append(("split.leak", "its picture is in the held-out set too"))
     return _CheckedRow(problems, image_tokens, length)
@@ -1197,11 +1232,7 @@ def unpacked_counting_zip(
     second call only reads that folder."""
     folder = Path(path)
     if not folder.is_dir(): # else the ZIP was unpacked into it before
-        with open(path, "rb") as file:
-            key = hashlib.file_digest(file, "sha256").hexdigest()[:16]
-        # Which rows are good depends on what the answers shall be, so each kind has a folder of its own.
-        prefix = "data" if _kind_of_zip(task) == "counting" else f"data-{_kind_of_zip(task)}"
-        folder = cache_dir() / f"{prefix}-{key}"
+        folder = _cache_folder(path, _kind_of_zip(task))
         if not folder.exists():
             try:
                 return read_counting_zip(path, folder, task=task) # unpacks it into `folder`
@@ -1210,3 +1241,11 @@ def unpacked_counting_zip(
                 pass
     report = json.loads((folder / "report.json").read_text())
     return load_counting(folder, task), Report(**report)
+
+def _cache_folder(path, kind):
+    "The folder in the cache for an unpacked ZIP whose answers are of a kind, counting or pointing"
+    with open(path, "rb") as file:
+        key = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    # Which rows are good depends on what the answers shall be, so each kind has a folder of its own.
+    prefix = "data" if kind == "counting" else f"data-{kind}"
+    return cache_dir() / f"{prefix}-{key}"

@@ -78,17 +78,27 @@ def check_file(
         else:
             check, dataset, rows = _questions(path, kind, image_dir, keys, reward, skip_bad_rows)
 
-        # Each function from here on adds the problems that it finds to `check`.
+        # Both functions add the problems that they find to `check`.
         if val_data is not None:
             others = _rows_of(Path(val_data), kind, image_dir, keys, Path(work) / "val")
             _look_for_leaks(rows, others, Path(val_data).name, check)
         if dataset is not None:
-            if kind == "pointing":
-                _check_boxes(dataset, model, check)
-            _check_split(dataset, check)
-            if model:
-                _check_prompts(dataset, model, check)
+            _check_dataset(dataset, kind, model, check)
     return check
+
+
+def _check_dataset(
+    dataset,  # what a run would train on
+    kind,  # of its rows, such as pointing
+    model,  # whose processor measures the prompts, or None
+    check,  # `DataCheck` that gets the problems
+):
+    "Add what is wrong with a data set's boxes, split and prompts to `check`"
+    if kind == "pointing":
+        _check_boxes(dataset, model, check)
+    _check_split(dataset, check)
+    if model:
+        _check_prompts(dataset, model, check)
 
 
 def _is_archive(path):
@@ -140,21 +150,23 @@ def _unpacked(
 
     Returns the folder, the `Report`, and the rows as (row number, object with `pictures`)."""
     if path.is_dir():
-        folder, report = path, _report_in(path)
-    elif not path.is_file():
+        return path, _report_in(path), _rows_in(path)
+    if not path.is_file():
         raise DataError("zip.missing", f"no such file: {path.name}")
-    else:
-        work.mkdir()
-        # Writes rows.jsonl and the pictures into `work`.
-        report = unpack_counting_zip(path, work, strict, kind=kind)
-        folder = work
+    work.mkdir()
+    # Writes rows.jsonl and the pictures into `work`.
+    report = unpack_counting_zip(path, work, strict, kind=kind)
+    return work, report, _rows_in(work)
 
+
+def _rows_in(folder):
+    "The rows of a folder that a counting ZIP was unpacked into, as (row number, object with `pictures`)"
     rows = []  # in the form that `leaks` takes
     with open(folder / "rows.jsonl", encoding="utf-8") as file:
         for line in file:
             row = json.loads(line)
             rows.append((row["row"], SimpleNamespace(pictures=[str(folder / row["file"])])))
-    return folder, report, rows
+    return rows
 
 
 def _report_in(folder):
@@ -199,17 +211,24 @@ def _questions(
     number, `VQARow`)."""
     rows, report = inspect_vqa(path, image_dir, keys)
     check = DataCheck(report, kind)
-    if report.skipped and not skip_bad_rows:
-        check.problems.append(report.refusal())  # the first bad row as an error
+    _add_bad_rows(rows, skip_bad_rows, check)
     if not rows:
-        if skip_bad_rows:
-            check.problems.append(DataError("row.none", f"none of {report.rows} rows can be used"))
         return check, None, rows
-
     # The good rows are checked even if bad ones would stop a run, so that one call finds all problems.
     dataset = vqa_dataset(rows, kind)
     dataset = _rewarded_rows(dataset, reward or kind, skip_bad_rows, check)
     return check, dataset, rows
+
+
+def _add_bad_rows(rows, skip_bad_rows, check):
+    """Add a problem to `check` for the first bad row in its report; with `skip_bad_rows` if no row is left.
+
+    `rows`: the usable ones."""
+    report = check.report
+    if report.skipped and not skip_bad_rows:
+        check.problems.append(report.refusal())  # the first bad row as an error
+    if not rows and skip_bad_rows:  # without `skip_bad_rows` the refusal above is the problem already
+        check.problems.append(DataError("row.none", f"none of {report.rows} rows can be used"))
 
 
 def _preferences(
@@ -224,11 +243,7 @@ def _preferences(
     and the usable rows as (row number, `PreferenceRow`)."""
     rows, report = inspect_preferences(path, image_dir, keys)
     check = DataCheck(report, "preferences")
-    if report.skipped and not skip_bad_rows:
-        check.problems.append(report.refusal())  # the first bad row as an error
-    if not rows and skip_bad_rows:  # without `skip_bad_rows` the refusal above is the problem already
-        check.problems.append(DataError("row.none", f"none of {report.rows} rows can be used"))
-
+    _add_bad_rows(rows, skip_bad_rows, check)
     all_ties = all(len(set(row.human_ranking)) == 1 for _, row in rows)
     if rows and all_ties:
         message = "no pair has a preference: there is nothing to learn from"

@@ -34,10 +34,9 @@ from .settings import GRPOSettings, SettingsError, nearest, read_settings, train
 from .shared_prompt import SharedPrompt, cache_keyword, prompt_positions, replaced_methods
 from .shared_prompt import use_grouped_attention
 
-__all__ = ["published", "cards", "Run", "run_of", "model_config", "memory_of_step", "reward_weights", "will_fit",
-           "fit_tables",
-           "real_model", "real_steps", "measured_mb", "twin_run", "counted_step", "counted_mb",
-           "not_counted"]
+__all__ = ["published", "cards", "Run", "run_of", "model_config", "memory_of_step", "reward_weights",
+           "will_fit", "fit_tables", "real_model", "real_steps", "measured_mb", "twin_run", "counted_step",
+           "counted_mb", "not_counted"]
 
 GiB = 2**30
 cards = (16, 24, 48, 80, 141)  # GB of the cards that people rent
@@ -124,18 +123,24 @@ def model_config(
         family = name.removeprefix("tiny-")
         return twin_config(family, twin_processor(family).tokenizer)
     if name in published:
-        class_name, tied, text, vision = published[name]
-        # the same in all checkpoints of the table
-        ids = dict(image_token_id=151655, video_token_id=151656, vision_start_token_id=151652,
-                   vision_end_token_id=151653)
-        return getattr(transformers, class_name)(
-            text_config=dict(text), vision_config=dict(vision), tie_word_embeddings=tied, **ids)
+        return _published_config(name)
     try:
         return transformers.AutoConfig.from_pretrained(name, local_files_only=True)
     except (OSError, ValueError) as error:
         valid_names = [*published, "tiny-qwen2_5_vl"]
         hint = nearest(name, valid_names)  # ": did you mean …?", or all names
         raise SettingsError(f"model = {name!r}: no config.json of it is on this machine{hint}") from error
+
+
+def _published_config(name):
+    "The transformers configuration of a checkpoint in `published`, by its hub id"
+    import transformers
+    class_name, tied, text, vision = published[name]
+    # the same in all checkpoints of the table
+    ids = dict(image_token_id=151655, video_token_id=151656, vision_start_token_id=151652,
+               vision_end_token_id=151653)
+    return getattr(transformers, class_name)(
+        text_config=dict(text), vision_config=dict(vision), tie_word_embeddings=tied, **ids)
 
 
 def run_of(
@@ -147,7 +152,15 @@ def run_of(
 ) -> Run:
     "The `Run` of some settings, ready to be counted; SettingsError for a model family that cannot be counted"
     config = model_config(settings.model) if config is None else config
-    family = config.model_type
+    _check_countable(settings, config.model_type)
+    # `size` names the preset: "tiny" for a tiny twin, else "gpu".
+    gpu = settings.size == "gpu" if gpu is None else gpu
+    prompt = _prompt(settings, config, prompt_tokens, pictures)
+    return Run(settings, config, prompt, gpu)
+
+
+def _check_countable(settings, family):
+    "Raise SettingsError if memory cannot be counted for a model family, such as qwen3_vl, or for `max_looks`"
     if family not in ("qwen2_vl", "qwen2_5_vl"):
         # In the other families the values of tensors decide what is computed (which of Aria's experts, which
         # of Qwen3-VL's positions), and fake tensors have no values.
@@ -156,10 +169,6 @@ def run_of(
     if settings.max_looks:  # the tool `zoom` adds pictures to an answer
         raise SettingsError("max_looks: memory is counted for one picture before the answer, not for those "
                             "inside it; max_looks=0 counts the rest")
-    # `size` names the preset: "tiny" for a tiny twin, else "gpu".
-    gpu = settings.size == "gpu" if gpu is None else gpu
-    prompt = _prompt(settings, config, prompt_tokens, pictures)
-    return Run(settings, config, prompt, gpu)
 
 
 def _prompt(
@@ -169,28 +178,37 @@ def _prompt(
     pictures,  # how many, each of the largest size
 ):  # a dict, see `Run.prompt`
     "The longest prompt that a run is counted with, as the tensors that a processor would make of it"
-    from PIL import Image
     # A tiny model's processor, so that nothing is downloaded. It cuts pictures as the real one does.
     processor = twin_processor(config.model_type)
     limit_pixels(processor, settings.max_image_size)
-    draw = synthetic_counting if settings.task == "counting" else drawn_questions
-    drawn = draw(1, seed=0)[0]  # one `Sample`
-    side = settings.max_image_size
-    picture = Image.new("RGB", (side, side))
-    sample = Sample(drawn.question, drawn.answer, [picture] * pictures, settings.task, row=0)
-    encoded = encode(processor, [sample])
-
-    ids = encoded["input_ids"]
-    is_picture = ids == processor.image_token_id
-    # Which words a prompt has changes no memory, so every token but those of pictures becomes 1.
-    ids = torch.where(is_picture, config.image_token_id, 1)
-    if text_tokens is not None:  # text is added in front; a prompt is never made shorter
-        missing = max(0, text_tokens - int((~is_picture).sum()))
-        ids = torch.cat([torch.ones(1, missing, dtype=ids.dtype), ids], 1)
+    encoded = encode(processor, [_largest_sample(settings, pictures)])
+    is_picture = encoded["input_ids"] == processor.image_token_id
+    ids = _placeholder_ids(is_picture, config.image_token_id, text_tokens)
     token_types = (ids == config.image_token_id).long()  # 1 for a picture's tokens
     patches = tuple(encoded["pixel_values"].shape)  # (patches of all pictures, numbers of a patch)
     return dict(input_ids=ids, mm_token_type_ids=token_types, image_grid_thw=encoded["image_grid_thw"],
                 patches=patches)
+
+
+def _placeholder_ids(is_picture, picture_id, text_tokens):
+    """Ids [1, P] of a prompt: `picture_id` where `is_picture` [1, P], and 1 for every other token.
+
+    Which words a prompt has changes no memory. `text_tokens`: so many of text at least; None: as they are."""
+    ids = torch.where(is_picture, picture_id, 1)
+    if text_tokens is not None:  # text is added in front; a prompt is never made shorter
+        missing = max(0, text_tokens - int((~is_picture).sum()))
+        ids = torch.cat([torch.ones(1, missing, dtype=ids.dtype), ids], 1)
+    return ids
+
+
+def _largest_sample(settings, pictures):
+    "A `Sample`: a drawn question of the run's task with `pictures` black pictures of the largest size"
+    from PIL import Image
+    draw = synthetic_counting if settings.task == "counting" else drawn_questions
+    drawn = draw(1, seed=0)[0]
+    side = settings.max_image_size
+    picture = Image.new("RGB", (side, side))
+    return Sample(drawn.question, drawn.answer, [picture] * pictures, settings.task, row=0)
 
 
 # Tensors without numbers
@@ -234,24 +252,25 @@ class _Counter(TorchDispatchMode):
 
 def _faked(model, mode):
     "Replace every weight and buffer of a model by a fake tensor of the same shape; tied weights stay tied"
-    made = {}  # id of a real tensor → its fake: a weight that two modules share gets one fake
-
-    def fake(tensor):
-        "The fake tensor for a real one, made only once: `made` keeps it by the real tensor's id"
-        if id(tensor) not in made:
-            with mode:  # a `FakeTensorMode`: tensors that are made within it have a shape and no numbers
-                empty = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
-            is_weight = isinstance(tensor, torch.nn.Parameter)
-            made[id(tensor)] = torch.nn.Parameter(empty, tensor.requires_grad) if is_weight else empty
-        return made[id(tensor)]
-
-    # The dictionaries in which a module keeps its weights and buffers are changed in place.
+    fakes = {}  # id of a real tensor → its fake: a weight that two modules share gets one fake
     for module in model.modules():
+        # the dictionaries in which a module keeps its weights and buffers are changed in place
         for own in (module._parameters, module._buffers):
             for name, tensor in own.items():
-                if tensor is not None:
-                    own[name] = fake(tensor)
+                if tensor is None:
+                    continue
+                if id(tensor) not in fakes:
+                    fakes[id(tensor)] = _fake_tensor(tensor, mode)
+                own[name] = fakes[id(tensor)]
     return model
+
+
+def _fake_tensor(tensor, mode):
+    "A fake tensor of the same shape as a real one; a weight (`Parameter`) gets a fake weight"
+    with mode:  # a `FakeTensorMode`: tensors that are made within it have a shape and no numbers
+        empty = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
+    is_weight = isinstance(tensor, torch.nn.Parameter)
+    return torch.nn.Parameter(empty, tensor.requires_grad) if is_weight else empty
 
 
 class _FusedAttention(torch.autograd.Function):
@@ -344,8 +363,7 @@ class _FusedHead(torch.autograd.Function):
 def _fuse_head(model):
     """Replace a model's `forward` by one that takes as much memory as TRL's fused head on a GPU.
 
-    TRL's own head needs a GPU. This one runs on any machine: in place of log-probs it returns tensors of the
-    same shape without meaning, through which backward can run."""
+    TRL's own head needs a GPU. This one runs on any machine, and its log-probs have no meaning."""
     plain_forward = model.forward
 
     def forward(*args, fused_lm_head=False, labels=None, **kwargs):
@@ -354,17 +372,23 @@ def _fuse_head(model):
             return plain_forward(*args, **kwargs)
         hidden = model.base_model(*args, use_cache=False, **kwargs).last_hidden_state[:, :-1]
         targets = labels[:, 1:]  # each position predicts the next token
-        # Only the answers' tokens are scored; -100 is the label of all others.
-        scored_places = (targets != -100).flatten().nonzero()[:, 0]
-        scored_hidden = hidden.flatten(0, 1)[scored_places]
-        # stands in for TRL's kernel: as much memory, and no real numbers
-        logps = _FusedHead.apply(scored_hidden, model.get_output_embeddings().weight)
-        # back to [rows, T - 1], with 0 where nothing was scored
-        all_logps = logps.new_zeros(targets.numel()).index_put((scored_places,), logps).view(len(labels), -1)
+        logps = _empty_logps(hidden, targets, model.get_output_embeddings().weight)
         # TRL's entropy has the same shape, and no gradient.
-        return SimpleNamespace(log_probs=all_logps, entropy=all_logps.detach())
+        return SimpleNamespace(log_probs=logps, entropy=logps.detach())
 
     model.forward = forward
+
+
+def _empty_logps(hidden, targets, weight):
+    """Log-probs [rows, T - 1] without meaning, through which backward can run.
+
+    `hidden` is [rows, T - 1, size], `targets` [rows, T - 1], and `weight` [words, size] that of the head."""
+    # Only the answers' tokens are scored; -100 is the label of all others.
+    scored_places = (targets != -100).flatten().nonzero()[:, 0]
+    scored_hidden = hidden.flatten(0, 1)[scored_places]
+    logps = _FusedHead.apply(scored_hidden, weight)  # takes as much memory as TRL's kernel
+    # back to [rows, T - 1], with 0 where nothing was scored
+    return logps.new_zeros(targets.numel()).index_put((scored_places,), logps).view(len(targets), -1)
 
 
 # A model of a few layers
@@ -387,42 +411,50 @@ def _small(
     mode,  # `FakeTensorMode`
 ):  # `_Small`
     "A run's model with fewer layers, as fake tensors, and how many bytes its weights and optimizer take"
+    core, model, quantised = _meta_model(run, layers, blocks)
+    sizes = _byte_counts(run.settings, model, quantised)
+    _faked(model, mode)
+    return _Small(model=model.train(), core=core, **sizes)
+
+
+def _meta_model(run, layers, blocks):
+    """A run's model with fewer `layers` of text and `blocks` of vision, on PyTorch's meta device.
+
+    Returns (the model, the same with its adapter if the run has one, ids of the weights in 4 bits)."""
     from transformers import AutoModelForImageTextToText
     settings = run.settings
-    # The model, still without memory: its weights become fake tensors at the end.
-    with torch.device("meta"):
+    with torch.device("meta"):  # shapes without memory
         dtype = torch.bfloat16 if run.gpu else torch.float32
         config = _shortened(run.config, layers, blocks)
         core = AutoModelForImageTextToText.from_config(config, dtype=dtype)
         core.set_attn_implementation("eager" if settings.attention == "eager" else "sdpa")
-        quantised = _cast_for_4bit(core) if settings.use_4bit else set()  # ids of weights
-        model = core
-        if settings.use_lora:
-            model = _with_adapter(core, settings)
-
-    parameters = list(model.parameters())
+        quantised = _cast_for_4bit(core) if settings.use_4bit else set()
+        model = _with_adapter(core, settings) if settings.use_lora else core
     if settings.use_4bit:
-        for weight in parameters:
+        for weight in model.parameters():
             if weight.requires_grad:
                 # TRL 1.16 casts an adapter on 4-bit weights to bfloat16.
                 weight.data = weight.data.to(torch.bfloat16)
+    return core, model, quantised
 
-    # What its weights, and the optimizer's state for those that train, take in bytes. `quantised` holds the
-    # ids of the weights in 4 bits.
-    size = {id(w): _weight_bytes(w, id(w) in quantised) for w in parameters}
+
+def _byte_counts(settings, model, quantised):
+    """The fields weights, trained, state and largest of `_Small`, as a dict.
+
+    `quantised` holds the ids of the weights in 4 bits."""
+    parameters = list(model.parameters())
     trained = [w for w in parameters if w.requires_grad]
-    # How many numbers the largest 4-bit weight has: bitsandbytes unpacks one weight at a time into a buffer.
-    largest = max((w.numel() for w in parameters if id(w) in quantised), default=0)
-    weights, bytes_trained = sum(size.values()), sum(size[id(w)] for w in trained)
+    weights = sum(_weight_bytes(w, id(w) in quantised) for w in parameters)
     if settings.beta and not settings.use_lora:
         # The reference model is a second copy. With an adapter it is this model with the adapter switched
         # off.
         weights *= 2
-    state = sum(w.numel() * _state_bytes(settings.optim, w.element_size()) for w in trained)
-
-    _faked(model, mode)
-    return _Small(model=model.train(), core=core, weights=weights, trained=bytes_trained, state=state,
-                  largest=largest)
+    return dict(
+        weights=weights,
+        trained=sum(_weight_bytes(w, id(w) in quantised) for w in trained),
+        state=sum(w.numel() * _state_bytes(settings.optim, w.element_size()) for w in trained),
+        # bitsandbytes unpacks one weight at a time into a buffer, so the largest one counts
+        largest=max((w.numel() for w in parameters if id(w) in quantised), default=0))
 
 
 def _with_adapter(model, settings):
@@ -436,11 +468,17 @@ def _shortened(config, layers, blocks):
 
     Lists that hold something for each layer are shortened, too."""
     config = copy.deepcopy(config)
-    text, vision = config.get_text_config(), config.vision_config
+    text = config.get_text_config()
     text.num_hidden_layers = layers
     if getattr(text, "layer_types", None):
         # one entry for each layer; the list is repeated where it is too short
         text.layer_types = [text.layer_types[i % len(text.layer_types)] for i in range(layers)]
+    _shorten_tower(config.vision_config, blocks)
+    return config
+
+
+def _shorten_tower(vision, blocks):
+    "Change a vision tower's configuration in place, so that it has so many blocks"
     vision.depth = blocks
     if hasattr(vision, "fullatt_block_indexes"):
         # The blocks that see the whole picture, and not only windows of it. In real towers the last one does.
@@ -448,7 +486,6 @@ def _shortened(config, layers, blocks):
     if hasattr(vision, "deepstack_visual_indexes"):
         # The blocks whose features go into layers of text: as many as before, now the first ones.
         vision.deepstack_visual_indexes = list(range(len(vision.deepstack_visual_indexes)))
-    return config
 
 
 def _cast_for_4bit(model):
@@ -514,10 +551,8 @@ def _batch(
     "Model inputs for `rows` copies of the run's prompt: text as real tensors, pixels as a fake one"
     prompt = run.prompt
     C = run.C if answers else 0
-    answer_ids = torch.ones(rows, C, dtype=torch.long)
-    ids = torch.cat([prompt["input_ids"].expand(rows, -1), answer_ids], 1)
-    answer_types = torch.zeros(rows, C, dtype=torch.long)  # 0: text
-    token_types = torch.cat([prompt["mm_token_type_ids"].expand(rows, -1), answer_types], 1)
+    ids = _with_answers(prompt["input_ids"], rows, C, token=1)
+    token_types = _with_answers(prompt["mm_token_type_ids"], rows, C, token=0)  # 0: text
     mask = torch.ones_like(ids)
     if answers and rows > 1:
         # One answer is shorter, as in real batches: only with padding does the model make a mask
@@ -530,6 +565,12 @@ def _batch(
     return ids, mask, dict(pixel_values=pixels, image_grid_thw=grid, mm_token_type_ids=token_types)
 
 
+def _with_answers(prompt, rows, C, token):
+    "[1, P] → [rows, P + C]: in each row the prompt, and behind it C times `token`"
+    answers = torch.full((rows, C), token, dtype=torch.long)
+    return torch.cat([prompt.expand(rows, -1), answers], 1)
+
+
 def _trained_step(
     run,  # `Run`
     small,  # `_Small`: `model` is the model of few layers, `core` the same without its adapter
@@ -538,34 +579,43 @@ def _trained_step(
     mode,  # `FakeTensorMode`
 ):  # bytes
     "Most bytes that one forward and backward pass holds at once, without weights and optimizer state"
-    core, settings = small.core, run.settings  # `core`: the model without its adapter
     _prepare_training(run, small)  # the model gets TRL's head, which returns log-probs
     for weight in small.model.parameters():
         weight.grad = None  # of an earlier count
+    batch = _batch(run, rows, mode, answers=True)
+    return _shared_pass(run, small, batch) if shared else _stock_pass(run, small, batch)
 
-    G = settings.num_generations
-    ids, mask, fields = _batch(run, rows, mode, answers=True)
+
+def _stock_pass(run, small, batch):
+    "Most bytes in a forward and backward pass that reads every prompt anew; `batch`: what `_batch` returns"
+    ids, mask, fields = batch
     labels = ids.clone()
     labels[:, :run.P] = -100  # prompts are not scored
-    features = []
-    if shared:
-        use_grouped_attention(small.model)
-        fields = _fields_of_groups(fields, G, run.P)
-        tower_trains = any(w.requires_grad for w in core.model.visual.parameters())
-        if not tower_trains:
-            # As in a real run, the tower does not run within the step: its features were remembered before.
-            features = _remember(core, fields)
+    text = dict(input_ids=ids, attention_mask=mask, labels=labels, fused_lm_head=True)
+    # Pixels and the like were there before the pass, so they are not counted.
+    with _counting(run, small, inputs=fields.values()) as counter:
+        with _autocast(run):
+            logps = small.model(**text, **fields).log_probs
+        logps.sum().backward()
+    return counter.peak
 
-    # The forward and backward pass. Inputs and features were there before, so they are not counted.
+
+def _shared_pass(run, small, batch):
+    "Most bytes in a forward and backward pass that reads a prompt once for its group; `batch`: of `_batch`"
+    core, G = small.core, run.settings.num_generations
+    ids, mask, fields = batch
+    use_grouped_attention(small.model)
+    fields = _fields_of_groups(fields, G, run.P)
+    features = []
+    tower_trains = any(w.requires_grad for w in core.model.visual.parameters())
+    if not tower_trains:
+        # As in a real run, the tower does not run within the step: its features were remembered before.
+        features = _remember(core, fields)
+
+    # Inputs and features were there before, so they are not counted.
     with _counting(run, small, inputs=[*fields.values(), *features]) as counter:
-        if shared:
-            # the trainer's own method, which reads the prompt once for each group
-            scorer = _Scorer(lambda: _autocast(run))
-            logps = scorer.logps(small.model, ids, mask, fields, run.C, G)
-        else:
-            with _autocast(run):
-                text = dict(input_ids=ids, attention_mask=mask, labels=labels, fused_lm_head=True)
-                logps = small.model(**text, **fields).log_probs
+        scorer = _Scorer(lambda: _autocast(run))  # has the trainer's own method
+        logps = scorer.logps(small.model, ids, mask, fields, run.C, G)
         logps.sum().backward()
     vars(core.model).pop("get_image_features", None)  # undo `_remember`
     return counter.peak
@@ -582,13 +632,13 @@ def _fields_of_groups(fields, G, P):
 def _prepare_training(run, small):
     """Prepare a model of few layers (`_Small`) for a training step whose memory is counted.
 
-    The model gets TRL's fused head, which returns log-probs without whole logits, and gradient checkpointing
-    if the run has it."""
+    It gets TRL's fused head, which returns log-probs and no whole logits, and gradient checkpointing if the
+    run has it."""
     from trl.trainer.utils import add_fused_lm_head
     core = small.core  # the model without its adapter
     vars(core).pop("forward", None)  # remove the head of an earlier call: it replaces the object's `forward`
-    if run.gpu:  # the run is counted for a GPU; the count itself needs none
-        _fuse_head(core)  # takes as much memory as TRL's own head, which would start GPU kernels
+    if run.gpu:  # counted for a GPU, where TRL's own head would start GPU kernels; the count needs no GPU
+        _fuse_head(core)
     else:
         add_fused_lm_head(core, outputs=("log_probs", "entropy"))
     if run.recomputes:
@@ -624,10 +674,10 @@ def _prefill(
     # Undo `_prepare_training`: remove the fused head, which replaces `forward`, and gradient checkpointing.
     vars(small.core).pop("forward", None)
     small.core.gradient_checkpointing_disable()
-    ids, mask, fields = _batch(run, rows, mode, answers=False)  # pixels are a fake tensor, without numbers
+    ids, mask, fields = _batch(run, rows, mode, answers=False)
     positions = prompt_positions(small.model, ids, mask, fields)
     fields |= dict(position_ids=positions, use_cache=True, logits_to_keep=1)
-    # The inputs were there before, so they are not counted: above all the pixels.
+    # Inputs, above all pixels, were there before, so they are not counted.
     inputs = [value for value in fields.values() if torch.is_tensor(value)]
     with torch.no_grad(), _counting(run, small, inputs) as counter, _autocast(run):
         out = small.model(input_ids=ids, attention_mask=mask, **fields)
@@ -644,31 +694,38 @@ def _logits(
     mode,  # `FakeTensorMode`
 ):  # bytes
     "Most bytes that the vocabulary head holds at once, from hidden states to log-probs and in backward"
-    from trl.kernels.chunked_logprob import ChunkedLogProbFunction
-    # [words, size], a fake tensor. The small model has fewer layers, but the whole vocabulary head.
-    weight = small.core.get_output_embeddings().weight
-    P, C = run.P, run.C  # tokens of a prompt and of an answer
-    # How many tokens are scored. On a CPU TRL 1.16 scores all that are read (but the last of a row, which
-    # predicts nothing), and with shared prompts only answers are read in this pass.
-    scores_prompts = not run.gpu and not shared
-    tokens = rows * (P + C - 1) if scores_prompts else rows * C
+    weight = small.core.get_output_embeddings().weight  # [words, size]: the whole model's, and fake
+    tokens = _scored_tokens(run, rows, shared)
     with mode:  # fake tensors: shapes without numbers
         hidden = torch.empty(tokens, weight.shape[1], dtype=torch.bfloat16 if run.gpu else torch.float32)
         targets = torch.empty(tokens, dtype=torch.long)
     hidden.requires_grad_()
-    # `counter.peak`: most bytes that tensors made in the block hold at once
     with _counting(run, small) as counter, _autocast(run):
-        if run.gpu:
-            logps = _FusedHead.apply(hidden, weight)  # holds what TRL's GPU kernel holds, computes nothing
-        else:
-            words = min(_chunk_words, len(weight))
-            # TRL's own head runs. Its arguments are: hidden, weight, bias, targets, temperature, words of a
-            # chunk, softcapping, scale of logits, outputs.
-            arguments = (hidden, weight, None, targets, 1.0, words, None, 1.0, ("entropy",))
-            logps, *_ = ChunkedLogProbFunction.apply(*arguments)
+        logps, *_others = _head_outputs(run, hidden, targets, weight)  # all are held during backward
         logps.sum().backward()
     weight.grad = None
     return counter.peak
+
+
+def _scored_tokens(run, rows, shared):
+    "How many tokens the vocabulary head scores for so many answers; `shared`: prompts are read once a group"
+    # On a CPU TRL 1.16 scores all tokens that are read (but the last of a row, which predicts nothing), and
+    # with shared prompts only answers are read in this pass.
+    scores_prompts = not run.gpu and not shared
+    return rows * (run.P + run.C - 1) if scores_prompts else rows * run.C
+
+
+def _head_outputs(run, hidden, targets, weight):
+    """Log-probs, and what else the run's vocabulary head returns: (log-probs [tokens], ...).
+
+    `hidden` is [tokens, size], `targets` [tokens], `weight` [words, size]."""
+    from trl.kernels.chunked_logprob import ChunkedLogProbFunction
+    if run.gpu:
+        return (_FusedHead.apply(hidden, weight),)  # holds what TRL's GPU kernel holds, computes nothing
+    words = min(_chunk_words, len(weight))
+    # TRL's own head. Its arguments are: hidden, weight, bias, targets, temperature, words of a chunk,
+    # softcapping, scale of logits, outputs.
+    return ChunkedLogProbFunction.apply(hidden, weight, None, targets, 1.0, words, None, 1.0, ("entropy",))
 
 
 # The whole model
@@ -682,34 +739,13 @@ class _Counted:
         run,  # `Run`
         shared,  # whether each prompt is read once for its group
     ):
+        self.run, self.shared = run, shared
         # Within this mode tensors have shapes and no numbers; real ones, such as token ids, may be mixed in.
-        self.run, self.shared, self.mode = run, shared, FakeTensorMode(allow_non_fake_inputs=True)
+        self.mode = FakeTensorMode(allow_non_fake_inputs=True)
         self.measured = {}  # ("training" or "reading", rows) → what was measured on each small model
-        text, vision = run.config.get_text_config(), run.config.vision_config
-        # The smallest model to build. Qwen3-VL needs a layer for each block that hands features to one.
-        min_blocks = max(2, len(getattr(vision, "deepstack_visual_indexes", None) or ()))
-        min_layers = min_blocks
-        if shared and run.recomputes:
-            # With gradient checkpointing the prompt's cache decides the peak of a step, but not in a model of
-            # very few layers. Four are enough: tests/test_fit.py compares the result with a whole model.
-            min_layers = max(min_blocks, 4)
-
-        more_layers, more_blocks = text.num_hidden_layers - min_layers, vision.depth - min_blocks
-        if more_layers <= 2 and more_blocks <= 2:  # so small a model is built as a whole
-            self.parts = [(_small(run, text.num_hidden_layers, vision.depth, self.mode), 1)]
-        else:
-            # All layers take the same, and so do all blocks. So three models are enough: the smallest one,
-            # one with a layer more, one with a block more.
-            # whole = smallest + more_layers · (layer_more - smallest) + more_blocks · (block_more - smallest)
-            # The factors below are those of this sum, collected for each model.
-            sizes = [  # layers, blocks, factor
-                (min_layers, min_blocks, 1 - more_layers - more_blocks),
-                (min_layers + 1, min_blocks, more_layers),
-                (min_layers, min_blocks + 1, more_blocks),
-            ]
-            self.parts = []
-            for layers, blocks, factor in sizes:
-                self.parts.append((_small(run, layers, blocks, self.mode), factor))
+        self.parts = []
+        for layers, blocks, factor in _sizes_to_build(run, shared):
+            self.parts.append((_small(run, layers, blocks, self.mode), factor))
 
     def of_model(self, name):
         "An attribute of `_Small` in bytes (weights, trained, state), for the whole model"
@@ -739,6 +775,38 @@ class _Counted:
         return self.measured[key]
 
 
+def _sizes_to_build(run, shared):
+    """Which small models stand for a run's whole model: a list of (layers of text, blocks of vision, factor).
+
+    A number of bytes of the whole model is the sum of factor · bytes of the small model."""
+    layers, blocks = run.config.get_text_config().num_hidden_layers, run.config.vision_config.depth
+    min_layers, min_blocks = _smallest_size(run, shared)
+    more_layers, more_blocks = layers - min_layers, blocks - min_blocks
+    if more_layers <= 2 and more_blocks <= 2:  # so small a model is built as a whole
+        return [(layers, blocks, 1)]
+    # All layers take the same, and so do all blocks. So three models are enough: the smallest one, one with
+    # a layer more, one with a block more.
+    # whole = smallest + more_layers · (layer_more - smallest) + more_blocks · (block_more - smallest)
+    # The factors are those of this sum, collected for each model.
+    return [
+        (min_layers, min_blocks, 1 - more_layers - more_blocks),
+        (min_layers + 1, min_blocks, more_layers),
+        (min_layers, min_blocks + 1, more_blocks),
+    ]
+
+
+def _smallest_size(run, shared):
+    "The smallest model to build for a run: (layers of text, blocks of the vision tower)"
+    # Qwen3-VL needs a layer for each block that hands features to one.
+    deepstack_blocks = getattr(run.config.vision_config, "deepstack_visual_indexes", None) or ()
+    smallest = max(2, len(deepstack_blocks))
+    if shared and run.recomputes:
+        # With gradient checkpointing the prompt's cache decides the peak of a step, but not in a model of
+        # very few layers. Four are enough: tests/test_fit.py compares the result with a whole model.
+        return max(smallest, 4), smallest
+    return smallest, smallest
+
+
 def memory_of_step(
     counted: _Counted,  # a run, with stock TRL or with shared prompts
     rows: int,  # answers in one forward pass
@@ -746,50 +814,66 @@ def memory_of_step(
 ) -> dict:  # part: bytes; `training`, `sampling` and `most` are what is held at once
     "Memory of one optimizer step by its parts"
     run = counted.run
-    # A `_Small` of few layers; its head and its largest weight are the whole model's. Not used: its factor.
-    small, _ = counted.parts[0]
-    G, all_rows = run.settings.num_generations, rows * passes
-    prompts = all_rows // G if counted.shared else all_rows
-    # `of_model`: bytes that the whole model takes, here for all weights and for the optimizer's state
+    # bytes that the whole model takes, here for all weights and for the optimizer's state
     parts = dict(weights=counted.of_model("weights"), optimizer=counted.of_model("state"))
-
-    # While it trains.
+    small, _ = counted.parts[0]  # a `_Small` of few layers; its head is the whole model's
     parts["logits"] = _logits(run, small, rows, counted.shared, counted.mode)
-    # Most bytes held at once in a forward and backward pass, beside weights and optimizer: logits,
-    # activations and gradients.
-    in_training = counted.training(rows)
-    # bitsandbytes unpacks one 4-bit weight at a time, to 2 bytes a number. `largest` is the number of numbers
-    # of the largest 4-bit weight, 0 if there is none.
-    in_training += 2 * small.largest
-    # From the second pass on, gradients of earlier passes are held already: as large as the trained weights.
-    in_training += counted.of_model("trained") if passes > 1 else 0
-    # All of this but the logits, so gradients and the unpacked weight, too.
+    in_training = _training_peak(counted, rows, passes)
+    # All but the logits, so gradients and the unpacked weight, too.
     parts["activations"] = max(0, in_training - parts["logits"])
-
-    # The pictures, which are held all the time.
-    patches, patch_size = run.prompt["patches"]  # of all pictures of a prompt; numbers of a patch
-    parts["pictures"] = prompts * patches * patch_size * 4  # float32, as the processor makes them
-    if counted.shared:
-        # features of a frozen vision tower that are kept from epoch to epoch
-        parts["pictures"] += run.settings.picture_memory_mb * 2**20
-
-    # While it samples: a cache grows with each token, so that of the prompts gives that of whole answers.
-    reading, cache = counted.reading(prompts)  # most at once, and the prompts' cache
-    parts["cache"] = cache * (run.P + run.C) / run.P
-    if counted.shared:
-        # The prompts' cache stays beside that of the answers, which has its full length from the beginning.
-        token_bytes = cache / prompts / run.P
-        parts["cache"] = cache + token_bytes * all_rows * (run.P + run.C)
-    # The peak lies at reading the prompts or at the last token. `_of_one_token`: bytes of the scores and
-    # copies that are made for a token, and freed again.
-    in_sampling = max(reading, parts["cache"] + _of_one_token(counted, all_rows))
-
+    parts["pictures"] = _picture_bytes(counted, rows * passes)
+    parts["cache"], in_sampling = _sampling_bytes(counted, rows * passes)
     parts["rewards"] = run.rewards
-    held = parts["weights"] + parts["optimizer"] + parts["pictures"] + parts["rewards"]
     if run.settings.use_vllm:
         parts["cache"] = in_sampling = 0  # vLLM's own share of the card holds it
+
+    held = parts["weights"] + parts["optimizer"] + parts["pictures"] + parts["rewards"]
     parts |= dict(training=held + in_training, sampling=held + in_sampling)
     return parts | dict(most=max(parts["training"], parts["sampling"]))
+
+
+def _training_peak(counted, rows, passes):
+    """Most bytes that a forward and backward pass of `rows` answers holds beside weights and optimizer state.
+
+    These are logits, activations and gradients. `counted`: `_Counted`; `passes`: forward passes of a step."""
+    small, _ = counted.parts[0]
+    peak = counted.training(rows)
+    # bitsandbytes unpacks one 4-bit weight at a time, to 2 bytes a number. `largest` is the number of numbers
+    # of the whole model's largest 4-bit weight, 0 if there is none.
+    peak += 2 * small.largest
+    # From the second pass on, gradients of earlier passes are held already: as large as the trained weights.
+    peak += counted.of_model("trained") if passes > 1 else 0
+    return peak
+
+
+def _prompts_of(counted, rows):
+    "How many prompts are read for `rows` answers: one for each, or with shared prompts one for a group"
+    return rows // counted.run.settings.num_generations if counted.shared else rows
+
+
+def _picture_bytes(counted, rows):
+    "Bytes of the pictures of a step with `rows` answers, which are held all the time"
+    run = counted.run
+    patches, patch_size = run.prompt["patches"]  # of all pictures of a prompt; numbers of a patch
+    size = _prompts_of(counted, rows) * patches * patch_size * 4  # float32, as the processor makes them
+    if counted.shared:
+        # features of a frozen vision tower that are kept from epoch to epoch
+        size += run.settings.picture_memory_mb * 2**20
+    return size
+
+
+def _sampling_bytes(counted, rows):
+    "Memory while `rows` answers are sampled: (bytes of the full cache, most bytes at once, cache included)"
+    run, prompts = counted.run, _prompts_of(counted, rows)
+    reading, prompt_cache = counted.reading(prompts)  # most at once, and the prompts' cache
+    # A cache grows with each token, so that of the prompts gives that of whole answers.
+    cache = prompt_cache * (run.P + run.C) / run.P
+    if counted.shared:
+        # The prompts' cache stays beside that of the answers, which has its full length from the beginning.
+        token_bytes = prompt_cache / prompts / run.P
+        cache = prompt_cache + token_bytes * rows * (run.P + run.C)
+    # The peak lies at reading the prompts or at the last token.
+    return cache, max(reading, cache + _last_token_bytes(counted, rows))
 
 
 def reward_weights(
@@ -846,19 +930,19 @@ def _weight_bytes(weight, is_4bit):
     return weight.numel() * (0.5 + 1 / 64 + 4 / (64 * 256) if is_4bit else weight.element_size())
 
 
-def _of_one_token(
+def _last_token_bytes(
     counted,  # `_Counted`; its `shared` says whether each prompt is read once for its group
     rows,  # answers that are sampled together
 ):  # bytes
     "What is held for a moment while the last token of each answer is sampled; the cache is not counted"
     run, text = counted.run, counted.run.config.get_text_config()
-    number_bytes = 2 if run.gpu else 4  # bfloat16 or float32
-    cached_tokens = rows * (run.P + run.C)  # tokens of the prompt and of the answer
     if counted.shared and not run.gpu:
         of_layer = 0  # `shared_prompt.grouped_attention` copies nothing on a CPU
     else:
         # Attention copies the keys and values of one layer at a time, repeated for every head.
         size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        number_bytes = 2 if run.gpu else 4  # bfloat16 or float32
+        cached_tokens = rows * (run.P + run.C)
         of_layer = 2 * cached_tokens * text.num_attention_heads * size * number_bytes
     # Scores of all words in float32: four copies, while they are changed (temperature, top-k) and drawn from.
     return of_layer + 4 * rows * text.vocab_size * 4
@@ -872,38 +956,61 @@ def will_fit(
 ) -> dict:  # `run` (what was counted), `ways` (a row for stock and for shared), `cards` (a row for each size)
     "Memory in GB that a run will take, with stock TRL and with shared prompts, and which cards it fits on"
     run = run_of(settings, prompt_tokens=prompt_tokens, pictures=pictures)
-    counted = {"stock": _Counted(run, shared=False)}
-    if settings.attention in ("auto", "sdpa"):
-        counted["shared"] = _Counted(run, shared=True)  # other attention functions cannot share a prompt
-    # Bytes of each card that the run may use: without vLLM's share, and without `_left_free_gb`.
-    usable = [_usable_bytes(run, size) for size in sizes]
-
+    usable = [_usable_bytes(run, size) for size in sizes]  # of each card
     ways = []  # a row for "stock", and one for "shared" where prompts can be shared
     largest_groups = {}  # "stock" or "shared" → for each card the most groups that one pass may hold
-    for way, of_way in counted.items():
-        # answers in a forward pass, and forward passes in a step
-        rows, passes = whole_groups(replace(settings, shared_prompt=way == "shared"))
-        # Prompts cannot be shared where a pass holds no whole groups.
-        if way == "shared" and rows % settings.num_generations:
-            continue
-        parts = memory_of_step(of_way, rows, passes)  # part → bytes; "most" is the peak
-        gigabytes = {part: size / GiB for part, size in parts.items()}
-        ways.append(dict(way=way, rows=rows, passes=passes) | gigabytes)
-        largest_groups[way] = _largest_groups(of_way, usable)
+    for way, counted in _counted_ways(run).items():
+        row = _row_of_way(way, counted)
+        if row is not None:
+            ways.append(row)
+            largest_groups[way] = _largest_groups(counted, usable)
 
-    # For each card: whether the run fits as it is set, and how many groups would fit into one pass.
     rows_of_cards = []
     for number, size in enumerate(sizes):
-        row = dict(gb=size)
-        for row_of_way in ways:
-            way = row_of_way["way"]
-            row[f"{way}_fits"] = row_of_way["most"] * GiB <= usable[number]
-            row[f"{way}_groups"] = largest_groups[way][number]
-        rows_of_cards.append(row)
+        groups = {way: of_cards[number] for way, of_cards in largest_groups.items()}
+        rows_of_cards.append(dict(gb=size) | _row_of_card(ways, usable[number], groups))
+    return dict(run=_facts_of(run), ways=ways, cards=rows_of_cards)
 
-    facts = dict(model=settings.model, prompt_tokens=run.P, answer_tokens=run.C, G=settings.num_generations,
-                 recomputes=run.recomputes, number_type="bfloat16" if run.gpu else "float32")
-    return dict(run=facts, ways=ways, cards=rows_of_cards)
+
+def _counted_ways(run):
+    "The `_Counted` of a run by the way prompts are read: \"stock\", and \"shared\" where attention allows it"
+    counted = {"stock": _Counted(run, shared=False)}
+    if run.settings.attention in ("auto", "sdpa"):  # other attention functions cannot share a prompt
+        counted["shared"] = _Counted(run, shared=True)
+    return counted
+
+
+def _row_of_way(way, counted):
+    """How a run is cut into passes, and its memory in GB by part; None where prompts cannot be shared.
+
+    `way` is "stock" or "shared", `counted` the `_Counted` for it."""
+    settings = counted.run.settings
+    # answers in a forward pass, and forward passes in a step
+    rows, passes = whole_groups(replace(settings, shared_prompt=way == "shared"))
+    if way == "shared" and rows % settings.num_generations:
+        return None  # a pass holds no whole groups
+    parts = memory_of_step(counted, rows, passes)  # part → bytes; "most" is the peak
+    gigabytes = {part: size / GiB for part, size in parts.items()}
+    return dict(way=way, rows=rows, passes=passes) | gigabytes
+
+
+def _row_of_card(ways, usable, groups):
+    """Whether a run fits on a card as it is set, and how many groups would fit into one pass, for each way.
+
+    `ways`: rows of `_row_of_way`; `usable`: bytes of the card; `groups`: way, such as "stock" → groups."""
+    row = {}
+    for row_of_way in ways:
+        way = row_of_way["way"]
+        row[f"{way}_fits"] = row_of_way["most"] * GiB <= usable
+        row[f"{way}_groups"] = groups[way]
+    return row
+
+
+def _facts_of(run):
+    "What was counted, for people: model, tokens, answers of a group (G), number type"
+    return dict(model=run.settings.model, prompt_tokens=run.P, answer_tokens=run.C,
+                G=run.settings.num_generations, recomputes=run.recomputes,
+                number_type="bfloat16" if run.gpu else "float32")
 
 
 def _usable_bytes(run, size):
@@ -920,50 +1027,58 @@ def _largest_groups(
 ):  # a list of numbers of groups, 0 where not even one fits
     "The most groups that fit under each limit when a step is a single forward pass"
     G = counted.run.settings.num_generations
-    largest = []
     # Memory grows by the same amount with each group, so counting one and two groups is enough. For large
-    # batches the result may be too small: TRL's buffer of logits stops growing at `_chunk_tokens` tokens.
+    # batches the result may be too small: TRL's buffer of logits stops growing at 4096 (`_chunk_tokens`).
     one_group, two_groups = (memory_of_step(counted, groups * G, passes=1) for groups in (1, 2))
-    for limit in limits:
-        fits = []  # how many groups fit in training, and in sampling
-        for part in ("training", "sampling"):
-            of_each_more = two_groups[part] - one_group[part]
-            more_groups = (limit - one_group[part]) // of_each_more  # below 0 if not even one group fits
-            fits.append(int(1 + more_groups))
-        largest.append(max(0, min(fits)))
-    return largest
+    return [_groups_within(limit, one_group, two_groups) for limit in limits]
+
+
+def _groups_within(limit, one_group, two_groups):
+    "How many groups fit into `limit` bytes, from the memory of one and of two groups (of `memory_of_step`)"
+    fits = []  # how many groups fit in training, and in sampling
+    for part in ("training", "sampling"):
+        of_each_more = two_groups[part] - one_group[part]
+        more_groups = (limit - one_group[part]) // of_each_more  # below 0 if not even one group fits
+        fits.append(int(1 + more_groups))
+    return max(0, min(fits))
 
 
 def fit_tables(
     found: dict,  # from `will_fit`: facts of the `run`, and a list of dicts each for `ways` and `cards`
 ) -> list:  # two `Table`s, which a notebook shows: GB of the run by part, and what fits on each card
     "The result of `will_fit` as tables for people"
-    run = found["run"]
+    return [_table_of_parts(found["run"], found["ways"]), _table_of_cards(found)]
+
+
+def _table_of_parts(run, ways):
+    "A `Table` of a run's memory in GB by part, a row for each way: prompts \"stock\" or \"shared\""
     parts = ["weights", "optimizer", "activations", "logits", "cache", "training", "sampling", "most"]
-    if found["ways"][0]["rewards"]:  # weights of models that are rewards
+    if ways[0]["rewards"]:  # weights of models that are rewards
         parts.insert(1, "rewards")
     rows = []
-    # A way is how prompts are read: "stock", in every row, or "shared", once for a group.
-    for way in found["ways"]:
+    for way in ways:
         sizes = {part: f"{way[part]:.2f}" for part in parts}
         rows.append({"prompts": way["way"], "in one pass": way["rows"], "passes": way["passes"]} | sizes)
     kept = "computed twice" if run["recomputes"] else "kept"
     tokens = f"{run['prompt_tokens']} tokens of prompt, {run['answer_tokens']} of an answer at most"
     caption = (f"GB. {run['model']}: {tokens}, {run['number_type']}, layers {kept}. "
                "training and sampling: held at once, weights and optimizer included")
+    return Table(rows, caption)
 
-    card_rows = []
+
+def _table_of_cards(found):
+    "A `Table` of what fits on each card, from the result of `will_fit`"
+    rows = []
     for card in found["cards"]:  # gb, and for each way such as "stock": stock_fits, stock_groups
         row = {"GB of the card": card["gb"]}
         for way in found["ways"]:
             name = way["way"]
             row[f"{name}: as set"] = "fits" if card[f"{name}_fits"] else "does not fit"
             groups = card[f"{name}_groups"]  # the most that fit into one pass
-            batch = f"{groups} × {run['G']}" if groups else "not one group"
+            batch = f"{groups} × {found['run']['G']}" if groups else "not one group"
             row[f"{name}: largest step of one pass"] = batch
-        card_rows.append(row)
-    caption_of_cards = "groups × answers. Not counted: " + "; ".join(not_counted)
-    return [Table(rows, caption), Table(card_rows, caption_of_cards)]
+        rows.append(row)
+    return Table(rows, "groups × answers. Not counted: " + "; ".join(not_counted))
 
 
 # Real steps, to compare with
@@ -971,26 +1086,28 @@ def fit_tables(
 def real_model(
     run: Run,  # of any size: the model is built as a whole
 ):  # model (on the GPU where there is one), processor
-    """The run's model with random weights, and a processor, without any download.
-
-    The processor is that of a tiny model of the same family: it cuts pictures as the real one does, but has a
-    small tokenizer. So the model gets that tokenizer's ids for pictures."""
+    "The run's model with random weights, and a processor, without any download"
     from transformers import AutoModelForImageTextToText
+    # It cuts pictures as the real one does, but has a small tokenizer, whose ids the model gets.
     processor = twin_processor(run.config.model_type)
     limit_pixels(processor, run.settings.max_image_size)
-    tokenizer = processor.tokenizer
-
-    config = copy.deepcopy(run.config)
-    config.image_token_id = processor.image_token_id
-    config.vision_start_token_id = tokenizer.convert_tokens_to_ids("<|vision_start|>")
+    config = _with_ids_of(processor, run.config)
     on_gpu = torch.cuda.is_available()
     torch.manual_seed(0)
     with torch.device("cuda" if on_gpu else "cpu"):
         dtype = torch.bfloat16 if on_gpu else torch.float32
         model = AutoModelForImageTextToText.from_config(config, dtype=dtype)
     # No token ends an answer, so that every answer gets the full length that was counted.
-    model.generation_config.update(eos_token_id=None, pad_token_id=tokenizer.pad_token_id)
+    model.generation_config.update(eos_token_id=None, pad_token_id=processor.tokenizer.pad_token_id)
     return model, processor
+
+
+def _with_ids_of(processor, config):
+    "A copy of a model's configuration with a processor's ids for pictures"
+    config = copy.deepcopy(config)
+    config.image_token_id = processor.image_token_id
+    config.vision_start_token_id = processor.tokenizer.convert_tokens_to_ids("<|vision_start|>")
+    return config
 
 
 def real_steps(
@@ -1003,13 +1120,7 @@ def real_steps(
     settings = run.settings
     if settings.use_lora:
         model = _with_adapter(model, settings)
-    side = settings.max_image_size
-    samples = []
-    for number, drawn in enumerate(synthetic_counting(steps * settings.prompts_per_step)):
-        picture = drawn.images[0].resize((side, side))
-        # Questions of two lengths, so that prompts are padded and an attention mask is made.
-        question = drawn.question if number % 2 else drawn.question.removesuffix("?")
-        samples.append(Sample(question, drawn.answer, [picture], "counting", number))
+    samples = _drawn_samples(steps * settings.prompts_per_step, settings.max_image_size)
     # The run's settings, but few steps on drawn pictures, without checkpoints or reports.
     changed: dict = dict(max_steps=steps, save_steps=0, logging_steps=1, report_to="none", data=None)
     short = replace(settings, **changed)
@@ -1020,6 +1131,17 @@ def real_steps(
     return trainer
 
 
+def _drawn_samples(count, side):
+    "So many counting samples with drawn pictures of `side` × `side` pixels"
+    samples = []
+    for number, drawn in enumerate(synthetic_counting(count)):
+        picture = drawn.images[0].resize((side, side))
+        # Questions of two lengths, so that prompts are padded and an attention mask is made.
+        question = drawn.question if number % 2 else drawn.question.removesuffix("?")
+        samples.append(Sample(question, drawn.answer, [picture], "counting", number))
+    return samples
+
+
 def measured_mb(
     settings: dict,  # of the run
     shape: dict,  # `width`, `depth` and `vocabulary` of a Qwen2.5-VL twin
@@ -1027,8 +1149,7 @@ def measured_mb(
     """Most memory that a real run of a tiny model takes on a CPU, without that of the libraries.
 
     The run happens in a new process: this module's own `__main__`, which prints the number."""
-    # By this variable glibc returns blocks of 128 KB or more to the system as soon as they are freed.
-    # Otherwise unused memory between tensors would be counted, too.
+    # So glibc returns freed blocks of 128 KB or more to the system at once; else they would be counted, too.
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(128 << 10)}
     command = [sys.executable, "-m", "vlrlbook.fit", json.dumps(settings), json.dumps(shape)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)

@@ -74,13 +74,17 @@ def grpo_loss(
     # PPO's clipping: because of the minimum, a ratio beyond the clip range earns nothing more.
     objective = torch.minimum(ratio * advantage, clipped_ratio * advantage)
     loss = -objective.expand_as(logps) # level "sequence": [rows, 1] becomes the same number for each token
-
     if beta:
-        # KL to the reference by the k3 estimator, which is never below 0; weighted by the ratio, as in TRL
-        log_ref_ratio = ref_logps - logps
-        loss = loss + beta * ratio * (log_ref_ratio.exp() - log_ref_ratio - 1)
+        loss = loss + beta * ratio * _kl(logps, ref_logps) # weighted by the ratio, as in TRL
+    return _mean_loss(loss * mask, mask, loss_type)
 
-    loss = loss * mask
+def _kl(logps, ref_logps):
+    "KL of each token to the reference model, by the k3 estimator, which is never below 0"
+    log_ref_ratio = ref_logps - logps
+    return log_ref_ratio.exp() - log_ref_ratio - 1
+
+def _mean_loss(loss, mask, loss_type):
+    "The mean of a loss [rows, C] over all tokens (dapo), or over answers of their means (grpo)"
     if loss_type == "dapo": return loss.sum() / mask.sum().clamp(min=1)
     if loss_type == "grpo": return (loss.sum(1) / mask.sum(1).clamp(min=1)).mean()
     raise ValueError(f"by hand there is dapo and grpo, not {loss_type!r}")
@@ -97,27 +101,37 @@ def make_trainer(
 ): # trl.GRPOTrainer
     "TRL's trainer, set up for a run: with our mixins, the reward that `settings` names, log and callbacks"
     from trl import GRPOTrainer
-
     # Mixins, called from left to right. They run calls of the tool `zoom`, replace groups with equal rewards,
     # read a group's prompt once, give pictures to vLLM, and write a checkpoint completely or not at all.
     class Trainer(LookTwice, RefillGroups, SharedPrompt, PicturesForVLLM, CommittedCheckpoints, GRPOTrainer):
         refill = settings.refill # read by RefillGroups
         vllm_sleep_level = settings.vllm_sleep_level # read by PicturesForVLLM
 
-    recorders = [recorder] if recorder else [] # called with each batch of answers and their rewards
+    reward = _reward_for_trl(settings, model, processor, recorder)
+    tool_options = look_options(settings, model, processor) # for task zoom the tool; else empty
+    if tool_options: reward = with_turns(reward) # an answer then has several turns
+    callbacks = _callbacks(settings, processor, held_out, RunLog() if log is None else log)
+    trainer = Trainer(model=model, processing_class=processor, args=grpo_config(settings, processor),
+                      reward_funcs=reward, train_dataset=dataset, callbacks=callbacks, **tool_options)
+    trainer.remove_callback(PrinterCallback) # it would print every row that `RunLogCallback` keeps
+    # Read each group's prompt once, if the setting wants it and results stay exact; else print why not.
+    share_prompts(trainer, settings.shared_prompt, settings.picture_memory_mb)
+    return trainer
+
+def _reward_for_trl(settings, model, processor, recorder):
+    "The reward that `settings` name, as TRL calls it on a batch; `recorder`: called with each batch, or None"
+    recorders = [recorder] if recorder else []
     if settings.keep_completions: recorders.append(Completions(settings.output_dir))
     # An answer that was cut at the token limit is "paid" like any other, "masked" (left out of its group), or
     # earns this number.
     when_cut = settings.when_cut if settings.when_cut in ("paid", "masked") else float(settings.when_cut)
     ends = () if when_cut == "paid" else end_tokens(model, processor) # an answer without one of these was cut
     record = told_together(recorders) # one function that calls all of them; None without any
-    reward = for_trl( # the reward as TRL calls it, on a batch
-        load_reward(settings.reward), recorder=record, name="reward",
-        group_size=settings.num_generations, when_cut=when_cut, end_tokens=ends)
-    tool_options = look_options(settings, model, processor) # for task zoom the tool; else empty
-    if tool_options: reward = with_turns(reward) # an answer then has several turns
+    return for_trl(load_reward(settings.reward), recorder=record, name="reward",
+                   group_size=settings.num_generations, when_cut=when_cut, end_tokens=ends)
 
-    log = RunLog() if log is None else log
+def _callbacks(settings, processor, held_out, log):
+    "The callbacks of a run's trainer, whose rows go into the `RunLog`; `held_out`: see `make_trainer`"
     # Copies TRL's columns, renamed by `logged_as`, and the reward's parts (part/…) into `log`.
     run_log = RunLogCallback(log, logged_as, "GRPO", prefix="part/")
     # A stop that was asked for waits until every batch of answers has had its `num_iterations` steps.
@@ -125,13 +139,7 @@ def make_trainer(
     if settings.eval_steps and held_out:
         # First, so that its row of a step stands in the log before that of the training.
         callbacks.insert(0, HeldOutReward(processor, held_out, settings, log))
-
-    trainer = Trainer(model=model, processing_class=processor, args=grpo_config(settings, processor),
-                      reward_funcs=reward, train_dataset=dataset, callbacks=callbacks, **tool_options)
-    trainer.remove_callback(PrinterCallback) # it would print every row that `RunLogCallback` keeps
-    # Read each group's prompt once, if the setting wants it and results stay exact; else print why not.
-    share_prompts(trainer, settings.shared_prompt, settings.picture_memory_mb)
-    return trainer
+    return callbacks
 
 # %% ../nbs/05_grpo.ipynb #c034
 def load_policy(
@@ -151,6 +159,37 @@ def load_policy(
         model = add_lora(model, s.lora_r, s.lora_alpha, s.lora_dropout, s.lora_vision)
     return model, processor
 
+# %% ../nbs/05_grpo.ipynb #xnb71eaf4
+def _load(settings, first):
+    "Training and held-out data set, model and processor of a run; SettingsError for rows it cannot train on"
+    train, held_out, report = load_data(settings) # report: what was wrong with rows, None for drawn ones
+    if first and report: print(report) # first: of all processes
+    model, processor = load_policy(settings)
+    checked = preflight(train, processor, held_out) # every row's pictures and the longest prompt
+    if checked.problems: raise SettingsError(repr(checked))
+    return train, held_out, model, processor
+
+def _compared(settings, train, samples, before, after):
+    """(The results of a run as a dict, a row for each held-out picture), by the answers before and after it.
+
+    `train`: the rows of training; `samples`: held out; `before` and `after`: from `predict_together`."""
+    reward = load_reward(settings.reward)
+    rows = [dict(question=q, answer=a) for q, a in zip(train["question"], train["answer"])]
+    blind = baselines(rows, settings.task, reward) # what answers without a look at the picture earn
+    return results_of(settings, samples, before, after, reward, blind)
+
+def _unmeasured(settings, wanted) -> dict:
+    "The results of a run whose held-out pictures were not asked, though perhaps `wanted`"
+    why = "nobody asked for it"
+    if wanted: why = "its weights lie on several processes; `vlrlbook evaluate --adapter` measures it"
+    return dict(verdict=not_measured(f"The run was not measured: {why}."), settings=asdict(settings))
+
+def _numbers_of_run(trainer, started):
+    "Steps, processes, time since `started`, memory and versions of a run that has trained"
+    return dict(steps=trainer.state.global_step, processes=trainer.accelerator.num_processes,
+                seconds=time.time() - started, peak_memory_mb=peak_memory_mb(),
+                shared_prompt=sharing_state(trainer), **run_facts())
+
 # %% ../nbs/05_grpo.ipynb #nb71eaf4
 def run(
     settings: GRPOSettings, # a checked object
@@ -163,13 +202,8 @@ def run(
     checkpoint = find_checkpoint(output, settings.resume) # None: from the beginning
     check_hub(settings.hub_model_id) # raises where nobody may push to it
     set_seed(settings.seed)
-    train, held_out, report = load_data(settings) # report: what was wrong with rows, None for drawn ones
     first = int(os.environ.get("RANK", 0)) == 0 # of all processes
-    if first and report: print(report)
-
-    model, processor = load_policy(settings)
-    checked = preflight(train, processor, held_out) # every row's pictures and the longest prompt
-    if checked.problems: raise SettingsError(repr(checked))
+    train, held_out, model, processor = _load(settings, first)
     if first: as_it_began(settings, checkpoint, train) # a resumed run must have its settings of before
     samples = to_samples(held_out)
     log = resume_log(output / "run_log.csv", checkpoint) if first else None
@@ -185,24 +219,16 @@ def run(
             trainer.add_callback(same) # asks about these pictures again in the middle
     trainer.train(resume_from_checkpoint=checkpoint)
 
-    results: dict
     if measures:
         after = predict_together(trainer.accelerator, trainer.model, processor, samples, settings)
-        reward = load_reward(settings.reward)
-        rows = [dict(question=q, answer=a) for q, a in zip(train["question"], train["answer"])]
-        blind = baselines(rows, settings.task, reward) # what answers without a look at the picture earn
-        results, answered = results_of(settings, samples, before, after, reward, blind)
+        results, answered = _compared(settings, train, samples, before, after)
         if first:
             same.keep_flips(before, after) # pictures whose answer became right or wrong
             same.keep("last", trainer.state.global_step, same.of_all(after))
             save_predictions(output / "predictions.jsonl", answered)
     else:
-        why = "nobody asked for it"
-        if measure: why = "its weights lie on several processes; `vlrlbook evaluate --adapter` measures it"
-        results = dict(verdict=not_measured(f"The run was not measured: {why}."), settings=asdict(settings))
-    results |= dict(steps=trainer.state.global_step, processes=trainer.accelerator.num_processes)
-    results |= dict(seconds=time.time() - started, peak_memory_mb=peak_memory_mb())
-    results |= dict(shared_prompt=sharing_state(trainer), **run_facts())
+        results = _unmeasured(settings, wanted=measure)
+    results |= _numbers_of_run(trainer, started)
     finish(trainer, processor, settings, results) # writes model, results.json, card and report
     if first: announce(results["verdict"])
     return results

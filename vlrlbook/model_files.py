@@ -47,19 +47,20 @@ def copy_descriptions(
     left_out = []
     for path in sorted(source.rglob("*")):
         inside = path.relative_to(source)
-        # names of the file itself and of the folders around it
-        excluded = any(_matches(part, (".*", *_files_of_a_run, *leave)) for part in inside.parts)
-        if excluded or path.is_dir() or path.suffix == ".safetensors":
+        if path.is_dir() or path.suffix == ".safetensors" or _is_excluded(inside, leave):
             continue
         if _matches(path.name, other_weights): # patterns such as *.bin
             left_out.append(inside.as_posix())
-            continue
-        if path.name.endswith(".safetensors.index.json"): # belongs to the weight files
-            continue
-
-        (target / inside).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, target / inside) # follows links, such as those of the hub's cache
+        elif not path.name.endswith(".safetensors.index.json"): # which belongs to the weight files
+            (target / inside).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target / inside) # follows links, such as those of the hub's cache
     return left_out
+
+
+def _is_excluded(inside, leave):
+    "Whether a path inside a model directory is hidden, of a training run, or fits the patterns `leave`"
+    patterns = (".*", *_files_of_a_run, *leave)
+    return any(_matches(part, patterns) for part in inside.parts) # also by a folder around the file
 
 
 def _matches(name, patterns):
@@ -85,15 +86,13 @@ def stored_dtype(
     """Return the number type that most bytes of a model's weights have, as torch calls it
 
     It is read from the weight files: a config may name no type, or another one."""
-    sizes = {} # safetensors' name of a floating type → bytes of all tensors of that type
+    sizes = {} # safetensors' name of a floating type, such as BF16 → bytes of all tensors of that type
     for path in Path(folder).glob("*.safetensors"):
         header, _ = read_header(path) # tensor → {dtype, shape, data_offsets}
         for name, about in header.items():
-            # `_torch_names` has the floating types only.
-            if name != "__metadata__" and about["dtype"] in _torch_names:
+            if name != "__metadata__" and about["dtype"] in _torch_names: # has the floating types only
                 first, end = about["data_offsets"]
-                short = about["dtype"] # such as BF16
-                sizes[short] = sizes.get(short, 0) + end - first
+                sizes[about["dtype"]] = sizes.get(about["dtype"], 0) + end - first
     if not sizes:
         return None
     return _torch_names[max(sizes, key=sizes.__getitem__)]
@@ -111,27 +110,29 @@ def replace_weights(
     It also names one whose numbers are not finite; then `target` may hold some of the files."""
     source, target = Path(source), Path(target)
     files = sorted(source.glob("*.safetensors"))
-    stored = {} # tensor → {dtype, shape, data_offsets}, over all files
-    for path in files:
-        header, _ = read_header(path)
-        stored.update(header)
-
-    for name, tensor in changed.items():
-        if name not in stored:
-            suggestion = nearest(name, list(stored)) # ": did you mean …?", or a list of all
-            raise ValueError(f"{source.name}: no weight file holds {name!r}{suggestion}")
-        shape, stored_type = stored[name]["shape"], stored[name]["dtype"]
-        has_same_shape = list(tensor.shape) == shape
-        is_quantised = stored_type not in _torch_names # not a floating type
-        if is_quantised or not has_same_shape:
-            raise ValueError(
-                f"{source.name}: {name!r} is stored as {stored_type} {shape}, its new numbers are "
-                f"{list(tensor.shape)}: quantised weights cannot take an adapter in")
-
+    _check_replaceable(files, changed, source.name)
     for path in files:
         _rewrite(path, target / path.name, changed, dtype) # checks that the new numbers are finite
     _copy_index(source, target, dtype) # the table that says which file holds which tensor
     return len(changed)
+
+
+def _check_replaceable(files, changed, model):
+    "Raise ValueError unless each tensor of `changed` is in one of the files, of floats and of the same shape"
+    stored = {} # tensor → {dtype, shape, data_offsets}, over all files
+    for path in files:
+        header, _ = read_header(path)
+        stored.update(header)
+    for name, tensor in changed.items():
+        if name not in stored:
+            suggestion = nearest(name, list(stored)) # ": did you mean …?", or a list of all
+            raise ValueError(f"{model}: no weight file holds {name!r}{suggestion}")
+        shape, stored_type = stored[name]["shape"], stored[name]["dtype"]
+        is_quantised = stored_type not in _torch_names # not a floating type
+        if is_quantised or list(tensor.shape) != shape:
+            raise ValueError(
+                f"{model}: {name!r} is stored as {stored_type} {shape}, its new numbers are "
+                f"{list(tensor.shape)}: quantised weights cannot take an adapter in")
 
 
 def _rewrite(
@@ -141,30 +142,23 @@ def _rewrite(
     dtype, # torch's name of the type of all floating tensors; None keeps each one's own
 ):
     "Copy one weight file with some tensors replaced; one tensor at a time is in memory"
-    import torch
     header, begin = read_header(source) # begin: place of the first number, behind the header
-    names = [name for name in header if name != "__metadata__"]
-    names.sort(key=_by_place(header)) # in the order in which they lie in the file
+    names = _names_by_place(header)
     types = _new_types(header, names, dtype) # tensor → its type in the new file, such as BF16
     is_converted = any(types[name] != header[name]["dtype"] for name in names)
-
     with open(source, "rb") as old, open(target, "wb") as new:
         # If no number type changes, no size changes either, and the old header is copied.
         new.write(_new_header(header, names, types) if is_converted else old.read(begin))
         for name in names:
-            entry, new_type = header[name], types[name]
+            entry = header[name] # dtype, shape, data_offsets
             first, end = entry["data_offsets"]
             old.seek(begin + first)
-            if name not in changed and new_type == entry["dtype"]:
+            if name not in changed and types[name] == entry["dtype"]:
                 _copy_bytes(old, new, end - first)
-                continue
-
-            # From here on the type is a floating one: `replace_weights` lets no other tensor be changed.
-            tensor = changed.get(name)
-            if tensor is None: # only its type changes
-                tensor = _read_tensor(old, entry)
-            # ValueError if a number is infinite or NaN in the new type
-            new.write(_as_bytes(name, tensor, getattr(torch, _torch_names[new_type])))
+            else: # the type is a floating one: `replace_weights` lets no other tensor be changed
+                tensor = changed.get(name)
+                tensor = _read_tensor(old, entry) if tensor is None else tensor # None: a new type only
+                new.write(_as_bytes(name, tensor, types[name]))
 
 
 def _new_types(header, names, dtype):
@@ -188,11 +182,10 @@ def _read_tensor(file, entry):
     return numbers.reshape(entry["shape"])
 
 
-def _by_place(header):
-    "Return a key for sorting names of tensors by where their numbers lie in the file"
-    def place(name):
-        return header[name]["data_offsets"] # [first byte, byte behind the last]
-    return place
+def _names_by_place(header):
+    "Return the names of a file's tensors in the order in which their numbers lie in the file"
+    names = [name for name in header if name != "__metadata__"]
+    return sorted(names, key=lambda name: header[name]["data_offsets"]) # [first byte, byte behind the last]
 
 
 def _copy_bytes(old, new, count):
@@ -205,9 +198,10 @@ def _copy_bytes(old, new, count):
         count -= len(piece)
 
 
-def _as_bytes(name, tensor, dtype):
-    "Return a tensor's numbers as bytes of type `dtype`; ValueError if one is infinite or NaN in that type"
+def _as_bytes(name, tensor, new_type):
+    "Return a tensor's numbers as bytes of a type such as BF16; ValueError if one is infinite or NaN in it"
     import torch
+    dtype = getattr(torch, _torch_names[new_type])
     tensor = tensor.detach().cpu()
     # float32 holds numbers up to 3e38, float16 up to 65504: larger ones become infinite here.
     converted = tensor.to(dtype).contiguous()
@@ -229,23 +223,27 @@ def _new_header(
     """Return the header of a safetensors file in which some tensors get another number type, as bytes
 
     A tensor of another type has another size, so all places after it move."""
-    bytes_per_number = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
     table = {"__metadata__": header["__metadata__"]} if "__metadata__" in header else {}
-
     end = 0
     for name in names:
-        about = header[name]
-        first, last = about["data_offsets"]
-        size = last - first
-        if types[name] != about["dtype"]:
-            size = size // bytes_per_number[about["dtype"]] * bytes_per_number[types[name]]
-        table[name] = dict(dtype=types[name], shape=about["shape"], data_offsets=[end, end + size])
+        size = _new_size(header[name], types[name])
+        table[name] = dict(dtype=types[name], shape=header[name]["shape"], data_offsets=[end, end + size])
         end += size
 
     text = json.dumps(table, separators=(",", ":")).encode()
     # the format wants the header padded with blanks to a multiple of 8 bytes
     text += b" " * (-len(text) % _header_alignment)
     return _header_length.pack(len(text)) + text
+
+
+def _new_size(entry, new_type):
+    "Return the bytes of a tensor in another number type, such as BF16; `entry`: its dtype and data_offsets"
+    first, last = entry["data_offsets"]
+    size = last - first
+    if new_type == entry["dtype"]:
+        return size
+    bytes_per_number = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+    return size // bytes_per_number[entry["dtype"]] * bytes_per_number[new_type]
 
 
 def _copy_index(source, target, dtype):
@@ -256,16 +254,20 @@ def _copy_index(source, target, dtype):
         if dtype is None:
             shutil.copyfile(path, target / path.name)
             continue
-
         index = json.loads(path.read_text(encoding="utf-8"))
-        total = 0
-        for file in target.glob("*.safetensors"):
-            header, _ = read_header(file)
-            # a tensor's data_offsets are its first byte and the byte behind its last
-            ends = [about["data_offsets"][1] for name, about in header.items() if name != "__metadata__"]
-            total += max(ends, default=0)
-        index["metadata"] = index.get("metadata", {}) | dict(total_size=total)
+        index["metadata"] = index.get("metadata", {}) | dict(total_size=_total_size(target))
         write_json(target / path.name, index)
+
+
+def _total_size(folder):
+    "Return the bytes of all tensors in the safetensors files of a folder"
+    total = 0
+    for file in folder.glob("*.safetensors"):
+        header, _ = read_header(file)
+        # a tensor's data_offsets are its first byte and the byte behind its last
+        ends = [about["data_offsets"][1] for name, about in header.items() if name != "__metadata__"]
+        total += max(ends, default=0)
+    return total
 
 
 # Configs
@@ -307,23 +309,31 @@ def only_for_transformers_5(
     """Return what in a model directory transformers 4 cannot read or would misread
 
     An empty list means that transformers 4 reads it. Each sentence names a file and what is wrong in it."""
-    problems = []
     config = _read_json(Path(folder) / "config.json")
+    tokenizer = _read_json(Path(folder) / "tokenizer_config.json")
+    return _problems_of_config(config) + _problems_of_tokenizer(tokenizer)
 
+
+def _problems_of_config(config):
+    "List what transformers 4 would misread in the content of a config.json, as sentences"
+    problems = []
     # the config and, in a vision-language model, the config of its language model
     parts = {"config.json": config, "config.json, text_config": config.get("text_config") or {}}
     for where, part in parts.items():
         if "rope_parameters" in part and "rope_theta" not in part:
             problems.append(f"{where}: rope_parameters without rope_theta, "
                             "and transformers 4 would take its own default")
-
     text = config.get("text_config")
     if text and config.get("tie_word_embeddings") and not text.get("tie_word_embeddings"):
         problems.append("config.json: tie_word_embeddings is true at the top alone, "
                         "where transformers 4 does not look")
+    return problems
 
-    tokenizer = _read_json(Path(folder) / "tokenizer_config.json")
-    if tokenizer.get("tokenizer_class") in _tokenizer_classes:
+
+def _problems_of_tokenizer(tokenizer):
+    "List what transformers 4 cannot read in the content of a tokenizer_config.json, as sentences"
+    problems = []
+    if tokenizer.get("tokenizer_class") in _tokenizer_classes: # those that only transformers 5 has
         problems.append(f"tokenizer_config.json: tokenizer_class {tokenizer['tokenizer_class']}, "
                         "which transformers 4 does not have")
     if isinstance(tokenizer.get("extra_special_tokens"), list):
@@ -345,13 +355,10 @@ def for_transformers_4(
         suggestion = nearest(str(kind), list(known_to_transformers_4)) # ": did you mean …?", or a list of all
         raise SettingsError(f"{folder.name}: config.json says model_type {kind!r}, which transformers 4.57 "
                             f"does not know{suggestion}")
-
     write_json(folder / "config.json", _config_for_4(config))
-
     tokenizer = _read_json(folder / "tokenizer_config.json") # {} if there is no such file
     if tokenizer:
         write_json(folder / "tokenizer_config.json", _tokenizer_for_4(tokenizer))
-
     _split_processor_file(folder)
 
 
@@ -382,21 +389,23 @@ def export_for_transformers_4(
     model = Path(model)
     if not (model / "config.json").is_file():
         raise FileNotFoundError(f"{model}: no config.json there, so this is no model directory")
-
     # aside: a hidden folder, renamed to output_path when the block ends
     with new_folder(output_path, existing="none") as aside:
-        # all files but the weights; it returns weight files in other formats, which are not copied
-        left_out = copy_descriptions(model, aside)
-        weights = [*model.glob("*.safetensors"), *model.glob("*.safetensors.index.json")]
-        if not weights:
-            other_files = ", ".join(left_out) or "descriptions"
-            raise FileNotFoundError(f"{model}: no safetensors there, only {other_files}")
-        for path in weights:
-            shutil.copyfile(path, aside / path.name)
-
+        _copy_model(model, aside)
         if only_for_transformers_5(model): # names what transformers 4 cannot read; empty if it reads all
             for_transformers_4(aside)
     return Path(output_path)
+
+
+def _copy_model(model, target):
+    "Copy a model directory, byte for byte; FileNotFoundError if it has no safetensors files"
+    left_out = copy_descriptions(model, target) # names of weight files in other formats
+    weights = [*model.glob("*.safetensors"), *model.glob("*.safetensors.index.json")]
+    if not weights:
+        other_files = ", ".join(left_out) or "descriptions"
+        raise FileNotFoundError(f"{model}: no safetensors there, only {other_files}")
+    for path in weights:
+        shutil.copyfile(path, target / path.name)
 
 
 def _read_json(path):

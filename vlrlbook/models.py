@@ -60,12 +60,11 @@ def _trained_tokenizer() -> str:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
 
-    # All 256 bytes are tokens from the beginning, so every text can be encoded, whatever the training text.
+    # All 256 bytes are tokens from the beginning, so every text can be encoded.
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     # 640: the 256 bytes, the special tokens, and a few hundred pieces of words
     trainer = trainers.BpeTrainer(vocab_size=640, min_frequency=2, special_tokens=special_tokens,
                                   initial_alphabet=alphabet, show_progress=False)
-
     # Eight times the same text, so that a pair of letters that occurs in it once reaches min_frequency too.
     tokenizer.train_from_iterator([sentences] * 8, trainer)
     return tokenizer.to_str()
@@ -91,6 +90,33 @@ families = {"qwen2_vl": "Qwen/Qwen2-VL-2B-Instruct", "qwen2_5_vl": "Qwen/Qwen2.5
             "qwen3_vl": "Qwen/Qwen3-VL-2B-Instruct", "qwen3_5": "Qwen/Qwen3.5-9B",
             "gemma3": "google/gemma-3-4b-it", "aria": "rhymes-ai/Aria"}
 
+# %% ../nbs/00a_models.ipynb #xnfbafb38
+def _qwen_config(
+    family, # one of the four Qwens, such as qwen2_5_vl
+    common, # settings of the language model that all twins share
+    ids, # special token → its id
+):
+    "Return the configuration of a Qwen twin"
+    import transformers
+    classes = {"qwen2_vl": "Qwen2VLConfig", "qwen2_5_vl": "Qwen2_5_VLConfig",
+               "qwen3_vl": "Qwen3VLConfig", "qwen3_5": "Qwen3_5Config"}
+    vision = _vision_config(family, common["hidden_size"], common["initializer_range"])
+    return getattr(transformers, classes[family])(
+        text_config=common | _qwen_text_settings(family, common["hidden_size"]), vision_config=vision,
+        tie_word_embeddings=True, image_token_id=ids["<|image_pad|>"], video_token_id=ids["<|video_pad|>"],
+        vision_start_token_id=ids["<|vision_start|>"], vision_end_token_id=ids["<|vision_end|>"])
+
+def _qwen_text_settings(family, width):
+    "Return the settings that only a Qwen's language model has, of hidden size `width`, as a dict"
+    if family == "qwen3_5":
+        return _qwen3_5_settings(width)
+    # mrope_section: of a head's 16 rotary pairs 4 encode time, 6 height and 6 width.
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]}
+    if family != "qwen3_vl":
+        return dict(rope_parameters=rope)
+    # The older two compute head_dim as width / heads, Qwen3-VL has a fixed default.
+    return dict(rope_parameters=rope | dict(mrope_interleaved=True), head_dim=32)
+
 # %% ../nbs/00a_models.ipynb #nfbafb38
 def twin_config(
     family: str, # model family, such as qwen2_5_vl
@@ -102,36 +128,18 @@ def twin_config(
     """Return the configuration of a tiny model (twin) of `family`: the real class, about a million parameters
 
     Its weights are random, and it runs on a CPU; the book's tests and first lessons train it."""
-    import transformers
     ids = {t: tokenizer.convert_tokens_to_ids(t) for t in special_tokens}
-
     # Settings that all six language models call the same. An attention head is 32 wide in each of them.
     common = dict(
         vocab_size=len(tokenizer), hidden_size=width, intermediate_size=2 * width, num_hidden_layers=depth,
         num_attention_heads=width // 32, num_key_value_heads=2, max_position_embeddings=8192,
         initializer_range=spread, tie_word_embeddings=True, bos_token_id=ids["<|endoftext|>"],
         eos_token_id=ids["<|im_end|>"], pad_token_id=ids["<|endoftext|>"])
-
     if family == "aria":
         return _aria_config(common, ids)
     if family == "gemma3":
         return _gemma3_config(common, ids)
-
-    # The four Qwens. mrope_section: of a head's 16 rotary pairs 4 encode time, 6 height and 6 width.
-    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]}
-    text = dict(common, rope_parameters=rope)
-    if family == "qwen3_vl":
-        rope["mrope_interleaved"] = True
-        text["head_dim"] = 32 # the older two compute it as width / heads, Qwen3-VL has a fixed default
-    if family == "qwen3_5":
-        text |= _qwen3_5_settings(width) # for layers with linear attention
-
-    classes = {"qwen2_vl": "Qwen2VLConfig", "qwen2_5_vl": "Qwen2_5_VLConfig",
-               "qwen3_vl": "Qwen3VLConfig", "qwen3_5": "Qwen3_5Config"}
-    return getattr(transformers, classes[family])(
-        text_config=text, vision_config=_vision_config(family, width, spread), tie_word_embeddings=True,
-        image_token_id=ids["<|image_pad|>"], video_token_id=ids["<|video_pad|>"],
-        vision_start_token_id=ids["<|vision_start|>"], vision_end_token_id=ids["<|vision_end|>"])
+    return _qwen_config(family, common, ids)
 
 # %% ../nbs/00a_models.ipynb #n94ad921
 def _vision_config(
@@ -143,7 +151,6 @@ def _vision_config(
     # `out_hidden_size` is the width of the tower's output, which must be the language model's. Qwen2-VL
     # calls it `hidden_size`, and the tower's own width `embed_dim`.
     tower_sizes = dict(hidden_size=64, intermediate_size=128, out_hidden_size=width)
-
     settings_of = dict(
         qwen2_vl=dict(embed_dim=64, hidden_size=width, mlp_ratio=2, patch_size=14),
         # All three layers have full attention: the largest picture of a twin is one window of 112 pixels.
@@ -173,16 +180,13 @@ def _gemma3_config(
 
     Every second layer looks back 32 tokens only, and the 64 patches of a picture are pooled to 16 tokens."""
     import transformers
-    # In the real model it is every sixth layer that attends to all tokens, but a twin has four layers.
-    layer_types = []
-    for layer in range(common["num_hidden_layers"]):
-        layer_types.append("full_attention" if layer % 2 else "sliding_attention")
-
+    # In the real model every sixth layer attends to all tokens, but a twin has four layers.
+    layer_types = ["sliding_attention", "full_attention"] * common["num_hidden_layers"]
     # Attention scores are divided by the root of query_pre_attn_scalar: here, as usual, the width of a head.
-    text = dict(common, head_dim=32, query_pre_attn_scalar=32, layer_types=layer_types, sliding_window=32)
+    text = dict(common, head_dim=32, query_pre_attn_scalar=32, sliding_window=32,
+                layer_types=layer_types[:common["num_hidden_layers"]])
     vision = dict(hidden_size=64, intermediate_size=128, num_hidden_layers=3, num_attention_heads=4,
                   image_size=112, patch_size=14)
-
     # boi and eoi: begin and end of image, for which the twins use Qwen's tokens.
     return transformers.Gemma3Config(
         text_config=text, vision_config=vision, mm_tokens_per_image=16,
@@ -198,16 +202,13 @@ def _aria_config(
 
     Its language model is a mixture of four experts. A picture has 49 patches, which become 16 tokens."""
     import transformers
-    # `intermediate_size` is that of one expert. Each token goes through two of the four experts and through a
-    # further one, the shared expert.
+    # `intermediate_size` is that of one expert. Each token goes through two of the four, and the shared one.
     text = dict(common, model_type="aria_text", intermediate_size=64, moe_num_experts=4, moe_topk=2,
                 moe_num_shared_experts=1)
-
     # Aria's processor only makes pictures of 490 or 980 pixels; patches of 70 pixels keep their number low.
     vision = dict(model_type="idefics3_vision", hidden_size=64, intermediate_size=128, num_hidden_layers=2,
                   num_attention_heads=4, image_size=490, patch_size=70,
                   initializer_range=common["initializer_range"])
-
     # Patches of a picture → its tokens. A picture of 490 pixels has 7 × 7 patches, one of 980 has 14 × 14.
     tokens_of_patches = {49: 16, 196: 16}
     return transformers.AriaConfig(
@@ -272,21 +273,25 @@ def tiny_twin(
     """Build an untrained model of `family` with its processor, without a download
 
     It has about a million parameters and is built within a second."""
-    from transformers import AutoModelForImageTextToText
     processor = twin_processor(family)
-
     # Weights are drawn on the CPU, so only the CPU's random state is kept and restored (devices=[]).
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = AutoModelForImageTextToText.from_config(twin_config(family, processor.tokenizer, **config))
-        if family == "gemma3": # transformers sets this weight to 0, which makes all pictures look alike
-            spread = model.config.get_text_config().initializer_range
-            torch.nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight, std=spread)
-
+        model = _drawn_model(twin_config(family, processor.tokenizer, **config))
     # A real checkpoint has a file that says which token ends an answer. Here it must be set.
     tokenizer = processor.tokenizer
     model.generation_config.update(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
     return model, processor
+
+def _drawn_model(config):
+    "Return a model of a configuration, with random weights"
+    from transformers import AutoModelForImageTextToText
+    model = AutoModelForImageTextToText.from_config(config)
+    if config.model_type == "gemma3":
+        # transformers sets this weight to 0, which makes all pictures look alike
+        spread = model.config.get_text_config().initializer_range
+        torch.nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight, std=spread)
+    return model
 
 # %% ../nbs/00a_models.ipynb #c017
 def image_token(
@@ -304,20 +309,20 @@ def token_kinds(
 ) -> list: # B lists of T words for `core.token_ribbon`
     "Say of each token what it stands for: padding, prompt, image or answer"
     end = input_ids.shape[1] if prompt_length is None else prompt_length
-    image = image_token(processor) # id of the tokens that a picture consists of
-
-    def kind_of(token, is_real, position): # is_real: the attention mask, 0 for padding
-        # The order matters: a padded place may hold any token, and a picture lies inside the prompt.
-        if not is_real:
-            return "padding"
-        if token == image:
-            return "image"
-        return "prompt" if position < end else "answer"
-
+    is_image = input_ids == image_token(processor)
     kinds = []
-    for ids, mask in zip(input_ids.tolist(), attention_mask.tolist()):
-        kinds.append([kind_of(t, m, i) for i, (t, m) in enumerate(zip(ids, mask))])
+    for images, mask in zip(is_image.tolist(), attention_mask.tolist()):
+        kinds.append([_kind_of(m, i, place < end) for place, (i, m) in enumerate(zip(images, mask))])
     return kinds
+
+def _kind_of(is_real, is_image, in_prompt):
+    "Return what a token stands for: padding, image, prompt or answer; `is_real` is its attention mask"
+    # The order matters: a padded place may hold any token, and a picture lies inside the prompt.
+    if not is_real:
+        return "padding"
+    if is_image:
+        return "image"
+    return "prompt" if in_prompt else "answer"
 
 # %% ../nbs/00a_models.ipynb #c020
 # Tokens that mark pictures and videos: Qwen's, Aria's, Gemma 3's. A tokenizer has those of its family only.
@@ -382,11 +387,10 @@ def pick_attention(
     dtype: torch.dtype, # of the weights; flash-attn can use half precision only
 ) -> tuple: # (name of the implementation, one line to print that says why)
     "Choose the implementation of attention: for `auto` flash-attn 2 where it can run, else sdpa"
-    known = ["auto", "flash_attention_2", "sdpa", "eager"]
-    if name not in known:
-        suggestion = nearest(name, known) # ": did you mean …?", or a list of all
+    names = ["auto", "flash_attention_2", "sdpa", "eager"]
+    if name not in names:
+        suggestion = nearest(name, names) # ": did you mean …?", or a list of all
         raise ValueError(f"unknown attention {name!r}{suggestion}")
-
     obstacle = _no_flash_attention(dtype) # such as "there is no CUDA GPU"; None where flash-attn can run
     if name == "flash_attention_2" and obstacle:
         raise ValueError(f"flash_attention_2 cannot run: {obstacle}")
@@ -439,8 +443,7 @@ def limit_pixels(
     elif "height" in images.size:
         pass # Gemma 3 scales every picture to one size, since its tower has position embeddings for no other
     else:
-        # In spite of their names, Qwen's two "edges" are numbers of pixels of the whole picture, and the
-        # lower limit must not exceed the upper one.
+        # Qwen's "edges" are numbers of pixels of the whole picture; the lower must not exceed the upper.
         fewest_pixels = min(images.size["shortest_edge"], max_image_size**2)
         images.size = {"shortest_edge": fewest_pixels, "longest_edge": max_image_size**2}
 
@@ -492,25 +495,25 @@ def _with_adapter(
     adapter, # directory of a LoRA adapter
     trainable, # whether the adapter's weights are to be trained
 ):
-    """Return `model` with a LoRA adapter; ValueError if the adapter was made for another model
-
-    PEFT alone loads an adapter of another family or depth with little more than a warning."""
-    from peft import PeftModel
+    "Return `model` with a LoRA adapter; ValueError if the adapter was made for another model"
     _check_base(model, name, adapter) # by what its adapter_config.json says
     complaint = _of_another_base(name, adapter) # "… is an adapter of another base than …"
-
     try:
-        with warnings.catch_warnings():
-            # PEFT only warns of a missing weight; `_check_weights` below raises an error instead.
-            warnings.filterwarnings("ignore", message="Found missing adapter keys")
-            adapted = PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
+        adapted = _quietly_adapted(model, adapter, trainable)
     except (RuntimeError, ValueError) as e:
-        # Weights of another shape. PEFT's message lists them all; its beginning, on one line, is enough.
+        # Weights of another shape: PEFT's message lists them all, of which the beginning is enough.
         peft_message = " ".join(str(e).split())[:300]
         raise ValueError(f"{complaint}: {peft_message}") from e
-
     _check_weights(adapted, adapter, complaint) # ValueError unless every weight has its place
     return adapted
+
+def _quietly_adapted(model, adapter, trainable):
+    "Return `model` with the LoRA adapter of a directory, without PEFT's warning of missing weights"
+    from peft import PeftModel
+    with warnings.catch_warnings():
+        # For an adapter of another family or depth PEFT only warns; `_check_weights` raises an error instead.
+        warnings.filterwarnings("ignore", message="Found missing adapter keys")
+        return PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
 
 def _of_another_base(name, adapter):
     "Return the beginning of each message about an adapter that does not fit its base"
@@ -525,20 +528,24 @@ def _check_base(model, name, adapter):
         raise FileNotFoundError(f"{adapter}: no adapter_config.json there, so this is no LoRA adapter")
     config = json.loads(config_path.read_text())
     _check_alpha(adapter, config) # ValueError for a lora_alpha of 0 or none
-
-    complaint = _of_another_base(name, adapter) # how both messages below begin
     trained_on = config.get("base_model_name_or_path") or ""
-    family = model.config.model_type
+    fault = _base_mismatch(trained_on, name, model.config.model_type)
+    if fault:
+        raise ValueError(f"{_of_another_base(name, adapter)}: {fault}")
+
+def _base_mismatch(trained_on, name, family):
+    "Return why an adapter's base `trained_on` is not the model `name` of a family, such as qwen2_vl, or None"
     adapter_family = _family_of(trained_on) # None: the name does not tell it; later the weights are compared
     if adapter_family not in (None, family):
-        raise ValueError(f"{complaint}: it was trained on {Path(trained_on).name}, a {adapter_family}, "
-                         f"and this is a {family}")
+        return f"it was trained on {Path(trained_on).name}, a {adapter_family}, and this is a {family}"
+    # Two different hub ids are two models. Two different folders may be copies of one model.
+    if _is_hub_id(name) and _is_hub_id(trained_on) and name != trained_on:
+        return f"it was trained on {trained_on}"
+    return None
 
-    # Two different hub ids (owner/name) are two models. Two different folders may be copies of one model.
-    def is_hub_id(text):
-        return re.fullmatch(r"[\w.-]+/[\w.-]+", text) and not Path(text).exists()
-    if is_hub_id(name) and is_hub_id(trained_on) and name != trained_on:
-        raise ValueError(f"{complaint}: it was trained on {trained_on}")
+def _is_hub_id(name):
+    "Whether the name of a model has the form owner/name, and is no folder here"
+    return re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not Path(name).exists()
 
 def _check_weights(adapted, adapter, complaint):
     "Raise ValueError (`complaint: …`) unless the adapter's file and the model have weights of the same names"
@@ -578,15 +585,13 @@ def _check_alpha(
     An adapter's update is scaled by lora_alpha / r, so 0 would switch it off."""
     if config.get("peft_type") != "LORA":
         return
-
     # verl's merge tool once wrote 0 for an unknown alpha. PEFT accepts 0, and takes 8 where none is given.
     own_alphas = config.get("alpha_pattern") or {} # names of layers → their own alpha
     for name, alpha in {"lora_alpha": config.get("lora_alpha"), **own_alphas}.items():
         if alpha:
             continue
-        if alpha is None:
-            fault = "does not say its lora_alpha"
-        else:
+        fault = "does not say its lora_alpha"
+        if alpha is not None: # 0
             fault = f"says {name} = {alpha:g}, and so changes nothing"
         raise ValueError(f"{Path(adapter).name}: adapter_config.json {fault}; "
                          "write the alpha of its training into it")
@@ -600,12 +605,10 @@ def _load_checkpoint(name, dtype, attention, use_4bit, cache_dir):
     "Load the weights of checkpoint `name` and print its family, number type and attention"
     from transformers import AutoModelForImageTextToText
     dtype = pick_dtype(dtype) # from a name to torch's type
-    # `four_bit`: the configuration for 4-bit weights
     extra = {"quantization_config": four_bit(dtype)} if use_4bit else {}
     attention, why = pick_attention(attention, dtype) # why: one line to print
     family = model_type(name, cache_dir) # ValueError for a family that is not supported
     print(f"{Path(name).name}: {family}, {str(dtype).removeprefix('torch.')}, {why}")
-
     if torch.cuda.is_available():
         # "" stands for the whole model. It goes to the GPU of this process, whose number torchrun sets.
         extra["device_map"] = {"": int(os.environ.get("LOCAL_RANK", 0))}
@@ -652,18 +655,22 @@ def lora_config(
 ): # peft.LoraConfig
     "Return the configuration of the adapter that `add_lora` adds"
     from peft import LoraConfig
+    return LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, task_type="CAUSAL_LM",
+                      target_modules=_layers_to_adapt(model, vision))
+
+def _layers_to_adapt(model, vision):
+    """Return the names of a language model's linear layers, and with `vision` those of the vision tower
+
+    PEFT gets whole names: endings alone, such as q_proj, would also match layers of the vision tower."""
     linear_layers = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
     # Qwen3.5 also has layers with linear attention (gated delta nets), whose parts have other names.
     delta_nets = r"language_model\..*\.linear_attn\.(in_proj_qkv|in_proj_z|out_proj)$"
     of_language = rf"language_model\..*\.(q|k|v|o|gate|up|down)_proj$|{delta_nets}"
-
-    # PEFT gets whole names: endings alone, such as q_proj, would also match layers of the vision tower.
     layers = [name for name in linear_layers if re.search(of_language, name)]
     if vision:
         # The vision tower is called `visual` in Qwen's models, `vision_tower` in Gemma 3 and Aria.
         layers += [name for name in linear_layers if re.search(r"(^|\.)(visual|vision_tower)\.", name)]
-    return LoraConfig(
-        r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=layers, task_type="CAUSAL_LM")
+    return layers
 
 # %% ../nbs/00a_models.ipynb #c042
 def merge_lora(
@@ -682,29 +689,22 @@ def merge_lora(
         raise FileExistsError(f"{output_path} is there already") # before gigabytes are loaded
 
     files = base_files(base_model, cache_dir) # directory of the base; None for a tiny twin
-    file_dtype = stored_dtype(files) if files else None # None: there are no safetensors files
     new_dtype = None if dtype == "keep" else dtype
-    loaded_as = new_dtype or file_dtype or "auto"
-
+    loaded_as = new_dtype or (stored_dtype(files) if files else None) or "auto"
     adapted, processor = load_vlm(base_model, adapter=lora_model, dtype=loaded_as, cache_dir=cache_dir)
     layers = adapted_layers(adapted) # before merging, which replaces the adapter's layers by plain ones
     merged = adapted.merge_and_unload()
-
     # aside: a hidden folder, renamed to output_path when the block ends
     with new_folder(output_path, existing="none") as aside:
-        if file_dtype is None:
-            merged.save_pretrained(aside) # all weights, and configs
-        if files is None: # a twin
+        if files is None:
+            merged.save_pretrained(aside)
             save_processor(processor, aside)
+            # A twin's files are rewritten in any case, as `save_model` does.
+            transformers_4 = transformers_4 or merged.config.model_type in known_to_transformers_4
         else:
-            # Copies the base's files, and replaces changed tensors in its safetensors files.
             _keep_files(files, aside, merged, layers, new_dtype)
-
-        # The files of a twin are rewritten where transformers 4 knows the family, as `save_model` does; those
-        # of another base only if that is asked for.
-        is_known_twin = files is None and merged.config.model_type in known_to_transformers_4
-        # `only_for_transformers_5` lists what transformers 4 cannot read in a directory
-        if (transformers_4 or is_known_twin) and only_for_transformers_5(aside):
+        # the list of what transformers 4 cannot read in a directory
+        if transformers_4 and only_for_transformers_5(aside):
             for_transformers_4(aside)
 
 def base_files(
@@ -722,6 +722,41 @@ def base_files(
     from huggingface_hub import snapshot_download
     # other_weights: patterns such as *.bin
     return Path(snapshot_download(name, cache_dir=cache_dir, ignore_patterns=list(other_weights)))
+
+# %% ../nbs/00a_models.ipynb #xnmergf01
+def _touched_weights(merged, layers, state):
+    "Return the names in `state` of the weights that an adapter of `layers` changes, and of all tied to them"
+    beginnings = tuple(f"{layer}." for layer in layers)
+    touched = {name for name in state if name.startswith(beginnings)}
+    # tied: name → name of the tensor with which it shares its numbers; a file may hold either or both
+    for pair in merged.all_tied_weights_keys.items():
+        if touched & set(pair):
+            touched |= set(pair)
+    return touched
+
+def _names_of_weights(merged, state):
+    """Return each weight under the hub's name and under its name in `state`, either of which a file may use
+
+    A list of (name that a file may use, name in `state` or None, tensor); the hub's names come first."""
+    # Not a public name (read in transformers 5.17): it turns names of a state dict into those of the hub's
+    # files, as save_pretrained does. A base may also have been saved with the names of today's state dict.
+    from transformers.core_model_loading import revert_weight_conversion
+    # The conversion hands on a tensor that it only renames as the same object, so `id` tells its old name.
+    name_by_id = {id(tensor): name for name, tensor in state.items()}
+    names = [*revert_weight_conversion(merged, dict(state)).items(), *state.items()]
+    return [(name, name_by_id.get(id(tensor)), tensor) for name, tensor in names]
+
+def _without_place(touched, placed, tied):
+    """Return the names of `touched` weights that came into no file, sorted
+
+    Its own place counts, or that of a weight it is tied to. `placed`: names; `tied`: name → other name."""
+    missing = []
+    for name in sorted(touched):
+        tied_to_it = {other for other, source in tied.items() if source == name}
+        same_numbers = tied_to_it | {name, tied.get(name, name)}
+        if not same_numbers & placed:
+            missing.append(name)
+    return missing
 
 # %% ../nbs/00a_models.ipynb #nmergf01
 def adapted_layers(
@@ -742,17 +777,15 @@ def _keep_files(
     dtype, # name of the type of all weights; None keeps each tensor's own
 ):
     "Copy the base's files into `aside`; in its safetensors files the weights that have changed are replaced"
-    # Copies everything but weights; a config that `merge_lora` has saved there before is overwritten.
+    has_safetensors = stored_dtype(files) is not None
+    if not has_safetensors:
+        merged.save_pretrained(aside) # all weights, and a config that the next line overwrites
     left_out = copy_descriptions(files, aside) # names of weight files in other formats
-
-    # Without safetensors files, `merge_lora` has already saved all weights.
-    if stored_dtype(files) is not None:
+    if has_safetensors:
         replace_weights(files, aside, _changed_weights(merged, layers, files), dtype)
-
     if left_out:
         print(f"{files.name}: weights in other forms were not copied, since they are not merged: "
               f"{', '.join(left_out)}")
-
     if dtype is not None: # the config must name the new type
         config = json.loads((aside / "config.json").read_text(encoding="utf-8"))
         write_json(aside / "config.json", config_with_dtype(config, dtype))
@@ -765,45 +798,20 @@ def _changed_weights(
     """Return the new numbers of all weights that merging may have changed, by their names in the base's files
 
     ValueError if no file holds a weight that the adapter changes."""
-    # Not a public name (read in transformers 5.17): it turns names of a state dict into those of the hub's
-    # files, as save_pretrained does. A base may also have been saved with the names of today's state dict.
-    from transformers.core_model_loading import revert_weight_conversion
     state = merged.state_dict()
-
-    # Which weights does the adapter change? Those of its layers, and weights that are tied to them.
-    # tied: name → name of the tensor with which it shares its numbers; a file may hold either or both
-    tied = merged.all_tied_weights_keys
-    beginnings = tuple(f"{layer}." for layer in layers)
-    touched = {name for name in state if name.startswith(beginnings)}
-    for pair in tied.items():
-        if touched & set(pair):
-            touched |= set(pair)
-
-    # Under which names do the files hold these weights? Both conventions are tried for each tensor.
-    # The conversion hands on a tensor that it only renames as the same object, so `id` tells its old name.
-    name_by_id = {id(tensor): name for name, tensor in state.items()}
-    # `read_header` gives the table at the beginning of a weight file, whose keys are names of tensors.
+    touched = _touched_weights(merged, layers, state)
     names_in_files = set().union(*(read_header(path)[0] for path in files.glob("*.safetensors")))
     changed, placed = {}, set() # placed: names in the state dict of the tensors in `changed`
-    # Names of the hub's files come first, so today's names win where a file holds those.
-    for name_in_file, tensor in [*revert_weight_conversion(merged, dict(state)).items(), *state.items()]:
-        # None: the conversion made this tensor of several. Whether one of them has changed is not known, so
-        # it is written in any case: its numbers are right.
-        own_name = name_by_id.get(id(tensor))
+    for name_in_file, own_name, tensor in _names_of_weights(merged, state):
+        # None: made of several tensors. Perhaps none of them has changed; to write it is right in any case.
         if name_in_file in names_in_files and (own_name is None or own_name in touched):
             changed[name_in_file] = tensor
             placed.add(own_name)
-
-    # Has each found its file?
-    # Every touched weight must have come into a file, under its own name or that of one it is tied to. If a
-    # tensor was made of several (None), the weight may be in that one.
-    for name in sorted(touched):
-        tied_to_it = {other for other, source in tied.items() if source == name}
-        same_numbers = tied_to_it | {name, tied.get(name, name)}
-        if not same_numbers & placed and None not in placed:
-            suggestion = nearest(name, sorted(names_in_files)) # ": did you mean …?", or a list of all
-            raise ValueError(f"{files.name}: no weight file holds {name!r}, which the adapter changes"
-                             f"{suggestion}")
+    missing = _without_place(touched, placed, merged.all_tied_weights_keys)
+    if missing and None not in placed: # else the weight may be in a tensor that was made of several
+        suggestion = nearest(missing[0], sorted(names_in_files)) # ": did you mean …?", or a list of all
+        raise ValueError(f"{files.name}: no weight file holds {missing[0]!r}, which the adapter changes"
+                         f"{suggestion}")
     return changed
 
 # %% ../nbs/00a_models.ipynb #c049

@@ -42,20 +42,18 @@ class RefillGroups(BeforeGRPOTrainer):
             prompts = self._new_prompts(most_silent, attempt)
             new_batch = super()._generate_and_score_completions(prompts)
             batch = swap_groups(batch, new_batch, G)  # only its groups that are not silent are taken
-
-        # Count the answer tokens of all processes again, since TRL divides the loss by their number.
-        answer_mask = batch["completion_mask"]  # [rows, answer], 1 on tokens
-        if "tool_mask" in batch:
-            answer_mask = answer_mask * batch["tool_mask"]  # 0 on text that a tool returned
-        own_tokens = answer_mask.sum().reshape(1)
-        tokens_of_all = self.accelerator.gather(own_tokens).sum()
-
-        # Both are logged as shares of the batch.
-        silent = silent_groups(batch["advantages"], G)
-        metrics = self._metrics["train"]
-        metrics["silent_left"].append(len(silent) * G / len(batch["advantages"]))
-        metrics["extra_answers"].append(extra_answers / len(inputs))
+        # Counted again, since TRL divides the loss by this number.
+        tokens_of_all = self.accelerator.gather(_answer_tokens(batch)).sum()
+        self._log_shares(batch["advantages"], extra_answers / len(inputs))
         return batch | {"num_items_in_batch": tokens_of_all}
+
+    def _log_shares(self, advantages, extra_share):
+        "Log which share of the batch is in silent groups still, and how many more answers were sampled"
+        G = self.num_generations
+        silent = silent_groups(advantages, G)
+        metrics = self._metrics["train"]  # TRL's, by name; it logs their means
+        metrics["silent_left"].append(len(silent) * G / len(advantages))
+        metrics["extra_answers"].append(extra_share)
 
     def _most_silent(self, batch):
         """How many silent groups (all rewards equal) the process with the most of them has.
@@ -78,6 +76,14 @@ class RefillGroups(BeforeGRPOTrainer):
                 # Each access makes a dictionary of its own, so that TRL may change one and not the others.
                 rows.append(self.train_dataset[i])
         return rows
+
+
+def _answer_tokens(batch):
+    "How many tokens of a batch's answers the model wrote, as a tensor [1]"
+    answer_mask = batch["completion_mask"]  # [rows, answer], 1 on tokens
+    if "tool_mask" in batch:
+        answer_mask = answer_mask * batch["tool_mask"]  # 0 on text that a tool returned
+    return answer_mask.sum().reshape(1)
 
 
 def silent_groups(
@@ -104,15 +110,22 @@ def swap_groups(
     silent = silent_groups(batch["advantages"], G)
     if not silent or not teaching:
         return batch
-    n = len(batch["advantages"])
-    chosen = list(range(n))  # row numbers in `both`: first the n rows of `batch`, then those of `fresh`
+    # `split_rows` makes lists of the pictures, an item for each row; `join_rows` undoes it.
+    both = _concatenated(split_rows(batch), split_rows(fresh))
+    chosen = _chosen_rows(len(batch["advantages"]), silent, teaching, G)
+    return join_rows(take_rows(both, chosen))
+
+
+def _chosen_rows(n, silent, teaching, G):
+    """Numbers of n rows: those of a batch, and in the place of its silent groups those of groups that teach.
+
+    The latter are in another batch, whose rows are counted from n on. `silent`, `teaching`: group numbers."""
+    chosen = list(range(n))
     for old_group, new_group in zip(silent, teaching):
         old_start = old_group * G
         new_start = n + new_group * G
         chosen[old_start:old_start + G] = range(new_start, new_start + G)
-    # `split_rows` makes lists of the pictures, an item for each row; `join_rows` undoes it.
-    both = _concatenated(split_rows(batch), split_rows(fresh))
-    return join_rows(take_rows(both, chosen))
+    return chosen
 
 
 def _concatenated(a, b):
@@ -120,20 +133,24 @@ def _concatenated(a, b):
     P, C = _widths(a)  # tokens of its prompts and of its answers
     other_P, other_C = _widths(b)
     P, C = max(P, other_P), max(C, other_C)
-    both = {}
     a, b = _with_missing_fields(a, b), _with_missing_fields(b, a)  # now both have the same fields
+    both = {}
     for name in a:
         of_a, of_b = a[name], b[name]
         if not _has_one_column(name, a, b):
             # Only tensors with an axis of tokens are padded; others come back as they are.
             of_a, of_b = _padded(name, a, P, C), _padded(name, b, P, C)
-        if isinstance(of_a, list):
-            both[name] = of_a + of_b
-        elif torch.is_tensor(of_a) and of_a.dim():
-            both[name] = torch.cat([of_a, of_b])
-        else:
-            both[name] = of_a  # one value for the whole batch
+        both[name] = _both_rows(of_a, of_b)
     return both
+
+
+def _both_rows(of_a, of_b):
+    "One field of two batches, a list or tensor, as one; a field with one value for the batch is that of `a`"
+    if isinstance(of_a, list):
+        return of_a + of_b
+    if torch.is_tensor(of_a) and of_a.dim():
+        return torch.cat([of_a, of_b])
+    return of_a
 
 
 def _with_missing_fields(batch, other):

@@ -21,9 +21,9 @@ from .folders import write_whole
 
 __all__ = ["SettingsError", "nearest", "as_type", "finite_number", "read_settings", "flag_names",
            "named_options", "names_since", "settings_help", "size_by_model", "Settings", "answers_a_step",
-           "whole_groups_problem", "largest_batch", "drawn_rows_of_an_epoch", "presets", "by_task", "GRPOSettings", "trained_rewards",
-           "reward_without_paths", "untrained_reward", "whole_groups", "service_settings", "save_settings",
-           "names_and_values", "load_settings"]
+           "whole_groups_problem", "largest_batch", "drawn_rows_of_an_epoch", "presets", "by_task",
+           "GRPOSettings", "trained_rewards", "reward_without_paths", "untrained_reward", "whole_groups",
+           "service_settings", "save_settings", "names_and_values", "load_settings"]
 
 
 class SettingsError(ValueError):
@@ -60,8 +60,7 @@ def as_type(
     takes_none = type(None) in kinds
     if value is None or (takes_none and isinstance(value, str) and value.lower() == "none"):
         return None # `read_settings`, which knows the default, refuses a None that is not allowed
-    # `_fits`: the value has this type, or is a text or number that can only mean it. The first type that
-    # fits is taken: `int | float` makes an int of "2".
+    # The first type that fits is taken: `int | float` makes an int of "2".
     for candidate in kinds:
         if candidate is not type(None) and _fits(value, candidate):
             return _converted(value, candidate)
@@ -119,38 +118,7 @@ def read_settings(
     """Make checked settings of names and values
 
     One SettingsError names all unknown names and wrong types. Then the rules of `cls.check` are applied."""
-    defaults = {f.name: f.default for f in fields(cls)}
-    kinds = typing.get_type_hints(cls) # name → type
-    aliases = getattr(cls, "aliases", {}) # another name → the setting, such as learning_rate → lr
-    # Other names whose values are translated too, such as
-    # {"mask_truncated_completions": ("when_cut", {"true": "masked", "false": "paid"})}:
-    # mask_truncated_completions=true stands for when_cut=masked.
-    stand_ins = getattr(cls, "stand_ins", {})
-
-    # What is wrong is collected, so that one message can name all of it.
-    values, problems = {}, []
-    for written, value in given.items(): # written: the name as the user wrote it
-        name = aliases.get(written, written)
-        if written in stand_ins:
-            name, translations = stand_ins[written]
-            value = translations.get(str(value).strip().lower(), value)
-        if name not in defaults:
-            # a message with the nearest of all names
-            problems.append(_unknown(written, [*defaults, *aliases, *stand_ins]))
-            continue
-        if name in values: # under its own name and under another: we cannot tell which is meant
-            problems.append(f"{name!r} is given twice (as {written!r} too)")
-            continue
-        # None is allowed where the type or the default is None: a preset then fills in the value.
-        takes_none = defaults[name] is None or type(None) in typing.get_args(kinds[name])
-        if value is None and not takes_none:
-            problems.append(f"{written} = None: expected {kinds[name].__name__}")
-            continue
-        try:
-            values[name] = as_type(written, value, kinds[name])
-        except SettingsError as error:
-            problems.append(str(error))
-
+    values, problems = _typed_values(cls, given)
     if problems:
         raise SettingsError(f"{where}: " + "; ".join(problems))
     # Rules come last: they compare settings with one another, so all types must be right.
@@ -158,6 +126,50 @@ def read_settings(
     if hasattr(settings, "check"):
         settings.check()
     return settings
+
+
+def _typed_values(cls, given):
+    "Return (name of a setting → value of its type, messages about all that is wrong in `given`)"
+    defaults = {f.name: f.default for f in fields(cls)}
+    kinds = typing.get_type_hints(cls) # name → type
+    values, problems = {}, []
+    for written, value in given.items(): # written: the name as the user wrote it
+        name, value = _canonical_name(cls, written, value)
+        if name not in defaults:
+            problems.append(_unknown(written, _all_names(cls)))
+        elif name in values: # under its own name and under another: we cannot tell which is meant
+            problems.append(f"{name!r} is given twice (as {written!r} too)")
+        elif value is None and not _takes_none(defaults[name], kinds[name]):
+            problems.append(f"{written} = None: expected {kinds[name].__name__}")
+        else:
+            try:
+                values[name] = as_type(written, value, kinds[name])
+            except SettingsError as error:
+                problems.append(str(error))
+    return values, problems
+
+
+def _canonical_name(cls, written, value):
+    """Return (name of the setting, its value), where a user may have `written` another name
+
+    cls.aliases: such as {"learning_rate": "lr"}. cls.stand_ins: other names whose values are translated too,
+    such as {"mask_truncated_completions": ("when_cut", {"true": "masked", "false": "paid"})}."""
+    stand_ins = getattr(cls, "stand_ins", {})
+    if written not in stand_ins:
+        return getattr(cls, "aliases", {}).get(written, written), value
+    name, translations = stand_ins[written]
+    return name, translations.get(str(value).strip().lower(), value)
+
+
+def _all_names(cls):
+    "List the names of all settings of a class, then their other names"
+    own_names = [f.name for f in fields(cls)]
+    return [*own_names, *getattr(cls, "aliases", {}), *getattr(cls, "stand_ins", {})]
+
+
+def _takes_none(default, kind):
+    "Whether a setting may be None, by its default or its type: a preset then fills in the value"
+    return default is None or type(None) in typing.get_args(kind)
 
 
 def _unknown(name, known):
@@ -202,16 +214,19 @@ def named_options(
                                 f"after {last_option}")
         last_option, equals, value = word.partition("=")
         name = last_option[2:].replace("-", "_").lower()
-        value_follows = bool(words) and not words[0].startswith("--") # also a negative number, such as -1
-        if not equals:
-            if value_follows:
-                value = words.pop(0)
-            elif name in flags:
-                value = "true"
-            else:
-                raise SettingsError(f"expected --name value pairs, found {last_option} without a value")
-        options[name] = value
+        options[name] = value if equals else _value_behind(last_option, words, name in flags)
     return options
+
+
+def _value_behind(option, words, is_flag):
+    """Take the value of an option such as --lr from the `words` behind it, and return it
+
+    A flag without a value is "true"; SettingsError for another option without one."""
+    if words and not words[0].startswith("--"): # also a negative number, such as -1
+        return words.pop(0)
+    if is_flag:
+        return "true"
+    raise SettingsError(f"expected --name value pairs, found {option} without a value")
 
 
 def names_since(
@@ -289,10 +304,15 @@ def size_by_model(
         base_model = _read_object(folder / name).get(base_key)
         if base_model and base_model != model: # else endless recursion
             return size_by_model(base_model)
+    width = _hidden_size(folder)
+    return "tiny" if isinstance(width, int) and width <= WIDEST_TWIN else "gpu"
+
+
+def _hidden_size(folder):
+    "Return the hidden size of the language model in a folder, from its config.json; None without one"
     config = _read_object(folder / "config.json")
     text_config = config.get("text_config") or config # the language model's part of the config
-    width = text_config.get("hidden_size") # None for a hub id
-    return "tiny" if isinstance(width, int) and width <= WIDEST_TWIN else "gpu"
+    return text_config.get("hidden_size")
 
 
 def _read_object(path):
@@ -455,6 +475,16 @@ by_task: dict = {
         "gpu": dict(reward="zoom", max_completion_length=1024, warm_steps=400, max_looks=1,
                     scale_rewards="none")}}
 
+# Setting → the words that it takes. TRL and transformers would refuse others too, but only after the model is
+# loaded.
+_allowed_words: dict = {
+    "loss_type": ["grpo", "dapo", "dr_grpo", "bnpo", "cispo", "sapo"],
+    "importance_sampling_level": ["token", "sequence"],
+    "scale_rewards": ["group", "batch", "none"],
+    "attention": ["auto", "sdpa", "eager", "flash_attention_2"],
+    "vllm_mode": ["colocate", "server"],
+    "report_to": ["none", "tensorboard", "wandb", "trackio"]}
+
 
 @dataclass
 class GRPOSettings(Settings):
@@ -605,12 +635,16 @@ class GRPOSettings(Settings):
                         "weight_decay", "max_grad_norm", "max_looks")
         for name in not_negative:
             yield getattr(self, name) < 0, f"{name} = {getattr(self, name)}: expected 0 or more"
+        yield from self._interval_rules()
+        yield from self._clip_rules()
+        yield from self._vllm_rules()
+
+    def _interval_rules(self):
+        "Yield (is wrong, message) for numbers whose range has two ends or a gap"
         yield self.max_steps == 0, "max_steps = 0: expected more than 0, or -1 to go by num_epochs"
         yield not 0 <= self.lora_dropout < 1, f"lora_dropout = {self.lora_dropout}: expected 0 up to 1"
         yield not 0 < self.top_p <= 1, f"top_p = {self.top_p}: expected more than 0, up to 1"
         yield self.min_p is not None and not 0 <= self.min_p <= 1, f"min_p = {self.min_p}: expected 0 to 1"
-        yield from self._clip_rules()
-        yield from self._vllm_rules()
 
     def _clip_rules(self):
         "Yield (is wrong, message) for the clip range of the probability ratio"
@@ -633,13 +667,11 @@ class GRPOSettings(Settings):
         yield level not in (0, 1, 2), f"vllm_sleep_level = {level}: expected 0, 1 or 2"
 
     def _batch_rules(self):
-        """Yield (is wrong, message) for the sizes of batches
-
-        A step must hold whole groups of num_generations answers; a checkpoint must lie between batches."""
+        "Yield (is wrong, message) for the sizes of batches: a step must hold whole groups of answers"
         G = self.num_generations # answers in a group, all to the same prompt
         accumulation = self.gradient_accumulation_steps
         yield G < 2, f"num_generations = {G}: a group needs at least 2 answers"
-        # whole_groups_problem: a message if the answers of a step are no multiple of G, else an empty text
+        # the message if the answers of a step are no multiple of G, else an empty text
         answers = answers_a_step(self.batch_size, accumulation, self.processes)
         problem = whole_groups_problem(answers, G, "batch_size × gradient_accumulation_steps × processes")
         yield bool(problem), problem
@@ -648,6 +680,10 @@ class GRPOSettings(Settings):
         product = "refill: batch_size × gradient_accumulation_steps of one process"
         refill_problem = whole_groups_problem(answers_of_process, G, product)
         yield bool(self.refill and refill_problem), refill_problem
+        yield from self._checkpoint_rules()
+
+    def _checkpoint_rules(self):
+        "Yield (is wrong, message) for `save_steps`: a checkpoint must lie between batches"
         # TRL takes num_iterations steps on one batch of answers, which a checkpoint does not hold.
         is_valid = self.num_iterations > 0 # `_range_rules` refuses other numbers
         splits_a_batch = is_valid and self.save_steps % self.num_iterations != 0
@@ -663,7 +699,14 @@ class GRPOSettings(Settings):
             "use_4bit with a tiny twin: nothing to be saved")
         yield bool(self.adapter) and not self.use_lora, (
             "adapter with use_lora false: there is an adapter but it may not train")
-        has_tool = self.max_looks > 0 # the model may call the zoom tool while it answers
+        yield from self._tool_rules()
+        # find_spec looks for vLLM without importing it, which would take seconds.
+        missing = self.use_vllm and not importlib.util.find_spec("vllm")
+        yield missing, "use_vllm: vLLM is not installed (pip install 'vlrlbook[gpu]')"
+
+    def _tool_rules(self):
+        "Yield (is wrong, message) for the zoom tool, which the model may call while it answers"
+        has_tool = self.max_looks > 0
         yield has_tool and self.task != "zoom", (
             f"max_looks = {self.max_looks} with task = {self.task}: the tool belongs to task zoom")
         # TRL 1.16 hands a tool's pictures on to vLLM, but this book has no test of that.
@@ -673,23 +716,13 @@ class GRPOSettings(Settings):
         unable = self.model in ("tiny-gemma3", "tiny-aria")
         yield has_tool and unable, (
             f"max_looks with model = {self.model}: TRL 1.16 hands a tool's picture to Qwen's families only")
-        # find_spec looks for vLLM without importing it, which would take seconds.
-        missing = self.use_vllm and not importlib.util.find_spec("vllm")
-        yield missing, "use_vllm: vLLM is not installed (pip install 'vlrlbook[gpu]')"
 
     def _name_rules(self):
         "Yield (is wrong, message) for settings that take one of a few words"
-        # TRL and transformers would refuse other words too, but only after the model is loaded.
-        known_words = {"loss_type": ["grpo", "dapo", "dr_grpo", "bnpo", "cispo", "sapo"],
-                       "importance_sampling_level": ["token", "sequence"],
-                       "scale_rewards": ["group", "batch", "none"],
-                       "attention": ["auto", "sdpa", "eager", "flash_attention_2"],
-                       "vllm_mode": ["colocate", "server"],
-                       "report_to": ["none", "tensorboard", "wandb", "trackio"]}
-        for name, known in known_words.items():
+        for name, allowed in _allowed_words.items(): # such as vllm_mode → [colocate, server]
             word = getattr(self, name)
-            suggestion = nearest(word, known) # ": did you mean …?", or a list of all
-            yield word not in known, f"{name} = {word!r}{suggestion}"
+            suggestion = nearest(word, allowed) # ": did you mean …?", or a list of all
+            yield word not in allowed, f"{name} = {word!r}{suggestion}"
         if self.when_cut not in ("paid", "masked"):
             # a number is the reward of an answer that was cut at the token limit
             message = f"when_cut = {self.when_cut!r}: expected paid, masked or a number"
@@ -710,8 +743,7 @@ class GRPOSettings(Settings):
         if self.data:
             data = Path(self.data)
             is_unpacked_zip = (data / "rows.jsonl").is_file() # a folder with the content of a counting ZIP
-            exists = data.is_file() or is_unpacked_zip
-            yield not exists, f"data = {self.data!r}: no such file"
+            yield not (data.is_file() or is_unpacked_zip), f"data = {self.data!r}: no such file"
         if self.adapter:
             has_config = (Path(self.adapter) / "adapter_config.json").exists()
             yield not has_config, f"adapter = {self.adapter!r}: no adapter_config.json there"
@@ -783,9 +815,8 @@ def untrained_reward(
         return f"the model lies in a folder of that run: did you mean {suggestion!r}?"
     if not path.is_dir():
         return "there is no such folder"
-    expected_file = _files_of_trained_reward[chapter][0]
-    return (f"no {expected_file} there, so this is no model that chapter {_chapter_of[chapter]} "
-            "has trained")
+    expected_file, number = _files_of_trained_reward[chapter][0], _chapter_of[chapter]
+    return f"no {expected_file} there, so this is no model that chapter {number} has trained"
 
 
 def _holds_model(path, chapter):

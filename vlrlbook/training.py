@@ -81,15 +81,9 @@ class CommittedCheckpoints(BeforeTrainer):
         name = f"checkpoint-{self.state.global_step}"
         aside = run / ".saving"  # a fixed name, so that every process knows it
         self._check_weights(model)  # NotANumber where a weight is infinite or NaN
-
         # The first process makes the folder and renames it; the others only write into it.
         is_first_process = self.is_world_process_zero()
-        committed: Any = nullcontext()
-        if is_first_process:
-            # At the end of the `with` block it adds a manifest and renames; after an error it deletes
-            # `.saving`. existing="any": a checkpoint of that name is replaced. mode=None: permissions stay.
-            committed = new_folder(run / name, existing="any", mode=None, aside=aside, part=name)
-
+        committed: Any = _committed(run / name, aside) if is_first_process else nullcontext()
         with committed:
             self.accelerator.wait_for_everyone()  # until the folder is there, and empty
             self._aside = aside  # `_get_output_dir` returns it now
@@ -98,17 +92,18 @@ class CommittedCheckpoints(BeforeTrainer):
             finally:
                 self._aside = None
             self.accelerator.wait_for_everyone()  # until every part is written
-
-            # The path of the best checkpoint may still lead into `.saving`.
-            best = self.state.best_model_checkpoint
-            if best:
-                self.state.best_model_checkpoint = str(run / Path(best).name)
+            self._correct_best_path(run)
             if is_first_process:
                 self.state.save_to_json(str(aside / name / "trainer_state.json"))
-
         if is_first_process:
             self._remove_old_checkpoints(run)  # those beyond save_total_limit
         self.accelerator.wait_for_everyone()
+
+    def _correct_best_path(self, run):
+        "Let the path of the best checkpoint, which may still lead into `.saving`, lead into the folder `run`"
+        best = self.state.best_model_checkpoint
+        if best:
+            self.state.best_model_checkpoint = str(run / Path(best).name)
 
     def _check_weights(self, model):
         """Raise NotANumber, in all processes, if any process has a trained weight that is infinite or NaN
@@ -150,16 +145,15 @@ class CommittedCheckpoints(BeforeTrainer):
         # The number in the folder's name. -1: the run begins anew, and no checkpoint is its own
         last = checkpoint_step(resume_from_checkpoint) if resume_from_checkpoint else -1
         if self.is_world_process_zero():
-            move_newer_checkpoints(self.args.output_dir, last)  # those with a higher number than `last`
+            move_newer_checkpoints(self.args.output_dir, last)
         self.accelerator.wait_for_everyone()
-
         if not resume_from_checkpoint or not self._is_finished(resume_from_checkpoint):
             return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
         print(f"nothing left to train: {Path(resume_from_checkpoint).name} is this run's last step")
         # Code that runs after a training, such as saving, expects the trained weights and an optimizer.
         self._load_from_checkpoint(resume_from_checkpoint)
-        # The schedule needs the number of steps. `_is_finished` has read `self.state` from the checkpoint.
+        # `_is_finished` has read `self.state` from the checkpoint; the schedule needs the number of steps.
         self.create_optimizer_and_scheduler(self.state.max_steps)
 
     def _is_finished(self, checkpoint):
@@ -170,6 +164,14 @@ class CommittedCheckpoints(BeforeTrainer):
         if self.args.max_steps > 0:
             return self.state.global_step >= self.args.max_steps
         return self.state.epoch >= self.args.num_train_epochs
+
+
+def _committed(checkpoint, aside):
+    """A context manager that makes the folder `aside`, and at the end renames the checkpoint in it.
+
+    A manifest is added then; after an error `aside` is deleted. `checkpoint`: the final path."""
+    # existing="any": a checkpoint of that name is replaced. mode=None: permissions stay.
+    return new_folder(checkpoint, existing="any", mode=None, aside=aside, part=checkpoint.name)
 
 
 def _not_finite(named_tensors):
@@ -213,13 +215,17 @@ def find_checkpoint(
     was to go on must never silently begin anew."""
     if resume.lower() in ("", "false"):
         return None
-    if resume.lower() != "true":
-        # `damage` compares a checkpoint with its manifest, and returns a message or None
-        problem = damage(resume) if Path(resume).is_dir() else "there is no such directory"
-        if problem:
-            raise SettingsError(f"resume = {resume!r}: {problem}")
-        return resume
+    if resume.lower() == "true":
+        return _newest_checkpoint(output_dir)
+    # `damage` compares a checkpoint with its manifest, and returns a message or None
+    problem = damage(resume) if Path(resume).is_dir() else "there is no such directory"
+    if problem:
+        raise SettingsError(f"resume = {resume!r}: {problem}")
+    return resume
 
+
+def _newest_checkpoint(output_dir):
+    "Return the path of the newest whole checkpoint of a run as text; SettingsError if there is none"
     path, problems = newest_whole_checkpoint(output_dir)  # problems: of newer, damaged ones
     if path is None and not problems:
         raise SettingsError(f"resume: there is no checkpoint in {output_dir}")
@@ -246,14 +252,26 @@ def same_run(
     if checkpoint is None:
         write_json(Path(folder or settings.output_dir) / begun_with, now)
         return
+    then = _settings_at_begin(checkpoint)
+    changed = _changed_settings(then, now)
+    if changed:
+        changes = "; ".join(f"{name} = {then[name]!r} then, {now[name]!r} now" for name in sorted(changed))
+        raise SettingsError(
+            f"resume: a run goes on as it began, and this one began otherwise: {changes}. Give what was "
+            f"given then, or begin anew in another output_dir ({weights_by})")
 
-    path = Path(checkpoint).parent / begun_with  # of the run that made the checkpoint
+
+def _settings_at_begin(checkpoint):
+    "Return the settings with which the run of a checkpoint began; {}, and a line printed, if nobody knows"
     try:
-        then = json.loads(path.read_text(encoding="utf-8"))  # the settings with which that run began
+        return json.loads((Path(checkpoint).parent / begun_with).read_text(encoding="utf-8"))
     except FileNotFoundError:
         print(f"resume: there is no {begun_with}, so nobody can tell whether it began with these settings")
-        return
+        return {}
 
+
+def _changed_settings(then, now):
+    "List the names of settings whose values differ between two dicts; `then` was read from a JSON file"
     changed = []
     for name, value in now.items():
         if name not in then:  # a setting that is newer than the run
@@ -261,11 +279,7 @@ def same_run(
         value_as_in_file = json.loads(json.dumps(value))  # with lists for tuples
         if value_as_in_file != then[name]:
             changed.append(name)
-    if changed:
-        changes = "; ".join(f"{name} = {then[name]!r} then, {now[name]!r} now" for name in sorted(changed))
-        raise SettingsError(
-            f"resume: a run goes on as it began, and this one began otherwise: {changes}. Give what was "
-            f"given then, or begin anew in another output_dir ({weights_by})")
+    return changed
 
 
 def resume_log(
@@ -318,19 +332,21 @@ class RunLogCallback(TrainerCallback):
         "Called when the trainer logs: add a row to our log, under our names, in the first process only"
         if not state.is_world_process_zero:
             return
-
-        # `names`: the trainer's name of a column -> ours. Columns that begin with `prefix` keep theirs.
-        row = {ours: logs[theirs] for theirs, ours in self.names.items() if logs.get(theirs) is not None}
-        for name, value in logs.items():
-            if self.prefix and name.startswith(self.prefix):
-                row[name] = value
+        row = self._row_of(logs)
         if not row:
             return
-
         self.log.append({"step": state.global_step} | row)
         if self.bar is not None:
             # the first two numbers of the row, shown behind the bar
             self.bar.set_postfix({name: f"{row[name]:.3f}" for name in list(row)[:2]})
+
+    def _row_of(self, logs):
+        "The numbers of `logs` that are kept: under our names, and those with the prefix under their own"
+        row = {ours: logs[theirs] for theirs, ours in self.names.items() if logs.get(theirs) is not None}
+        for name, value in logs.items():
+            if self.prefix and name.startswith(self.prefix):
+                row[name] = value
+        return row
 
 
 class Interrupted(RuntimeError):

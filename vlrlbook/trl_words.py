@@ -41,19 +41,29 @@ def grpo_config(
     from trl import GRPOConfig
     s, cuda = settings, torch.cuda.is_available()
     check_transformers_words(s)
-    # A group must not be cut in two by a micro-batch, or its prompt would be read twice (chapter 07).
-    batch_size, accumulation = whole_groups(s)
-    checkpointing = cuda if s.gradient_checkpointing is None else s.gradient_checkpointing
-    # Never sample a token that marks a picture: the model would look for a picture that is not there.
-    markers = vision_marker_ids(processor)
-    forbidden = {"logit_bias": {i: NEVER for i in markers}} if s.use_vllm else {"suppress_tokens": markers}
     options: dict = {name: getattr(s, name) for name in same_in_trl}  # those with the same name in TRL
+    checkpointing = cuda if s.gradient_checkpointing is None else s.gradient_checkpointing
     options[checkpointing_name(GRPOConfig)] = checkpointing  # the name depends on transformers' release
     if s.max_looks:
         # One more than calls are allowed: the model reads why a call too many is refused, and can answer.
         options["max_tool_calling_iterations"] = s.max_looks + 1
     return GRPOConfig(
         **options,
+        **_renamed_options(s),
+        disable_tqdm=True,
+        bf16=cuda,
+        use_cpu=not cuda,
+        # TRL 1.16 gathers pictures from all processes: one that has none does not take part, and the others
+        # wait for it.
+        log_multimodal=False,
+        generation_kwargs=_no_picture_marks(s, processor))
+
+
+def _renamed_options(s):
+    "The settings (`GRPOSettings`) that have another name in TRL's configuration, as a dict with its names"
+    # A group must not be cut in two by a micro-batch, or its prompt would be read twice (chapter 07).
+    batch_size, accumulation = whole_groups(s)
+    return dict(
         learning_rate=s.lr,
         num_train_epochs=s.num_epochs,
         per_device_train_batch_size=batch_size,
@@ -62,14 +72,14 @@ def grpo_config(
         save_steps=s.save_steps or 500,  # for 0, no checkpoints: transformers' default, then not read
         save_total_limit=2,  # the two latest checkpoints are kept
         report_to=[] if s.report_to == "none" else [s.report_to],
-        disable_tqdm=True,
-        bf16=cuda,
-        use_cpu=not cuda,
-        # TRL 1.16 gathers pictures from all processes: one that has none does not take part, and the others
-        # wait for it.
-        log_multimodal=False,
-        vllm_enable_sleep_mode=s.vllm_sleep_level > 0,
-        generation_kwargs=forbidden)
+        vllm_enable_sleep_mode=s.vllm_sleep_level > 0)
+
+
+def _no_picture_marks(settings, processor):
+    "Options of generation, vLLM's or transformers', by which no token that marks a picture is sampled"
+    # After one the model would look for a picture that is not there.
+    markers = vision_marker_ids(processor)
+    return {"logit_bias": {i: NEVER for i in markers}} if settings.use_vllm else {"suppress_tokens": markers}
 
 
 def check_transformers_words(

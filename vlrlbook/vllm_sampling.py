@@ -191,15 +191,20 @@ def _with_picture_check(
     def place(features, prompt_ids):
         "Compare the number of tokens of each picture, then call `place_features`"
         if features is not None:  # None: a prompt without pictures
-            of_server = [placeholder["length"] for placeholder in features["mm_placeholders"]["image"]]
-            of_training = picture_runs(prompt_ids, processor.image_token_id)
-            if of_server != of_training:
-                size = picture_size(processor)
-                raise SettingsError(f"use_vllm: training reads the pictures of a prompt as {of_training} "
-                                    f"tokens, the server as {of_server}; start it with "
-                                    f"--mm-processor-kwargs '{json.dumps(size)}'")
+            _check_server_tokens(features, prompt_ids, processor)
         return place_features(features, prompt_ids)
     return place
+
+
+def _check_server_tokens(features, prompt_ids, processor):
+    "Raise SettingsError if a vLLM server's `features` of pictures have other lengths than training's prompt"
+    of_server = [placeholder["length"] for placeholder in features["mm_placeholders"]["image"]]
+    of_training = picture_runs(prompt_ids, processor.image_token_id)
+    if of_server != of_training:
+        size = picture_size(processor)
+        raise SettingsError(f"use_vllm: training reads the pictures of a prompt as {of_training} "
+                            f"tokens, the server as {of_server}; start it with "
+                            f"--mm-processor-kwargs '{json.dumps(size)}'")
 
 
 class RatioWatch(TrainerCallback):

@@ -42,13 +42,17 @@ def warm_start(
 
     model, losses = supervised(family, steps, seed, task, looks)
     print(f"warm start: {steps} supervised steps, loss {losses[0]:.2f} → {sum(losses[-10:]) / 10:.2f}")
+    _save_twin(model, family, path)
+    return str(path)
+
+
+def _save_twin(model, family, path):
+    "Save a twin and its processor in the folder `path`, unless another process has done so meanwhile"
     try:
         save_model(model, twin_processor(family), path)
     except OSError:
-        # Another process may have saved the same twin meanwhile: then that one is used.
         if not path.exists():
             raise
-    return str(path)
 
 
 def _folder(family, steps, seed, task, looks):
@@ -56,11 +60,7 @@ def _folder(family, steps, seed, task, looks):
 
     The folder's name is a hash of all that the weights depend on: first weights, training and shape."""
     processor = twin_processor(family)
-    # What it is trained on, from the same seed as in `supervised`. Eight lessons stand for all of them.
-    samples, answers = lessons(task, 8, seed + 1, family, looks)
-    lesson_keys = []
-    for sample, answer in zip(samples, answers):
-        lesson_keys.append((sample.question, answer, *map(picture_key, sample.images)))
+    lesson_keys = _lesson_keys(task, seed + 1, family, looks)  # the seed of pictures in `supervised`
     config = twin_config(family, processor.tokenizer).to_json_string()
     recipe = [steps, seed, lesson_keys, config, processor.tokenizer.backend_tokenizer.to_str()]
     if task == "zoom":
@@ -70,6 +70,14 @@ def _folder(family, steps, seed, task, looks):
         recipe += [picture_size, counting_twin.name, aiming_share]
     key = hashlib.sha256(repr(recipe).encode()).hexdigest()[:12]
     return cache_dir() / f"warm-{family}-{key}"
+
+
+def _lesson_keys(task, seed, family, looks):
+    "A list of (question, answer, keys of the pictures) of eight lessons, which stand for all lessons"
+    lesson_keys = []
+    for sample, answer in zip(*lessons(task, 8, seed, family, looks)):
+        lesson_keys.append((sample.question, answer, *map(picture_key, sample.images)))
+    return lesson_keys
 
 
 def lessons(
@@ -84,16 +92,20 @@ def lessons(
         samples = synthetic_counting(n, seed=seed, weights=warm_weights)  # how often each count is drawn
         return samples, [s.answer for s in samples]
     if task == "pointing":
-        side = by_task["pointing"]["tiny"]["max_image_size"]  # of the pictures, as in the run
-        draw = drawn_for(f"tiny-{family}", side)  # its boxes are in the scale that the family writes
-        samples = draw(n, seed)
-        return samples, [answer_form(s.answer) for s in samples]
+        return _pointing_lessons(n, seed, family)
     if task == "zoom":
-        eye = _zoom_eye(family)  # the size in which the model sees a picture, and its scale of coordinates
-        return zoom_lessons(n, seed, eye, looks)
+        return zoom_lessons(n, seed, _zoom_eye(family), looks)
     # Task vqa: only the form is taught, a thought and then the answer, so any thought will do.
     samples = drawn_questions(n, seed)
     return samples, [f"<think>discs</think><answer>{s.answer}</answer>" for s in samples]
+
+
+def _pointing_lessons(n, seed, family):
+    "As `lessons`, for task pointing: the answers are boxes in the scale that the family writes"
+    side = by_task["pointing"]["tiny"]["max_image_size"]  # of the pictures, as in the run
+    draw = drawn_for(f"tiny-{family}", side)
+    samples = draw(n, seed)
+    return samples, [answer_form(s.answer) for s in samples]
 
 
 def _zoom_eye(family):
@@ -115,36 +127,42 @@ def supervised(
     """Teach a twin (small model with random weights) to answer, by supervised steps on `lessons`.
 
     AdamW; the learning rate rises over 30 steps and falls to 0 over the second half."""
-    if task == "zoom":
-        model, processor = _counting_twin(family, seed)  # it can count discs already
-        lr = 7e-4  # less than for the others: it has much to keep
-    else:
-        model, processor = tiny_twin(family, seed, **config)
-        lr = 1e-3
-
+    is_zoom = task == "zoom"
+    # The twin of zoom can count discs already.
+    model, processor = _counting_twin(family, seed) if is_zoom else tiny_twin(family, seed, **config)
     model.train()
+    lr = 7e-4 if is_zoom else 1e-3  # less for the twin that has much to keep
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.95), weight_decay=0.0)
-    def lr_factor(step):
-        rising, falling = (step + 1) / 30, (steps - step) / (steps / 2)
-        return min(1, rising) * min(1, falling)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lr_factor)
-
+    schedule = _rise_and_fall(optimizer, steps)
     # A function (processor, samples, answers) → batch, labels. In task zoom an answer has several turns.
-    encode_lessons = _several_turns(family) if task == "zoom" else _one_turn
+    encode_lessons = _several_turns(family) if is_zoom else _one_turn
     # Pictures have another seed than weights. It must be the same as in `_folder`.
     lessons_by_step = _lessons_by_step(task, steps, seed + 1, family, looks)
     losses = []
     for _ in progress_bar(range(steps), desc="warm start"):
         samples, answers = next(lessons_by_step)
         batch, labels = encode_lessons(processor, samples, answers)
-        loss = model(**batch, labels=labels).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        losses.append(_step(model, optimizer, batch, labels))
         schedule.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
     return model.eval(), losses
+
+
+def _rise_and_fall(optimizer, steps):
+    "A schedule of the learning rate: it rises over 30 steps and falls to 0 over the second half of `steps`"
+    def lr_factor(step):
+        rising, falling = (step + 1) / 30, (steps - step) / (steps / 2)
+        return min(1, rising) * min(1, falling)
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, lr_factor)
+
+
+def _step(model, optimizer, batch, labels):
+    "Take one optimizer step on a batch, and return its loss"
+    loss = model(**batch, labels=labels).loss
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    optimizer.zero_grad()
+    return loss.item()
 
 
 def _counting_twin(family, seed):
@@ -170,17 +188,22 @@ def _lessons_by_step(
 ):
     "Yields the lessons of each step: (as many samples as `PICTURES_A_STEP`, the answer to each)"
     if task == "zoom":
-        # Each step draws its own pictures: they are large, and those of all steps would fill the memory.
-        for step in range(steps):
-            is_first_part = step < aiming_share * steps
-            only_where_to_zoom = looks > 0 and is_first_part  # then the lessons teach nothing else
-            eye = _zoom_eye(family)  # the size in which the model sees pictures, and its scale of coordinates
-            yield zoom_lessons(PICTURES_A_STEP, seed + step, eye, looks, only_where_to_zoom)
+        yield from _zoom_lessons_by_step(steps, seed, family, looks)
         return
     samples, answers = lessons(task, PICTURES_A_STEP * steps, seed, family)
     for begin in range(0, PICTURES_A_STEP * steps, PICTURES_A_STEP):
         of_step = slice(begin, begin + PICTURES_A_STEP)
         yield samples[of_step], answers[of_step]
+
+
+def _zoom_lessons_by_step(steps, seed, family, looks):
+    "As `_lessons_by_step`, for task zoom"
+    # Each step draws its own pictures: they are large, and those of all steps would fill the memory.
+    for step in range(steps):
+        is_first_part = step < aiming_share * steps
+        only_where_to_zoom = looks > 0 and is_first_part  # then the lessons teach nothing else
+        eye = _zoom_eye(family)  # the size in which the model sees pictures, and its scale of coordinates
+        yield zoom_lessons(PICTURES_A_STEP, seed + step, eye, looks, only_where_to_zoom)
 
 
 def _one_turn(processor, samples, answers):
