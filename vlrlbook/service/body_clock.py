@@ -2,6 +2,7 @@
 
 Written by hand, not exported from a notebook."""
 import asyncio
+import math
 import time
 
 from .refusals import Problem
@@ -24,16 +25,13 @@ async def chunks_in_time(
     Raises a Problem if nothing comes for `seconds`, if less than `least_bytes_a_second` come on average over
     a stretch of `seconds`, or if the whole body takes longer than `in_all`."""
     stream = request.stream().__aiter__()
-    started = time.monotonic()
+    deadline = time.monotonic() + in_all if in_all is not None else math.inf
     # Speed is measured in one stretch of time after another; a stretch takes about `seconds`.
     stretch_seconds, stretch_bytes = 0.0, 0
     while True:
-        longest_wait = seconds
-        if in_all is not None:
-            seconds_left = started + in_all - time.monotonic()
-            longest_wait = min(seconds, seconds_left)
         # Only the wait for the client is timed, not the caller, who may write to a slow disk.
         wait_started = time.monotonic()
+        longest_wait = min(seconds, deadline - wait_started)
         try:
             chunk = await asyncio.wait_for(anext(stream), max(0.0, longest_wait))
         except StopAsyncIteration:
