@@ -186,14 +186,7 @@ def request_form(
 
     The groups are training_config and lora_config. Defaults are those of the preset for `size` and `task`."""
     chapter = chapter_05()
-    # The task's own values win over those of the size.
-    preset = chapter["presets"][size] | chapter["by_task"][task][size] | dict(task=task)
-    # A preset sets the length of a run by max_steps or, where that is below 0, by num_epochs. The form shows
-    # only the one that it uses.
-    if preset["max_steps"] < 0:
-        preset = preset | dict(max_steps=None)
-    elif preset["max_steps"] > 0:
-        preset = preset | dict(num_epochs=None)
+    preset = _preset_of(chapter, size, task)
     form = {}
     for group, fields in form_fields.items():
         form[group] = []
@@ -222,6 +215,19 @@ def choices_of(
     if field.setting == "model" and task == "zoom":
         choices = [model for model in choices or [] if model not in _models_without_tool]
     return choices
+
+
+def _preset_of(chapter, size, task):
+    "The values of a size of server and a task, setting → value; `chapter` is what `chapter_05` returns"
+    # The task's own values win over those of the size.
+    preset = chapter["presets"][size] | chapter["by_task"][task][size] | dict(task=task)
+    # A preset sets the length of a run by max_steps or, where that is below 0, by num_epochs. The form shows
+    # only the one that it uses.
+    if preset["max_steps"] < 0:
+        return preset | dict(max_steps=None)
+    if preset["max_steps"] > 0:
+        return preset | dict(num_epochs=None)
+    return preset
 
 
 def _shown_field(name, field, size, preset, parameters):
