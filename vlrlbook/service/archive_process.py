@@ -114,15 +114,9 @@ async def read_apart(
     child = await _start_reader(arguments)
     too_long = Problem("intake.time", f"more than {settings.intake_seconds} seconds")
     try:
-        stdout, stderr = await asyncio.wait_for(child.communicate(), settings.intake_seconds)
+        stdout, stderr = await _output_of(child, settings.intake_seconds)
     except TimeoutError as error:
         raise too_long from error
-    finally:
-        # A client that hangs up cancels this function too; nobody else would end the process.
-        if child.returncode is None:
-            child.kill()
-            await child.wait()
-
     # The system ends a process with this signal when its processor time is used up.
     if child.returncode == -signal.SIGXCPU:
         raise too_long
@@ -140,6 +134,17 @@ async def _start_reader(arguments):
     return await asyncio.create_subprocess_exec(
         sys.executable, "-c", code, *map(str, arguments), env=environment | _one_thread,
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+async def _output_of(child, seconds):
+    "What a process wrote to stdout and stderr, as bytes, when it has ended; TimeoutError after `seconds`"
+    try:
+        return await asyncio.wait_for(child.communicate(), seconds)
+    finally:
+        # A client that hangs up cancels this function too; nobody else would end the process.
+        if child.returncode is None:
+            child.kill()
+            await child.wait()
 
 
 def _report_in(stdout):

@@ -123,15 +123,23 @@ class StateSide:
         if job_id not in self.notes:
             path = JobFolder(self.jobs.folder(job_id)).notes
             try:
-                notes = json.loads(path.read_text(encoding="utf-8"))
+                self.notes[job_id] = _read_notes(path, job_id)
             except FileNotFoundError:
                 return []  # not remembered: the file may be written at this moment
-            except (OSError, ValueError) as error:
-                # Damaged from outside. The state of the job is worth more than these notes.
-                logger.warning("notes", extra=dict(job_id=job_id, reason=type(error).__name__))
-                notes = []
-            self.notes[job_id] = [str(note) for note in notes] if isinstance(notes, list) else []
         return self.notes[job_id]
+
+
+def _read_notes(path, job_id):
+    "The texts in the file of a job's notes; none if it is damaged, FileNotFoundError if it is not there"
+    try:
+        notes = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:
+        # Damaged from outside. The state of the job is worth more than these notes.
+        logger.warning("notes", extra=dict(job_id=job_id, reason=type(error).__name__))
+        return []
+    return [str(note) for note in notes] if isinstance(notes, list) else []
 
 
 def _look_at_failure(task):

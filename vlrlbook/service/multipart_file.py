@@ -128,11 +128,16 @@ async def receive_file(
                 file_size += await _write_out(part, file, settings.reserve_mb)
         file_size += await _write_out(part, file, settings.reserve_mb)  # the rest
 
+    _check_complete(part)
+    return part.filename, file_size
+
+
+def _check_complete(part):
+    "Raise a Problem if a `FilePart` did not see the form's end, or no file in it"
     if not part.ended:
         raise Problem("upload.cut", "the form's last boundary did not come")
     if part.filename is None:
         raise Problem("upload.field", "no field `file`")
-    return part.filename, file_size
 
 
 async def _limited(chunks, most_bytes, too_large):

@@ -288,16 +288,22 @@ def one_range(
         # times with them.
         _drop_range(request)
         return
-    # bytes=first-last, or bytes=first- (`last` is ""): `from_end` is None. bytes=-from_end, the last bytes:
-    # `first` and `last` are None.
-    first, last, from_end = match.groups()
-    is_beyond_end = first is not None and int(first) >= size
-    is_empty = from_end is not None and int(from_end) == 0
-    if is_beyond_end or is_empty:
+    if not _overlaps(match, size):
         headers = {"content-range": f"bytes */{size}"}
         raise Problem("range.unsatisfiable", f"the file has {size} bytes", headers)
+    first, last, _from_end = match.groups()  # "" or None where the header does not give one
     if last and int(last) < int(first):
         _drop_range(request)  # it makes no sense, such as bytes=9-5
+
+
+def _overlaps(match, size):
+    "Tell whether a range, matched by `_byte_range`, holds any byte of a file of `size` bytes"
+    # bytes=first-last, or bytes=first- (`last` is ""): `from_end` is None. bytes=-from_end, the last bytes:
+    # `first` and `last` are None.
+    first, _last, from_end = match.groups()
+    if first is not None:
+        return int(first) < size
+    return int(from_end) > 0
 
 
 def _drop_range(request):

@@ -235,12 +235,8 @@ def _shown_field(name, field, size, preset, parameters):
 
     `field` is a `FormField`; `preset` has the values of size and task, the task itself among them;
     `parameters` are chapter 05's: setting → (type, default, help)."""
-    type_name, default, help_text = parameters[field.setting]
+    type_name, default, help_of_chapter = parameters[field.setting]
     task = preset["task"]
-    # `said_here`: help texts of settings that have fewer choices here than in chapter 05
-    help_text = said_here.get(field.setting, help_text)
-    if isinstance(help_text, dict):  # one for each task
-        help_text = help_text[task]
     return dict(
         name=name,
         label=labels.get(name) or name.replace("_", " ").capitalize(),
@@ -252,4 +248,11 @@ def _shown_field(name, field, size, preset, parameters):
         choices=choices_of(field, size, task),
         # Words for the page in place of the values: a task's value, such as vqa, explains nothing.
         choice_labels=task_labels if name == "task" else None,
-        help=help_text)
+        help=_help_text(field.setting, task, help_of_chapter))
+
+
+def _help_text(setting, task, help_of_chapter):
+    "The help text of a setting for a task: chapter 05's, unless `said_here` has another"
+    # `said_here`: texts of settings that have fewer choices here than in chapter 05
+    help_text = said_here.get(setting, help_of_chapter)
+    return help_text[task] if isinstance(help_text, dict) else help_text  # a dict has one for each task

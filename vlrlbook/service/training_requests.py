@@ -170,7 +170,7 @@ def _read_group(values, group, fields, settings, task):
     if not isinstance(values, dict):
         return [_error(group, f"{group}.type", "expected an object")]
 
-    known_fields = {field["name"]: field for field in fields}
+    fields_of_task = {field["name"]: field for field in fields}
     fields_of_all_tasks = form_fields[group]  # name → `FormField`
     errors = []
     for written_name, value in values.items():
@@ -179,10 +179,10 @@ def _read_group(values, group, fields, settings, task):
         shown_name = clean(written_name, 80)
         place = f"{group}.{shown_name}"
         if name not in fields_of_all_tasks:
-            advice = nearest(shown_name, list(known_fields))  # ": did you mean …?"
+            advice = nearest(shown_name, list(fields_of_task))  # ": did you mean …?"
             errors.append(_error(place, f"{group}.unknown", f"there is no {shown_name!r}{advice}"))
             continue
-        message = _take_setting(known_fields.get(name), fields_of_all_tasks[name], value, settings, task)
+        message = _take_setting(fields_of_task.get(name), fields_of_all_tasks[name], value, settings, task)
         if message:
             errors.append(_error(place, f"{group}.{name}", message))
     return errors

@@ -79,8 +79,7 @@ class Uploads:
             except (OSError, ValueError) as error:
                 logger.warning("%s/%s is left where it lies, and not listed: %s",
                                self.root.name, clean(folder.name), clean(error))
-        stored.sort(key=_age_order)  # the oldest first
-        for upload in stored:
+        for upload in sorted(stored, key=_age_order):  # the oldest first
             # Older versions stored no clock: such an upload counts as new, so that it is not deleted early.
             self.born[upload["file_id"]] = upload.pop("clock", self.clock())
             # Older versions took counting ZIPs alone, and stored no kind.
@@ -142,7 +141,7 @@ class Uploads:
             filename=filename,
             kind=kind,
             upload_time=now(),
-            **_told_of_report(report),
+            **_report_for_clients(report),
             size_bytes=size,
             unpacked_bytes=sum(path.stat().st_size for path in data.iterdir()))
         file_id = upload["file_id"]
@@ -222,7 +221,6 @@ class Uploads:
         expected = self.get(file_id)["valid_images"]
         if len(pictures) != expected:
             raise Problem("file.damaged", f"{len(pictures)} rows are left of {expected}: upload it again")
-
         report = read_object(folder / "report.json")  # of the archive's reader; empty if it is damaged
         if not isinstance(report.get("csv_rows"), int):
             raise Problem("file.damaged", "its report is damaged: upload it again")
@@ -268,17 +266,21 @@ class Uploads:
         side: int,  # largest width and height, in pixels
     ) -> tuple:  # bytes, media type
         "Return the picture of a row, made smaller if a side has more than `side` pixels, in its own format"
-        folder = self.folder(file_id)
-        name = self._files_by_row(file_id).get(row)
-        # `name` is None if there is no such row. `Path(name).name` is without folders: a name in a damaged
-        # table must not lead out of the folder.
-        if name is None or Path(name).name != name:
-            raise Problem("file.row", f"no picture in row {row}")
+        path = self._path_of_picture(file_id, row)
         try:
-            data, image_format = _smaller_picture(folder / name, side)
+            data, image_format = _smaller_picture(path, side)
         except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises for a damaged picture
             raise _damaged(f"the picture of row {row}", error) from error
         return data, f"image/{image_format.lower()}"
+
+    def _path_of_picture(self, file_id, row):
+        "Where the picture of a row lies; a Problem if the upload has no such row"
+        folder = self.folder(file_id)
+        name = self._files_by_row(file_id).get(row)  # None if there is no such row
+        # `Path(name).name` is without folders: a name in a damaged table must not lead out of the folder.
+        if name is None or Path(name).name != name:
+            raise Problem("file.row", f"no picture in row {row}")
+        return folder / name
 
     def older(self,
         days: float,  # least age, by the clock that nobody can set
@@ -311,7 +313,7 @@ class Uploads:
         return True
 
 
-def _told_of_report(report):
+def _report_for_clients(report):
     "What clients are told of the report of an archive's reader: a dict of counts, skipped rows and notes"
     # Names in main.csv are a stranger's text, which the page shows: `clean` makes it printable. Only the
     # first rows that could not be used are listed, and all are counted.
