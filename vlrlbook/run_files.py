@@ -49,13 +49,17 @@ def as_it_began(
     """Save the settings and data of a new run, or check that a resumed run has the same ones.
 
     SettingsError if a resumed run has other settings (except `may_differ`) or other rows of data."""
-    fingerprint = None  # of the rows; rows that are drawn, not read from a file, follow from the settings
-    if settings.data:
-        # Without pictures, since hashing them would open every file of a large set.
-        columns = [list(train[name]) for name in ("row", "question", "answer")]
-        fingerprint = hashlib.sha256(json.dumps(columns).encode()).hexdigest()[:16]
+    # Rows that are drawn, not read from a file, follow from the settings.
+    fingerprint = _fingerprint_of_rows(train) if settings.data else None
     # A new run (no checkpoint) writes begun_with.json into output_dir; a resumed one is compared with it.
     same_run(settings, checkpoint, may_differ, rows_of_data=fingerprint)
+
+
+def _fingerprint_of_rows(dataset):
+    "16 characters that change with any row's number, question or answer"
+    # Without pictures, since hashing them would open every file of a large set.
+    columns = [list(dataset[name]) for name in ("row", "question", "answer")]
+    return hashlib.sha256(json.dumps(columns).encode()).hexdigest()[:16]
 
 
 def check_hub(
@@ -94,8 +98,7 @@ def prediction_rows(
     paid: dict = None,  # column, such as before_greedy → mean reward of each sample; None: not kept
 ) -> list:  # of dicts: row, question, answer, picture, lists of texts such as before_greedy; `paid` if kept
     "A row for each held-out sample: question, right answer, and the model's answers before and after"
-    # Such as before_greedy → a list of texts for each sample.
-    columns = _named_by_time(before, after)
+    columns = _named_by_time(before, after)  # such as before_greedy → a list of texts for each sample
     rows = []
     for i, sample in enumerate(samples):
         picture = " ".join(map(picture_key, sample.images))  # equal for rows with the same pictures
@@ -261,11 +264,7 @@ def model_card(
     lines.append(f"# {s.task}: {Path(s.model).name} after GRPO")
     if "verdict" in results:
         lines += _verdict_lines(results["verdict"])
-    lines += ["", *_fact_lines(s, results)]
-
-    lines += ["", "| setting | value |", "| --- | --- |"]
-    lines += [f"| {k} | `{v}` |" for k, v in asdict(s).items() if k not in PRIVATE]
-    lines.append("")
+    lines += ["", *_fact_lines(s, results), "", *_setting_lines(s), ""]
     if "gain" in results:
         lines += _gain_table(results)
     return "\n".join(lines) + "\n"
@@ -283,6 +282,12 @@ def _fact_lines(settings, results):
     for name, value in facts.items():
         lines.append(f"- {name}: {round(value) if isinstance(value, float) else value}")
     return lines
+
+
+def _setting_lines(settings):
+    "The settings of a run as lines of a Markdown table, without those that may hold paths of this machine"
+    lines = ["| setting | value |", "| --- | --- |"]
+    return lines + [f"| {k} | `{v}` |" for k, v in asdict(settings).items() if k not in PRIVATE]
 
 
 def _verdict_lines(verdict):

@@ -61,20 +61,26 @@ class Outcome:
         attempt: int | None,  # number of the attempt; None: whichever attempt wrote the file
     ) -> dict | None:  # attempt, state, error_code, error_message; None: that attempt has no outcome
         "Read how an attempt ended, as its supervisor wrote it"
-        path = JobFolder(folder).outcome
-        try:
-            outcome = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return None
-        # A damaged file counts as none: the result and the checkpoints then decide how the attempt ended.
-        except (OSError, ValueError) as e:
-            _warn_of_damage(path, type(e).__name__)
-            return None
-        if not is_outcome(outcome):
-            _warn_of_damage(path, "it has another form")
-            return None
+        outcome = _outcome_in(JobFolder(folder).outcome)
         # The file may still be that of the attempt before.
-        return outcome if attempt in (None, outcome["attempt"]) else None
+        is_asked_for = outcome is not None and attempt in (None, outcome["attempt"])
+        return outcome if is_asked_for else None
+
+
+def _outcome_in(path):
+    "The content of an outcome.json; None if there is none, or, with a warning in the log, if it is damaged"
+    try:
+        outcome = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    # A damaged file counts as none: the result and the checkpoints then decide how the attempt ended.
+    except (OSError, ValueError) as e:
+        _warn_of_damage(path, type(e).__name__)
+        return None
+    if not is_outcome(outcome):
+        _warn_of_damage(path, "it has another form")
+        return None
+    return outcome
 
 
 def _warn_of_damage(

@@ -78,15 +78,20 @@ def progress_of(
     "Read from the files of a job's run how far it is"
     folder = JobFolder(folder)
     total = total_steps_of(folder, total)
-    row = last_row(folder.run_log)  # column → text; {} if there is no row
+    step, loss = _step_and_loss(last_row(folder.run_log))
+    return dict(current_step=step, loss=loss, total_steps=total, progress=percent(step, total))
+
+
+def _step_and_loss(row):
+    "The step and the loss (None: there is none) in a row of a run's log, a dict of column → text"
     try:
         step = int(float(row["step"]))
         loss = float(row["loss"]) if row["loss"] else None
     except (KeyError, ValueError, OverflowError):
-        step, loss = 0, None  # there is no row yet, or the step is not a finite number
+        return 0, None  # there is no row yet, or the step is not a finite number
     if loss is not None and not math.isfinite(loss):
         loss = None  # JSON has no NaN
-    return dict(current_step=step, loss=loss, total_steps=total, progress=percent(step, total))
+    return step, loss
 
 
 def total_steps_of(
