@@ -87,13 +87,17 @@ class RunningJobs:
             self._go_on(row, folder)  # writes how far it is
             return
         if outcome is None:  # the supervisor was killed
-            # All other processes of the job must be dead before it can be started again: else it would run
-            # twice.
-            nothing_left = self.backend.sweep(folder.path, row["handle"])  # kills them
-            if not nothing_left:
-                return  # tried again at the next look
-            outcome = outcome_of_killed_attempt(folder)  # completed if its result is there, else interrupted
-        self._close(row, folder, outcome)  # writes into the ledger how it ended
+            outcome = self._outcome_after_sweep(row, folder)
+        if outcome is not None:
+            self._close(row, folder, outcome)  # writes into the ledger how it ended
+
+    def _outcome_after_sweep(self, row, folder):
+        "Kill what lives of a job without a supervisor; return how it ended, or None if something still lives"
+        # All processes must be dead before the job can be started again: else it would run twice.
+        nothing_left = self.backend.sweep(folder.path, row["handle"])  # kills them
+        if not nothing_left:
+            return None  # tried again at the next look
+        return outcome_of_killed_attempt(folder)  # completed if its result is there, else interrupted
 
     def _go_on(self,
         row,  # of the ledger's table of jobs: a job whose supervisor lives

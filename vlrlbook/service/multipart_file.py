@@ -116,7 +116,6 @@ async def receive_file(
     # Refused before anything is read, where the client itself says how long its body is.
     if int(request.headers.get("content-length", 0)) > most_body_bytes:
         raise too_large
-
     # The last argument is the code of the refusal where the body comes too slowly.
     chunks = chunks_in_time(request, settings.stall_seconds, "upload.stalled")
     file_size = 0

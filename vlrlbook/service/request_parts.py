@@ -89,11 +89,7 @@ async def json_body(
     """Read the JSON object in a request's body.
 
     Raises a Problem if the body is no JSON object, has more than `most` bytes or does not come in time."""
-    # Without parameters, such as charset.
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    # Required, since a form on a stranger's page can make a browser send text here, but not application/json.
-    if media_type != "application/json":
-        raise Problem("body.type", f"{clean(media_type, 60)!r}; expected application/json")
+    _check_media_type(request)
     data = bytearray()
     # `in_all`: the whole body. A caller that allows megabytes must allow enough seconds for them.
     async for chunk in chunks_in_time(request, seconds, "body.stalled", in_all=seconds):
@@ -101,3 +97,12 @@ async def json_body(
         if len(data) > most:
             raise Problem("body.size", f"more than {most} bytes")
     return read_json(bytes(data), most)  # a Problem if it is no JSON object
+
+
+def _check_media_type(request):
+    "Raise a Problem unless a request says that its body is application/json"
+    # Without parameters, such as charset.
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    # Required, since a form on a stranger's page can make a browser send text here, but not application/json.
+    if media_type != "application/json":
+        raise Problem("body.type", f"{clean(media_type, 60)!r}; expected application/json")

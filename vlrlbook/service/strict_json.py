@@ -30,10 +30,7 @@ def read_json(
     the JSON standard or UTF-8 does not know."""
     if len(data) > most:
         raise Problem("body.size", f"{len(data)} bytes, at most {most}")
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise Problem("json.encoding", f"byte {error.start} is no UTF-8") from error
+    text = _decoded(data)
     # Checked before anything is parsed, since deep nesting would end Python's parser in a RecursionError.
     if bracket_depth(text) > _most_levels:
         raise Problem("json.depth", f"at most {_most_levels} levels")
@@ -42,6 +39,14 @@ def read_json(
     if not isinstance(content, dict):
         raise Problem("json.object", f"a {type(content).__name__} in place of an object")
     return content
+
+
+def _decoded(data):
+    "The text of a body, which must be UTF-8; else a Problem"
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise Problem("json.encoding", f"byte {error.start} is no UTF-8") from error
 
 
 def _parsed(text):

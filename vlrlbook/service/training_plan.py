@@ -82,10 +82,14 @@ class _Decisions:
             self.rows_to_train_on = self.rows
         else:
             self.rows = rows
-            if pictures is None:
-                pictures = [str(number) for number in range(rows)]
-            # The seed chooses the pictures that are held out; each may have another number of rows.
-            self.rows_to_train_on = rows_to_train_on(pictures, held_out_share, self.value("seed"))
+            self.rows_to_train_on = self._rows_not_held_out(pictures)
+
+    def _rows_not_held_out(self, pictures):
+        "How many of the upload's rows are trained on; `pictures`: a text for each row, or None"
+        if pictures is None:
+            pictures = [str(number) for number in range(self.rows)]
+        # The seed chooses the pictures that are held out; each may have another number of rows.
+        return rows_to_train_on(pictures, held_out_share, self.value("seed"))
 
     def value(self, name):
         "Return a setting's value as decided so far, else its default"
@@ -209,11 +213,7 @@ class _Decisions:
         if "max_steps" in self.asked:
             self.notes.append(f"max_steps decides: {self.asked['max_steps']} steps")
         elif "num_epochs" in self.asked:
-            # -1 is chapter 05's word for "by num_epochs"; without it the preset's max_steps would win.
-            self.parameters["max_steps"] = -1
-            otherwise = f"; without num_epochs this server does {default_steps}" if default_steps else ""
-            steps = self._steps_of_epochs()
-            self.notes.append(f"num_epochs = {self.asked['num_epochs']}: {steps} steps{otherwise}")
+            self._choose_epochs(default_steps)
         elif default_steps:
             self.parameters["max_steps"] = default_steps
             self.notes.append(
@@ -222,6 +222,14 @@ class _Decisions:
             epochs = self.defaults["num_epochs"]
             self.notes.append(
                 f"num_epochs = {epochs}, as the gpu preset has it: {self._steps_of_epochs()} steps")
+
+    def _choose_epochs(self, default_steps):
+        "Let the client's num_epochs decide the length; `default_steps`: the preset's max_steps, or None"
+        # -1 is chapter 05's word for "by num_epochs"; without it the preset's max_steps would win.
+        self.parameters["max_steps"] = -1
+        otherwise = f"; without num_epochs this server does {default_steps}" if default_steps else ""
+        steps = self._steps_of_epochs()
+        self.notes.append(f"num_epochs = {self.asked['num_epochs']}: {steps} steps{otherwise}")
 
     def count_drawn(self):
         """Note how many pictures are drawn for a run without a data set, and by which seed.

@@ -221,9 +221,7 @@ class Uploads:
         expected = self.get(file_id)["valid_images"]
         if len(pictures) != expected:
             raise Problem("file.damaged", f"{len(pictures)} rows are left of {expected}: upload it again")
-        report = read_object(folder / "report.json")  # of the archive's reader; empty if it is damaged
-        if not isinstance(report.get("csv_rows"), int):
-            raise Problem("file.damaged", "its report is damaged: upload it again")
+        _check_report(folder / "report.json")
         return pictures
 
     def _names_of_full_files(self, file_id):
@@ -311,6 +309,13 @@ class Uploads:
                 return True  # somebody has removed the folder by hand
         shutil.rmtree(renamed)
         return True
+
+
+def _check_report(path):
+    "Raise a Problem if the file with the report of an archive's reader is damaged"
+    report = read_object(path)  # empty if it is damaged
+    if not isinstance(report.get("csv_rows"), int):
+        raise Problem("file.damaged", "its report is damaged: upload it again")
 
 
 def _report_for_clients(report):
