@@ -162,11 +162,11 @@ def train_schema(
 
 def _fields_of_tasks(group):
     "Return the fields of a group of the form: name → {task: its field}, of the tasks that have the field"
-    found: dict = {}
+    fields: dict = {}
     for task in by_task:
         for field in request_form(task=task)[group]:
-            found.setdefault(field["name"], {})[task] = field
-    return found
+            fields.setdefault(field["name"], {})[task] = field
+    return fields
 
 
 def _field_schema(field_of_task):
