@@ -106,22 +106,15 @@ def _result_item(result):
     """Return one student's `Result` as an HTML list item.
 
     It has a row of cells, from the place to the curve of the reward, and details that can be opened."""
-    entry, colour = result.entry, outcome_colours.get(result.outcome, "#666666")  # grey for any other outcome
-    _steps, rewards = entry.run_log().series("reward")  # at each logged step
+    colour = outcome_colours.get(result.outcome, "#666666")  # grey for any other outcome
+    _steps, rewards = result.entry.run_log().series("reward")  # at each logged step
     question_signs = _question_marks(result.asked)  # the answers to chapter 06's questions, such as ✓ for yes
-    collapsed_answer = ""
-    if result.outcome == "collapsed":
-        # the model gives this one answer to nearly every picture
-        most_frequent_answer = escape(result.often[0])
-        collapsed_answer = f'<div class="tally">{most_frequent_answer}</div>'
     # shares of right greedy answers before and after training
     right = f"{100 * result.before:.1f} % → <b>{100 * result.after:.1f} %</b>"
-
     # from left to right
     cells = [
         f'<div class="place">{result.place}</div>',
-        f'<div><div class="name">{escape(entry.name)}</div>'
-        f'<div><b style="color: {colour}">●</b> {escape(result.outcome)}</div>{collapsed_answer}</div>',
+        _name_cell(result, colour),
         f'<div class="below"><div class="marks">{question_signs}</div>'
         f'<div class="tally">{result.yes} yes, {result.no} no, of {len(result.asked)}</div></div>',
         f'<div class="below">{right}<div class="tally">best guesses that are right</div></div>',
@@ -129,6 +122,17 @@ def _result_item(result):
     ]
     row = f'<div class="row">{"".join(cells)}</div>'
     return f'<li class="one" style="border-color: {colour}">{row}{_details(result)}</li>'
+
+
+def _name_cell(result, colour):
+    "Return a student's name and the outcome of the training as HTML, with a dot of a colour such as #0072B2"
+    collapsed_answer = ""
+    if result.outcome == "collapsed":
+        # the model gives this one answer to nearly every picture
+        most_frequent_answer = escape(result.often[0])
+        collapsed_answer = f'<div class="tally">{most_frequent_answer}</div>'
+    return (f'<div><div class="name">{escape(result.entry.name)}</div>'
+            f'<div><b style="color: {colour}">●</b> {escape(result.outcome)}</div>{collapsed_answer}</div>')
 
 
 def _question_marks(asked):
@@ -159,10 +163,6 @@ def _details(result):
 
     It holds the verdict, the most frequent answers, the source of the reward, and a table of the eight
     questions with their numbers."""
-    rows = []
-    for question in result.asked:
-        cells = (escape(question["question"]), f"<b>{question['answer']}</b>", escape(question["detail"]))
-        rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
     # `escape` everywhere: a student's or a model's text may hold HTML, and must be shown as text
     often = escape("; ".join(result.often))
     outcome_meaning = escape(outcomes.get(result.outcome, ""))
@@ -172,7 +172,16 @@ def _details(result):
             f"<p class='soft'>{escape(result.outcome)}: {outcome_meaning}. "
             f"Commonest answers after training: {often}. {curve}</p>"
             f"<pre>{escape(result.entry.reward)}</pre>"
-            f'<div class="wide"><table>{_heads}{"".join(rows)}</table></div></details>')
+            f'<div class="wide"><table>{_heads}{_question_rows(result.asked)}</table></div></details>')
+
+
+def _question_rows(asked):
+    "Return the rows of a table in HTML: for each question, a dict, its text, the answer and the numbers"
+    rows = []
+    for question in asked:
+        cells = (escape(question["question"]), f"<b>{question['answer']}</b>", escape(question["detail"]))
+        rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+    return "".join(rows)
 
 
 _words = """Greedy: the best guess. Sampled: answers drawn by chance. Exact: the right count. To the letter:
@@ -195,18 +204,22 @@ def curve_svg(
     "Draw numbers as a small curve without axes, in SVG"
     if len(values) < 2:
         return ""
+    label = f"reward from {values[0]:.2f} to {values[-1]:.2f}"
+    # stretched to the width of its cell; the stroke is not stretched with it
+    return (f'<svg viewBox="0 0 100 30" preserveAspectRatio="none" role="img" aria-label="{label}">'
+            f'<path d="M{" L".join(_points(values))}" fill="none" stroke-width="1.5" '
+            'vector-effect="non-scaling-stroke"/>'
+            "</svg>")
+
+
+def _points(values):
+    "Return a point of the curve for each value, in a picture of 100 x 30, as text such as 50.0,27.0"
     # each curve fills its own height, since rewards of different students have different units
     low = min(values)
     span = (max(values) - low) or 1.0  # 1.0 avoids a division by zero where all values are equal
     points = []
     for place, value in enumerate(values):
-        # the picture is 100 wide and 30 high; y counts downwards: 27 for the lowest value, 3 for the highest
         x = 100 * place / (len(values) - 1)
-        y = 27 - 24 * (value - low) / span
+        y = 27 - 24 * (value - low) / span  # counted downwards: 27 for the lowest value, 3 for the highest
         points.append(f"{x:.1f},{y:.1f}")
-    label = f"reward from {values[0]:.2f} to {values[-1]:.2f}"
-    # stretched to the width of its cell; the stroke is not stretched with it
-    return (f'<svg viewBox="0 0 100 30" preserveAspectRatio="none" role="img" aria-label="{label}">'
-            f'<path d="M{" L".join(points)}" fill="none" stroke-width="1.5" '
-            'vector-effect="non-scaling-stroke"/>'
-            "</svg>")
+    return points

@@ -32,17 +32,16 @@ def drawn_apart(
     taken = set().union(*map(_picture_keys, others))  # hashes of their pictures
     samples = draw(n, seed=seed)
 
-    to_check = list(range(n))  # indices in `samples`
+    indices = list(range(n))  # in `samples`: those whose pictures are to be compared with `taken`
     attempt = 0  # how often samples were drawn anew
     while True:
-        colliding = [i for i in to_check if taken & _picture_keys(samples[i])]
-        if not colliding:
+        indices = [i for i in indices if taken & _picture_keys(samples[i])]
+        if not indices:
             return samples
         attempt += 1
-        fresh = draw(len(colliding), seed=seed + attempt * SEED_STEP)  # a seed that no user gives
-        for i, sample in zip(colliding, fresh):
+        fresh = draw(len(indices), seed=seed + attempt * SEED_STEP)  # a seed that no user gives
+        for i, sample in zip(indices, fresh):
             samples[i] = replace(sample, row=samples[i].row)
-        to_check = colliding
 
 
 def _picture_keys(sample):
@@ -71,13 +70,17 @@ def load_data(
         own = set(getattr(report, "own_system", ()))
         train = with_system_turn(train, settings.system_prompt, own)
         held = with_system_turn(held, settings.system_prompt, own)
-
-    if len(train) < settings.prompts_per_step:
-        wanted = settings.prompts_per_step
-        few = f"{len(train)} training rows are fewer than the {wanted} prompts of a step"
-        advice = batch_that_fits(settings, len(train))  # such as a smaller batch_size
-        raise SettingsError(f"{few}: {advice}")
+    _check_row_count(settings, len(train))
     return train, held, report
+
+
+def _check_row_count(settings, rows):
+    "Raise SettingsError if so many training rows are too few for one step of the run"
+    wanted = settings.prompts_per_step
+    if rows < wanted:
+        few = f"{rows} training rows are fewer than the {wanted} prompts of a step"
+        advice = batch_that_fits(settings, rows)  # such as a smaller batch_size
+        raise SettingsError(f"{few}: {advice}")
 
 
 def _drawn(settings):
@@ -164,30 +167,40 @@ def cost(
     "Estimate steps, answers, tokens and memory of a run; without activations, which depend on the kernels"
     s, longest_answer = settings, settings.max_completion_length
     steps = s.max_steps if s.max_steps > 0 else rows * s.num_epochs // s.prompts_per_step
-
-    config = model.config.get_text_config()
-    weights = list(model.parameters())
-    trained = sum(p.numel() for p in weights if p.requires_grad)
-    weight_bytes = sum(p.numel() * p.element_size() for p in weights)
-
-    answers_per_pass, passes = whole_groups(s)  # answers in a forward pass, forward passes in a step
-    # All answers of a step are sampled at once, so the key-value cache holds the tokens of all passes.
-    cached_tokens = (checked.prompt_tokens + longest_answer) * answers_per_pass * passes
-    bytes_per_token = _cached_numbers(config) * weights[0].element_size()
-
-    optimizer_bytes = 12 * trained  # float32: 4 bytes of gradient, 8 of AdamW's two moments
-    # 4 bytes (float32) for each number of two tensors: the logits and their log-softmax
-    logits_bytes = 2 * 4 * answers_per_pass * longest_answer * config.vocab_size
-
-    return {
+    counts = {
         "optimizer steps": steps,
         "answers to sample": steps * s.prompts_per_step * s.num_generations,
         "tokens of the longest prompt": checked.prompt_tokens,
         "of them pictures": checked.image_tokens,
         "answer tokens at most": longest_answer,
+    }
+    longest_row = checked.prompt_tokens + longest_answer  # tokens of a prompt and its answer, at most
+    return counts | _cost_of_weights(model) | _cost_of_tokens(settings, model, longest_row)
+
+
+def _cost_of_weights(model):
+    "Count the parameters of a model that train, and the memory of weights and optimizer: words → number"
+    weights = list(model.parameters())
+    trained = sum(p.numel() for p in weights if p.requires_grad)
+    weight_bytes = sum(p.numel() * p.element_size() for p in weights)
+    optimizer_bytes = 12 * trained  # float32: 4 bytes of gradient, 8 of AdamW's two moments
+    return {
         "parameters that train": trained,
         "MB of weights": _megabytes(weight_bytes),
         "MB of gradients and AdamW's state": _megabytes(optimizer_bytes),
+    }
+
+
+def _cost_of_tokens(settings, model, longest_row):
+    "Estimate the memory that grows with the tokens, `longest_row` of a prompt and its answer: words → MB"
+    config = model.config.get_text_config()
+    answers_per_pass, passes = whole_groups(settings)  # answers in a forward pass, forward passes in a step
+    # All answers of a step are sampled at once, so the key-value cache holds the tokens of all passes.
+    cached_tokens = longest_row * answers_per_pass * passes
+    bytes_per_token = _cached_numbers(config) * next(iter(model.parameters())).element_size()
+    # 4 bytes (float32) for each number of two tensors: the logits and their log-softmax
+    logits_bytes = 2 * 4 * answers_per_pass * settings.max_completion_length * config.vocab_size
+    return {
         "MB of the cache while sampling": _megabytes(cached_tokens * bytes_per_token),
         "MB of logits in the loss": _megabytes(logits_bytes),
     }

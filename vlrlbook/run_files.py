@@ -49,13 +49,17 @@ def as_it_began(
     """Save the settings and data of a new run, or check that a resumed run has the same ones.
 
     SettingsError if a resumed run has other settings (except `may_differ`) or other rows of data."""
-    fingerprint = None  # of the rows; rows that are drawn, not read from a file, follow from the settings
-    if settings.data:
-        # Without pictures, since hashing them would open every file of a large set.
-        columns = [list(train[name]) for name in ("row", "question", "answer")]
-        fingerprint = hashlib.sha256(json.dumps(columns).encode()).hexdigest()[:16]
+    # Rows that are drawn, not read from a file, follow from the settings.
+    fingerprint = _fingerprint_of_rows(train) if settings.data else None
     # A new run (no checkpoint) writes begun_with.json into output_dir; a resumed one is compared with it.
     same_run(settings, checkpoint, may_differ, rows_of_data=fingerprint)
+
+
+def _fingerprint_of_rows(dataset):
+    "16 characters that change with any row's number, question or answer"
+    # Without pictures, since hashing them would open every file of a large set.
+    columns = [list(dataset[name]) for name in ("row", "question", "answer")]
+    return hashlib.sha256(json.dumps(columns).encode()).hexdigest()[:16]
 
 
 def check_hub(
@@ -66,13 +70,7 @@ def check_hub(
     Called before anything is computed, so that no run is lost to a wrong name."""
     if not repository:
         return
-    from huggingface_hub import HfApi
-    try:
-        user = HfApi().whoami()
-    except Exception as e:
-        raise SettingsError(
-            f"hub_model_id = {repository!r}: the hub does not know who you are ({type(e).__name__}); set "
-            "HF_TOKEN to a token that may write, or leave hub_model_id out and push later") from e
+    user = _hub_user(repository)
     # A user may write to repositories of their own and of their organisations.
     organisations = [group["name"] for group in user.get("orgs", [])]
     allowed_owners = {user["name"], *organisations}
@@ -82,6 +80,17 @@ def check_hub(
         raise SettingsError(f"hub_model_id = {repository!r}: {user['name']} may write to {allowed} only")
 
 
+def _hub_user(repository):
+    "What the hub knows of the user who is logged in, a dict; SettingsError if nobody is"
+    from huggingface_hub import HfApi
+    try:
+        return HfApi().whoami()
+    except Exception as e:
+        raise SettingsError(
+            f"hub_model_id = {repository!r}: the hub does not know who you are ({type(e).__name__}); set "
+            "HF_TOKEN to a token that may write, or leave hub_model_id out and push later") from e
+
+
 def prediction_rows(
     samples: list,  # of `Sample`
     before: dict,  # from `predict`
@@ -89,10 +98,7 @@ def prediction_rows(
     paid: dict = None,  # column, such as before_greedy → mean reward of each sample; None: not kept
 ) -> list:  # of dicts: row, question, answer, picture, lists of texts such as before_greedy; `paid` if kept
     "A row for each held-out sample: question, right answer, and the model's answers before and after"
-    columns = {}  # such as before_greedy → a list of texts for each sample
-    for when, answers in (("before", before), ("after", after)):
-        for how, texts in answers.items():  # "greedy" or "sampled"
-            columns[f"{when}_{how}"] = texts
+    columns = _named_by_time(before, after)  # such as before_greedy → a list of texts for each sample
     rows = []
     for i, sample in enumerate(samples):
         picture = " ".join(map(picture_key, sample.images))  # equal for rows with the same pictures
@@ -112,6 +118,12 @@ def save_predictions(
     write_whole(path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
 
 
+def _named_by_time(before, after):
+    "Two dicts, greedy and sampled → something, as one: before_greedy, before_sampled, after_greedy, …"
+    columns = {f"before_{how}": value for how, value in before.items()}
+    return columns | {f"after_{how}": value for how, value in after.items()}
+
+
 def results_of(
     settings: GRPOSettings,  # a checked object
     samples: list,  # the held-out `Sample`s
@@ -126,8 +138,7 @@ def results_of(
     scores_after = {how: marks(samples, texts, reward) for how, texts in after.items()}
     paid = _rewards_of_model(scores_before, scores_after, reward)  # None if the reward is a rule
     rows = prediction_rows(samples, before, after, paid)
-    # The interval of a gain resamples pictures, not rows: this is the picture of each row.
-    pictures = pictures_of(rows)
+    pictures = pictures_of(rows)  # of each row: the interval of a gain resamples pictures, not rows
     results = dict(
         verdict=verdict_of(rows, settings.task, reward),
         settings=asdict(settings),
@@ -145,8 +156,8 @@ def _rewards_of_model(scores_before, scores_after, reward):
     is_model = getattr(reward, "batched", False)  # a model scores whole batches, a rule one answer at a time
     if not is_model:
         return None
-    rewards = {f"before_{how}": scores["reward"] for how, scores in scores_before.items()}
-    return rewards | {f"after_{how}": scores["reward"] for how, scores in scores_after.items()}
+    scores = _named_by_time(scores_before, scores_after)
+    return {column: scores_of_answers["reward"] for column, scores_of_answers in scores.items()}
 
 
 def judges_of(
@@ -250,14 +261,10 @@ def model_card(
     # The hub reads the YAML between two lines of dashes and lists the model by it.
     lines = ["---", f"base_model: {s.model}", f"library_name: {'peft' if s.use_lora else 'transformers'}",
              "tags: [grpo, vision-language, vlrlbook]", "---", ""]
-    lines += [f"# {s.task}: {Path(s.model).name} after GRPO"]
+    lines.append(f"# {s.task}: {Path(s.model).name} after GRPO")
     if "verdict" in results:
         lines += _verdict_lines(results["verdict"])
-    lines += ["", *_fact_lines(s, results)]
-
-    lines += ["", "| setting | value |", "| --- | --- |"]
-    lines += [f"| {k} | `{v}` |" for k, v in asdict(s).items() if k not in PRIVATE]
-    lines.append("")
+    lines += ["", *_fact_lines(s, results), "", *_setting_lines(s), ""]
     if "gain" in results:
         lines += _gain_table(results)
     return "\n".join(lines) + "\n"
@@ -275,6 +282,12 @@ def _fact_lines(settings, results):
     for name, value in facts.items():
         lines.append(f"- {name}: {round(value) if isinstance(value, float) else value}")
     return lines
+
+
+def _setting_lines(settings):
+    "The settings of a run as lines of a Markdown table, without those that may hold paths of this machine"
+    lines = ["| setting | value |", "| --- | --- |"]
+    return lines + [f"| {k} | `{v}` |" for k, v in asdict(settings).items() if k not in PRIVATE]
 
 
 def _verdict_lines(verdict):

@@ -125,14 +125,8 @@ class Recorder:
 
     def __call__(self, texts, parts, samples, state):
         "Record a batch of whole groups; `parts` has a dict for each answer, part of reward → number"
-        step, last_step, G = state.global_step, state.max_steps, self.group_size
-        title = f"step {step + 1} of {last_step}"
-        batch_advantages = scaled_advantages([part["overall"] for part in parts], G, self.scale)
-        groups = []
-        for i in range(0, len(texts), G):
-            rows = slice(i, i + G)  # of the group
-            groups.append(self._group(texts[rows], parts[rows], batch_advantages[rows], samples[i], title))
-
+        step, last_step = state.global_step, state.max_steps
+        groups = self._groups(texts, parts, samples, title=f"step {step + 1} of {last_step}")
         # Prefer a group with advantages: where all answers earn the same, there is nothing to show.
         with_advantages = [g for g in groups if any(rollout.advantage for rollout in g.rollouts)]
         chosen = with_advantages if with_advantages else groups
@@ -143,6 +137,16 @@ class Recorder:
         if self.path and is_logged:
             shown = [self._as_dict(group) for group in groups[:self.most]]
             write_json(self.path, dict(step=step + 1, total_steps=last_step, groups=shown))
+
+    def _groups(self, texts, parts, samples, title):
+        "The answers of a batch as a list of `RolloutGroup`s; `texts`, `parts` and `samples` are equally long"
+        G = self.group_size
+        batch_advantages = scaled_advantages([part["overall"] for part in parts], G, self.scale)
+        groups = []
+        for i in range(0, len(texts), G):
+            rows = slice(i, i + G)  # of the group
+            groups.append(self._group(texts[rows], parts[rows], batch_advantages[rows], samples[i], title))
+        return groups
 
     def _slot(self, step, last_step):
         """Key in `kept` for the group of this step.
@@ -193,17 +197,20 @@ def scaled_advantages(
     groups = [rewards[i:i + group_size] for i in range(0, len(rewards), group_size)]
     if scale == "group":
         return list(chain(*map(advantages, groups)))
-    centred = []  # rewards less the mean of their group
-    for group in groups:
-        counted = [reward for reward in group if reward is not None]
-        mean = mean_of(counted) if counted else 0.0
-        centred += [0.0 if reward is None else reward - mean for reward in group]
+    centred = list(chain(*map(_centred, groups)))
     if scale == "none":
         return centred
     counted = [reward for reward in rewards if reward is not None]
     # TRL adds the same small number, so that nothing is divided by 0
     deviation = (stdev(counted) if len(counted) > 1 else 0.0) + 1e-4
     return [value / deviation for value in centred]
+
+
+def _centred(group):
+    "The rewards of one group less their mean; 0 for an answer that is left out (None)"
+    counted = [reward for reward in group if reward is not None]
+    mean = mean_of(counted) if counted else 0.0
+    return [0.0 if reward is None else reward - mean for reward in group]
 
 
 def chosen_pictures(
@@ -272,14 +279,16 @@ class SamePictures(TrainerCallback):
         for sample, (text_before, *_), (text_after, *_) in greedy:  # the first text of each list
             was_right = bool(is_right(text_before, sample.answer, sample.task))
             now_right = bool(is_right(text_after, sample.answer, sample.task))
-            if was_right == now_right:
-                continue
             flips = became_right if now_right else became_wrong
-            if len(flips) < most:
-                flip = dict(before=text_before, after=text_after, became_right=now_right)
-                # `_pictured`: question, right answer, and picture with the boxes or crops of both answers
-                flips.append(_pictured(sample, [text_before, text_after], self.eye) | flip)
+            if was_right != now_right and len(flips) < most:
+                flips.append(self._flip(sample, text_before, text_after, now_right))
         self.flips = became_right + became_wrong
+
+    def _flip(self, sample, text_before, text_after, became_right):
+        "A dict for the report: question, right answer, the two answers, and the picture"
+        # On the picture stand the boxes or crops of both answers.
+        shown = _pictured(sample, [text_before, text_after], self.eye)
+        return shown | dict(before=text_before, after=text_after, became_right=became_right)
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
         "Override TrainerCallback's, called after each step: in the middle of the run ask about the pictures"

@@ -53,22 +53,25 @@ class LocalBackend:
     ) -> str:  # handle for the ledger: its process id
         "Start the supervisor of a job as a process of its own; OSError if no process can be started"
         command = supervisor_command(folder, attempt, devices, lock)
-        environment = dict(os.environ)
-        if self.threads:
-            # `setdefault`: a number that the server's user has chosen stays.
-            environment.setdefault("OMP_NUM_THREADS", str(self.threads))
-
         with open(JobFolder(folder).supervisor_log, "wb") as log:
             # start_new_session: what ends the server's terminal must not end the jobs.
             # pass_fds: the job's lock stays held for as long as the supervisor lives.
             process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment,
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._environment(),
                 start_new_session=True, pass_fds=[lock])  # type: ignore[list-item]  # it always gets one
 
         # A child that has ended stays a zombie until it is polled. `poll` returns None while it runs.
         self.started = [p for p in self.started if p.poll() is None]
         self.started.append(process)
         return str(process.pid)
+
+    def _environment(self):
+        "The environment variables of a supervisor, as a dict, with the number of threads of its job"
+        environment = dict(os.environ)
+        if self.threads:
+            # `setdefault`: a number that the server's user has chosen stays.
+            environment.setdefault("OMP_NUM_THREADS", str(self.threads))
+        return environment
 
     def alive(self,
         folder: Path,  # of the job

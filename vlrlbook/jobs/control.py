@@ -41,27 +41,31 @@ class JobControl:
         """Stop a job, at once or as soon as its processes are dead.
 
         Raises UnknownJob, or WrongState if the job has ended already."""
-        row = self.records.row(job_id)
-        if row["status"] in live:  # training or cancelling
-            self.running.look_at(row)  # it may have ended just now, and nobody has looked since
-            row = self.records.row(job_id)
+        row = self._row_of_now(job_id)
         if row["status"] in ends:
             raise WrongState(f"the job is {row['status']} already")
 
-        # `move` changes the state, and the columns that it is given, only if the job is still in one of the
-        # expected states. A job without a process is cancelled at once, and its end is written down with it.
+        # `move` changes a job only if it is still in an expected state. One without a process ends at once.
         without_process = ("queued", "interrupted")
         end_columns = self.clock.end_columns()
         if self.ledger.move(row["job_id"], without_process, to="cancelled", why="asked", **end_columns):
             return
 
         # A running job is only asked to die here. If the server dies before it gives the order, the order is
-        # not lost: the dispatcher repeats it while the ledger says `cancelling`. For a job that is being
-        # cancelled already, nothing changes.
+        # not lost: the dispatcher repeats it while the ledger says `cancelling`. If it says that already,
+        # nothing changes here.
         if self.ledger.move(row["job_id"], "training", to="cancelling", why="asked"):
             # The row is read again: the attempt that trains may be a later one than a moment ago, and nobody
             # would obey an order to an attempt that is over.
             self._give_order(self.ledger.job(row["job_id"]))
+
+    def _row_of_now(self, job_id):
+        "The ledger's row of a job, after a look whether the job has just ended; raises UnknownJob"
+        row = self.records.row(job_id)
+        if row["status"] in live:  # training or cancelling
+            self.running.look_at(row)  # writes it into the ledger if the job has ended
+            row = self.records.row(job_id)
+        return row
 
     def _give_order(self,
         row,  # of the ledger's table of jobs, read just now; None if the job is gone
@@ -81,6 +85,16 @@ class JobControl:
     ):
         "Queue a job again that has not completed; raises UnknownJob, WrongState, NoData or NoCheckpoint"
         row = self.records.row(job_id)
+        self._check_resumable(row)
+        # The job goes to the end of the queue, and the columns about its earlier end are emptied.
+        columns = dict(place=self.ledger.last_place(), restarts=0, ended_at=None, ended_clock=None,
+                       error_code=None, error_message=None)
+        # `move` returns False if another request has changed the job's state meanwhile.
+        if not self.ledger.move(row["job_id"], resumable, to="queued", why="resume asked", **columns):
+            raise WrongState("the job has moved meanwhile")
+
+    def _check_resumable(self, row):
+        "Raise WrongState, NoData or NoCheckpoint if the job of a row of the ledger cannot be resumed"
         if row["status"] not in resumable:
             raise WrongState(f"the job is {row['status']}; "
                              "only one that was interrupted, failed or cancelled can be resumed")
@@ -88,13 +102,6 @@ class JobControl:
         # Without a checkpoint the job would begin anew; for that its owner can submit it again.
         if newest_checkpoint(self.data.job(row["job_id"]).run) is None:
             raise NoCheckpoint("there is no whole checkpoint to resume from")
-
-        # The job goes to the end of the queue, and the columns about its earlier end are emptied.
-        columns = dict(place=self.ledger.last_place(), restarts=0, ended_at=None, ended_clock=None,
-                       error_code=None, error_message=None)
-        # `move` returns False if another request has changed the job's state meanwhile.
-        if not self.ledger.move(row["job_id"], resumable, to="queued", why="resume asked", **columns):
-            raise WrongState("the job has moved meanwhile")
 
     def _need_data(self,
         row,  # of the ledger's table of jobs

@@ -73,6 +73,17 @@ class DispatcherThread:
             self.wake.clear()
 
 
+def _check_options(backend, on_exit):
+    "Raise JobsError on another system than Linux, ValueError if `Jobs` knows no such `backend` or `on_exit`"
+    if sys.platform != "linux":
+        raise JobsError("jobs lean on promises of Linux's kernel and run there only")
+    if backend not in backends:  # name → class
+        from ..settings import nearest  # only for the error message
+        raise ValueError(f"backend = {backend!r}{nearest(backend, [*backends])}")
+    if on_exit not in ("keep", "interrupt"):
+        raise ValueError(f"on_exit = {on_exit!r}: expected keep or interrupt")
+
+
 class Jobs:
     "All jobs of one data directory: the ledger, their folders, and the dispatcher that starts them in order"
     tick = 0.1  # seconds between two looks of the dispatcher
@@ -97,14 +108,7 @@ class Jobs:
         keep_bytes: int = None,  # disk space of ended jobs; beyond it, those that ended first are removed
         adopt: bool = False,  # add job folders to the ledger that it does not know, also if it was lost
     ):
-        if sys.platform != "linux":
-            raise JobsError("jobs lean on promises of Linux's kernel and run there only")
-        if backend not in backends:  # name → class
-            from ..settings import nearest  # only for the error message
-            raise ValueError(f"backend = {backend!r}{nearest(backend, [*backends])}")
-        if on_exit not in ("keep", "interrupt"):
-            raise ValueError(f"on_exit = {on_exit!r}: expected keep or interrupt")
-
+        _check_options(backend, on_exit)
         self.devices = devices_of(slots)  # CUDA_VISIBLE_DEVICES of each slot
         self.max_queued = max_queued
         self.grace = grace
@@ -115,12 +119,12 @@ class Jobs:
         self.adopt = adopt
 
         self.data = DataFolder(data_dir, ledger_dir)  # names the files; nothing is made yet
-        # A thread that will call `_look_and_clean_up`, then wait, again and again; `start` starts it.
+        # The thread; `start` starts it.
         self.dispatcher = DispatcherThread(look=self._look_and_clean_up, pause=self._seconds_between_looks)
-        # The descriptor of a lock file, held until `stop`: no other server may work on this directory.
-        self.server_lock = self._lock_data_folder()
+        self.server_lock = self._lock_data_folder()  # a descriptor, held until `stop`
         try:
-            self._make_parts(backend, options)  # the back end, the ledger and what works with them
+            self.backend = self._make_backend(backend, options)
+            self._make_parts()  # the ledger and what works with it
         except BaseException:
             os.close(self.server_lock)  # which frees the lock
             raise
@@ -140,18 +144,20 @@ class Jobs:
             raise AlreadyServed("another server works on this data directory")
         return lock
 
-    def _make_parts(self, backend, options):
-        "Make the parts of `Jobs` and remove what a crash left; the caller holds the data directory's lock"
-        if backend == "submitit":
+    def _make_backend(self, name, options):
+        "Make what starts supervisors, such as a LocalBackend; `name` is a key of `backends`"
+        if name == "submitit":
             # Where submitit keeps its scripts and logs, unless the options say otherwise.
             options = {"folder": str(self.data.submitit)} | (options or {})
-        backend_class = backends[backend]  # such as LocalBackend
-        self.backend = backend_class(options)
-        if backend == "local":
+        backend = backends[name](options)
+        if name == "local":
             # Each job would use all cores, and jobs that run at a time would slow each other down.
             cores = len(os.sched_getaffinity(0))
-            self.backend.threads = max(1, cores // len(self.devices))
+            backend.threads = max(1, cores // len(self.devices))
+        return backend
 
+    def _make_parts(self):
+        "Make the ledger and what works with it, and remove what a crash left; the caller holds the lock"
         need_ledger(self.data, self.adopt)  # raises LedgerLost if jobs lie here without a sound ledger
         self.ledger = Ledger(self.data.ledger, self._wall_now)  # SQLite file with the state of each job
         self.service_clock = ServiceClock(self.ledger, self.steady)  # seconds in which a server ran

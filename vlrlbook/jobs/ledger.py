@@ -76,8 +76,7 @@ def ledger_problem(
     except sqlite3.Error as e:
         return f"cannot be opened: {e}"
     try:
-        check_result = db.execute("PRAGMA quick_check").fetchone()[0]  # "ok", or lines that name faults
-        columns = {row[1] for row in db.execute("PRAGMA table_info(jobs)")}  # row[1]: a column's name
+        return _content_problem(db)
     except sqlite3.OperationalError as e:
         if "locked" in str(e):
             return None  # another process writes; it is there
@@ -87,12 +86,28 @@ def ledger_problem(
     finally:
         db.close()
 
+
+def _content_problem(db):
+    "Say what is wrong with a database that should be a ledger; None if it is sound"
+    check_result = db.execute("PRAGMA quick_check").fetchone()[0]  # "ok", or lines that name faults
+    columns = {row[1] for row in db.execute("PRAGMA table_info(jobs)")}  # row[1]: a column's name
     if check_result != "ok":
         # The lines before the last one may only name the database.
         return f"is damaged: {check_result.splitlines()[-1]}"
     # These are enough to tell the ledger from any other SQLite file.
     missing_columns = {"job_id", "status", "place", "attempt", "parameters"} - columns
     return "is no ledger of jobs" if missing_columns else None
+
+
+def _compare_and_set(columns, states):
+    """The SQL that sets columns of a job if it is in one of `states` and at an attempt.
+
+    Its values, in this order: those of the columns, the job's id, the states, the attempt (None: any)."""
+    assignments = ", ".join(f"{column} = ?" for column in columns)
+    placeholders = ", ".join("?" * len(states))
+    # Where the attempt is None (NULL), coalesce compares the column with itself.
+    return (f"UPDATE jobs SET {assignments} WHERE job_id = ? AND status IN ({placeholders}) "
+            "AND attempt = coalesce(?, attempt)")
 
 
 class Ledger:
@@ -179,19 +194,14 @@ class Ledger:
         """Change a job's state, if it is still in an expected one (compare and set).
 
         This is the only way in which a state changes."""
-        # The caller may have read the job before it was cancelled, or before a new attempt began. So the
-        # UPDATE itself compares state and attempt, and changes nothing where they are others by now.
         expected = (expected,) if isinstance(expected, str) else expected
         allowed = [state for state in expected if to in moves[state]]  # moves: state → states that may follow
         columns = {"status": to, "updated_at": self.now(), **columns}
-        assignments = ", ".join(f"{column} = ?" for column in columns)
-        placeholders = ", ".join("?" * len(allowed))
-
         with self.write() as db:  # a transaction
             before = db.execute("SELECT status, attempt FROM jobs WHERE job_id = ?", (job_id,)).fetchone()
-            # Where `of_attempt` is None (NULL), coalesce compares the attempt with itself.
-            update = (f"UPDATE jobs SET {assignments} WHERE job_id = ? AND status IN ({placeholders}) "
-                      "AND attempt = coalesce(?, attempt)")
+            # The caller may have read the job before it was cancelled, or before a new attempt began. So the
+            # UPDATE itself compares state and attempt, and changes nothing where they are others by now.
+            update = _compare_and_set(columns, allowed)
             done = db.execute(update, (*columns.values(), job_id, *allowed, of_attempt))
             if not done.rowcount:
                 return False

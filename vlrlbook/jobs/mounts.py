@@ -23,19 +23,24 @@ def file_system(
     text = Path("/proc/self/mountinfo").read_text() if mountinfo is None else mountinfo
     resolved = Path(path).resolve()
     system_type, longest = "unknown", -1  # `longest`: characters of the best mount point so far
-
     for line in text.splitlines():
-        words = line.split()
-        mount_point = without_escapes(words[mount_point_field])  # the kernel writes a space as \040
-        # Any number of optional fields stands before a lone "-"; the type is the word behind it.
-        type_field = words.index("-") + 1
+        mount_point, type_of_mount = _mount_of(line)
         # Mounts are nested: the longest mount point above the folder is the one that holds it.
         # ">=": of several mounts on one point the last hides the others, as where an automounter
         # has put NFS over its autofs.
         is_above = resolved.is_relative_to(mount_point)
         if is_above and len(mount_point) >= longest:
-            system_type, longest = words[type_field], len(mount_point)
+            system_type, longest = type_of_mount, len(mount_point)
     return system_type
+
+
+def _mount_of(line):
+    "The mount point, such as /home, and the file system's type, such as ext4, of a line of mountinfo"
+    words = line.split()
+    mount_point = without_escapes(words[mount_point_field])  # the kernel writes a space as \040
+    # Any number of optional fields stands before a lone "-"; the type is the word behind it.
+    type_field = words.index("-") + 1
+    return mount_point, words[type_field]
 
 
 def without_escapes(

@@ -45,8 +45,7 @@ class Outcome:
 
         The blanks, `size` bytes, were written before the trainer started: what they take on the disk is there
         for the outcome even if the disk is full by now."""
-        # ensure_ascii=False: an emoji then takes four bytes. As "\ud83c\udf4e" it takes twelve, and a long
-        # message might not fit into 4096.
+        # ensure_ascii=False: an emoji takes four bytes and not twelve ("\ud83c\udf4e"), so long messages fit.
         text = json.dumps(content, ensure_ascii=False).encode("utf-8").ljust(self.size)  # filled with blanks
         with open(self.reserved_file, "r+b") as file:
             file.write(text)
@@ -62,20 +61,26 @@ class Outcome:
         attempt: int | None,  # number of the attempt; None: whichever attempt wrote the file
     ) -> dict | None:  # attempt, state, error_code, error_message; None: that attempt has no outcome
         "Read how an attempt ended, as its supervisor wrote it"
-        path = JobFolder(folder).outcome
-        try:
-            outcome = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return None
-        # A damaged file counts as none: the result and the checkpoints then decide how the attempt ended.
-        except (OSError, ValueError) as e:
-            _warn_of_damage(path, type(e).__name__)
-            return None
-        if not is_outcome(outcome):
-            _warn_of_damage(path, "it has another form")
-            return None
+        outcome = _outcome_in(JobFolder(folder).outcome)
         # The file may still be that of the attempt before.
-        return outcome if attempt in (None, outcome["attempt"]) else None
+        is_asked_for = outcome is not None and attempt in (None, outcome["attempt"])
+        return outcome if is_asked_for else None
+
+
+def _outcome_in(path):
+    "The content of an outcome.json; None if there is none, or, with a warning in the log, if it is damaged"
+    try:
+        outcome = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    # A damaged file counts as none: the result and the checkpoints then decide how the attempt ended.
+    except (OSError, ValueError) as e:
+        _warn_of_damage(path, type(e).__name__)
+        return None
+    if not is_outcome(outcome):
+        _warn_of_damage(path, "it has another form")
+        return None
+    return outcome
 
 
 def _warn_of_damage(
@@ -120,6 +125,11 @@ def verdict(
         # A process that the kernel kills cannot print why, so the log would not tell.
         message = "killed by the kernel, which was out of memory"
         return outcome_content("failed", "trainer.out_of_memory", message)
+    return _failure_by_last_words(code, tail)
+
+
+def _failure_by_last_words(code, tail):
+    "The outcome of a trainer that failed, judged by the end of what it printed; parameters as in `verdict`"
     lines = [line.strip() for line in tail.splitlines() if line.strip()]
     last_line = lines[-1] if lines else ""
     ended_by = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit {code}"

@@ -44,7 +44,7 @@ def prctl(
 
 def parents() -> dict:  # process id → (parent's id, state letter)
     "Every process of the machine, with its parent and the state letter of /proc/PID/stat (Z: a zombie)"
-    found = {}
+    processes = {}
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
@@ -53,11 +53,15 @@ def parents() -> dict:  # process id → (parent's id, state letter)
             line = (entry / "stat").read_text(errors="replace")
         except (FileNotFoundError, ProcessLookupError):
             continue  # it ended while we looked
-        # "PID (NAME) STATE PARENT …": a name may hold spaces and brackets, so the line is
-        # read from its last ")".
-        state, parent = line.rsplit(")", 1)[1].split()[:2]
-        found[int(entry.name)] = (int(parent), state)
-    return found
+        processes[int(entry.name)] = _parent_and_state(line)
+    return processes
+
+
+def _parent_and_state(line):
+    "The parent's id and the state letter in a line of /proc/PID/stat: PID (NAME) STATE PARENT …"
+    # A name may hold spaces and brackets, so the line is read from its last ")".
+    state, parent = line.rsplit(")", 1)[1].split()[:2]
+    return int(parent), state
 
 
 def tree(
@@ -65,7 +69,7 @@ def tree(
 ) -> list:  # ids of its living descendants
     "List the living descendants of a process: its children, their children, and so on"
     processes = parents()  # id of every process → (parent's id, state letter)
-    children = {}
+    children = {}  # id of a process → ids of its children
     for pid, (parent, _) in processes.items():
         children.setdefault(parent, []).append(pid)
     living = []

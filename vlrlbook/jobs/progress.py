@@ -45,25 +45,30 @@ def last_row(
         return {}  # not there yet, or damaged from outside
 
     with file:
-        header = file.readline().decode("utf-8", "replace")
-        # A long run has many thousand rows and is looked at ten times a second: only the end is read.
-        size = os.fstat(file.fileno()).st_size
-        file.seek(max(file.tell(), size - end_of_log))
-        lines = file.read().decode("utf-8", "replace").split("\n")
-    lines = lines[:-1]  # what stands behind the last line break is still being written
-
-    names = next(csv.reader([header]), [])  # of the columns
-    rows = []
-    for values in csv.reader(lines):
-        # The first of these lines has too few values if reading began in its middle.
-        if len(values) == len(names):
-            rows.append(dict(zip(names, values)))
-
+        rows = _rows_at_the_end(file)
     if not rows:
         return {}
     losses = [row["loss"] for row in rows if row.get("loss")]  # a row of an evaluation has none
     newest_loss = losses[-1] if losses else ""
     return rows[-1] | {"loss": newest_loss}
+
+
+def _rows_at_the_end(file):
+    "The rows in the last `end_of_log` bytes of a CSV file that is open in binary, as dicts: column → text"
+    header = file.readline().decode("utf-8", "replace")
+    # A long run has many thousand rows and is looked at ten times a second: only the end is read.
+    size = os.fstat(file.fileno()).st_size
+    file.seek(max(file.tell(), size - end_of_log))
+    lines = file.read().decode("utf-8", "replace").split("\n")
+    whole_lines = lines[:-1]  # what stands behind the last line break is still being written
+
+    names = next(csv.reader([header]), [])  # of the columns
+    rows = []
+    for values in csv.reader(whole_lines):
+        # The first of these lines has too few values if reading began in its middle.
+        if len(values) == len(names):
+            rows.append(dict(zip(names, values)))
+    return rows
 
 
 def progress_of(
@@ -73,15 +78,20 @@ def progress_of(
     "Read from the files of a job's run how far it is"
     folder = JobFolder(folder)
     total = total_steps_of(folder, total)
-    row = last_row(folder.run_log)  # column → text; {} if there is no row
+    step, loss = _step_and_loss(last_row(folder.run_log))
+    return dict(current_step=step, loss=loss, total_steps=total, progress=percent(step, total))
+
+
+def _step_and_loss(row):
+    "The step and the loss (None: there is none) in a row of a run's log, a dict of column → text"
     try:
         step = int(float(row["step"]))
         loss = float(row["loss"]) if row["loss"] else None
     except (KeyError, ValueError, OverflowError):
-        step, loss = 0, None  # there is no row yet, or the step is not a finite number
+        return 0, None  # there is no row yet, or the step is not a finite number
     if loss is not None and not math.isfinite(loss):
         loss = None  # JSON has no NaN
-    return dict(current_step=step, loss=loss, total_steps=total, progress=percent(step, total))
+    return step, loss
 
 
 def total_steps_of(
@@ -120,7 +130,7 @@ class Progress:
         "How far the job's latest attempt is; the ledger's own values while nothing new was logged"
         fingerprint = log_mark(folder.run_log)  # changes when run_log.csv does
         attempt = (row["job_id"], row["attempt"])
-        # The file is as it was when the attempt began: it holds only rows of the attempt before.
+        # As it was when the attempt began: then the file holds only rows of the attempt before.
         is_of_attempt_before = fingerprint == row["log_mark"]
         is_read_already = fingerprint == self.marks.get(attempt)
         if is_of_attempt_before or is_read_already:

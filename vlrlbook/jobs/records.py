@@ -83,10 +83,9 @@ class JobRecords:
         after: str = None,  # the `next` of the page before; None: the first page
     ) -> tuple:  # jobs, next; next is None on the last page
         "One page of jobs, newest first; ValueError if there is no such state"
-        from ..settings import nearest  # only for the error message
         if status is not None and status not in states:
+            from ..settings import nearest  # only for the error message
             raise ValueError(f"status = {status!r}{nearest(status, [*states])}")
-
         # A page begins after a row's number, not after a count of rows, which every new job would shift.
         before = int(after) if after is not None else None
         rows = self.ledger.page(status, before, limit + 1)  # one more tells whether there is a next page

@@ -20,13 +20,17 @@ def commit_result(
     # is renamed to result/. existing="any": a damaged result of an earlier attempt is replaced.
     with new_folder(folder.result, existing="any") as aside:
         for path in (*folder.run.iterdir(), folder.executed_notebook):
-            if not path.is_file():
-                continue  # checkpoints, which are folders, are not kept
-            if path.name.startswith("."):
-                continue  # a temporary file of a killed process
-            if path.name == folder.rollouts.name:
-                continue  # only needed while the run lasts
-            os.link(path, aside / path.name)  # a hard link needs no space for a copy
+            if _is_part_of_result(path, folder):
+                os.link(path, aside / path.name)  # a hard link needs no space for a copy
+
+
+def _is_part_of_result(path, folder):
+    "Tell whether a path in a job's run is a file that its result keeps; `folder` is the JobFolder"
+    if not path.is_file():
+        return False  # checkpoints, which are folders, are not kept
+    if path.name.startswith("."):
+        return False  # a temporary file of a killed process
+    return path.name != folder.rollouts.name  # only needed while the run lasts
 
 
 def problem_of(

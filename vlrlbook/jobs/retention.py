@@ -72,21 +72,26 @@ class CleanUp:
         """Remove ended jobs that are too old, then those that ended first until the rest fits `keep_bytes`.
 
         Age is counted in seconds of service, while a server runs: a week switched off makes no job older."""
-        now = self.clock.now()  # seconds of service
-        self.last_clean_up = now
+        self.last_clean_up = self.clock.now()  # seconds of service
         self.clock.save()  # the next server goes on from here, even if this one is killed
+        too_old, others = self._by_age(self.last_clean_up, days)
+        over_limit = self._over_limit(others, keep_bytes) if keep_bytes is not None else []
+        # `remove` returns False for a job that its owner has removed or resumed meanwhile.
+        return [job_id for job_id in too_old + over_limit if self.remove(job_id)]
 
+    def _by_age(self, now, days):
+        """Two lists of ids of ended jobs: those that ended `days` or longer ago, and the others.
+
+        `now` is in seconds of service; with `days` None no job is too old. In each list the job that ended
+        first stands in front."""
         too_old, others = [], []
-        for row in self.ledger.ended():  # the one that ended first comes first
+        for row in self.ledger.ended():
             is_old = days is not None and now - row["ended_clock"] >= seconds_a_day * days
             if is_old:
                 too_old.append(row["job_id"])
             else:
                 others.append(row["job_id"])
-
-        over_limit = self._over_limit(others, keep_bytes) if keep_bytes is not None else []
-        # `remove` returns False for a job that its owner has removed or resumed meanwhile.
-        return [job_id for job_id in too_old + over_limit if self.remove(job_id)]
+        return too_old, others
 
     def _over_limit(self,
         job_ids,  # of ended jobs, the one that ended first in front

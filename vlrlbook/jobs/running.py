@@ -86,15 +86,18 @@ class RunningJobs:
         if alive:
             self._go_on(row, folder)  # writes how far it is
             return
+        if outcome is None:  # the supervisor was killed
+            outcome = self._outcome_after_sweep(row, folder)
+        if outcome is not None:
+            self._close(row, folder, outcome)  # writes into the ledger how it ended
 
-        if outcome is None:
-            # The supervisor was killed. All other processes of the job must be dead before it can be started
-            # again: else it would run twice.
-            nothing_left = self.backend.sweep(folder.path, row["handle"])  # kills them
-            if not nothing_left:
-                return  # tried again at the next look
-            outcome = outcome_of_killed_attempt(folder)  # completed if its result is there, else interrupted
-        self._close(row, folder, outcome)  # writes into the ledger how it ended
+    def _outcome_after_sweep(self, row, folder):
+        "Kill what lives of a job without a supervisor; return how it ended, or None if something still lives"
+        # All processes must be dead before the job can be started again: else it would run twice.
+        nothing_left = self.backend.sweep(folder.path, row["handle"])  # kills them
+        if not nothing_left:
+            return None  # tried again at the next look
+        return outcome_of_killed_attempt(folder)  # completed if its result is there, else interrupted
 
     def _go_on(self,
         row,  # of the ledger's table of jobs: a job whose supervisor lives
@@ -121,8 +124,8 @@ class RunningJobs:
         state = outcome["state"]
         if state == "interrupted" and row["status"] == "cancelling":
             state = "cancelled"  # its owner wanted it stopped, and it is
-        # How far it came, and when it ended.
-        columns = self.progress.columns(row, folder) | self.clock.end_columns()
+        columns = self.progress.columns(row, folder)  # how far it came
+        columns |= self.clock.end_columns()  # when it ended
         columns["error_code"] = outcome["error_code"]
         columns["error_message"] = outcome["error_message"]
         if state == "completed":
@@ -139,17 +142,21 @@ class RunningJobs:
     ):
         "Order every running job to save a checkpoint and stop, and wait for them, at most `timeout`"
         for row in self.ledger.running():
-            # A job that is being cancelled must not go on later, so its order stays `cancel`.
-            order = interrupt_order if row["status"] == "training" else cancel_order
-            try:
-                give_order(self.data.job(row["job_id"]).lock, order, row["attempt"])
-            except OSError as e:
-                # Its folder is gone, so no supervisor is there to obey. The other jobs get their orders.
-                logger.warning("job %s cannot be told to stop: %s", row["job_id"], e.strerror)
+            self._order_to_stop(row)
         deadline = time.monotonic() + timeout
         while self.ledger.running() and time.monotonic() < deadline:
             self.look_at_all()  # writes down which have ended, so that `running` no longer lists them
             time.sleep(seconds_between_looks)
+
+    def _order_to_stop(self, row):
+        "Write into the lock file of a running job, a row of the ledger, that its supervisor is to stop it"
+        # A job that is being cancelled must not go on later, so its order stays `cancel`.
+        order = interrupt_order if row["status"] == "training" else cancel_order
+        try:
+            give_order(self.data.job(row["job_id"]).lock, order, row["attempt"])
+        except OSError as e:
+            # Its folder is gone, so no supervisor is there to obey. The other jobs get their orders.
+            logger.warning("job %s cannot be told to stop: %s", row["job_id"], e.strerror)
 
 
 def outcome_of_killed_attempt(

@@ -40,12 +40,12 @@ def need_ledger(
         return
     folders = data.job_folders()
     # A damaged ledger held jobs once, so it is refused even if no folder of a job is left.
-    is_new = problem in ("is missing", "is empty") and not folders
-    if is_new:
-        return  # the first start in a new data directory
+    is_first_start = problem in ("is missing", "is empty") and not folders
+    if is_first_start:
+        return
     if not adopt:
-        found = f"{data.jobs.name}/ holds {len(folders)} jobs" if folders else "nothing was started"
-        raise LedgerLost(f"{data.ledger.name} {problem}, and {found}. Put the ledger back from a copy, or "
+        contents = f"{data.jobs.name}/ holds {len(folders)} jobs" if folders else "nothing was started"
+        raise LedgerLost(f"{data.ledger.name} {problem}, and {contents}. Put the ledger back from a copy, or "
                          "start with --adopt true: it makes a new ledger and lists the jobs that it finds")
     _put_ledger_aside(data)  # renames it and its files, so that `Ledger` makes a new one
 
@@ -72,17 +72,27 @@ def tidy(
     Every other folder without a row, and every row without a folder, is kept and named in the log."""
     for path in data.half_made():
         shutil.rmtree(path)
+    _finish_removals(ledger, data)
+    ledger_ids = ledger.job_ids()
+    _report_folders_without_row(data, ledger_ids)
+    # Rows without a folder.
+    folder_names = {path.name for path in data.jobs.iterdir()}
+    for job_id in sorted(ledger_ids - folder_names):
+        logger.warning("the folder of job %s is gone", job_id)
 
-    # Jobs whose rows were deleted by a server that died before it had deleted their folders.
+
+def _finish_removals(ledger, data):
+    "Delete the folders of jobs whose rows were deleted by a server that died before it came to the folders"
     for job_id in ledger.removed():
         folder = data.job(job_id)
-        # If the lock is held, processes of the job still live: the folder stays, and is named below.
+        # If the lock is held, processes of the job still live: the folder stays, and `tidy` names it.
         if folder.path.exists() and not is_held(folder.lock):
             data.discard(folder)
         ledger.removal_done(job_id)
 
-    # Folders without a row.
-    ledger_ids = ledger.job_ids()
+
+def _report_folders_without_row(data, ledger_ids):
+    "Name in the log all that lies in jobs/ and is not of `ledger_ids`; remove what is an empty folder"
     for path in sorted(data.jobs.iterdir()):
         if path.name in ledger_ids:
             continue
@@ -92,11 +102,6 @@ def tidy(
             logger.warning("%s/%s is left where it lies: the ledger knows no such job",
                            data.jobs.name, clean(path.name))
 
-    # Rows without a folder.
-    folder_names = {path.name for path in data.jobs.iterdir()}
-    for job_id in sorted(ledger_ids - folder_names):
-        logger.warning("the folder of job %s is gone", job_id)
-
 
 def adopt_unknown_jobs(
     ledger: Ledger,  # of the data directory
@@ -104,19 +109,24 @@ def adopt_unknown_jobs(
     clock: ServiceClock,  # seconds for which the data directory has been served
 ) -> list:  # ids of the jobs that were added to the ledger
     "Add a row to the ledger for every job folder that has none, in the order of their submission"
-    ledger_ids = ledger.job_ids()
-    unknown = []  # (time of submission, folder)
-    for folder in data.job_folders():
-        # Its name must be possible as a job's id in a URL of the service.
-        if folder.job_id not in ledger_ids and possible_id.fullmatch(folder.job_id):
-            unknown.append((_submitted_at(folder), folder))
     adopted_ids = []
-    for submitted_at, folder in sorted(unknown, key=itemgetter(0)):
+    for submitted_at, folder in sorted(_unknown_jobs(ledger, data), key=itemgetter(0)):
         # `_columns_of`: what the files of the folder tell of state, progress and parameters.
         columns = _columns_of(folder, clock) | dict(created_at=utc(submitted_at))
         ledger.adopt(columns)
         adopted_ids.append(folder.job_id)
     return adopted_ids
+
+
+def _unknown_jobs(ledger, data):
+    "The job folders without a row in the ledger: a list of (time of submission in seconds, JobFolder)"
+    ledger_ids = ledger.job_ids()
+    unknown = []
+    for folder in data.job_folders():
+        # Its name must be possible as a job's id in a URL of the service.
+        if folder.job_id not in ledger_ids and possible_id.fullmatch(folder.job_id):
+            unknown.append((_submitted_at(folder), folder))
+    return unknown
 
 
 def _submitted_at(
@@ -135,20 +145,20 @@ def _columns_of(
     "The ledger's columns of a job, made from the files in its folder"
     attempt, outcome = _latest_attempt(folder)  # its number (0: it never started), and how it ended
     state = _state_of(folder, attempt, outcome)
+    has_failed = state == "failed"
     has_ended = state in ("completed", "failed", "cancelled")
     columns = dict(
         job_id=folder.job_id,
         job_name=str(read_object(folder.request).get("name") or folder.job_id),
         status=state,
-        error_code=outcome["error_code"] if state == "failed" else None,
-        error_message=outcome["error_message"] if state == "failed" else None,
+        error_code=outcome["error_code"] if has_failed else None,
+        error_message=outcome["error_message"] if has_failed else None,
         attempt=attempt,
         parameters=json.dumps(clean(read_object(folder.parameters))),
         # Only the lost ledger knew on which devices it trains; `adopted_slot` is a guess, the first GPU.
         slot=adopted_slot if state == "training" else None,
         ended_clock=clock.now() if has_ended else None)
-    # current_step, loss, total_steps and progress, read from the run's log.
-    columns |= progress_of(folder, total=None)
+    columns |= progress_of(folder, total=None)  # current_step, loss, total_steps, progress
     if state == "completed":
         columns["progress"] = 100.0
     return columns

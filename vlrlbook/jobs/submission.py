@@ -3,6 +3,7 @@ is on the disk and cannot be lost.
 
 Written by hand, not exported from a notebook."""
 import uuid
+from contextlib import contextmanager
 from pathlib import Path
 
 from ..folders import new_folder, write_json
@@ -68,22 +69,28 @@ class Submission:
         job_id = str(uuid.uuid4())  # the form that the counting system's own replies show
         name = clean(job_name, longest_name)
         parameters = clean(parameters)
-        folder = self.data.job(job_id)
         request = dict(command=command or train_command(), grace=grace, name=name)
-
         # The folder is made before the row, so that even after a crash no row is without its files.
-        try:
-            make_job_folder(folder, self.data.unfinished_job(job_id), request, parameters)
+        with self._folder_kept_with_row(job_id):
+            make_job_folder(self.data.job(job_id), self.data.unfinished_job(job_id), request, parameters)
             # Not None if another job with the same key was added meanwhile.
             earlier_job = self._write_row(
                 job_id, name, parameters, key, request_hash, max_queued, total_steps)
+        return earlier_job or self.records.get(job_id)
+
+    @contextmanager
+    def _folder_kept_with_row(self, job_id):
+        """After the block, remove the job's folder unless the ledger has a row of the job.
+
+        An OSError in the block, such as a full disk, is raised as LedgerUnavailable."""
+        folder = self.data.job(job_id)
+        try:
+            yield
         except OSError as e:
             raise LedgerUnavailable(f"the job's folder cannot be written: {e.strerror}") from e
         finally:
-            # Without a row there is no new job, so its folder is removed.
             if folder.path.exists() and self.ledger.job(job_id) is None:
                 self.data.discard(folder)
-        return earlier_job or self.records.get(job_id)
 
     def known(self,
         key: str | None,  # Idempotency-Key

@@ -51,8 +51,7 @@ def supervise(
     if lock is None:
         return  # another supervisor has the job
 
-    # The lock file's content is the dispatcher's order, and the number of the attempt that it is for.
-    _, ordered_attempt = read_order(lock)
+    _, ordered_attempt = read_order(lock)  # the dispatcher's order, and the attempt that it is for
     if ordered_attempt != attempt:
         return  # a cluster started this supervisor late: the dispatcher is at another attempt by now
 
@@ -77,21 +76,13 @@ def run_attempt(
     "Start the trainer of a job, watch it until it ends, and judge how it ended"
     log = Log(folder.log)
     memory_kills_before = memory_kills()  # processes that the kernel has killed for want of memory
-
-    # An earlier attempt may have written its result before it was killed.
-    if problem_of(folder.result) is None:  # the result is there and undamaged
-        return outcome_content("completed")
-    # The job may have been cancelled or interrupted before this process began.
-    order, _ = read_order(lock)  # the other value is the attempt that it is for
-    if order != run_order:
-        return stopped_by(order)
-
+    outcome = _outcome_without_start(folder, lock)
+    if outcome:
+        return outcome
     try:
-        request = json.loads(folder.request.read_text(encoding="utf-8"))
-        command, grace = request["command"], request["grace"]
-    except (OSError, ValueError, KeyError, TypeError) as e:
-        message = f"{folder.request.name} is damaged: {type(e).__name__}"
-        return outcome_content("failed", "trainer.start", message)
+        command, grace = _requested_command(folder.request)
+    except ValueError as e:
+        return outcome_content("failed", "trainer.start", str(e))
     try:
         trainer = start_trainer(command, folder, attempt, devices)
     except OSError as e:
@@ -105,6 +96,25 @@ def run_attempt(
     last_words = log.tail.decode("utf-8", "replace")
     killed_for_memory = memory_kills() > memory_kills_before
     return verdict(trainer.returncode, last_words, result_problem, killed_for_memory)
+
+
+def _outcome_without_start(folder, lock):
+    "The outcome of an attempt whose trainer need not be started; None if it must be. `lock`: a descriptor"
+    # An earlier attempt may have written its result before it was killed.
+    if problem_of(folder.result) is None:  # the result is there and undamaged
+        return outcome_content("completed")
+    # The job may have been cancelled or interrupted before this process began.
+    order, _ = read_order(lock)  # the other value is the attempt that it is for
+    return stopped_by(order) if order != run_order else None
+
+
+def _requested_command(path):
+    "Read job.json: the trainer's command (a list of words) and the grace in seconds; ValueError if damaged"
+    try:
+        request = json.loads(path.read_text(encoding="utf-8"))
+        return request["command"], request["grace"]
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise ValueError(f"{path.name} is damaged: {type(e).__name__}") from e
 
 
 def stopped_by(
@@ -121,6 +131,18 @@ def start_trainer(
     devices: str,  # for CUDA_VISIBLE_DEVICES; "" leaves it alone
 ) -> subprocess.Popen:  # its output in a pipe
     "Start the trainer of a job, with marks in its environment; OSError if there is no such program"
+    return subprocess.Popen(
+        command, cwd=folder.path, env=_environment_of_trainer(folder, attempt, devices),
+        # A process group of its own, so that a signal to the supervisor's group, such as Ctrl-C, does not
+        # reach the trainer.
+        process_group=0,
+        # Called in the child before the program starts: the kernel kills the trainer if this process dies.
+        preexec_fn=partial(die_with, os.getpid()),
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def _environment_of_trainer(folder, attempt, devices):
+    "The environment variables of a job's trainer, as a dict; the parameters are those of `start_trainer`"
     # A variable by which all processes of the job are found later, since they inherit it.
     name, value = job_tag(folder).split("=", 1)
     environment = os.environ | {
@@ -131,15 +153,7 @@ def start_trainer(
         "PYTHONUTF8": "1"}
     if devices:
         environment["CUDA_VISIBLE_DEVICES"] = devices
-
-    return subprocess.Popen(
-        command, cwd=folder.path, env=environment,
-        # A process group of its own, so that a signal to the supervisor's group, such as Ctrl-C, does not
-        # reach the trainer.
-        process_group=0,
-        # Called in the child before the program starts: the kernel kills the trainer if this process dies.
-        preexec_fn=partial(die_with, os.getpid()),
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    return environment
 
 
 def die_with(
@@ -166,10 +180,7 @@ def watch(
 
     order, deadline = None, None  # the first order to stop, and when all processes are killed that ignore it
     while trainer.poll() is None:
-        readable, _, _ = select.select([pipe], [], [], seconds_between_orders)
-        if readable:
-            copy_output(pipe, log)  # pauses at the end of the pipe, so that this loop does not spin there
-
+        _copy_what_comes(pipe, log)
         newest_order, _ = read_order(lock)  # the other value is the attempt that it is for
         if order is None and newest_order != run_order:
             order = newest_order
@@ -184,6 +195,13 @@ def watch(
     kill_until_gone(partial(tree, supervisor))
     copy_output(pipe, log)
     return order
+
+
+def _copy_what_comes(pipe, log):
+    "Wait a moment for a trainer's output (`pipe`: a descriptor) and copy it into the `Log`"
+    readable, _, _ = select.select([pipe], [], [], seconds_between_orders)
+    if readable:
+        copy_output(pipe, log)  # pauses at the end of the pipe, so that the caller's loop does not spin there
 
 
 def copy_output(

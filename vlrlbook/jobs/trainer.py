@@ -30,18 +30,22 @@ def train(
 
     from ..core import book_file
 
-    parameters = json.loads(folder.parameters.read_text())
-    # Two parameters are set here, whatever the owner submitted. The chapter runs in the job's folder, so
-    # output_dir is relative to it; "" as `resume` begins from the start.
-    parameters["output_dir"] = folder.run.name
-    parameters["resume"] = "true" if newest_checkpoint(folder.run) else ""
-
     try:
         papermill.execute_notebook(
-            book_file(chapter), folder.executed_notebook, parameters, cwd=folder.path, progress_bar=False,
+            book_file(chapter), folder.executed_notebook, _chapter_parameters(folder), cwd=folder.path,
+            progress_bar=False,
             # What the cells print goes to this process's output, which the supervisor copies into job.log.
             log_output=True, stdout_file=sys.stdout, stderr_file=sys.stderr)
     except papermill.PapermillExecutionError as e:
         # One line instead of papermill's traceback: the last line of the log becomes the job's error message.
         sys.exit(f"{e.ename}: {e.evalue}")
     commit_result(folder)  # makes result/ from the run's files, as a whole or not at all
+
+
+def _chapter_parameters(folder):
+    "The parameters of a job's chapter: those that its owner submitted, but for output_dir and resume"
+    parameters = json.loads(folder.parameters.read_text())
+    # The chapter runs in the job's folder, so output_dir is relative to it.
+    parameters["output_dir"] = folder.run.name
+    parameters["resume"] = "true" if newest_checkpoint(folder.run) else ""  # "": from the start
+    return parameters

@@ -123,9 +123,9 @@ class WaitingJobs:
             handle = self.backend.start(folder.path, attempt, slot, lock)  # names the supervisor
             self.ledger.save_handle(row["job_id"], handle)
         except OSError as e:
+            why = f"could not be started: {e.strerror}"
             # `move` changes nothing if the job is not yet in `training`.
-            self.ledger.move(row["job_id"], "training", "interrupted", f"could not be started: {e.strerror}",
-                             of_attempt=attempt)
+            self.ledger.move(row["job_id"], "training", "interrupted", why, of_attempt=attempt)
             raise
         finally:
             # Only this process's descriptor: the supervisor has inherited one of its own, and holds the lock.
@@ -139,11 +139,10 @@ class WaitingJobs:
         slot,  # CUDA_VISIBLE_DEVICES
     ):
         "Move a job in the ledger from queued to training; False if it is no longer queued"
-        # The attempt goes on from the newest undamaged checkpoint; its name holds the optimizer step.
-        checkpoint = newest_checkpoint(folder.run)
+        checkpoint = newest_checkpoint(folder.run)  # from which the attempt goes on; None: from the start
         step = 0
         if checkpoint:
-            step = checkpoint_number(checkpoint) or 0
+            step = checkpoint_number(checkpoint) or 0  # the optimizer step, which its name holds
         return self.ledger.move(
             row["job_id"], "queued", "training", f"slot {slot}",
             attempt=attempt, slot=slot, started_at=self.ledger.now(),
@@ -157,12 +156,11 @@ class WaitingJobs:
         slot,  # CUDA_VISIBLE_DEVICES
         message,  # why, for the owner
     ):
-        """End a job that cannot be started as failed, so that the jobs behind it can start.
-
-        Only a job in `training` may become failed, and this one is queued or, after `_start`, interrupted. So
-        it is moved there first; a `move` changes nothing if the job is not in the first of its two states."""
+        "End a job that cannot be started as failed, so that the jobs behind it can start"
         job_id = row["job_id"]
         attempt = row["attempt"] + 1  # `row` was read before `_start`, which gave its attempt the same number
+        # Only a job in `training` may become failed, and this one is queued or, after `_start`, interrupted.
+        # A `move` changes nothing if the job is not in the first of its two states.
         self.ledger.move(job_id, "interrupted", "queued", "to be ended")
         self.ledger.move(job_id, "queued", "training", f"slot {slot}", attempt=attempt)  # sets this column
         # of_attempt: only if the job is at this attempt

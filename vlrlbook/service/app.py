@@ -29,8 +29,8 @@ def create_app(
     """Build the service as an application for any ASGI server.
 
     Each row of the table `endpoints` becomes a route; its `name` is that of the method of `Service` which
-    answers it. `_answering` wraps the method, `_life` starts and stops the background work, and `Doors`
-    checks host name, origin and token before any route is looked up."""
+    answers it. `_life` starts and stops the background work, and `Doors` checks host name, origin and token
+    before any route is looked up."""
     from fastapi import FastAPI
     from starlette.exceptions import HTTPException
     service = Service(settings, jobs, token)
@@ -40,6 +40,15 @@ def create_app(
                   redirect_slashes=False, lifespan=_life)
     app.state.service = service
 
+    _add_routes(app, service)
+    app.add_exception_handler(HTTPException, _refuse_address)  # no such address, or not with this method
+    # `_host_names`: the names by which a client may call this server.
+    app.add_middleware(Doors, token=token, hosts=_host_names(settings))
+    return app
+
+
+def _add_routes(app, service):
+    "Add to a FastAPI application a route for each row of `endpoints`, answered by `Service`, and one more"
     for endpoint in endpoints:
         # An endpoint without parameters refuses any query string. Only `front` has a parameter that is not in
         # the table: `?token=…`.
@@ -48,11 +57,6 @@ def create_app(
         app.add_route(endpoint.path, answer, [endpoint.method])
     # This address is not in the table, since its document is made from the table.
     app.add_route("/openapi.json", _answering(_show_document, takes_query=False), ["GET"])
-
-    app.add_exception_handler(HTTPException, _refuse_address)  # no such address, or not with this method
-    # `_host_names`: the names by which a client may call this server.
-    app.add_middleware(Doors, token=token, hosts=_host_names(settings))
-    return app
 
 
 def _host_names(settings):

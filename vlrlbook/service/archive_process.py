@@ -51,8 +51,7 @@ def read_upload(
     """Read an archive inside the reading process, and print what came of it as one line of JSON to stdout.
 
     The line is the report of chapter 01's reader (how many rows, which were skipped, notes), or a refusal
-    with code, message, row and entry. `read_apart` starts the process and reads the line. All parameters are
-    texts, since they come from a command line."""
+    with code, message, row and entry. The parameters are texts, since they come from a command line."""
     from ..archive import unpack_counting_zip
     _limit_this_process(int(megabytes), int(seconds))
     os.mkdir(out_dir)
@@ -110,33 +109,46 @@ async def read_apart(
     """Read an archive in a process of its own, by `read_upload`, and return the reader's report.
 
     Raises a Problem if the reader refuses the archive, takes too long, or dies of it."""
-    code = "import sys; from vlrlbook.service import read_upload; read_upload(*sys.argv[1:])"
     arguments = [zip_path, out_dir, int(strict), settings.intake_mb, settings.intake_seconds,
-                 settings.reserve_mb, kind]
+                 settings.reserve_mb, kind]  # of `read_upload`
+    child = await _start_reader(arguments)
+    too_long = Problem("intake.time", f"more than {settings.intake_seconds} seconds")
+    try:
+        stdout, stderr = await _output_of(child, settings.intake_seconds)
+    except TimeoutError as error:
+        raise too_long from error
+    # The system ends a process with this signal when its processor time is used up.
+    if child.returncode == -signal.SIGXCPU:
+        raise too_long
+    if child.returncode:
+        raise _death_of(child.returncode, stderr)  # a Problem: out of memory, or dead for another reason
+    return _report_in(stdout)
+
+
+async def _start_reader(arguments):
+    "Start a process that runs `read_upload` with these arguments, its output in pipes"
+    code = "import sys; from vlrlbook.service import read_upload; read_upload(*sys.argv[1:])"
     # Only the harmless variables of `_inherited`, no tokens and keys, in case an archive takes the process
     # over. `_one_thread` keeps numerical libraries to one thread, since each reserves memory.
     environment = {name: os.environ[name] for name in _inherited if name in os.environ}
-    child = await asyncio.create_subprocess_exec(
+    return await asyncio.create_subprocess_exec(
         sys.executable, "-c", code, *map(str, arguments), env=environment | _one_thread,
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
-    too_long = Problem("intake.time", f"more than {settings.intake_seconds} seconds")
+
+async def _output_of(child, seconds):
+    "What a process wrote to stdout and stderr, as bytes, when it has ended; TimeoutError after `seconds`"
     try:
-        stdout, stderr = await asyncio.wait_for(child.communicate(), settings.intake_seconds)
-    except TimeoutError as error:
-        raise too_long from error
+        return await asyncio.wait_for(child.communicate(), seconds)
     finally:
         # A client that hangs up cancels this function too; nobody else would end the process.
         if child.returncode is None:
             child.kill()
             await child.wait()
 
-    # The system ends a process with this signal when its processor time is used up.
-    if child.returncode == -signal.SIGXCPU:
-        raise too_long
-    if child.returncode:
-        raise _death_of(child.returncode, stderr)  # a Problem: out of memory, or dead for another reason
 
+def _report_in(stdout):
+    "The report in the line that `read_upload` printed, as a dict; raises a Problem if the line is a refusal"
     report = json.loads(stdout)
     if "code" not in report:
         return report

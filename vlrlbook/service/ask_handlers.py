@@ -71,21 +71,25 @@ class AskSide:
         """GET /jobs/{job_id}/verdict: whether the model got better.
 
         The reply holds an outcome in a word, a sentence, the questions that led to it, and the figures before
-        and after. A new run has written its verdict into its results; for an older run it is computed in a
-        process of its own."""
+        and after."""
         job, folder = await self._completed(request)  # a Problem unless the job has completed
         if job.job_id not in self.verdicts:
-            results = await asyncio.to_thread(_results_in, folder.result)  # {} if there are none
-            verdict = _verdict_in(results)
-            if verdict is None:  # the run is of an older version, or its file is damaged
-                verdict = await _run_python(_verdict_code, [folder.result], _longest_verdict)
+            verdict = await self._read_or_computed(job, folder)
             # Emptied when it is full: a verdict can always be read or computed again.
             if len(self.verdicts) >= _most_verdicts:
                 self.verdicts.clear()
-            # Jobs of older versions name no task: they counted.
-            task = job.parameters.get("task", "counting")
-            self.verdicts[job.job_id] = verdict | dict(task=task, figures=compared_figures(results))
+            self.verdicts[job.job_id] = verdict
         return reply(self.verdicts[job.job_id])
+
+    async def _read_or_computed(self, job, folder):
+        "The verdict of a completed `Job`, a dict; a new run has written it, for an older one it is computed"
+        results = await asyncio.to_thread(_results_in, folder.result)  # {} if there are none
+        verdict = _verdict_in(results)
+        if verdict is None:  # the run is of an older version, or its file is damaged
+            verdict = await _run_python(_verdict_code, [folder.result], _longest_verdict)
+        # Jobs of older versions name no task: they counted.
+        task = job.parameters.get("task", "counting")
+        return verdict | dict(task=task, figures=compared_figures(results))
 
     async def ask(self, request):
         "POST /jobs/{job_id}/ask?question=…: show the model a picture, before and after its training"
@@ -93,21 +97,18 @@ class AskSide:
         if not question or not question.strip():
             raise Problem("query.value", "question: expected a text")
         _, folder = await self._completed(request)  # (job, its folder); a Problem unless it has completed
-
         # The same limit as for uploads: each waiting request keeps a picture on the disk.
         if self.waiting >= self.settings.uploads_at_once:
             raise Problem("upload.busy", "too many pictures at once", {"retry-after": "30"})
         self.waiting += 1
-
         # If this server is killed, its next start deletes folders with such names.
         work = self.aside / f"upload-{secrets.token_hex(8)}"
-        picture = work / "picture"
         try:
             work.mkdir()
-            await receive_file(request, picture, self.settings)
+            await receive_file(request, work / "picture", self.settings)
             async with self.model_lock:
                 # `_ask_code` takes these arguments, asks the model, and prints its answers as JSON.
-                arguments = [folder.result, picture, question.strip()[:_most_question_letters]]
+                arguments = [folder.result, work / "picture", question.strip()[:_most_question_letters]]
                 return reply(await _run_python(_ask_code, arguments, _longest_asking))
         finally:
             self.waiting -= 1
@@ -149,11 +150,16 @@ async def _run_python(code, arguments, seconds):
             await child.wait()
 
     if child.returncode:
-        # The last line of a traceback is `module.SomeError: message`; 2000 bytes hold all but the longest.
-        lines = stderr[-2000:].decode("utf-8", "replace").splitlines()
-        last_line = lines[-1] if lines else f"ended with {child.returncode}"
-        logger.warning("asking failed: %s", clean(last_line))
-        _, _, message = last_line.rpartition("Error: ")
-        raise Problem("ask.failed", clean(message or last_line))
+        raise _failure(stderr, child.returncode)
     # Libraries may have printed something before.
     return json.loads(stdout.splitlines()[-1])
+
+
+def _failure(stderr, exit_status):
+    "The Problem of a process that failed, by the bytes that it wrote to stderr; their last line is logged"
+    # The last line of a traceback is `module.SomeError: message`; 2000 bytes hold all but the longest.
+    lines = stderr[-2000:].decode("utf-8", "replace").splitlines()
+    last_line = lines[-1] if lines else f"ended with {exit_status}"
+    logger.warning("asking failed: %s", clean(last_line))
+    _, _, message = last_line.rpartition("Error: ")
+    return Problem("ask.failed", clean(message or last_line))

@@ -2,6 +2,7 @@
 
 Written by hand, not exported from a notebook."""
 import asyncio
+import math
 import time
 
 from .refusals import Problem
@@ -24,30 +25,32 @@ async def chunks_in_time(
     Raises a Problem if nothing comes for `seconds`, if less than `least_bytes_a_second` come on average over
     a stretch of `seconds`, or if the whole body takes longer than `in_all`."""
     stream = request.stream().__aiter__()
-    started = time.monotonic()
+    deadline = time.monotonic() + in_all if in_all is not None else math.inf
     # Speed is measured in one stretch of time after another; a stretch takes about `seconds`.
     stretch_seconds, stretch_bytes = 0.0, 0
     while True:
-        longest_wait = seconds
-        if in_all is not None:
-            seconds_left = started + in_all - time.monotonic()
-            longest_wait = min(seconds, seconds_left)
         # Only the wait for the client is timed, not the caller, who may write to a slow disk.
         wait_started = time.monotonic()
-        try:
-            chunk = await asyncio.wait_for(anext(stream), max(0.0, longest_wait))
-        except StopAsyncIteration:
+        longest_wait = min(seconds, deadline - wait_started)
+        chunk = await _next_chunk(stream, longest_wait, code)
+        if chunk is None:
             return  # the body is complete
-        except TimeoutError as error:
-            message = f"nothing came for {longest_wait:.0f} seconds, or all of it took too long"
-            raise Problem(code, message) from error
-
         stretch_seconds += time.monotonic() - wait_started
         stretch_bytes += len(chunk)
         yield chunk
-
         if stretch_seconds < seconds:
             continue  # the stretch is not over yet
         if stretch_bytes < stretch_seconds * least_bytes_a_second:
             raise Problem(code, f"{stretch_bytes} bytes came in {stretch_seconds:.0f} seconds")
         stretch_seconds, stretch_bytes = 0.0, 0
+
+
+async def _next_chunk(stream, longest_wait, code):
+    "The next piece of a body as bytes, or None at its end; a Problem if it does not come in time (seconds)"
+    try:
+        return await asyncio.wait_for(anext(stream), max(0.0, longest_wait))
+    except StopAsyncIteration:
+        return None
+    except TimeoutError as error:
+        message = f"nothing came for {longest_wait:.0f} seconds, or all of it took too long"
+        raise Problem(code, message) from error

@@ -61,15 +61,9 @@ class Entry:
 
         It must name this server in its Host header, must not change anything from another site's page, and
         must show the server's token or a session that was begun with it."""
-        header_names = [name for name, _ in scope["headers"]]  # bytes, in lower case
-        headers = dict(scope["headers"])
+        headers = dict(scope["headers"])  # bytes; the names in lower case
         host = headers.get(b"host", b"").decode("latin-1").lower()
-
-        # Against DNS rebinding, where a stranger's host name points to 127.0.0.1.
-        is_known_host = host_name(host) in self.hosts
-        # Of two Host headers a proxy may have checked the one that we do not read.
-        has_one_host = header_names.count(b"host") == 1
-        if not has_one_host or not is_known_host:
+        if not self._names_this_server(scope["headers"], host):
             return Problem("door.host", f"{clean(host, 100)!r} is not a name of this server")
         # Against cross-site request forgery.
         if scope["method"] not in _reading_methods and self._comes_from_elsewhere(headers, host):
@@ -80,11 +74,15 @@ class Entry:
         # Programs show the token in a header; a browser's cookie shows a session that was begun with it.
         if shows_token(self._shown_token(headers), self.token) or self._has_session(headers, host):
             return None
+        return _no_token()
 
-        reply_headers = {"www-authenticate": "Bearer"}  # the standard requires it with every 401
-        advice = ("send the header Authorization: Bearer TOKEN; the token lies in the file `token` of the "
-                  "server's data directory, and a server started with --no-token asks this machine for none")
-        return Problem("door.token", advice, reply_headers)
+    def _names_this_server(self, headers, host):
+        "Tell whether `host` is this server's; `headers`, pairs of name and value, must have it only once"
+        # Against DNS rebinding, where a stranger's host name points to 127.0.0.1.
+        is_known_host = host_name(host) in self.hosts
+        # Of two Host headers a proxy may have checked the one that we do not read.
+        has_one_host = [name for name, _ in headers].count(b"host") == 1
+        return has_one_host and is_known_host
 
     def _comes_from_elsewhere(self, headers, host):
         """Return whether a browser's headers say that the page of another site sends this request.
@@ -128,6 +126,14 @@ class Entry:
                 value = cookie[len(prefix):].decode("latin-1")
                 return self.sessions.is_good(name, value)
         return False
+
+
+def _no_token():
+    "The refusal of a request that shows neither the token nor a session"
+    reply_headers = {"www-authenticate": "Bearer"}  # the standard requires it with every 401
+    advice = ("send the header Authorization: Bearer TOKEN; the token lies in the file `token` of the "
+              "server's data directory, and a server started with --no-token asks this machine for none")
+    return Problem("door.token", advice, reply_headers)
 
 
 class Doors:

@@ -59,8 +59,23 @@ def data_format(
     columns = {"images_path": "a picture's name in the archive, such as images/1.jpg",
                "question": "any text",
                "answer": zip_kinds["counting"]}
+    return dict(
+        format="a ZIP with main.csv and the pictures it names",
+        columns=columns,
+        kinds=zip_kinds,  # value of the parameter `kind` of an upload → what its answers are
+        tasks=kind_of_task,  # task → the kind that it trains on; null: on drawn pictures alone
+        example=["images_path,question,answer",
+                 "images/1.jpg,How many apples are there?,A photo of 3 apples"],
+        pictures=["PNG", "JPEG", "WEBP", "BMP", "GIF (one frame)"],
+        encoding="UTF-8, with or without a mark, or UTF-16 with its mark",
+        limits=_shown_limits(settings),
+        errors=[dict(code=code, status=status, title=title) for code, (status, title) in problems.items()])
+
+
+def _shown_limits(settings):
+    "What an upload and the server may hold at most: name of a limit → number"
     # Taken from where they are enforced: the settings, and `limits` of chapter 01's archive reader.
-    shown_limits = dict(
+    return dict(
         upload_bytes=settings.upload_mb << 20,
         json_bytes=most_json_bytes,
         entries=limits["entries"],
@@ -71,17 +86,6 @@ def data_format(
         queued_jobs=settings.max_queued,
         uploads_gib=settings.quota_gb,
         keep_days=settings.keep_days)
-    return dict(
-        format="a ZIP with main.csv and the pictures it names",
-        columns=columns,
-        kinds=zip_kinds,  # value of the parameter `kind` of an upload → what its answers are
-        tasks=kind_of_task,  # task → the kind that it trains on; null: on drawn pictures alone
-        example=["images_path,question,answer",
-                 "images/1.jpg,How many apples are there?,A photo of 3 apples"],
-        pictures=["PNG", "JPEG", "WEBP", "BMP", "GIF (one frame)"],
-        encoding="UTF-8, with or without a mark, or UTF-16 with its mark",
-        limits=shown_limits,
-        errors=[dict(code=code, status=status, title=title) for code, (status, title) in problems.items()])
 
 
 class Front:
@@ -112,7 +116,11 @@ class Front:
         if "text/html" in request.headers.get("accept", "") and page.exists():
             headers = {"content-security-policy": Doors.page_policy, "cache-control": "no-cache"} | vary
             return file_reply(page, "text/html; charset=utf-8", headers)
-        facts = dict(
+        return reply(self._facts(), headers=vary)
+
+    def _facts(self):
+        "What a program should know of this server, as a dict"
+        return dict(
             name="vlrlbook training service",
             version=__version__,
             trains=self.size,  # tiny or gpu: the preset of its jobs
@@ -120,7 +128,6 @@ class Front:
             data_format="/data-format",
             settings="/settings",
             files=len(self.uploads.known))  # how many uploads there are
-        return reply(facts, headers=vary)
 
     def _with_session(self, request):
         """Redirect to the page, with a session cookie if the token in the address is right.
@@ -130,15 +137,19 @@ class Front:
         redirect = RedirectResponse("./", 303)  # "see other": the browser asks for the page by GET
         shown_token = request.query_params["token"]
         if self.token and hmac.compare_digest(shown_token.encode(), self.token.encode()):
-            # The cookie holds a session and not the token, since browsers send it to all ports of this host.
-            # No script can read it, and no page of another site can make the browser send it.
-            name = session_cookie(request.headers.get("host", ""))
-            session = Sessions(self.token).begin(name)  # the cookie's value: its end, signed with the token
-            redirect.set_cookie(name, session, httponly=True, samesite="strict", max_age=session_seconds)
-            # Older versions kept the token itself in a cookie: that one is removed.
-            if _old_cookie in request.cookies:
-                redirect.delete_cookie(_old_cookie)
+            self._set_session_cookie(request, redirect)
         return redirect
+
+    def _set_session_cookie(self, request, response):
+        "Begin a session with the browser that sent the request, by a cookie in the headers of a response"
+        # The cookie holds a session and not the token, since browsers send it to all ports of this host.
+        # No script can read it, and no page of another site can make the browser send it.
+        name = session_cookie(request.headers.get("host", ""))
+        session = Sessions(self.token).begin(name)  # the cookie's value: its end, signed with the token
+        response.set_cookie(name, session, httponly=True, samesite="strict", max_age=session_seconds)
+        # Older versions kept the token itself in a cookie: that one is removed.
+        if _old_cookie in request.cookies:
+            response.delete_cookie(_old_cookie)
 
     async def static(self, request):
         "GET /static/{name}: a file of the page"

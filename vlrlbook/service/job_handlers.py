@@ -123,15 +123,23 @@ class StateSide:
         if job_id not in self.notes:
             path = JobFolder(self.jobs.folder(job_id)).notes
             try:
-                notes = json.loads(path.read_text(encoding="utf-8"))
+                self.notes[job_id] = _read_notes(path, job_id)
             except FileNotFoundError:
                 return []  # not remembered: the file may be written at this moment
-            except (OSError, ValueError) as error:
-                # Damaged from outside. The state of the job is worth more than these notes.
-                logger.warning("notes", extra=dict(job_id=job_id, reason=type(error).__name__))
-                notes = []
-            self.notes[job_id] = [str(note) for note in notes] if isinstance(notes, list) else []
         return self.notes[job_id]
+
+
+def _read_notes(path, job_id):
+    "The texts in the file of a job's notes; none if it is damaged, FileNotFoundError if it is not there"
+    try:
+        notes = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:
+        # Damaged from outside. The state of the job is worth more than these notes.
+        logger.warning("notes", extra=dict(job_id=job_id, reason=type(error).__name__))
+        return []
+    return [str(note) for note in notes] if isinstance(notes, list) else []
 
 
 def _look_at_failure(task):
@@ -180,7 +188,6 @@ class JobSide:
         `read_request` returns; `key` is the Idempotency-Key, or None."""
         file_id = train_request["data_file_id"]
         parameters, notes, steps = self._planned(train_request["settings"], file_id)
-
         # The lock keeps anybody from deleting the upload until the ledger says that a job needs it.
         with self.uploads.in_use:
             if file_id is not None:
@@ -189,7 +196,6 @@ class JobSide:
                 parameters["data"] = f"../../uploads/{file_id}"
             job_name = train_request["job_name"]
             job = self.jobs.submit(job_name, parameters, self.command, key, request_hash, steps)
-
         logger.info("train", extra=dict(job_id=job.job_id, file_id=file_id))
         self._keep_notes(job.job_id, notes)  # in a file of the job's folder
         return job, notes
@@ -225,11 +231,7 @@ class JobSide:
         # Each parameter's type and default; `page_limit` has a range as well.
         parameters = query(request, status=(str, None), limit=page_limit, after=(str, None))
         status, after = parameters["status"], parameters["after"]
-        if status is not None and status not in states:
-            suggestion = nearest(clean(status, 40), list(states))  # ": did you mean …?", or a list of all
-            raise Problem("query.value", f"status{suggestion}")
-        if after is not None and not re.fullmatch(r"[0-9]{1,18}", after):
-            raise Problem("query.value", "after: take `next` of the page before")
+        _check_page(status, after)
         # `next_after`: what a client sends as `after` for the next page; None on the last one
         page, next_after = await asyncio.to_thread(
             self.jobs.list, status=status, limit=parameters["limit"], after=after)
@@ -265,6 +267,15 @@ class JobSide:
         return reply(dict(moves=moves))
 
 
+def _check_page(status, after):
+    "Raise a Problem if a page of jobs cannot be asked for by this state or this `next` of the page before"
+    if status is not None and status not in states:
+        suggestion = nearest(clean(status, 40), list(states))  # ": did you mean …?", or a list of all
+        raise Problem("query.value", f"status{suggestion}")
+    if after is not None and not re.fullmatch(r"[0-9]{1,18}", after):
+        raise Problem("query.value", "after: take `next` of the page before")
+
+
 def refuse_other_kind(
     task: str,  # counting, vqa, pointing or zoom
     upload: dict,  # what is told of it
@@ -274,16 +285,19 @@ def refuse_other_kind(
     if kind == wanted:
         return
     filename = clean(upload["filename"], 60)
-    found = f"task {task} cannot be trained on {filename!r}, whose answers are of kind {kind}"
-    without = "leave data_file_id out to train on drawn pictures"
-    if wanted is None:
-        command = f"`vlrlbook grpo --task {task} --data FILE`"
-        advice = f"{without}, or train on your own rows with {command}, which reads them in all usual forms"
-    else:
-        advice = f"upload a ZIP with ?kind={wanted} (an answer is {zip_kinds[wanted]}), or {without}"
-    message = f"{found}: {advice}"
+    mismatch = f"task {task} cannot be trained on {filename!r}, whose answers are of kind {kind}"
+    message = f"{mismatch}: {_advice_on_data(task, wanted)}"
     error = dict(field="data_file_id", code="train.kind", message=message)
     raise Problem("train.kind", message, errors=[error])
+
+
+def _advice_on_data(task, kind):
+    "What a client can do to train a task; `kind`: of the uploads it can be trained on, None if on none"
+    without = "leave data_file_id out to train on drawn pictures"
+    if kind is None:
+        command = f"`vlrlbook grpo --task {task} --data FILE`"
+        return f"{without}, or train on your own rows with {command}, which reads them in all usual forms"
+    return f"upload a ZIP with ?kind={kind} (an answer is {zip_kinds[kind]}), or {without}"
 
 
 def _hash_of(body):

@@ -142,13 +142,18 @@ class Judge:
             raise Problem("rank.failed", "the answer is longer than any ranking is") from error
         if line:
             return json.loads(line)
-        # An empty line: the process has ended. The last line of a traceback is the exception.
+        # An empty line: the process has ended.
+        raise await self._death()
+
+    async def _death(self):
+        "The Problem of a process that has ended; the last line of its stderr goes to the log"
         await self.child.wait()
         # `stderr_end`: a task whose result is the last bytes that the process wrote to stderr.
         stderr_lines = (await self.stderr_end).decode("utf-8", "replace").splitlines()
+        # The last line of a traceback is the exception.
         last_line = stderr_lines[-1] if stderr_lines else f"ended with {self.child.returncode}"
         logger.warning("the judge's process ended: %s", clean(last_line))
-        raise Problem("rank.failed", "the reward model's process ended; the server's log knows why")
+        return Problem("rank.failed", "the reward model's process ended; the server's log knows why")
 
     async def stop(self):
         "End the process"

@@ -35,15 +35,18 @@ class FilePart:
         # A piece of the body may end in the middle of a header, so a header's pieces are gathered.
         self._header_name = b""
         self._header_value = b""
-        # The parser calls these methods as it meets the parts of the form in what it is fed.
-        self.parser = MultipartParser(boundary, {
+        self.parser = MultipartParser(boundary, self._callbacks())
+
+    def _callbacks(self):
+        "The methods that the parser calls as it meets the parts of the form: its name for an event → method"
+        return {
             "on_part_begin": self._part_begins,
             "on_header_field": self._header_name_comes,
             "on_header_value": self._header_value_comes,
             "on_header_end": self._header_ends,
             "on_headers_finished": self._headers_are_complete,
             "on_part_data": self._data_comes,
-            "on_end": self._form_ends})
+            "on_end": self._form_ends}
 
     def feed(self,
         chunk: bytes,  # the next piece of the body
@@ -83,15 +86,19 @@ class FilePart:
             raise Problem("upload.field", "more than one part")
         if filename is None:
             raise Problem("upload.field", "`file` is a text; a file was expected")
-        # Some browsers send a whole path, of which only the file's name is kept.
-        last_name = re.split(r"[/\\]", filename.decode("utf-8", "replace"))[-1]
-        self.filename = clean(last_name) or "unnamed"
+        self.filename = _last_name(filename)
 
     def _data_comes(self, data, start, end):
         self.data += data[start:end]
 
     def _form_ends(self):
         self.ended = True
+
+
+def _last_name(path):
+    "A file's name (text) without its folders, where a browser has sent a whole path, as bytes"
+    last_name = re.split(r"[/\\]", path.decode("utf-8", "replace"))[-1]
+    return clean(last_name) or "unnamed"
 
 
 async def receive_file(
@@ -109,25 +116,37 @@ async def receive_file(
     # Refused before anything is read, where the client itself says how long its body is.
     if int(request.headers.get("content-length", 0)) > most_body_bytes:
         raise too_large
-
-    body_size = file_size = 0
+    # The last argument is the code of the refusal where the body comes too slowly.
+    chunks = chunks_in_time(request, settings.stall_seconds, "upload.stalled")
+    file_size = 0
     with open(path, "xb", buffering=0) as file:
-        # The last argument is the code of the refusal where the body comes too slowly.
-        async for chunk in chunks_in_time(request, settings.stall_seconds, "upload.stalled"):
-            body_size += len(chunk)
-            # A body that is sent in HTTP's chunks has no content-length, so its bytes are counted.
-            if body_size > most_body_bytes:
-                raise too_large
+        # A body that is sent in HTTP's chunks has no content-length, so its bytes are counted.
+        async for chunk in _limited(chunks, most_body_bytes, too_large):
             part.feed(chunk)
             if len(part.data) >= _write_size:
                 file_size += await _write_out(part, file, settings.reserve_mb)
         file_size += await _write_out(part, file, settings.reserve_mb)  # the rest
 
+    _check_complete(part)
+    return part.filename, file_size
+
+
+def _check_complete(part):
+    "Raise a Problem if a `FilePart` did not see the form's end, or no file in it"
     if not part.ended:
         raise Problem("upload.cut", "the form's last boundary did not come")
     if part.filename is None:
         raise Problem("upload.field", "no field `file`")
-    return part.filename, file_size
+
+
+async def _limited(chunks, most_bytes, too_large):
+    "Yield chunks of bytes as they come, and raise `too_large` once there are more than `most_bytes` in all"
+    total = 0
+    async for chunk in chunks:
+        total += len(chunk)
+        if total > most_bytes:
+            raise too_large
+        yield chunk
 
 
 def _parser_for(request):

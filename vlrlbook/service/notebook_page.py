@@ -61,19 +61,28 @@ async def _make_page(path, page):
     try:
         _, stderr = await asyncio.wait_for(child.communicate(), _longest_making)
     except TimeoutError as error:
-        raise Problem("job.no_notebook", f"making the page took more than {_longest_making} seconds") from error
+        message = f"making the page took more than {_longest_making} seconds"
+        raise Problem("job.no_notebook", message) from error
     finally:
         # A client that hangs up cancels this function; the process must not go on without it.
         if child.returncode is None:
             child.kill()
             await child.wait()
-
     if child.returncode:
-        lines = stderr[-100:].decode("utf-8", "replace").splitlines()
-        last_line = lines[-1] if lines else ""  # of a traceback: the exception
-        raise Problem("job.no_notebook", f"it cannot be shown now ({clean(last_line)})")
+        raise _failure(stderr)
+    _remove_other_pages(page)
 
-    for old in path.parent.glob("out-*.html"):
+
+def _failure(stderr):
+    "The Problem of a page that could not be made; `stderr`: bytes that end in the process's traceback"
+    lines = stderr[-100:].decode("utf-8", "replace").splitlines()
+    last_line = lines[-1] if lines else ""  # of a traceback: the exception
+    return Problem("job.no_notebook", f"it cannot be shown now ({clean(last_line)})")
+
+
+def _remove_other_pages(page):
+    "Remove the pages that were made of earlier states of a notebook; they lie beside `page`"
+    for old in page.parent.glob("out-*.html"):
         if old != page:
             old.unlink(missing_ok=True)  # another request may have been quicker
 

@@ -20,21 +20,52 @@ _file_id, _job_id = "0b8c4c1e-5a0f-4d57-9f0e-3b1f6f0f6f3a", "7d6f2a54-9a3e-4c0b-
 
 def _examples():
     "Make an example of each request's or reply's body, with all fields; `schema_of` derives its schema"
+    pieces = dict(
+        upload=_upload_example(),
+        row=dict(row=2, question="How many apples are there?", answer="A photo of 3 apples",
+                 image=f"/files/{_file_id}/rows/2/image"),
+        job=_job_example()) | _small_examples()
+    # Replies that hold others are put together from the same pieces. An empty dict stands for any object.
+    return pieces | dict(
+        formats={},
+        files=dict(files=[pieces["upload"]], next=None),
+        rows=dict(rows=[pieces["row"]], next=2),
+        jobs=dict(jobs=[pieces["job"]], next=None),
+        started=pieces["job"] | dict(notes=["400 steps, as the tiny preset has it; num_epochs or max_steps "
+                                            "change that"]),
+        settings=dict(training_config=[pieces["field"]], lora_config=[pieces["field"]]),
+        metrics=dict(rows=[pieces["metric"]], next_step=5),
+        rollouts=dict(step=5, groups=[pieces["group"]]),
+        moves=dict(moves=[pieces["move"]]),
+        rank=dict(question="How many apples?", answers=["A photo of 3 apples", "A photo of 4 apples"],
+                  image=None),
+        ranked=dict(ranked=[dict(place=1, answer="A photo of 3 apples", score=1.2, chance=0.9)],
+                    calibrated=True, temperature=1.6),
+        cleaned=dict(files=[_file_id], jobs=[]))
+
+
+def _upload_example():
+    "An example of what is told of an upload"
     skipped = dict(row=17, image="images/16.jpg", code="image.decode", message="cannot be decoded (OSError)")
-    upload = dict(
+    return dict(
         file_id=_file_id, filename="apples.zip", kind="counting", upload_time="2026-01-31T12:00:00Z",
         csv_rows=500, valid_images=498, skipped=[skipped], skipped_rows=2,
         notes=["everything lay in the folder 'apples/' of the archive (500 rows)"],
         size_bytes=1234567, unpacked_bytes=2345678)
-    row = dict(row=2, question="How many apples are there?", answer="A photo of 3 apples",
-               image=f"/files/{_file_id}/rows/2/image")
-    job = dict(
+
+
+def _job_example():
+    "An example of a job's state"
+    return dict(
         job_id=_job_id, job_name="apples", status="training", progress=42.5, current_step=85, total_steps=200,
         loss=0.01, created_at="2026-01-31T12:00:00.000Z", updated_at="2026-01-31T12:02:00.000Z",
         started_at="2026-01-31T12:00:01.000Z", ended_at=None, error_code=None, error_message=None,
         output_dir=f"jobs/{_job_id}/run", attempt=1, resumed_from=None, parameters=dict(lr=5e-5), slot="0",
         data_file_id=_file_id, can_resume=False, stage=None)
-    note = "400 steps, as the tiny preset has it; num_epochs or max_steps change that"
+
+
+def _small_examples():
+    "Examples of bodies of a few fields: front, field, train, metric, group, move"
     front = dict(
         name="vlrlbook training service", version="0.1.0", trains="tiny", api="/openapi.json",
         data_format="/data-format", settings="/settings", files=3)
@@ -50,23 +81,7 @@ def _examples():
         answers=[dict(text="A photo of 3 discs", parts=dict(overall=1.0), advantage=1.2)])
     move = {  # no dict(…): `from` is a word of Python
         "time": "2026-01-31T12:00:00.000Z", "attempt": 1, "from": "queued", "to": "training", "why": "slot 0"}
-    # Replies that hold others are put together from the same pieces. An empty dict stands for any object.
-    return dict(
-        upload=upload, row=row, job=job, front=front, field=field, train=train, metric=metric, group=group,
-        move=move, formats={},
-        files=dict(files=[upload], next=None),
-        rows=dict(rows=[row], next=2),
-        jobs=dict(jobs=[job], next=None),
-        started=job | dict(notes=[note]),
-        settings=dict(training_config=[field], lora_config=[field]),
-        metrics=dict(rows=[metric], next_step=5),
-        rollouts=dict(step=5, groups=[group]),
-        moves=dict(moves=[move]),
-        rank=dict(question="How many apples?", answers=["A photo of 3 apples", "A photo of 4 apples"],
-                  image=None),
-        ranked=dict(ranked=[dict(place=1, answer="A photo of 3 apples", score=1.2, chance=0.9)],
-                    calibrated=True, temperature=1.6),
-        cleaned=dict(files=[_file_id], jobs=[]))
+    return dict(front=front, field=field, train=train, metric=metric, group=group, move=move)
 
 
 def _examples_of_outcome():
@@ -105,21 +120,26 @@ def schema_of(
 
     Every key of an example is a required property, and the first item of a list stands for all of them."""
     if isinstance(example, dict):
-        # Keys that are data, such as names of settings, cannot be required.
-        keys_are_data = set(example) <= _keys_of_open_objects  # also true for an empty example
-        if keys_are_data:
-            return dict(type="object")  # any object
-        properties = {}
-        for name, value in example.items():
-            # An empty schema allows any value.
-            properties[name] = {} if name in _any_value_keys else schema_of(value)
-        return dict(type="object", properties=properties, required=list(example))
+        return _schema_of_object(example)
     if isinstance(example, list):
         item_schema = schema_of(example[0]) if example else {}
         return dict(type=["array", "null"], items=item_schema)
     if type(example) not in _json_types:
         return {}  # the example is None, which shows no type
     return dict(type=[_json_types[type(example)], "null"])
+
+
+def _schema_of_object(example):
+    "The schema of an object, from a dict as its example: all of its keys are required"
+    # Keys that are data, such as names of settings, cannot be required.
+    keys_are_data = set(example) <= _keys_of_open_objects  # also true for an empty example
+    if keys_are_data:
+        return dict(type="object")  # any object
+    properties = {}
+    for name, value in example.items():
+        # An empty schema allows any value.
+        properties[name] = {} if name in _any_value_keys else schema_of(value)
+    return dict(type="object", properties=properties, required=list(example))
 
 
 def train_schema(
@@ -142,11 +162,11 @@ def train_schema(
 
 def _fields_of_tasks(group):
     "Return the fields of a group of the form: name → {task: its field}, of the tasks that have the field"
-    found: dict = {}
+    fields: dict = {}
     for task in by_task:
         for field in request_form(task=task)[group]:
-            found.setdefault(field["name"], {})[task] = field
-    return found
+            fields.setdefault(field["name"], {})[task] = field
+    return fields
 
 
 def _field_schema(field_of_task):
@@ -159,15 +179,23 @@ def _field_schema(field_of_task):
     if len(field_of_task) < len(by_task):
         schema["description"] += f" (task {', '.join(field_of_task)} alone)"
     if field["choices"]:
-        choice_lists = [own["choices"] for own in field_of_task.values()]
-        choices = list(dict.fromkeys(chain(*choice_lists)))  # each once
-        if any(own_choices != choices for own_choices in choice_lists):
-            of_each = [f"{task}: {' | '.join(own['choices'])}" for task, own in field_of_task.items()]
-            schema["description"] = f"{field['label']}. Of each task: {'; '.join(of_each)}"
-        schema["enum"] = [*choices, None]
+        schema |= _schema_of_choices(field_of_task)
     if field["minimum"] is not None:  # a field has both limits or neither
         schema["minimum"] = field["minimum"]
         schema["maximum"] = field["maximum"]
+    return schema
+
+
+def _schema_of_choices(field_of_task):
+    "The enum of a setting with choices, and a description if tasks have different ones; task → its field"
+    choice_lists = [field["choices"] for field in field_of_task.values()]
+    choices = list(dict.fromkeys(chain(*choice_lists)))  # each once
+    schema: dict = {}
+    if any(own_choices != choices for own_choices in choice_lists):
+        of_each = [f"{task}: {' | '.join(own['choices'])}" for task, own in field_of_task.items()]
+        label = next(iter(field_of_task.values()))["label"]
+        schema["description"] = f"{label}. Of each task: {'; '.join(of_each)}"
+    schema["enum"] = [*choices, None]
     return schema
 
 
@@ -215,21 +243,27 @@ def openapi(
 def _operation(endpoint):
     "Describe one row of the table of addresses as an operation of OpenAPI: parameters, body, responses"
     operation = dict(operationId=endpoint.name, summary=endpoint.summary, responses=_responses(endpoint))
-    if endpoint.name == "train":
-        operation["requestBody"] = dict(required=True, content={
-            "application/json": dict(schema=train_schema(), example=examples["train"])})
-    if endpoint.name == "rank":
-        operation["requestBody"] = dict(required=True, content={
-            "application/json": dict(schema=_rank_schema, example=examples["rank"])})
-    if endpoint.name == "upload":
-        file = dict(type="string", format="binary")
-        form = dict(type="object", required=["file"], properties=dict(file=file))
-        operation["requestBody"] = dict(required=True, content={"multipart/form-data": dict(schema=form)})
-    # The key is left out where there are no parameters.
+    # The keys are left out where there is no body, or where there are no parameters.
+    body = _request_body(endpoint.name)
+    if body:
+        operation["requestBody"] = dict(required=True, content=body)
     parameters = _parameters(endpoint)
     if parameters:
         operation["parameters"] = parameters
     return operation
+
+
+def _request_body(name):
+    "The body that the endpoint called `name` takes: a dict of media type → its schema; None if it takes none"
+    if name == "train":
+        return {"application/json": dict(schema=train_schema(), example=examples["train"])}
+    if name == "rank":
+        return {"application/json": dict(schema=_rank_schema, example=examples["rank"])}
+    if name == "upload":
+        file = dict(type="string", format="binary")
+        form = dict(type="object", required=["file"], properties=dict(file=file))
+        return {"multipart/form-data": dict(schema=form)}
+    return None
 
 
 def _parameters(endpoint):

@@ -49,11 +49,7 @@ class ServiceSettings:
         """Yield a pair for each rule: (whether it is broken, the message for the user).
 
         The messages are made even where the rule is kept; `check` picks those of the broken rules."""
-        for name in _more_than_zero:  # names of settings, such as slots and upload_mb
-            value = getattr(self, name)
-            yield value <= 0, f"{name} = {value}: expected more than 0"
-        yield not 0 <= self.port < 65536, f"port = {self.port}: expected 0 to 65535"
-        yield self.keep_days < 0 or self.reserve_mb < 0, "keep_days and reserve_mb: expected 0 or more"
+        yield from self._rules_for_numbers()
         if self.size is not None:
             sizes = ["tiny", "gpu"]
             yield self.size not in sizes, f"size = {self.size!r}{nearest(str(self.size), sizes)}"
@@ -68,6 +64,14 @@ class ServiceSettings:
         # keeps them out.
         is_open = self.host not in _this_machine and not self.token
         yield is_open, f"host = {self.host!r} without a token: only this machine may do without one"
+
+    def _rules_for_numbers(self):
+        "Yield a pair for each rule about numbers: (whether it is broken, the message for the user)"
+        for name in _more_than_zero:  # names of settings, such as slots and upload_mb
+            value = getattr(self, name)
+            yield value <= 0, f"{name} = {value}: expected more than 0"
+        yield not 0 <= self.port < 65536, f"port = {self.port}: expected 0 to 65535"
+        yield self.keep_days < 0 or self.reserve_mb < 0, "keep_days and reserve_mb: expected 0 or more"
 
     @property
     def trains(self) -> str:

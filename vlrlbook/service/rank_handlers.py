@@ -3,7 +3,6 @@
 The model is the one that was named when the server was started. Written by hand, not exported from a
 notebook."""
 import asyncio
-from typing import NoReturn
 
 from ..settings import nearest
 from .judge_process import Judge
@@ -69,27 +68,31 @@ def read_rank_request(
     body: dict,  # of the request
 ) -> dict:  # question, answers, image
     "Check the body of POST /rank and return its three fields; a Problem names the first fault"
-    def refuse(message) -> NoReturn:
-        raise Problem("rank.request", message)
+    fault = _first_fault(body)
+    if fault:
+        raise Problem("rank.request", fault)
+    return dict(question=body["question"], answers=body["answers"], image=body.get("image"))
 
+
+def _first_fault(body):
+    "A sentence on the first thing that is wrong with the body of POST /rank; None if it is good"
     for name in body:
         # A misspelled `image` would otherwise be a question without a picture.
         if name not in _fields:
             shown = clean(name, 60)
-            refuse(f"there is no {shown!r}{nearest(shown, list(_fields))}")
-
-    question, answers, image = body.get("question"), body.get("answers"), body.get("image")
+            return f"there is no {shown!r}{nearest(shown, list(_fields))}"
     # `_is_text`: a text that is not empty, of at most `_most_letters` letters.
-    if not _is_text(question):
-        refuse(f"question: expected a text of at most {_most_letters} letters")
+    if not _is_text(body.get("question")):
+        return f"question: expected a text of at most {_most_letters} letters"
+    answers, image = body.get("answers"), body.get("image")
     if not isinstance(answers, list) or not 1 <= len(answers) <= _most_answers:
-        refuse(f"answers: expected a list of 1 to {_most_answers} texts")
+        return f"answers: expected a list of 1 to {_most_answers} texts"
     for place, answer in enumerate(answers, 1):
         if not _is_text(answer):
-            refuse(f"answers: number {place} is no text of 1 to {_most_letters} letters")
+            return f"answers: number {place} is no text of 1 to {_most_letters} letters"
     if image is not None and not isinstance(image, str):
-        refuse("image: expected a picture in base64, or null")
-    return dict(question=question, answers=answers, image=image)
+        return "image: expected a picture in base64, or null"
+    return None
 
 
 def _is_text(value):

@@ -197,11 +197,14 @@ def as_problem(
     if isinstance(error, OSError) and error.errno in _disk_is_full:
         # The error's own text holds the path of a file, which is nobody's business.
         return Problem("storage.full", "no space is left; nothing was kept")
+    return _by_its_code(error)
 
-    # The errors of `vlrlbook.jobs` carry a code of `problems`. The text of any other exception could tell the
-    # client where files of the server lie.
+
+def _by_its_code(error):
+    "The Problem of an exception by its `code`, as those of `vlrlbook.jobs` carry one; server.error without"
     code = getattr(error, "code", None)
     if code not in problems:
+        # The text of any other exception could tell the client where files of the server lie.
         return Problem("server.error", "the server's log knows more")
     status, _ = problems[code]  # (HTTP status, title)
     # 429 and 503 mean "come again later", and the header says when.

@@ -41,15 +41,20 @@ def query(
     for name, text in pairs:
         # Ignoring a misspelt name such as `limt=2` would return fifty rows without a word about it.
         if name not in parameters:
-            shown_name = clean(name, 60)
-            advice = nearest(shown_name, list(parameters)) if parameters else ""  # ": did you mean …?"
-            raise Problem("query.unknown", f"there is no {shown_name!r}{advice}")
+            raise _unknown_parameter(name, parameters)
         # A proxy in front of the server may have checked the first of two, while the last would count here.
         if name in seen_names:
             raise Problem("query.value", f"{name} stands twice")
         seen_names.add(name)
         values[name] = _value_of(name, text, parameters[name])  # of the parameter's type and in its range
     return values
+
+
+def _unknown_parameter(name, parameters):
+    "The refusal of a parameter that an address does not take; those of `parameters` it does"
+    shown_name = clean(name, 60)
+    advice = nearest(shown_name, list(parameters)) if parameters else ""  # ": did you mean …?"
+    return Problem("query.unknown", f"there is no {shown_name!r}{advice}")
 
 
 def _value_of(name, text, parameter):
@@ -84,17 +89,20 @@ async def json_body(
     """Read the JSON object in a request's body.
 
     Raises a Problem if the body is no JSON object, has more than `most` bytes or does not come in time."""
-    # Without parameters, such as charset.
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    # Required, since a form on a stranger's page can make a browser send text here, but not application/json.
-    if media_type != "application/json":
-        raise Problem("body.type", f"{clean(media_type, 60)!r}; expected application/json")
-
+    _check_media_type(request)
     data = bytearray()
-    # The whole body must come in this time (`in_all`). Most bodies have a few kilobytes; a caller that allows
-    # megabytes, as POST /rank does, must allow enough `seconds` for them.
+    # `in_all`: the whole body. A caller that allows megabytes must allow enough seconds for them.
     async for chunk in chunks_in_time(request, seconds, "body.stalled", in_all=seconds):
         data += chunk
         if len(data) > most:
             raise Problem("body.size", f"more than {most} bytes")
     return read_json(bytes(data), most)  # a Problem if it is no JSON object
+
+
+def _check_media_type(request):
+    "Raise a Problem unless a request says that its body is application/json"
+    # Without parameters, such as charset.
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    # Required, since a form on a stranger's page can make a browser send text here, but not application/json.
+    if media_type != "application/json":
+        raise Problem("body.type", f"{clean(media_type, 60)!r}; expected application/json")

@@ -89,7 +89,7 @@ class ResultSide:
         # `pack` makes the ZIP only once; the lock keeps several requests from making it at the same time.
         async with self.packing:
             path, digest = await asyncio.to_thread(pack, folder, self.settings.reserve_mb << 20)
-        etag = f'"{digest}"'
+        etag = f'"{digest}"'  # of the ZIP's sha256
         headers = {"etag": etag, "x-content-sha256": digest, "content-security-policy": Doors.reply_policy}
         if etag in request.headers.get("if-none-match", ""):
             return empty_reply(304, headers)
@@ -183,13 +183,7 @@ class EventSide:
         and an event `end` at last. All clients of a job share a `JobWatch`, which reads its state."""
         sent = dict(job=None, step=step, step_of_groups=-1)  # what this client has; `_new_events` updates it
         last_sent_at = time.monotonic()
-
-        self.streaming += 1
-        new_watch = JobWatch(self.jobs, job_id, folder, self.logs.of(folder.run_log))
-        watch = self.watches.setdefault(job_id, new_watch)  # the one of other listeners, if there are any
-        watch.listeners += 1
-
-        try:
+        with self._listening(job_id, folder) as watch:
             while True:
                 try:
                     await watch.refresh()
@@ -211,6 +205,16 @@ class EventSide:
                 # Waits, but not if the server stops: then `_new_events` yields the event `end`.
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self.stopping.wait(), _refresh_seconds)
+
+    @contextlib.contextmanager
+    def _listening(self, job_id, folder):
+        "Count one more client that listens to a job until the block ends; yields the job's `JobWatch`"
+        self.streaming += 1
+        new_watch = JobWatch(self.jobs, job_id, folder, self.logs.of(folder.run_log))
+        watch = self.watches.setdefault(job_id, new_watch)  # the one of other listeners, if there are any
+        watch.listeners += 1
+        try:
+            yield watch
         finally:
             self.streaming -= 1
             watch.listeners -= 1
@@ -233,13 +237,8 @@ class EventSide:
         rows, last_step = watch.log.known_after(sent["step"])  # last_step: that of the last row
         if rows:
             sent["step"] = last_step
-            for begin in range(0, len(rows), _rows_an_event):
-                event_rows = rows[begin:begin + _rows_an_event]
-                # Only the last event carries the step as its id: if the connection breaks before it, the
-                # client asks for all of these rows again.
-                is_last = begin + _rows_an_event >= len(rows)
-                event_id = last_step if is_last else None
-                yield _event_bytes("metrics", event_id, json_list(event_rows)), False
+            for event in _row_events(rows, last_step):
+                yield event, False
 
         # Only the step is sent: the groups hold pictures, and a client that wants them asks for /rollouts.
         if step_of_groups != -1 and step_of_groups != sent["step_of_groups"]:
@@ -250,6 +249,17 @@ class EventSide:
         if has_ended or self.stopping.is_set():
             reason = job["status"] if has_ended else "server"  # "server": it stops, and the job may go on
             yield _event_bytes("end", None, encoded(reason)), True
+
+
+def _row_events(rows, last_step):
+    "Yield events with rows of a log (JSON as bytes), some rows each; `last_step` is that of the last row"
+    for begin in range(0, len(rows), _rows_an_event):
+        event_rows = rows[begin:begin + _rows_an_event]
+        # Only the last event carries the step as its id: if the connection breaks before it, the client asks
+        # for all of these rows again.
+        is_last = begin + _rows_an_event >= len(rows)
+        event_id = last_step if is_last else None
+        yield _event_bytes("metrics", event_id, json_list(event_rows))
 
 
 def _event_bytes(name, step, data):

@@ -92,6 +92,13 @@ def _data_of(told, folder):
     return f"../../uploads/{file_id}" if file_id else "."
 
 
+def _end_of_file(path, most_bytes):
+    "The text in the last `most_bytes` bytes of a file; OSError if it cannot be read"
+    with open(path, "rb") as file:
+        file.seek(max(0, path.stat().st_size - most_bytes))
+        return file.read().decode("utf-8", "replace")
+
+
 def stage_of(
     path: Path,  # job.log
 ) -> dict | None:  # name, done, of; None: no bar was printed lately
@@ -100,9 +107,7 @@ def stage_of(
     `name` is the bar's, such as that of the warm start, of training or of measuring; `done` and `of` count
     its steps."""
     try:
-        with open(path, "rb") as file:
-            file.seek(max(0, path.stat().st_size - _stage_bytes_read))  # only the end is needed
-            text = file.read().decode("utf-8", "replace")
+        text = _end_of_file(path, _stage_bytes_read)
     except OSError:
         return None
     text = _terminal_sequence.sub("", text)  # without colours and moves of the cursor
@@ -123,9 +128,7 @@ def log_tail(
 
     A terminal overwrites a bar with its next state; in a log, every state has become a line."""
     try:
-        with open(path, "rb") as file:
-            file.seek(max(0, path.stat().st_size - _log_bytes_read))  # only the end is needed
-            text = file.read().decode("utf-8", "replace")
+        text = _end_of_file(path, _log_bytes_read)
     except (FileNotFoundError, NotADirectoryError):
         return ""  # nothing was printed yet
     except OSError as error:
@@ -190,8 +193,8 @@ def rollouts_now(
         logger.warning("rollouts", extra=dict(job_id=job_id, reason=type(error).__name__))
         return nothing_yet
     is_dict = isinstance(rollouts, dict)
-    is_complete = is_dict and isinstance(rollouts.get("groups"), list) and "step" in rollouts
-    return rollouts if is_complete else nothing_yet
+    is_whole = is_dict and isinstance(rollouts.get("groups"), list) and "step" in rollouts
+    return rollouts if is_whole else nothing_yet
 
 
 # When it has completed
@@ -208,13 +211,7 @@ def pack(
     digest = _known_hash(path)  # None unless the ZIP is there, with its hash stored beside it
     if digest is not None:
         return path, digest
-
-    # `damage` returns a sentence, or an empty value if the files are as the manifest lists them.
-    problem = damage(result) if result.is_dir() else "it is not there"
-    names = [] if problem else _committed_names(result)  # files of the manifest, and the manifest itself
-    if problem or not names:
-        raise Problem("job.no_artefact", f"the job's result is damaged: {problem or 'it holds no file'}")
-
+    names = _names_to_pack(result)
     try:
         # `temporary` is renamed to `path` when it is complete; not durable, since it can be made again.
         with new_file(path, durable=False) as temporary:
@@ -224,6 +221,16 @@ def pack(
     except IsADirectoryError as error:
         raise Problem("job.damaged", f"{path.name} is a folder") from error
     return path, digest
+
+
+def _names_to_pack(result):
+    "The names of the files in the folder of a job's result, manifest included; a Problem if it is damaged"
+    # `damage` returns a sentence, or an empty value if the files are as the manifest lists them.
+    problem = damage(result) if result.is_dir() else "it is not there"
+    names = [] if problem else _committed_names(result)  # files of the manifest, and the manifest itself
+    if problem or not names:
+        raise Problem("job.no_artefact", f"the job's result is damaged: {problem or 'it holds no file'}")
+    return names
 
 
 def _hash_file(path):
@@ -277,20 +284,26 @@ def one_range(
         return
     match = _byte_range.fullmatch(range_header.strip())
     if not match:
-        # It holds several ranges, or is malformed. Several ranges at once are hardly ever needed, but an
-        # attacker could ask for the same megabyte a thousand times with them.
-        _drop_range(request)  # removes the header
+        # It is malformed, or holds several ranges: an attacker could ask for the same megabyte a thousand
+        # times with them.
+        _drop_range(request)
         return
-    # bytes=first-last, bytes=first- (`last` is ""), both with `from_end` None; or bytes=-from_end for the
-    # last bytes, with `first` and `last` None. `first` and `from_end` are never "".
-    first, last, from_end = match.groups()
-    is_beyond_end = first is not None and int(first) >= size
-    is_empty = from_end is not None and int(from_end) == 0
-    if is_beyond_end or is_empty:
+    if not _overlaps(match, size):
         headers = {"content-range": f"bytes */{size}"}
         raise Problem("range.unsatisfiable", f"the file has {size} bytes", headers)
+    first, last, _from_end = match.groups()  # "" or None where the header does not give one
     if last and int(last) < int(first):
         _drop_range(request)  # it makes no sense, such as bytes=9-5
+
+
+def _overlaps(match, size):
+    "Tell whether a range, matched by `_byte_range`, holds any byte of a file of `size` bytes"
+    # bytes=first-last, or bytes=first- (`last` is ""): `from_end` is None. bytes=-from_end, the last bytes:
+    # `first` and `last` are None.
+    first, _last, from_end = match.groups()
+    if first is not None:
+        return int(first) < size
+    return int(from_end) > 0
 
 
 def _drop_range(request):

@@ -95,8 +95,11 @@ class RunLog:
         # A new attempt of a job writes a new file; a file that became shorter was written anew.
         if stat.st_ino != self.read.inode or stat.st_size < self.read.read_to:
             self.read = _Rows(stat.st_ino)
-        if stat.st_size == self.read.read_to:
-            return  # nothing was added
+        if stat.st_size > self.read.read_to:
+            self._read_new_lines()
+
+    def _read_new_lines(self):
+        "Add to `self.read` the file's complete lines from its byte `read_to` on; an error is only logged"
         try:
             with open(self.path, "rb") as file:
                 # The next lines that are complete, from `read_to` on, which is moved behind them.

@@ -40,17 +40,21 @@ def own_token(
         token = _token_in(path)  # empty if the file is
         if token:
             return token
-    # The file is created with its final rights (0o600): with a later chmod others could read it before that.
-    # It gets its name when it is complete, so that a server that is killed here leaves no half of a token.
-    temporary = path.with_name(f".token-{secrets.token_hex(8)}")  # a name that no other server takes
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     token = secrets.token_urlsafe(32)  # 32 random bytes
+    _write_privately(path, token)
+    return token
+
+
+def _write_privately(path, token):
+    "Write the token into the file at `path`, whole or not at all, readable for its owner only"
+    temporary = path.with_name(f".token-{secrets.token_hex(8)}")  # a name that no other server takes
+    # Created with its final rights (0o600): with a later chmod others could read it before that.
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with open(descriptor, "w") as file:
         file.write(token)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
-    return token
 
 
 def _token_in(path):
@@ -61,22 +65,25 @@ def _token_in(path):
     if not path.is_file():
         message = f"{path.name} in the data directory is no file: move it away, and a token is drawn"
         raise SettingsError(message)
-
     token = path.read_text(encoding="ascii", errors="replace").strip()
     if not token:
         logger.warning("the file of the token was empty: a new token is drawn")
         return ""
+    # The token is sent in a header, which carries printable ASCII only.
     if not _possible_token.fullmatch(token):
-        # The token is sent in a header, which carries printable ASCII only.
         message = (f"{path.name} in the data directory holds no token (letters, digits and signs on one "
                    "line): move it away, and one is drawn")
         raise SettingsError(message)
+    _take_rights_from_others(path)
+    return token
 
+
+def _take_rights_from_others(path):
+    "Make the file of the token readable for its owner only, with a warning in the log if it was not"
     if path.stat().st_mode & _rights_of_others:
         logger.warning(
             "others could read the file of the token: now they cannot; move it away for a new token")
         path.chmod(0o600)
-    return token
 
 
 def listen(
@@ -130,17 +137,21 @@ def patient(
 
         def update_timer(self):
             "Start the timer if the headers of a request are awaited, `seconds` at most; else stop it"
-            headers_are_incomplete = self.conn.their_state is h11.IDLE
-            # `cycle`: uvicorn's object for the last request and its reply
-            is_answering = self.cycle is not None and not self.cycle.response_complete
-            waits_for_headers = headers_are_incomplete and not is_answering
-            if waits_for_headers and self.timer is None:
+            # IDLE: h11's state of a client whose next request has not come with all of its headers
+            is_waiting = self.conn.their_state is h11.IDLE and not _is_answering(self)
+            if is_waiting and self.timer is None:
                 self.timer = self.loop.call_later(seconds, self.transport.close)
-            elif not waits_for_headers and self.timer:
+            elif not is_waiting and self.timer:
                 self.timer.cancel()
                 self.timer = None
 
     return Patient
+
+
+def _is_answering(protocol):
+    "Tell whether a connection, an H11Protocol of uvicorn, has a request whose reply is not sent to its end"
+    cycle = protocol.cycle  # uvicorn's object for the last request and its reply; None before the first
+    return cycle is not None and not cycle.response_complete
 
 
 def serve(
@@ -162,10 +173,14 @@ def serve(
     test_command = os.environ.get("VLRLBOOK_TRAINER")  # set by tests, in place of the real trainer
     if test_command:
         service.command = shlex.split(test_command)
-
     port = sock.getsockname()[1]  # (host, port, …); the system has chosen it if the settings say 0
     _greet(settings, port, token, service.size)
     _uvicorn_for(app, settings).run(sockets=[sock])
+    _say_goodbye(settings)
+
+
+def _say_goodbye(settings):
+    "Print what becomes of the jobs now that the server has stopped"
     if settings.on_exit == "keep":
         print("stopped; jobs that train go on, and are found again at the next start", flush=True)
     else:

@@ -30,18 +30,31 @@ def read_json(
     the JSON standard or UTF-8 does not know."""
     if len(data) > most:
         raise Problem("body.size", f"{len(data)} bytes, at most {most}")
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise Problem("json.encoding", f"byte {error.start} is no UTF-8") from error
-
+    text = _decoded(data)
     # Checked before anything is parsed, since deep nesting would end Python's parser in a RecursionError.
     if bracket_depth(text) > _most_levels:
         raise Problem("json.depth", f"at most {_most_levels} levels")
+    content = _parsed(text)
+    # A list or a text alone is valid JSON, but every request is an object.
+    if not isinstance(content, dict):
+        raise Problem("json.object", f"a {type(content).__name__} in place of an object")
+    return content
+
+
+def _decoded(data):
+    "The text of a body, which must be UTF-8; else a Problem"
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise Problem("json.encoding", f"byte {error.start} is no UTF-8") from error
+
+
+def _parsed(text):
+    "The content of a JSON text, of any type; a Problem for wrong syntax, NaN, repeated keys, huge numbers"
     try:
         # These hooks are given each object, each number and each of NaN and Infinity. They return its value,
         # or raise a Problem.
-        content = json.loads(
+        return json.loads(
             text,
             object_pairs_hook=_checked_object,
             parse_constant=_refuse_constant,
@@ -50,11 +63,6 @@ def read_json(
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
         raise Problem("json.syntax", f"{place}: {error.msg}") from error
-
-    # A list or a text alone is valid JSON, but every request is an object.
-    if not isinstance(content, dict):
-        raise Problem("json.object", f"a {type(content).__name__} in place of an object")
-    return content
 
 
 def bracket_depth(

@@ -186,14 +186,7 @@ def request_form(
 
     The groups are training_config and lora_config. Defaults are those of the preset for `size` and `task`."""
     chapter = chapter_05()
-    # The task's own values win over those of the size.
-    preset = chapter["presets"][size] | chapter["by_task"][task][size] | dict(task=task)
-    # A preset sets the length of a run by max_steps or, where that is below 0, by num_epochs. The form shows
-    # only the one that it uses.
-    if preset["max_steps"] < 0:
-        preset = preset | dict(max_steps=None)
-    elif preset["max_steps"] > 0:
-        preset = preset | dict(num_epochs=None)
+    preset = _preset_of(chapter, size, task)
     form = {}
     for group, fields in form_fields.items():
         form[group] = []
@@ -224,17 +217,26 @@ def choices_of(
     return choices
 
 
+def _preset_of(chapter, size, task):
+    "The values of a size of server and a task, setting → value; `chapter` is what `chapter_05` returns"
+    # The task's own values win over those of the size.
+    preset = chapter["presets"][size] | chapter["by_task"][task][size] | dict(task=task)
+    # A preset sets the length of a run by max_steps or, where that is below 0, by num_epochs. The form shows
+    # only the one that it uses.
+    if preset["max_steps"] < 0:
+        return preset | dict(max_steps=None)
+    if preset["max_steps"] > 0:
+        return preset | dict(num_epochs=None)
+    return preset
+
+
 def _shown_field(name, field, size, preset, parameters):
     """Return one field of the form as a client sees it.
 
     `field` is a `FormField`; `preset` has the values of size and task, the task itself among them;
     `parameters` are chapter 05's: setting → (type, default, help)."""
-    type_name, default, help_text = parameters[field.setting]
+    type_name, default, help_of_chapter = parameters[field.setting]
     task = preset["task"]
-    # `said_here`: help texts of settings that have fewer choices here than in chapter 05
-    help_text = said_here.get(field.setting, help_text)
-    if isinstance(help_text, dict):  # one for each task
-        help_text = help_text[task]
     return dict(
         name=name,
         label=labels.get(name) or name.replace("_", " ").capitalize(),
@@ -246,4 +248,11 @@ def _shown_field(name, field, size, preset, parameters):
         choices=choices_of(field, size, task),
         # Words for the page in place of the values: a task's value, such as vqa, explains nothing.
         choice_labels=task_labels if name == "task" else None,
-        help=help_text)
+        help=_help_text(field.setting, task, help_of_chapter))
+
+
+def _help_text(setting, task, help_of_chapter):
+    "The help text of a setting for a task: chapter 05's, unless `said_here` has another"
+    # `said_here`: texts of settings that have fewer choices here than in chapter 05
+    help_text = said_here.get(setting, help_of_chapter)
+    return help_text[task] if isinstance(help_text, dict) else help_text  # a dict has one for each task

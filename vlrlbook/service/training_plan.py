@@ -75,18 +75,21 @@ class _Decisions:
         self.parameters = dict(size=size) | settings  # the job's: completed by the methods below
         self.notes = []  # sentences for the client
 
-        # None of the drawn rows is held out: others are drawn to measure with.
-        if rows is None and self.goes_by_epochs():
-            self.rows = self.rows_to_train_on = drawn_rows_of_an_epoch
-        elif rows is None:
+        if rows is None:
             # A run of `max_steps` draws as many rows as its steps need, so there is no limit.
-            self.rows = self.rows_to_train_on = sys.maxsize
+            self.rows = drawn_rows_of_an_epoch if self.goes_by_epochs() else sys.maxsize
+            # None of the drawn rows is held out: others are drawn to measure with.
+            self.rows_to_train_on = self.rows
         else:
             self.rows = rows
-            if pictures is None:
-                pictures = [str(number) for number in range(rows)]
-            # The seed chooses the pictures that are held out; each may have another number of rows.
-            self.rows_to_train_on = rows_to_train_on(pictures, held_out_share, self.value("seed"))
+            self.rows_to_train_on = self._rows_not_held_out(pictures)
+
+    def _rows_not_held_out(self, pictures):
+        "How many of the upload's rows are trained on; `pictures`: a text for each row, or None"
+        if pictures is None:
+            pictures = [str(number) for number in range(self.rows)]
+        # The seed chooses the pictures that are held out; each may have another number of rows.
+        return rows_to_train_on(pictures, held_out_share, self.value("seed"))
 
     def value(self, name):
         "Return a setting's value as decided so far, else its default"
@@ -131,7 +134,7 @@ class _Decisions:
         if len(chosen_parts) != 1 or self.answers_a_step() % group_size == 0:
             return  # nothing to complete, or the default of the other one fits
         chosen = chosen_parts[0]
-        first, second = _parts_of_a_batch
+        first, second = _parts_of_a_batch  # the names batch_size and gradient_accumulation_steps
         other = second if chosen == first else first
         chosen_value = self.asked[chosen]
         # The smallest factor with which the product is a multiple of group_size.
@@ -147,18 +150,12 @@ class _Decisions:
 
         A batch_size that the client chose is kept: fewer accumulation steps may do, or else a Problem says
         which batch_size would fit. Otherwise a step takes all rows, with a whole group of answers to each."""
-        group_size = self.value("num_generations")
-        accumulation = self.value("gradient_accumulation_steps")
-
         if "batch_size" in self.asked:
             if "gradient_accumulation_steps" not in self.asked and self._reduce_accumulation():
                 return
-            too_few = (f"{self.rows_to_train_on} of {self.rows} rows are for training, "
-                       f"fewer than the {self.rows_a_step()} of a step")
-            fitting = largest_batch(self.rows_to_train_on, group_size, accumulation)  # None: no batch does
-            advice = f"at most {fitting}" if fitting else "fewer gradient_accumulation_steps"
-            raise Problem("training_config.batch_size", f"{too_few}: {advice} would do")
-
+            raise self._too_few_rows()
+        group_size = self.value("num_generations")
+        accumulation = self.value("gradient_accumulation_steps")
         batch_size = group_size * self.rows_to_train_on  # a group of answers for each row
         self.parameters |= dict(batch_size=batch_size, gradient_accumulation_steps=1)
         # The client may have chosen the accumulation, and must be told that it was changed.
@@ -166,6 +163,16 @@ class _Decisions:
         self.notes.append(
             f"batch_size is {batch_size}{accumulation_note}: "
             f"a step takes {self.rows_to_train_on} of the rows, {group_size} answers each")
+
+    def _too_few_rows(self):
+        "The Problem that tells the client which batch_size the rows would fill"
+        # None if no batch_size does.
+        fitting = largest_batch(self.rows_to_train_on, self.value("num_generations"),
+                                self.value("gradient_accumulation_steps"))
+        advice = f"at most {fitting}" if fitting else "fewer gradient_accumulation_steps"
+        too_few = (f"{self.rows_to_train_on} of {self.rows} rows are for training, "
+                   f"fewer than the {self.rows_a_step()} of a step")
+        return Problem("training_config.batch_size", f"{too_few}: {advice} would do")
 
     def _reduce_accumulation(self):
         """Lower gradient_accumulation_steps until there are enough rows for a step, and note the new value.
@@ -206,11 +213,7 @@ class _Decisions:
         if "max_steps" in self.asked:
             self.notes.append(f"max_steps decides: {self.asked['max_steps']} steps")
         elif "num_epochs" in self.asked:
-            # -1 is chapter 05's word for "by num_epochs"; without it the preset's max_steps would win.
-            self.parameters["max_steps"] = -1
-            otherwise = f"; without num_epochs this server does {default_steps}" if default_steps else ""
-            steps = self._steps_of_epochs()
-            self.notes.append(f"num_epochs = {self.asked['num_epochs']}: {steps} steps{otherwise}")
+            self._choose_epochs(default_steps)
         elif default_steps:
             self.parameters["max_steps"] = default_steps
             self.notes.append(
@@ -220,6 +223,14 @@ class _Decisions:
             self.notes.append(
                 f"num_epochs = {epochs}, as the gpu preset has it: {self._steps_of_epochs()} steps")
 
+    def _choose_epochs(self, default_steps):
+        "Let the client's num_epochs decide the length; `default_steps`: the preset's max_steps, or None"
+        # -1 is chapter 05's word for "by num_epochs"; without it the preset's max_steps would win.
+        self.parameters["max_steps"] = -1
+        otherwise = f"; without num_epochs this server does {default_steps}" if default_steps else ""
+        steps = self._steps_of_epochs()
+        self.notes.append(f"num_epochs = {self.asked['num_epochs']}: {steps} steps{otherwise}")
+
     def count_drawn(self):
         """Note how many pictures are drawn for a run without a data set, and by which seed.
 
@@ -228,6 +239,14 @@ class _Decisions:
             drawn = drawn_rows_of_an_epoch
         else:
             drawn = self.steps() * self.rows_a_step()
+        self._check_drawn(drawn)
+        held_out, seed = self.value("eval_samples"), self.value("seed")
+        self.notes.insert(
+            0, f"no data_file_id: {drawn} pictures are drawn to train on, by seed {seed}, and {held_out} "
+               "others to measure with")
+
+    def _check_drawn(self, drawn):
+        "Raise a Problem if so many drawn pictures are too many for the memory"
         task = self.value("task")
         most = _most_drawn.get(task, _most_drawn_small)
         if drawn > most:
@@ -236,10 +255,6 @@ class _Decisions:
                 "training_config.max_steps",
                 f"{drawn} pictures would be drawn for {self.steps()} steps, and at most {most} can be for "
                 f"task {task}: {steps} steps of {self.rows_a_step()} rows, or an upload to train on")
-        held_out, seed = self.value("eval_samples"), self.value("seed")
-        self.notes.insert(
-            0, f"no data_file_id: {drawn} pictures are drawn to train on, by seed {seed}, and {held_out} "
-               "others to measure with")
 
     def _steps_of_epochs(self):
         "Return the optimizer steps of `num_epochs` epochs"

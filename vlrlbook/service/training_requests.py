@@ -46,10 +46,14 @@ def read_request(
     if not errors:
         errors = batch_problems(settings, form)
     if errors:
-        # The sentence for people repeats the first few; the list for programs has more of them.
-        sentences = [f"{error['field']}: {error['message']}" for error in errors[:_most_in_detail]]
-        raise Problem(errors[0]["code"], "; ".join(sentences), errors=errors[:_most_listed])
+        raise _refusal_with(errors)
     return dict(job_name=clean(body["job_name"]), data_file_id=body.get("data_file_id"), settings=settings)
+
+
+def _refusal_with(errors):
+    "The Problem that lists errors; its sentence for people repeats the first few of them"
+    sentences = [f"{error['field']}: {error['message']}" for error in errors[:_most_in_detail]]
+    return Problem(errors[0]["code"], "; ".join(sentences), errors=errors[:_most_listed])
 
 
 def value_problem(
@@ -57,11 +61,7 @@ def value_problem(
     value,  # what a request says, not None
 ) -> str | None:  # what is wrong with it
     "Say why a field of the form cannot have this value; None if it can"
-    is_of_type = isinstance(value, _python_types[field["type"]])
-    # To Python, True is an int (1); in a request it is no number.
-    if isinstance(value, bool) and field["type"] != "bool":
-        is_of_type = False
-    if not is_of_type:
+    if not _is_of_type(value, field["type"]):
         return f"expected {field['type']}, found {clean(json.dumps(value), 60)}"
     if field["choices"] and value not in field["choices"]:
         shown_value = clean(value, 60)
@@ -71,6 +71,14 @@ def value_problem(
     if minimum is not None and not minimum <= value <= maximum:
         return f"{value} is not between {minimum} and {maximum}"
     return None
+
+
+def _is_of_type(value, name):
+    "Tell whether a value is of the type that a form calls `name`, such as float"
+    # To Python, True is an int (1); in a request it is no number.
+    if isinstance(value, bool) and name != "bool":
+        return False
+    return isinstance(value, _python_types[name])
 
 
 def batch_problems(
@@ -162,7 +170,7 @@ def _read_group(values, group, fields, settings, task):
     if not isinstance(values, dict):
         return [_error(group, f"{group}.type", "expected an object")]
 
-    known_fields = {field["name"]: field for field in fields}
+    fields_of_task = {field["name"]: field for field in fields}
     fields_of_all_tasks = form_fields[group]  # name → `FormField`
     errors = []
     for written_name, value in values.items():
@@ -171,24 +179,27 @@ def _read_group(values, group, fields, settings, task):
         shown_name = clean(written_name, 80)
         place = f"{group}.{shown_name}"
         if name not in fields_of_all_tasks:
-            advice = nearest(shown_name, list(known_fields))  # ": did you mean …?"
+            advice = nearest(shown_name, list(fields_of_task))  # ": did you mean …?"
             errors.append(_error(place, f"{group}.unknown", f"there is no {shown_name!r}{advice}"))
             continue
-
-        form_field = fields_of_all_tasks[name]
-        if name in known_fields:
-            # None if the value is good; it is then in `settings`
-            message = _take_value(known_fields[name], form_field.setting, value, settings)
-            if message:
-                message += _tasks_with_choice(form_field, value, task)
-        elif value is None:  # null counts as not given
-            message = None
-        else:
-            tasks = ", ".join(tasks_of(form_field))
-            message = f"belongs to task {tasks}, and this request is for task {task}"
+        message = _take_setting(fields_of_task.get(name), fields_of_all_tasks[name], value, settings, task)
         if message:
             errors.append(_error(place, f"{group}.{name}", message))
     return errors
+
+
+def _take_setting(field, form_field, value, settings, task):
+    """Put one value into `settings`, if it is good; return what is wrong with it, or None.
+
+    `field` has the limits that `task` sets, and is None where the task has no such setting. `form_field` is
+    the `FormField` that all tasks share."""
+    if field is None:
+        if value is None:
+            return None  # null counts as not given
+        tasks = ", ".join(tasks_of(form_field))
+        return f"belongs to task {tasks}, and this request is for task {task}"
+    message = _take_value(field, form_field.setting, value, settings)
+    return message + _tasks_with_choice(form_field, value, task) if message else None
 
 
 def _tasks_with_choice(field, value, task):

@@ -66,13 +66,8 @@ class UploadSide:
     async def files(self, request):
         "GET /files: uploads, newest first, a page at a time"
         parameters = query(request, limit=page_limit, after=(str, None))  # `limit`: 50, or what is asked for
-        after = parameters["after"]  # the last file_id of the page before; None: the first page
         file_ids = list(reversed(self.uploads.known))  # `known` has the oldest first
-        start = 0
-        if after is not None:
-            if after not in file_ids:
-                raise Problem("query.value", "after: no such upload; take `next` of the page before")
-            start = file_ids.index(after) + 1
+        start = _index_behind(parameters["after"], file_ids)
         page = file_ids[start:start + parameters["limit"]]
         is_last = start + len(page) >= len(file_ids)
         next_after = None if is_last else page[-1]
@@ -121,3 +116,12 @@ class UploadSide:
     ) -> bool:
         "Whether a job that has not ended trains on an upload"
         return file_id in uploads_in_use(self.jobs)
+
+
+def _index_behind(after, file_ids):
+    "Where the next page of `file_ids` begins: behind the id `after`, or at 0 if that is None"
+    if after is None:
+        return 0
+    if after not in file_ids:
+        raise Problem("query.value", "after: no such upload; take `next` of the page before")
+    return file_ids.index(after) + 1

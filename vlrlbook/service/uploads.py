@@ -79,8 +79,7 @@ class Uploads:
             except (OSError, ValueError) as error:
                 logger.warning("%s/%s is left where it lies, and not listed: %s",
                                self.root.name, clean(folder.name), clean(error))
-        stored.sort(key=_age_order)  # the oldest first
-        for upload in stored:
+        for upload in sorted(stored, key=_age_order):  # the oldest first
             # Older versions stored no clock: such an upload counts as new, so that it is not deleted early.
             self.born[upload["file_id"]] = upload.pop("clock", self.clock())
             # Older versions took counting ZIPs alone, and stored no kind.
@@ -136,28 +135,15 @@ class Uploads:
         is that of its reader, `kind` is what its answers are. The folder gets its final name by one rename
         when it is complete, so that it is there as a whole or not at all."""
         data = work / "data"
-
-        # Names in main.csv are a stranger's text, which the page shows: `clean` makes it printable. Only the
-        # first rows that could not be used are listed, and all are counted.
-        skipped = []
-        for row in report["skipped"][:_most_skipped_told]:
-            skipped.append(row | dict(image=clean(row["image"]), message=clean(row["message"])))
-
         # What clients are told of the upload.
         upload = dict(
             file_id=str(uuid.uuid4()),  # the form of identifier that existing clients know
             filename=filename,
             kind=kind,
             upload_time=now(),
-            csv_rows=report["csv_rows"],
-            valid_images=report["valid_images"],
-            skipped=skipped,
-            skipped_rows=len(report["skipped"]),
-            # The reader's notes on what it accepted all the same: (what, number of rows).
-            notes=[f"{clean(what)} ({count} rows)" for what, count in report.get("notes", [])],
+            **_report_for_clients(report),
             size_bytes=size,
             unpacked_bytes=sum(path.stat().st_size for path in data.iterdir()))
-
         file_id = upload["file_id"]
         born = self.clock()  # by which the age of the upload will be counted
         write_json(data / _facts_file, upload | dict(clock=born))
@@ -225,16 +211,7 @@ class Uploads:
 
         Returns for each row the hash of its picture, by which a job tells which rows share one."""
         folder = self.folder(file_id)
-
-        # The folder is listed once: asking for each of 100,000 pictures would take long.
-        try:
-            with os.scandir(folder) as entries:
-                file_names = {entry.name for entry in entries if entry.is_file() and entry.stat().st_size > 0}
-        except FileNotFoundError as error:
-            # Another request is deleting the upload.
-            self.get(file_id)  # a Problem if it is already out of the list
-            raise Problem("file.damaged", "its files are being deleted") from error
-
+        file_names = self._names_of_full_files(file_id)
         # Every row must have its picture, and there must be as many rows as were stored.
         pictures = []  # their hashes
         for row in self._stored_rows(file_id):
@@ -244,11 +221,19 @@ class Uploads:
         expected = self.get(file_id)["valid_images"]
         if len(pictures) != expected:
             raise Problem("file.damaged", f"{len(pictures)} rows are left of {expected}: upload it again")
-
-        report = read_object(folder / "report.json")  # of the archive's reader; empty if it is damaged
-        if not isinstance(report.get("csv_rows"), int):
-            raise Problem("file.damaged", "its report is damaged: upload it again")
+        _check_report(folder / "report.json")
         return pictures
+
+    def _names_of_full_files(self, file_id):
+        "A set with the names of an upload's files that are not empty; a Problem if it is being deleted"
+        # The folder is listed once: asking for each of 100,000 pictures would take long.
+        try:
+            with os.scandir(self.folder(file_id)) as entries:
+                return {entry.name for entry in entries if entry.is_file() and entry.stat().st_size > 0}
+        except FileNotFoundError as error:
+            # Another request is deleting the upload.
+            self.get(file_id)  # a Problem if it is already out of the list
+            raise Problem("file.damaged", "its files are being deleted") from error
 
     def _files_by_row(self, file_id):
         """Return the file names of an upload's pictures: number of a row → name.
@@ -262,13 +247,16 @@ class Uploads:
         names = {row["row"]: row["file"] for row in self._stored_rows(file_id)}
         if len(names) != self.get(file_id)["valid_images"]:
             raise Problem("file.damaged", f"{len(names)} rows are left: upload it again")
-        # Make room: with this upload at most `_most_indexes` are remembered, and the oldest go first.
+        self._forget_oldest_index()
+        self.indexes[file_id] = names
+        return names
+
+    def _forget_oldest_index(self):
+        "Make room in `indexes` for one more upload: at most `_most_indexes` stay, and the oldest go first"
         oldest_first = list(self.indexes)  # a copy, since other threads may change the dict
         surplus = len(oldest_first) + 1 - _most_indexes
         for other_id in oldest_first[:max(0, surplus)]:
             self.indexes.pop(other_id, None)
-        self.indexes[file_id] = names
-        return names
 
     def picture(self,
         file_id: str,  # identifier of an upload
@@ -276,22 +264,21 @@ class Uploads:
         side: int,  # largest width and height, in pixels
     ) -> tuple:  # bytes, media type
         "Return the picture of a row, made smaller if a side has more than `side` pixels, in its own format"
-        folder = self.folder(file_id)
-        name = self._files_by_row(file_id).get(row)
-        # `name` is None if there is no such row. `Path(name).name` is without folders: a name in a damaged
-        # table must not lead out of the folder.
-        if name is None or Path(name).name != name:
-            raise Problem("file.row", f"no picture in row {row}")
-        buffer = io.BytesIO()
+        path = self._path_of_picture(file_id, row)
         try:
-            with Image.open(folder / name) as image:
-                image_format = image.format  # such as PNG or JPEG
-                image.draft("RGB", (side, side))  # a JPEG is decoded small at once, in an eighth of the time
-                image.thumbnail((side, side))  # makes it smaller, never larger
-                image.save(buffer, image_format)
+            data, image_format = _smaller_picture(path, side)
         except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises for a damaged picture
             raise _damaged(f"the picture of row {row}", error) from error
-        return buffer.getvalue(), f"image/{image_format.lower()}"  # type: ignore[union-attr]  # it was opened
+        return data, f"image/{image_format.lower()}"
+
+    def _path_of_picture(self, file_id, row):
+        "Where the picture of a row lies; a Problem if the upload has no such row"
+        folder = self.folder(file_id)
+        name = self._files_by_row(file_id).get(row)  # None if there is no such row
+        # `Path(name).name` is without folders: a name in a damaged table must not lead out of the folder.
+        if name is None or Path(name).name != name:
+            raise Problem("file.row", f"no picture in row {row}")
+        return folder / name
 
     def older(self,
         days: float,  # least age, by the clock that nobody can set
@@ -324,6 +311,40 @@ class Uploads:
         return True
 
 
+def _check_report(path):
+    "Raise a Problem if the file with the report of an archive's reader is damaged"
+    report = read_object(path)  # empty if it is damaged
+    if not isinstance(report.get("csv_rows"), int):
+        raise Problem("file.damaged", "its report is damaged: upload it again")
+
+
+def _report_for_clients(report):
+    "What clients are told of the report of an archive's reader: a dict of counts, skipped rows and notes"
+    # Names in main.csv are a stranger's text, which the page shows: `clean` makes it printable. Only the
+    # first rows that could not be used are listed, and all are counted.
+    skipped = []
+    for row in report["skipped"][:_most_skipped_told]:
+        skipped.append(row | dict(image=clean(row["image"]), message=clean(row["message"])))
+    return dict(
+        csv_rows=report["csv_rows"],
+        valid_images=report["valid_images"],
+        skipped=skipped,
+        skipped_rows=len(report["skipped"]),
+        # The reader's notes on what it accepted all the same: (what, number of rows).
+        notes=[f"{clean(what)} ({count} rows)" for what, count in report.get("notes", [])])
+
+
+def _smaller_picture(path, side):
+    "The bytes and the format, such as PNG, of a picture that is shrunk to at most `side` pixels each way"
+    buffer = io.BytesIO()
+    with Image.open(path) as image:
+        image_format = image.format  # such as PNG or JPEG
+        image.draft("RGB", (side, side))  # a JPEG is decoded small at once, in an eighth of the time
+        image.thumbnail((side, side))  # makes it smaller, never larger
+        image.save(buffer, image_format)
+    return buffer.getvalue(), image_format
+
+
 def _facts_of(folder):
     """Read the facts about an upload from upload.json in its folder; ValueError or OSError if it is damaged.
 
@@ -338,8 +359,7 @@ def _facts_of(folder):
         raise ValueError(f"{_facts_file} is that of {facts['file_id']}: a copy")
     if facts.get("kind", "counting") not in zip_kinds:
         raise ValueError(f"{_facts_file} has no good kind")
-    # `clock`: when it was uploaded, in seconds of the clock by which ages are counted. Older versions stored
-    # none.
+    # When it was uploaded, in seconds of the clock by which ages are counted. Older versions stored none.
     if not isinstance(facts.get("clock", 0.0), (int, float)):
         raise ValueError(f"{_facts_file} has no good clock")
     return facts
