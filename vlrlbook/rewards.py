@@ -146,7 +146,6 @@ def on_batch(
         return [reward(completion, sample.answer) for completion, sample in zip(completions, samples)]
     return of_batch
 
-# %% ../nbs/02_rewards.ipynb #xc033
 def mix(
     **weighted, # name = (reward function, weight)
 ): # a reward function; batched if one of them is
@@ -167,6 +166,7 @@ def mix(
         return mixed
     return _batched_mix(rewards, weights)
 
+# %% ../nbs/02_rewards.ipynb #xc033
 def _batched_mix(rewards, weights):
     "The mix as a function of a whole batch; `rewards` and `weights` by name, as in `mix`"
     def mixed_batch(completions, samples):
