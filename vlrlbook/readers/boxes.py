@@ -63,10 +63,7 @@ def read_boxes(
     boxes, points = [], []
     point_matches = []  # of each point: the match of its brackets in the text
     for match in _box_brackets.finditer(text):
-        between_brackets = match[1]
-        if not _only_coordinates.fullmatch(between_brackets):
-            continue  # a label, such as "disc (red)"
-        numbers = tuple(float(digits) for digits in _each_coordinate.findall(between_brackets))
+        numbers = _coordinates(match[1])  # of the text between the brackets; () for a label
         if len(numbers) == 4:
             boxes.append(numbers)
         elif len(numbers) == 2:
@@ -75,13 +72,20 @@ def read_boxes(
         if len(boxes) + len(points) > most_boxes:
             break  # `_checked_boxes` will return a fault
         # One number alone, as in "(1)", is no fault: it may be the number of a list's entry.
-        if len(numbers) not in (1, 2, 4):
+        if len(numbers) not in (0, 1, 2, 4):
             return Boxes([], [], f"{len(numbers)} numbers in brackets: a box has four, a point two")
     if points and not boxes:
         joined = _joined_corners(text, points, point_matches)  # [] unless all points pair up
         if joined:
             boxes, points = joined, []
     return _checked_boxes(boxes, points)  # a fault, where there are none, too many, or both kinds
+
+
+def _coordinates(text):
+    "The numbers in a text such as `12, 40.5`, a tuple of floats; empty for a label, such as `disc (red)`"
+    if not _only_coordinates.fullmatch(text):
+        return ()
+    return tuple(float(digits) for digits in _each_coordinate.findall(text))
 
 
 def _joined_corners(text, points, point_matches):
