@@ -156,12 +156,18 @@ def _assigned(table):
     for new_row in range(rows):
         column, previous_column = _path_to_free_column(
             table, new_row, row_potential, column_potential, row_of_column)
-        # Walk the path back: each column takes the row of the column before it, the first one the new row.
-        while column is not None:
-            previous = previous_column[column]
-            row_of_column[column] = new_row if previous is None else row_of_column[previous]
-            column = previous
+        _assign_along_path(row_of_column, column, previous_column, new_row)
     return row_of_column
+
+
+def _assign_along_path(row_of_column, column, previous_column, new_row):
+    """Move rows along a path that ends in the free `column`, which makes room for `new_row` at its beginning
+
+    `previous_column`: column → the one before it on the path, None for the first. `row_of_column` changes."""
+    while column is not None:
+        previous = previous_column[column]
+        row_of_column[column] = new_row if previous is None else row_of_column[previous]
+        column = previous
 
 
 def _path_to_free_column(table, new_row, row_potential, column_potential, row_of_column):

@@ -71,11 +71,13 @@ def _drawn(count, rng, side):
             continue
         discs.append((x, y, radius))
         draw.ellipse([x - radius, y - radius, x + radius, y + radius], fill=rng.choice(disc_colours))
-    boxes = []
-    for x, y, radius in sorted(discs):
-        # the right and lower edge lie behind the last pixel: then x2 - x1 is the width in pixels
-        boxes.append((x - radius, y - radius, x + radius + 1, y + radius + 1))
-    return image, boxes
+    return image, [_box_around(*disc) for disc in sorted(discs)]
+
+
+def _box_around(x, y, radius):
+    "The box of a drawn disc in pixels"
+    # the right and lower edge lie behind the last pixel: then x2 - x1 is the width in pixels
+    return x - radius, y - radius, x + radius + 1, y + radius + 1
 
 
 def _is_free(x, y, radius, discs):
@@ -160,12 +162,17 @@ def scaled_truth(
     unit, model_unit = unit_of(truth.scale, truth.size), unit_of(scale, size_for_model)
     boxes = [rescaled(box, unit, model_unit) for box in truth.boxes]
     converted = box_truth(boxes, scale, size_for_model)  # as text
-    # Rounding may leave a small box without area, and then no answer can overlap it.
+    _refuse_lost_boxes(converted, scale, size_for_model, row)
+    return converted
+
+
+def _refuse_lost_boxes(converted, scale, size, row):
+    "Raise a `DataError` where a truth, converted to a model's scale and picture size, has a box without area"
+    # Rounding may have done it to a small box, and then no answer could overlap it.
     if any(box_fault(box) for box in read_box_truth(converted).boxes):
-        model_scale_text = f"{scale} of {_size_text(size_for_model)}"
+        model_scale_text = f"{scale} of {_size_text(size)}"
         message = f"a box has no area in {model_scale_text}, in which the model sees the picture"
         raise DataError("box.small", f"{message}: a larger max_image_size shows it", row=row)
-    return converted
 
 
 def _checked_truth(answer, size, row):
@@ -244,10 +251,25 @@ def coco_rows(
     path = Path(path)
     coco = _coco_file(path)
     images, categories = _by_id(coco, "images", path), _by_id(coco, "categories", path)
-    boxes = {}  # (image id, category id) → boxes
-    crowds = set()  # (image id, category id) with an annotation of a crowd (iscrowd)
+    # boxes: (image id, category id) → boxes; crowds: such pairs with an annotation of a crowd (iscrowd)
+    boxes, crowds = _coco_boxes(coco["annotations"], images, categories, path)
+    rows = []
+    for (image_id, category_id), boxes_of_category in boxes.items():
+        # a crowd is one box around many things, whose own boxes are not known: no row is made
+        if (image_id, category_id) not in crowds:
+            row = _coco_row(images[image_id], categories[category_id], boxes_of_category, path)
+            rows.append((len(rows) + 1, row))
+    note = "a picture and a category with a crowd, whose boxes are not known: left out"
+    return rows, [(note, len(crowds))] if crowds else []
+
+
+def _coco_boxes(annotations, images, categories, path):
+    """The boxes of a COCO file: ({(image id, category id): boxes}, {(image id, category id) with a crowd})
+
+    `images` and `categories` are the file's entries by id. A `DataError` names the first bad annotation."""
+    boxes, crowds = {}, set()
     # Each helper raises a `DataError` that names `place` if something is wrong in the entry.
-    for number, annotation in enumerate(coco["annotations"], 1):
+    for number, annotation in enumerate(annotations, 1):
         place = f"annotations[{number - 1}]"  # for messages, counted from 0 as in JSON
         image_id = _known_id(annotation, "image_id", images, place, path)
         category_id = _known_id(annotation, "category_id", categories, place, path)
@@ -258,15 +280,7 @@ def coco_rows(
         boxes.setdefault((image_id, category_id), []).append(box)
         if annotation.get("iscrowd"):
             crowds.add((image_id, category_id))
-
-    rows = []
-    for (image_id, category_id), boxes_of_category in boxes.items():
-        # a crowd is one box around many things, whose own boxes are not known: no row is made
-        if (image_id, category_id) not in crowds:
-            row = _coco_row(images[image_id], categories[category_id], boxes_of_category, path)
-            rows.append((len(rows) + 1, row))
-    note = "a picture and a category with a crowd, whose boxes are not known: left out"
-    return rows, [(note, len(crowds))] if crowds else []
+    return boxes, crowds
 
 
 def _coco_row(image, category, boxes, path):
@@ -389,24 +403,31 @@ def refcoco_rows(
         raise DataError("box.form", f"form = {form!r}{nearest(form, list(box_forms))}")
     path = Path(path)
     picture_folder = Path(image_dir) if image_dir else path.parent
-    phrase_names, box_names, picture_names = _column_names  # that a column may have
     rows = []
-    # Each helper raises a `DataError` that names the row and the column if something is wrong there.
     for number, raw in read_rows(path):  # raw: a dict
-        phrase_column = _column(raw, phrase_names, number, path)  # the first of these names in the row
-        box_column = _column(raw, box_names, number, path)
-        picture_column = _column(raw, picture_names, number, path)
-        numbers = _four_numbers(raw[box_column], box_column, path, number)
-        size = _row_size(raw, raw[picture_column], picture_folder, number, path)
-        corners = of_corner_and_size(numbers) if form == "xywh" else numbers
-        box = _clipped(corners, size, box_column, path, number)
-        truth = box_truth([box], "pixels", size)
-        # RefCOCO may have a list of phrases for one box, by several people: each becomes a question.
-        phrases = as_list(raw[phrase_column]) or [raw[phrase_column]]  # as_list: None for a single text
-        for phrase in phrases:
-            question = phrase if phrase_column == "question" else _question_for(phrase)
-            rows.append((number, dict(question=question, answer=truth, images=raw[picture_column])))
+        rows += [(number, row) for row in _phrase_rows(raw, number, form, picture_folder, path)]
     return rows, []
+
+
+def _phrase_rows(raw, number, form, picture_folder, path):
+    """The rows for the phrases of one RefCOCO row `raw`, a dict: each a dict of question, answer and images
+
+    A `DataError` names the row's `number` and the column where something is wrong."""
+    phrase_names, box_names, picture_names = _column_names  # that a column may have
+    phrase_column = _column(raw, phrase_names, number, path)  # the first of these names in the row
+    box_column = _column(raw, box_names, number, path)
+    picture = raw[_column(raw, picture_names, number, path)]
+    numbers = _four_numbers(raw[box_column], box_column, path, number)
+    size = _row_size(raw, picture, picture_folder, number, path)
+    corners = of_corner_and_size(numbers) if form == "xywh" else numbers
+    box = _clipped(corners, size, box_column, path, number)
+    truth = box_truth([box], "pixels", size)
+    rows = []
+    # RefCOCO may have a list of phrases for one box, by several people: each becomes a question.
+    for phrase in as_list(raw[phrase_column]) or [raw[phrase_column]]:  # as_list: None for a single text
+        question = phrase if phrase_column == "question" else _question_for(phrase)
+        rows.append(dict(question=question, answer=truth, images=picture))
+    return rows
 
 
 def _question_for(phrase):
@@ -438,14 +459,19 @@ def _row_size(
     if len(pictures) != 1:
         raise DataError("box.pictures", f"{path.name}: {len(pictures)} pictures, expected one", row=number)
     bytes_or_path = located(pictures[0], picture_folder, number)  # an absolute path, or bytes
-    is_bytes = isinstance(bytes_or_path, bytes)
-    stored = dict(bytes=bytes_or_path) if is_bytes else dict(bytes=None, path=bytes_or_path)
     try:
-        return _size_of(stored)
+        return _size_of(_as_stored(bytes_or_path))
     except OSError as error:
         why = f"the picture cannot be opened ({type(error).__name__})"
         message = f"{path.name}: no width and height, and {why}"
         raise DataError("image.decode", message, row=number) from error
+
+
+def _as_stored(bytes_or_path):
+    "A picture as a data set stores it, a dict of bytes and path"
+    if isinstance(bytes_or_path, bytes):
+        return dict(bytes=bytes_or_path)
+    return dict(bytes=None, path=bytes_or_path)
 
 
 def convert_boxes(
@@ -463,7 +489,6 @@ def convert_boxes(
     # the input must not be overwritten
     if output.resolve() == path.resolve():
         raise DataError("file.kind", f"{output.name}: the output is the input")
-
     # notes: (sentence, how many) about what was left out
     rows, notes = coco_rows(path) if _is_coco(path) else refcoco_rows(path, form, image_dir)
     kept, report = inspect_vqa(path, image_dir, rows=rows)  # kept: (number, checked row) of the good rows
@@ -472,20 +497,21 @@ def convert_boxes(
     if not kept:
         raise DataError("row.none", f"{path.name}: none of {report.rows} rows can be used")
     report.notes += notes
-
-    lines = []
-    for number, row in kept:
-        # the output can hold only paths of pictures
-        if any(isinstance(picture, bytes) for picture in row.pictures):
-            message = f"{path.name}: its picture is in the row: save it as a file"
-            raise DataError("image.bytes", message, row=number)
-        # absolute paths, since the output may lie in another folder than the input
-        line = dict(prompt=row.question, answer=row.answer, images=row.pictures)
-        lines.append(json.dumps(line, ensure_ascii=False) + "\n")
+    lines = [_json_line(row, number, path) for number, row in kept]
     write_whole(output, "".join(lines))
     if tell:
         tell(report)
     return len(lines)
+
+
+def _json_line(row, number, path):
+    "A checked row as a line of JSON; a `DataError` where its picture is bytes, which no such line can hold"
+    if any(isinstance(picture, bytes) for picture in row.pictures):
+        message = f"{path.name}: its picture is in the row: save it as a file"
+        raise DataError("image.bytes", message, row=number)
+    # absolute paths, since the output may lie in another folder than the input
+    line = dict(prompt=row.question, answer=row.answer, images=row.pictures)
+    return json.dumps(line, ensure_ascii=False) + "\n"
 
 
 def _is_coco(path):
@@ -511,20 +537,25 @@ def draw_boxes(
 
     A thin line joins each box of an answer with the true box that it is paired with."""
     parsed_truth = read_box_truth(truth)
-    factor = side / max(image.size)
-    size = round(image.width * factor), round(image.height * factor)
-    # NEAREST shows the pixels of a tiny picture as they are: they are what the model gets
-    canvas = image.convert("RGB").resize(size, Image.Resampling.NEAREST)
+    canvas = _enlarged(image, side)
     draw = ImageDraw.Draw(canvas)
     # (width, height) of the whole picture in the numbers of truth and answers; in thousandths (1000, 1000)
     unit = unit_of(parsed_truth.scale or "pixels", parsed_truth.size or image.size)
-    truths_on_canvas = [rescaled(box, unit, size) for box in parsed_truth.boxes]
+    truths_on_canvas = [rescaled(box, unit, canvas.size) for box in parsed_truth.boxes]
     for box in truths_on_canvas:
         draw.rectangle(box, outline=truth_colour, width=4)
     for number, text in enumerate(answers, 1):
         colour = answer_colours[(number - 1) % len(answer_colours)]
-        _draw_answer(draw, text, number, colour, truths_on_canvas, unit, size)
+        _draw_answer(draw, text, number, colour, truths_on_canvas, unit, canvas.size)
     return canvas
+
+
+def _enlarged(image, side):
+    "A copy of a picture, in RGB, whose longer side has `side` pixels"
+    factor = side / max(image.size)
+    size = round(image.width * factor), round(image.height * factor)
+    # NEAREST shows the pixels of a tiny picture as they are: they are what the model gets
+    return image.convert("RGB").resize(size, Image.Resampling.NEAREST)
 
 
 def _draw_answer(draw, answer, number, colour, truths_on_canvas, unit, size):
@@ -533,9 +564,7 @@ def _draw_answer(draw, answer, number, colour, truths_on_canvas, unit, size):
     `unit` is (width, height) of the whole picture in the answer's numbers, `size` in pixels of the canvas."""
     answer_boxes = read_boxes(answer)
     boxes = [rescaled(box, unit, size) for box in answer_boxes.boxes]
-    partners = {}  # index of a box → (the true box that it is paired with, their IoU)
-    for box_index, truth_index, iou in matched(boxes, truths_on_canvas):
-        partners[box_index] = truths_on_canvas[truth_index], iou
+    partners = _partners(boxes, truths_on_canvas)  # index of a box → (its true box, their IoU)
     font = ImageFont.load_default(13)
     for box_index, box in enumerate(boxes):
         if box_fault(box):
@@ -550,6 +579,12 @@ def _draw_answer(draw, answer, number, colour, truths_on_canvas, unit, size):
     for point in answer_boxes.points:
         x, y = rescaled(point, unit, size)
         draw.ellipse([x - 4, y - 4, x + 4, y + 4], outline=colour, width=2)  # a small circle
+
+
+def _partners(boxes, true_boxes):
+    "Index of a box → (the true box that it is paired with, their IoU); a box without one is left out"
+    return {box_index: (true_boxes[truth_index], iou)
+            for box_index, truth_index, iou in matched(boxes, true_boxes)}
 
 
 def _label(draw, box, number, text, colour, font):
