@@ -80,27 +80,35 @@ def run_race(
         prompts_are_shared = name == "shared"
         sides[name] = build(settings, prompts_are_shared, G, prompts)
 
-    times = _times_of(sides, settings.rounds)
     P, C = sides["shared"].prompt_tokens, profiles[settings.profile]["C"]  # tokens of prompt and of answer
     row: dict = dict(profile=settings.profile, family=settings.family)
     row |= dict(width=settings.width, depth=settings.depth, G=G, prompts=prompts, P=P, C=C)
-    for name in sides:
-        for part in ("seconds", "sampling", "scoring", "optimizing", "processor"):
-            row[f"{name}_{part}"] = median(spent[part] for spent in times[name])
-    # How many times faster sharing was, and the most that the saved tokens allow.
-    row |= dict(ratio=row["stock_seconds"] / row["shared_seconds"], bound=token_bound(P, C, G))
-    row["processor_ratio"] = row["stock_processor"] / row["shared_processor"]
-    for name in sides:
-        # The range of the rounds, as a share of their median
-        seconds = [spent["seconds"] for spent in times[name]]
-        row[f"{name}_spread"] = (max(seconds) - min(seconds)) / median(seconds)
+    row |= _time_columns(_times_of(sides, settings.rounds), bound=token_bound(P, C, G))
     row["rounds"] = settings.rounds
-
     # Without a GPU `step_memory` measures in another process, which cannot use the caller's `build`.
     can_measure = build is _twin_trainer or torch.cuda.is_available()
     for name, trainer in sides.items():
         row[f"{name}_memory_mb"] = step_memory(settings, name == "shared", trainer) if can_measure else None
     return row | _differences(sides["shared"], G)  # of log-probs and gradients, with and without sharing
+
+
+def _time_columns(
+    times,  # "stock" and "shared" → list of dicts from `_timed_step`
+    bound,  # how many times faster the tokens that sharing saves allow a step to be, at most
+):
+    "The columns of a race's row about time: medians of both sides, their ratios, how far the rounds differ"
+    columns = {}
+    for name, steps in times.items():
+        for part in ("seconds", "sampling", "scoring", "optimizing", "processor"):
+            columns[f"{name}_{part}"] = median(spent[part] for spent in steps)
+    # How many times faster sharing was, and the most that the saved tokens allow.
+    columns |= dict(ratio=columns["stock_seconds"] / columns["shared_seconds"], bound=bound)
+    columns["processor_ratio"] = columns["stock_processor"] / columns["shared_processor"]
+    for name, steps in times.items():
+        # The range of the rounds, as a share of their median
+        seconds = [spent["seconds"] for spent in steps]
+        columns[f"{name}_spread"] = (max(seconds) - min(seconds)) / median(seconds)
+    return columns
 
 
 def _times_of(
@@ -128,31 +136,33 @@ def _twin_trainer(
     """Build a trainer of one step for a twin (a small model with random weights).
 
     Each call makes the same weights and questions."""
-    profile = profiles[settings.profile]
-    picture_side, answer_tokens = profile["side"], profile["C"]
+    picture_side = profiles[settings.profile]["side"]
     model, processor = tiny_twin(settings.family, width=settings.width, depth=settings.depth)
     if picture_side:
         limit_pixels(processor, picture_side)
     # `_differences` needs two questions, even if a step takes one.
     samples = _questions(picture_side, 4 * prompts)  # with pictures of that side; 0: text alone
-
-    run_settings = read_settings(GRPOSettings, dict(
-        batch_size=G * prompts, num_generations=G, max_steps=1, max_completion_length=answer_tokens,
-        shared_prompt=shared, lora_r=_lora_rank, lora_alpha=_lora_alpha, lora_dropout=0.0, save_steps=0,
-        logging_steps=1, output_dir="runs/07_race"))
-
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(0)  # the adapter's first weights too
     model = add_lora(model.to(device), _lora_rank, _lora_alpha, 0.0)
 
     # No token may end an answer early, so that all steps do the same work. Three places hold such tokens.
     model.generation_config.eos_token_id = None
+    run_settings = _settings_of_step(settings.profile, shared, G, prompts)
     trainer = make_trainer(run_settings, model, processor, to_dataset(samples))
     trainer.eos_token_ids = [_no_token]
     trainer.generation_config.eos_token_id = None
 
     trainer.prompt_tokens = encode(processor, samples[:1])["input_ids"].shape[1]
     return trainer
+
+
+def _settings_of_step(profile, shared, G, prompts):
+    "The `GRPOSettings` of a run of one step; the arguments are as in `_twin_trainer`"
+    return read_settings(GRPOSettings, dict(
+        batch_size=G * prompts, num_generations=G, max_steps=1, max_completion_length=profiles[profile]["C"],
+        shared_prompt=shared, lora_r=_lora_rank, lora_alpha=_lora_alpha, lora_dropout=0.0, save_steps=0,
+        logging_steps=1, output_dir="runs/07_race"))
 
 
 def _questions(side, n):
@@ -232,17 +242,7 @@ def where_time_goes(
 ) -> dict:  # part: seconds a step, medians
     "How long each part of a training step with shared prompts takes: vision tower, prompts, sampling, …"
     trainer = _twin_trainer(settings, shared=True, G=_answers_a_prompt, prompts=_prompts_a_step)
-    core = trainer.model.get_base_model().model
-    # the vision tower: the first is Qwen's name of it, the second that of other families
-    tower = core.visual if hasattr(core, "visual") else core.vision_tower
-    timed = [  # object, method, function that names the part to which a call belongs
-        (tower, "forward", _always("vision tower")),
-        # by its arguments: "training, forward", "reading the prompts" or "sampling, a token at a time"
-        (core.language_model, "forward", _language_model_part),
-        (trainer, "training_step", _always("whole")),  # the others lie within it, one after another
-        (trainer.accelerator, "backward", _always("training, backward")),
-    ]
-
+    timed = _methods_to_time(trainer)
     timed_steps = []  # for each step a dict: part → seconds
     for turn in range(steps + 1):
         spent = {}
@@ -257,6 +257,20 @@ def where_time_goes(
     return parts | {"everything else": whole - sum(parts.values())}
 
 
+def _methods_to_time(trainer):
+    "What `_time_calls` times of a training step: (object, method, function that names a call's part) each"
+    core = trainer.model.get_base_model().model
+    # the vision tower: the first is Qwen's name of it, the second that of other families
+    tower = core.visual if hasattr(core, "visual") else core.vision_tower
+    return [
+        (tower, "forward", _always("vision tower")),
+        # by its arguments: "training, forward", "reading the prompts" or "sampling, a token at a time"
+        (core.language_model, "forward", _language_model_part),
+        (trainer, "training_step", _always("whole")),  # the others lie within it, one after another
+        (trainer.accelerator, "backward", _always("training, backward")),
+    ]
+
+
 # Equality
 
 def _differences(trainer, G):
@@ -264,6 +278,17 @@ def _differences(trainer, G):
 
     Returns a dict: the largest difference of a log-prob, and the relative difference of the gradient."""
     trainer.model.eval()  # without dropout, which is random in each forward
+    batch = _scored_groups(trainer, G)
+    plain_batch = copied(batch, G)  # with the pictures copied to every row, as stock TRL has it
+    gap = trainer.shared_gap(plain_batch, G)  # largest difference of a log-prob
+    shared = _gradient(trainer, batch, shared=True)
+    plain = _gradient(trainer, plain_batch, shared=False)
+    relative = ((shared - plain).norm() / plain.norm()).item()
+    return dict(max_logprob_difference=gap, relative_gradient_difference=relative)
+
+
+def _scored_groups(trainer, G):
+    "A batch of TRL's with 2 groups of G answers to a trainer's first two prompts, and random advantages"
     trainer.num_generations_eval = G  # the group size that TRL uses for a model that does not train
     rows = []
     for prompt in range(2):
@@ -271,13 +296,7 @@ def _differences(trainer, G):
     batch = trainer._generate_and_score_completions(rows)  # TRL's method: answers, rewards, log-probs
     # Random: if all answers earned the same, advantages of zero would make any two gradients equal.
     batch["advantages"] = torch.randn(len(rows), device=batch["advantages"].device)
-    plain_batch = copied(batch, G)  # with the pictures copied to every row, as stock TRL has it
-
-    gap = trainer.shared_gap(plain_batch, G)  # largest difference of a log-prob
-    shared = _gradient(trainer, batch, shared=True)
-    plain = _gradient(trainer, plain_batch, shared=False)
-    relative = ((shared - plain).norm() / plain.norm()).item()
-    return dict(max_logprob_difference=gap, relative_gradient_difference=relative)
+    return batch
 
 
 def _gradient(trainer, batch, shared):
@@ -297,15 +316,19 @@ def step_memory(
     trainer=None,  # with such prompts; used on a GPU only; None: one is built
 ) -> float:  # MB
     "Most memory that one training step adds: on a GPU as torch counts it, else measured in another process"
-    if torch.cuda.is_available():
-        # `_twin_trainer`: the trainer of a small model with random weights
-        trainer = trainer or _twin_trainer(settings, shared, _answers_a_prompt, _prompts_a_step)
-        held = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        trainer.train()
-        return (torch.cuda.max_memory_allocated() - held) / 2**20
-    # In a new process, since this one may still hold memory that it does not use. The variable makes glibc
-    # return freed blocks of 128 KB or more at once, so that they are not counted.
+    if not torch.cuda.is_available():
+        return _memory_added_elsewhere(settings, shared)
+    # `_twin_trainer`: the trainer of a small model with random weights
+    trainer = trainer or _twin_trainer(settings, shared, _answers_a_prompt, _prompts_a_step)
+    held = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    trainer.train()
+    return (torch.cuda.max_memory_allocated() - held) / 2**20
+
+
+def _memory_added_elsewhere(settings, shared):
+    "What `_memory_added_here` measures, in a new process, since this one may hold memory it does not use"
+    # The variable makes glibc return freed blocks of 128 KB or more at once, so that they are not counted.
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(128 << 10)}
     # The process runs this module as a program: it measures in itself, and prints the number.
     command = [sys.executable, "-m", "vlrlbook.race", json.dumps(vars(settings)), json.dumps(shared)]
