@@ -748,11 +748,7 @@ def parser() -> argparse.ArgumentParser:
     grpo_commands(command)
     _judge_and_film_commands(command)
     measuring_commands(command)
-    command(serve, "serve",
-            (["--no_token", "--no-token"],
-             dict(action="store_true",
-                  help="anyone on this machine may come in; refused on other addresses")),
-            *settings_options("08_service"))
+    command(serve, "serve", *_serve_options())
     engine_commands(command)
     return top
 
@@ -776,6 +772,13 @@ def _judge_and_film_commands(command):
     command(rank, "rank", *rank_options())
     command(aloha, "aloha", *settings_options("04_aloha"))
     command(aloha_films, "aloha-films", *film_options())
+
+
+def _serve_options():
+    "Options of `vlrlbook serve`, each as (flags, arguments of `add_argument`)"
+    no_token_help = "anyone on this machine may come in; refused on other addresses"
+    no_token = (["--no_token", "--no-token"], dict(action="store_true", help=no_token_help))
+    return [no_token, *settings_options("08_service")]
 
 
 # Commands that read the words that argparse does not know: other names of settings, papermill's own options.

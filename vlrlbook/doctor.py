@@ -545,13 +545,12 @@ def available_memory(
 
     On Linux that is the free memory, or less where a control group (of a container or a batch system) has a
     limit. Elsewhere only the size of the whole memory is known: then the second value is "in all"."""
-    free = number_in(root / "proc/meminfo", "MemAvailable")
-    if free is None:
+    free_kb = number_in(root / "proc/meminfo", "MemAvailable")
+    if free_kb is None:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), "in all", False
-    free *= 1024  # the kernel writes kB
-    # What each group, and each group above it, still lets a process take.
+    free = free_kb * 1024
+    # What each group, and each group above it, lets a process take; None where it has no limit.
     left = [left_in_group(folder, version) for folder, version in control_groups(root)]
-    # The tightest limit counts; a group without a limit gives None.
     least = min((amount for amount in left if amount is not None), default=free)
     return min(free, least), "free", least < free
 
@@ -644,15 +643,18 @@ def check_registry(
     name, advice = "package index", "nothing can be installed from here; what is installed runs all the same"
     if command is None:
         return Finding(name, "not asked", "note", "there is no pip here to ask")
-    # `pip index` lists versions and installs nothing; `packaging` stands for any package. No retries: with
-    # those that pip makes by default, this takes minutes without a network.
-    arguments = ["index", "versions", "packaging", "--timeout", "5", "--retries", "0", "--no-input"]
-    status, _, stderr = call([*command, *arguments, "--disable-pip-version-check"], seconds=30)
+    status, _, stderr = call([*command, *_index_question], seconds=30)
     if status == 0:
         return Finding(name, "reachable", "good")
     # The status is None after a timeout.
     reason = "no answer in 30 seconds" if status is None else last_line(stderr)
     return Finding(name, "not reachable", "note", f"pip says: {reason}; {advice}"[:300])
+
+
+# `pip index` lists versions and installs nothing; `packaging` stands for any package. No retries: with those
+# that pip makes by default, this takes minutes without a network.
+_index_question = ("index", "versions", "packaging", "--timeout", "5", "--retries", "0", "--no-input",
+                   "--disable-pip-version-check")
 
 
 def ask_hub():

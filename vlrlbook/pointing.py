@@ -8,6 +8,7 @@ import math
 import random
 import re
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -97,18 +98,17 @@ def drawn_for(
     processor, scale = model_scale(model, max_image_size)
     # draw at the size in which the model sees them, so that nothing is lost by resizing
     side = min(full_side, max_image_size or full_side)
+    return partial(_drawn_in_scale, processor, scale, side)
 
-    def draw(n, seed):
-        "Draw `n` samples, their truths in the scale of the model that `drawn_for` was called with"
-        samples = []
-        for sample in synthetic_pointing(n, seed, side=side):
-            size = sample.images[0].size
-            # the same boxes in the model's scale, as text
-            truth = scaled_truth(sample.answer, size, processor, scale, sample.row)
-            samples.append(replace(sample, answer=truth))
-        return samples
 
-    return draw
+def _drawn_in_scale(processor, scale, side, n, seed):
+    "Draw `n` samples of `side` pixels, their truths in the scale of the model that has this processor"
+    samples = []
+    for sample in synthetic_pointing(n, seed, side=side):
+        size = sample.images[0].size
+        truth = scaled_truth(sample.answer, size, processor, scale, sample.row)
+        samples.append(replace(sample, answer=truth))
+    return samples
 
 
 # The scale of a model
@@ -133,13 +133,13 @@ def shown_size(
 
     The Qwen-VL families resize pictures in this way. For any other family the size is returned as it is."""
     image_processor = processor.image_processor
-    # an attribute of Qwen-VL's processors
-    if not hasattr(image_processor, "merge_size"):
+    if not hasattr(image_processor, "merge_size"):  # an attribute of Qwen-VL's processors
         return size
     # the library's own function, so that both always round alike
     from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
     # despite their names the two limits are numbers of pixels of the whole picture
-    min_pixels, max_pixels = image_processor.size["shortest_edge"], image_processor.size["longest_edge"]
+    limits = image_processor.size
+    min_pixels, max_pixels = limits["shortest_edge"], limits["longest_edge"]
     # sides are rounded to a multiple of what one image token covers
     factor = image_processor.patch_size * image_processor.merge_size
     height, width = smart_resize(size[1], size[0], factor, min_pixels=min_pixels, max_pixels=max_pixels)
@@ -271,8 +271,8 @@ def _coco_boxes(annotations, images, categories, path):
     # Each helper raises a `DataError` that names `place` if something is wrong in the entry.
     for number, annotation in enumerate(annotations, 1):
         place = f"annotations[{number - 1}]"  # for messages, counted from 0 as in JSON
-        image_id = _known_id(annotation, "image_id", images, place, path)
-        category_id = _known_id(annotation, "category_id", categories, place, path)
+        image_id = _checked_id(annotation, "image_id", images, place, path)
+        category_id = _checked_id(annotation, "category_id", categories, place, path)
         size = _image_size(images[image_id], f"image {image_id}", path)
         bbox = _field(annotation, "bbox", place, path)
         corner_and_size = _four_numbers(bbox, f"{place}.bbox", path, number)
@@ -303,7 +303,7 @@ def _by_id(coco, name, path):
     return entries
 
 
-def _known_id(entry, name, entries_by_id, place, path):
+def _checked_id(entry, name, entries_by_id, place, path):
     "The id in an entry's field `name`, such as image_id; a `DataError` if it is not in `entries_by_id`"
     value = _field(entry, name, place, path)
     if value not in entries_by_id:
@@ -489,19 +489,27 @@ def convert_boxes(
     # the input must not be overwritten
     if output.resolve() == path.resolve():
         raise DataError("file.kind", f"{output.name}: the output is the input")
-    # notes: (sentence, how many) about what was left out
-    rows, notes = coco_rows(path) if _is_coco(path) else refcoco_rows(path, form, image_dir)
-    kept, report = inspect_vqa(path, image_dir, rows=rows)  # kept: (number, checked row) of the good rows
-    if report.skipped and not skip_bad_rows:
-        raise report.refusal()  # a `DataError` about the first bad row
-    if not kept:
-        raise DataError("row.none", f"{path.name}: none of {report.rows} rows can be used")
-    report.notes += notes
+    kept, report = _inspected_boxes(path, image_dir, form, skip_bad_rows)
     lines = [_json_line(row, number, path) for number, row in kept]
     write_whole(output, "".join(lines))
     if tell:
         tell(report)
     return len(lines)
+
+
+def _inspected_boxes(path, image_dir, form, skip_bad_rows):
+    """Read a file of boxes and check its rows: (list of (number, good row), report of `inspect_vqa`)
+
+    A `DataError` for the first bad row, unless `skip_bad_rows`, and where no row is good."""
+    # notes: (sentence, how many) about what was left out
+    rows, notes = coco_rows(path) if _is_coco(path) else refcoco_rows(path, form, image_dir)
+    kept, report = inspect_vqa(path, image_dir, rows=rows)
+    if report.skipped and not skip_bad_rows:
+        raise report.refusal()
+    if not kept:
+        raise DataError("row.none", f"{path.name}: none of {report.rows} rows can be used")
+    report.notes += notes
+    return kept, report
 
 
 def _json_line(row, number, path):

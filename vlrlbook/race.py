@@ -75,11 +75,8 @@ def run_race(
     "stock" is TRL as it is, which reads a prompt again for each of its G answers. "shared" is our trainer,
     which reads it once for all of them."""
     build = build or _twin_trainer
-    sides = {}  # name of the side → its trainer
-    for name in ("stock", "shared"):
-        prompts_are_shared = name == "shared"
-        sides[name] = build(settings, prompts_are_shared, G, prompts)
-
+    # name of the side → its trainer; the third argument says whether prompts are shared
+    sides = {"stock": build(settings, False, G, prompts), "shared": build(settings, True, G, prompts)}
     P, C = sides["shared"].prompt_tokens, profiles[settings.profile]["C"]  # tokens of prompt and of answer
     row: dict = dict(profile=settings.profile, family=settings.family)
     row |= dict(width=settings.width, depth=settings.depth, G=G, prompts=prompts, P=P, C=C)
@@ -136,25 +133,28 @@ def _twin_trainer(
     """Build a trainer of one step for a twin (a small model with random weights).
 
     Each call makes the same weights and questions."""
-    picture_side = profiles[settings.profile]["side"]
-    model, processor = tiny_twin(settings.family, width=settings.width, depth=settings.depth)
-    if picture_side:
-        limit_pixels(processor, picture_side)
+    model, processor = _twin_with_adapter(settings)
     # `_differences` needs two questions, even if a step takes one.
-    samples = _questions(picture_side, 4 * prompts)  # with pictures of that side; 0: text alone
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    torch.manual_seed(0)  # the adapter's first weights too
-    model = add_lora(model.to(device), _lora_rank, _lora_alpha, 0.0)
-
+    samples = _questions(profiles[settings.profile]["side"], 4 * prompts)
+    run_settings = _settings_of_step(settings.profile, shared, G, prompts)
     # No token may end an answer early, so that all steps do the same work. Three places hold such tokens.
     model.generation_config.eos_token_id = None
-    run_settings = _settings_of_step(settings.profile, shared, G, prompts)
     trainer = make_trainer(run_settings, model, processor, to_dataset(samples))
     trainer.eos_token_ids = [_no_token]
     trainer.generation_config.eos_token_id = None
-
     trainer.prompt_tokens = encode(processor, samples[:1])["input_ids"].shape[1]
     return trainer
+
+
+def _twin_with_adapter(settings):
+    "(the twin of some `RaceSettings` with a LoRA adapter, on the GPU if there is one; its processor)"
+    model, processor = tiny_twin(settings.family, width=settings.width, depth=settings.depth)
+    picture_side = profiles[settings.profile]["side"]  # in pixels; 0: the profile has no pictures
+    if picture_side:
+        limit_pixels(processor, picture_side)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.manual_seed(0)  # the adapter's first weights too
+    return add_lora(model.to(device), _lora_rank, _lora_alpha, 0.0), processor
 
 
 def _settings_of_step(profile, shared, G, prompts):

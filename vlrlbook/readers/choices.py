@@ -148,15 +148,18 @@ def _leading_letters(tokens):
     while tokens[place].text in _marks_at_beginning:
         place += 1
     letters, end = _letter_list(tokens, place)  # an empty set where no choice stands there
+    return set() if _is_more_than_a_letter(tokens, end) else letters
+
+
+def _is_more_than_a_letter(tokens, end):
+    "Whether what follows a letter, from token `end` on, shows that it was no answer: B-cells, E. coli"
     following, second = tokens[end], tokens[end + 1]
     # B-cells; `glued`: no space before the token
     is_compound = following.text in ("-", "'") and following.glued and second.glued
     is_species = following.text == "." and second.text in _species_names  # E. coli
     is_sentence = following.kind == "word" and following.text not in _after_letter  # "A small mass"
     is_denied = following.text in ("is", "are") and second.text in ("wrong", "incorrect", "false", "not")
-    if is_compound or is_species or is_sentence or is_denied:
-        return set()
-    return letters
+    return is_compound or is_species or is_sentence or is_denied
 
 
 # second words of the names of bacteria and others, such as E. coli
@@ -275,8 +278,8 @@ _nouns_without_answer = set(
 _before_yes_or_no = set("is : = - would be a clearly definitely probably the \" ' (".split())
 
 
-def _how_said(tokens, i):
-    """In what way the yes or no at token `i` is said: stated, missing, bare or an empty text
+def _answer_kind_at(tokens, i):
+    """What kind of answer the yes or no at token `i` is: stated, missing, bare or an empty text
 
     `stated`: behind a word such as `answer`. `missing`: a `no` before a noun, as in `no fracture`. `bare`: a
     plain yes or no, as in `yes, it is`. Empty: it answers nothing, as in `yes or no` or `no idea`."""
@@ -335,7 +338,12 @@ def yes_or_no(
     whole_text = " ".join(tokens[i].text for i in words)
     if whole_text in _side_of_whole_text:  # such as "of course not"
         return _side_of_whole_text[whole_text]
-    places = _places_by_way(tokens, words)  # stated, bare, missing or "" → places of yes and no
+    return _side_of_statements(tokens, words)
+
+
+def _side_of_statements(tokens, words):
+    "What `yes_or_no` returns, from each yes and no in a text; `words`: places of its words, at least one"
+    places = _places_by_kind(tokens, words)  # stated, bare, missing or "" → places of yes and no
     if places["stated"]:
         last = places["stated"][-1]
         return _side_of_word[tokens[last].text]
@@ -349,12 +357,12 @@ def yes_or_no(
     return None if places[""] else _chinese_side(tokens, words[0])
 
 
-def _places_by_way(tokens, words):
-    "The way in which a yes or no is said, as `_how_said` names it → places of such tokens; `words`: places"
+def _places_by_kind(tokens, words):
+    "What kind of answer a yes or no is, as `_answer_kind_at` names it → places of such tokens"
     places = {"stated": [], "bare": [], "missing": [], "": []}
     for i in words:
         if tokens[i].text in _side_of_word:
-            places[_how_said(tokens, i)].append(i)
+            places[_answer_kind_at(tokens, i)].append(i)
     return places
 
 
