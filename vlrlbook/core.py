@@ -468,17 +468,21 @@ def paired_board(
     # indices of the samples: those that became right, became wrong, stayed wrong, stayed right
     order = sorted(range(len(samples)), key=lambda i: _order_on_board.index(outcomes[i]))
     shown = _choose_for_board(order, outcomes, most) # at most `most` of them
-
-    columns = min(6, len(shown))
-    rows = -(-len(shown) // columns) # rounded up
-    fig, axes = figure(9, 1.95 * rows + 0.4, nrows=rows, ncols=columns, squeeze=False)
-    for ax in axes.flat:
-        ax.axis("off") # the last row may not be full; `_board_cell` turns its own on again
-    for ax, i in zip(axes.flat, shown):
+    fig, axes = _board_axes(len(shown))
+    for ax, i in zip(axes, shown):
         _board_cell(ax, samples[i], before[i], after[i], outcomes[i])
     gained, lost = outcomes.count(_became_right), outcomes.count(_became_wrong)
     fig.suptitle(f"{gained} became right, {lost} became wrong, of n = {len(samples)}", fontsize=10)
     return fig
+
+def _board_axes(count):
+    "A figure with room for `count` samples, six in a row, and an iterator over its axes, which are off"
+    columns = min(6, count)
+    rows = -(-count // columns) # rounded up
+    fig, axes = figure(9, 1.95 * rows + 0.4, nrows=rows, ncols=columns, squeeze=False)
+    for ax in axes.flat:
+        ax.axis("off") # the last row may not be full; `_board_cell` turns its own on again
+    return fig, axes.flat
 
 # %% ../nbs/00_core.ipynb #n5ce32f5
 def _choose_for_board(

@@ -570,7 +570,8 @@ def check_memory(
     amount, kind, limited = available_memory(root)
     limit_text = ", limited by a container or a batch system" if limited else ""
     cores = core_count()
-    found = f"{amount / 2**30:.1f} GB {kind}{limit_text}; {cores} core{'s' if cores > 1 else ''}"
+    cores_text = "1 core" if cores == 1 else f"{cores} cores"
+    found = f"{amount / 2**30:.1f} GB {kind}{limit_text}; {cores_text}"
     main_job_bytes = main_job_mb * 2**20
     needed = f"the main job took {main_job_bytes / 2**30:.1f} GB with size=tiny"
     if amount < main_job_bytes:
@@ -634,6 +635,12 @@ def pip_command() -> list | None: # program and first arguments; None without pi
     return [path] if path else None
 
 
+# `pip index` lists versions and installs nothing; `packaging` stands for any package. No retries: with those
+# that pip makes by default, this takes minutes without a network.
+_index_question = ("index", "versions", "packaging", "--timeout", "5", "--retries", "0", "--no-input",
+                   "--disable-pip-version-check")
+
+
 def check_registry(
     command: list | None, # from `pip_command`: how to start pip; None without pip
 ) -> Finding:
@@ -643,18 +650,12 @@ def check_registry(
     name, advice = "package index", "nothing can be installed from here; what is installed runs all the same"
     if command is None:
         return Finding(name, "not asked", "note", "there is no pip here to ask")
+    # asks for the versions of one package, with `pip index`; the status is None after a timeout
     status, _, stderr = call([*command, *_index_question], seconds=30)
     if status == 0:
         return Finding(name, "reachable", "good")
-    # The status is None after a timeout.
     reason = "no answer in 30 seconds" if status is None else last_line(stderr)
     return Finding(name, "not reachable", "note", f"pip says: {reason}; {advice}"[:300])
-
-
-# `pip index` lists versions and installs nothing; `packaging` stands for any package. No retries: with those
-# that pip makes by default, this takes minutes without a network.
-_index_question = ("index", "versions", "packaging", "--timeout", "5", "--retries", "0", "--no-input",
-                   "--disable-pip-version-check")
 
 
 def ask_hub():
@@ -1078,5 +1079,6 @@ def main(
     width = shutil.get_terminal_size().columns
     findings = examine(quick)
     status, last = overall(findings)
-    say("\n".join([*table_lines(findings, width), "", *wrapped(last, max(width, 20))]), sys.stdout)
+    last_lines = wrapped(last, max(width, 20))
+    say("\n".join([*table_lines(findings, width), "", *last_lines]), sys.stdout)
     return status

@@ -188,7 +188,10 @@ def _is_manifest(listed):
     "Return True if parsed JSON has the form of a manifest: each file's name -> its bytes and SHA-256"
     if not isinstance(listed, dict):
         return False
-    return all(isinstance(file, dict) and {"bytes", "sha256"} <= set(file) for file in listed.values())
+    for file in listed.values():
+        if not isinstance(file, dict) or not {"bytes", "sha256"} <= set(file):
+            return False
+    return True
 
 
 def sha256_of(

@@ -334,7 +334,9 @@ def _field(entry, name, place, path):
 
 def _names(entry):
     "The names of an entry's fields as text for messages; its type where it is no dict"
-    return ", ".join(map(str, entry))[:100] if isinstance(entry, dict) else type(entry).__name__
+    if not isinstance(entry, dict):
+        return type(entry).__name__
+    return ", ".join(map(str, entry))[:100]
 
 
 def _image_size(image, place, path):
@@ -372,14 +374,15 @@ def _clipped(box, size, place, path, number):
     By rounding it may reach beyond by `over_the_edge` pixels. `place` and `number` are for messages."""
     if box_fault(box):
         raise DataError("box.fault", f"{path.name}: {place} has {box_fault(box)}", row=number)
+    left, top, right, bottom = box
     width, height = size
     # beyond the left, upper, right or lower edge, whichever is most
-    beyond = max(-box[0], -box[1], box[2] - width, box[3] - height)
+    beyond = max(-left, -top, right - width, bottom - height)
     if beyond > over_the_edge:
-        message = (f"{path.name}: {place} ends at {box[2]:g}, {box[3]:g}, the picture is {_size_text(size)}: "
+        message = (f"{path.name}: {place} ends at {right:g}, {bottom:g}, the picture is {_size_text(size)}: "
                    "another scale, or corners where width and height were expected?")
         raise DataError("box.outside", message, row=number)
-    return max(0.0, box[0]), max(0.0, box[1]), min(width, box[2]), min(height, box[3])
+    return max(0.0, left), max(0.0, top), min(width, right), min(height, bottom)
 
 
 # Names of the columns for phrase, box and picture in RefCOCO's own files and in files made of them. Of each
