@@ -279,18 +279,21 @@ def aloha_films(args, rest):  # args: read by argparse; rest: words unknown to i
 def evaluate(args, rest):  # args: read by argparse; rest: words unknown to it, other names of settings
     "Measure a model, with and without its adapter, or score a file of answers; settings of chapter 06"
     from vlrlbook.core import Table, read_settings
-    from vlrlbook.evaluation import EvaluationSettings, evaluate, with_interval
+    from vlrlbook.evaluation import EvaluationSettings, evaluate
     results = evaluate(read_settings(EvaluationSettings, given(args, rest)))
-    rows = []
-    for metric in results["metrics"]:
-        value = with_interval(metric)  # such as 0.564 (0.520 to 0.607)
-        rows.append(dict(metric=metric["name"], value=value, n=metric["n"], interval=metric["interval"]))
-    print(Table(rows))
+    print(Table([_metric_row(metric) for metric in results["metrics"]]))
     # What is asked about the run in words; the answers are yes, no or cannot tell.
     questions = []
     for question in results["questions"]:
         questions.append({name: question[name] for name in ("question", "answer", "because")})
     print(Table(questions))
+
+
+def _metric_row(metric):
+    "A row of the table of `evaluate` for one of its metrics; its value is such as 0.564 (0.520 to 0.607)"
+    from vlrlbook.evaluation import with_interval
+    value = with_interval(metric)
+    return dict(metric=metric["name"], value=value, n=metric["n"], interval=metric["interval"])
 
 
 def ask(args, rest):  # args: read by argparse; rest: words unknown to it, none here
@@ -359,7 +362,11 @@ def exported(
         folder = export_verl(args.data, reward, overrides, args.output_dir, **data_options)
     else:
         folder = export_easyr1(args.data, reward, overrides, args.output_dir, args.version, **data_options)
+    _print_export(folder)
 
+
+def _print_export(folder):
+    "Print how many rows an exported directory holds, and the command that looks it through"
     train, val = json.loads((folder / "export.json").read_text())["rows"]  # numbers of rows
     rows = f"{train} rows to learn from, {val} to measure on"
     print(f"{folder}: {rows}; next: vlrlbook dry-run --path {folder}")

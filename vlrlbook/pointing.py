@@ -458,23 +458,23 @@ def _row_size(
     if raw.get("width") and raw.get("height"):
         row_size = dict(width=raw["width"], height=raw["height"])
         return _image_size(row_size, f"row {number}", path)  # checked: two whole numbers above 0
+    return _size_from_picture(picture, picture_folder, number, path)
+
+
+def _size_from_picture(picture, picture_folder, number, path):
+    "Width and height of a row's picture, from its file or bytes; a `DataError` where it cannot be opened"
     pictures = picture_list(picture, number)  # a list, also of one
     if len(pictures) != 1:
         raise DataError("box.pictures", f"{path.name}: {len(pictures)} pictures, expected one", row=number)
     bytes_or_path = located(pictures[0], picture_folder, number)  # an absolute path, or bytes
+    is_bytes = isinstance(bytes_or_path, bytes)
+    stored = dict(bytes=bytes_or_path) if is_bytes else dict(bytes=None, path=bytes_or_path)
     try:
-        return _size_of(_as_stored(bytes_or_path))
+        return _size_of(stored)
     except OSError as error:
         why = f"the picture cannot be opened ({type(error).__name__})"
         message = f"{path.name}: no width and height, and {why}"
         raise DataError("image.decode", message, row=number) from error
-
-
-def _as_stored(bytes_or_path):
-    "A picture as a data set stores it, a dict of bytes and path"
-    if isinstance(bytes_or_path, bytes):
-        return dict(bytes=bytes_or_path)
-    return dict(bytes=None, path=bytes_or_path)
 
 
 def convert_boxes(
