@@ -507,13 +507,13 @@ def settings_options(
     options = []
     for name, text, is_flag in chapter_options(chapter):
         # argparse fills in what stands behind a %, such as %(default)s; %% is a plain one.
-        more = dict(help=text.replace("%", "%%"))
+        arguments = dict(help=text.replace("%", "%%"))  # of `add_argument`
         if is_flag:
             # The flag alone means true; "true" or "false" may still be written behind it.
-            more |= dict(nargs="?", const="true")
+            arguments |= dict(nargs="?", const="true")
         elif name == "keys":
-            more["nargs"] = "+"  # several words, such as answer=solution image=scan
-        options.append(option(name, **more))
+            arguments["nargs"] = "+"  # several words, such as answer=solution image=scan
+        options.append(option(name, **arguments))
     return options
 
 

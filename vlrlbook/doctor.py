@@ -550,8 +550,8 @@ def available_memory(
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), "in all", False
     free = free_kb * 1024
     # What each group, and each group above it, lets a process take; None where it has no limit.
-    left = [left_in_group(folder, version) for folder, version in control_groups(root)]
-    least = min((amount for amount in left if amount is not None), default=free)
+    amounts = [left_in_group(folder, version) for folder, version in control_groups(root)]
+    least = min((amount for amount in amounts if amount is not None), default=free)
     return min(free, least), "free", least < free
 
 
@@ -1008,14 +1008,15 @@ def overall(
     """Sum up all findings: exit status 1 and "bad" if one of them is bad, else 0 and "good".
 
     Good means that the main job (chapter 05) can run; the last line counts the findings that are not good."""
-    bad = [finding.name for finding in findings if finding.verdict == "bad"]
-    if bad:
-        return 1, f"Overall: bad. The main job (chapter 05) runs only when these are good: {', '.join(bad)}."
-    others = sum(finding.verdict != "good" for finding in findings)
+    bad_names = [finding.name for finding in findings if finding.verdict == "bad"]
+    if bad_names:
+        must_be_good = ", ".join(bad_names)
+        return 1, f"Overall: bad. The main job (chapter 05) runs only when these are good: {must_be_good}."
+    note_count = sum(finding.verdict != "good" for finding in findings)
     # With --quick, or without the libraries, no training step was tried.
     tried = any(finding.name == "two GRPO steps" and finding.verdict == "good" for finding in findings)
     end = "" if tried else " Its steps were not tried: leave out --quick to try two."
-    return 0, f"Overall: good. The main job (chapter 05) can run here; notes: {others}.{end}"
+    return 0, f"Overall: good. The main job (chapter 05) can run here; notes: {note_count}.{end}"
 
 
 def say(

@@ -97,13 +97,13 @@ def _time_columns(
     columns = {}
     for name, steps in times.items():
         for part in ("seconds", "sampling", "scoring", "optimizing", "processor"):
-            columns[f"{name}_{part}"] = median(spent[part] for spent in steps)
+            columns[f"{name}_{part}"] = median(step[part] for step in steps)
     # How many times faster sharing was, and the most that the saved tokens allow.
     columns |= dict(ratio=columns["stock_seconds"] / columns["shared_seconds"], bound=bound)
     columns["processor_ratio"] = columns["stock_processor"] / columns["shared_processor"]
     for name, steps in times.items():
         # The range of the rounds, as a share of their median
-        seconds = [spent["seconds"] for spent in steps]
+        seconds = [step["seconds"] for step in steps]
         columns[f"{name}_spread"] = (max(seconds) - min(seconds)) / median(seconds)
     return columns
 
@@ -118,9 +118,9 @@ def _times_of(
     times = {name: [] for name in sides}
     for turn in range(rounds + 1):
         for name, trainer in sides.items():
-            spent = _timed_step(trainer)
+            seconds_of = _timed_step(trainer)  # part → seconds
             if turn > 0:  # the first step only warms up
-                times[name].append(spent)
+                times[name].append(seconds_of)
     return times
 
 
@@ -182,39 +182,40 @@ def _timed_step(trainer):
 
     `seconds` is the sum of the three before it, which are parts of the step. `processor` is the CPU time of
     this process. On a machine that others use, it says more than the clock."""
-    spent = {}
-    begun = time.process_time()
+    seconds_of = {}
+    cpu_start = time.process_time()
     timed = [(trainer, method, _always(part)) for method, part in _method_parts.items()]
-    with _time_calls(timed, spent):
+    with _time_calls(timed, seconds_of):
         trainer.train()  # a single step, since its `max_steps` is 1
     # The three methods call each other: `training_step` scores, and scoring samples.
-    spent["optimizing"] -= spent["scoring"]
-    spent["scoring"] -= spent["sampling"]
-    spent["seconds"] = sum(spent.values())
-    return spent | dict(processor=time.process_time() - begun)
+    seconds_of["optimizing"] -= seconds_of["scoring"]
+    seconds_of["scoring"] -= seconds_of["sampling"]
+    seconds_of["seconds"] = sum(seconds_of.values())
+    return seconds_of | dict(processor=time.process_time() - cpu_start)
 
 
 @contextmanager
 def _time_calls(
     timed,  # list of (object, name of its method, part_of): part_of(*args, **kwargs) names the part of a call
-    spent,  # dict, part → seconds; gets the times
+    seconds_of,  # dict, part → seconds; gets the times
 ):
-    "Measure all calls of some methods within a `with` block, and add up their seconds by part in `spent`"
+    "Measure all calls of some methods within a `with` block; their seconds by part go to `seconds_of`"
     replacements = {}
     for owner, method, part_of in timed:
-        replacements[owner, method] = _timed(getattr(owner, method), spent, part_of)
+        replacements[owner, method] = _timed(getattr(owner, method), seconds_of, part_of)
     with replaced_methods(replacements):
         yield
 
 
-def _timed(function, spent, part_of):
-    "Wrap `function`, so that the seconds of each call are added to `spent[part_of(*args, **kwargs)]`"
+def _timed(function, seconds_of, part_of):
+    "Wrap `function`, so that the seconds of each call are added to `seconds_of[part_of(*args, **kwargs)]`"
     def timed(*args, **kwargs):
-        part, begun = part_of(*args, **kwargs), time.perf_counter()
+        part = part_of(*args, **kwargs)
+        start = time.perf_counter()
         result = function(*args, **kwargs)
         if torch.cuda.is_available():
             torch.cuda.synchronize()  # a GPU only queues its work: without this nothing seems to take time
-        spent[part] = spent.get(part, 0.0) + time.perf_counter() - begun
+        seconds_of[part] = seconds_of.get(part, 0.0) + time.perf_counter() - start
         return result
     return timed
 
@@ -245,14 +246,14 @@ def where_time_goes(
     timed = _methods_to_time(trainer)
     timed_steps = []  # for each step a dict: part → seconds
     for turn in range(steps + 1):
-        spent = {}
-        with _time_calls(timed, spent):
+        seconds_of = {}
+        with _time_calls(timed, seconds_of):
             trainer.train()  # a single step in each call, since its `max_steps` is 1
         if turn > 0:  # the first step only warms up
-            timed_steps.append(spent)
+            timed_steps.append(seconds_of)
 
     # A part that a step lacks took no time in it.
-    parts = {part: median(spent.get(part, 0.0) for spent in timed_steps) for part in timed_steps[0]}
+    parts = {part: median(step.get(part, 0.0) for step in timed_steps) for part in timed_steps[0]}
     whole = parts.pop("whole")
     return parts | {"everything else": whole - sum(parts.values())}
 
@@ -320,10 +321,10 @@ def step_memory(
         return _memory_added_elsewhere(settings, shared)
     # `_twin_trainer`: the trainer of a small model with random weights
     trainer = trainer or _twin_trainer(settings, shared, _answers_a_prompt, _prompts_a_step)
-    held = torch.cuda.memory_allocated()
+    bytes_before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     trainer.train()
-    return (torch.cuda.max_memory_allocated() - held) / 2**20
+    return (torch.cuda.max_memory_allocated() - bytes_before) / 2**20
 
 
 def _memory_added_elsewhere(settings, shared):
@@ -342,9 +343,9 @@ def _memory_added_here(settings, shared):
     `shared`: whether each prompt is read once for all its answers."""
     trainer = _twin_trainer(settings, shared, _answers_a_prompt, _prompts_a_step)
     Path("/proc/self/clear_refs").write_text("5")  # resets the kernel's peak, VmHWM (proc(5))
-    held = _proc_mb("VmRSS")  # memory in use now
+    mb_before = _proc_mb("VmRSS")  # memory in use now
     trainer.train()
-    return _proc_mb("VmHWM") - held
+    return _proc_mb("VmHWM") - mb_before
 
 
 def _proc_mb(name):

@@ -94,10 +94,10 @@ def untested_versions(
     "Name the installed libraries that are newer or older than those this book was tested with"
     lines = own_requirements() if lines is None else lines
     # What every installation needs, and the extras whose libraries have an upper bound (`bounded_extras`).
-    wanted = requirements_of(lines)
+    requirements = requirements_of(lines)
     for extra in bounded_extras:
-        wanted += requirements_of(lines, extra)
-    sentences = map(_if_untested, wanted)
+        requirements += requirements_of(lines, extra)
+    sentences = map(_if_untested, requirements)
     return [sentence for sentence in sentences if sentence]
 
 

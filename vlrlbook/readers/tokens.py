@@ -35,11 +35,11 @@ def final_answer(
 
     It is what follows the last `</think>`; of that the content of the last answer tag, if there is one; and
     of that the content of the last LaTeX `\\boxed{…}`, if there is one."""
-    rest = _behind_thought(completion)
-    answer = answer_text(rest)  # None without a complete pair of answer tags
+    behind_thought = _behind_thought(completion)
+    answer = answer_text(behind_thought)  # None without a complete pair of answer tags
     if answer is None:
         # one tag of the two is missing where the text was cut, or where the template opened the answer
-        behind_opening = rest.rpartition("<answer>")[2]
+        behind_opening = behind_thought.rpartition("<answer>")[2]
         answer = behind_opening.partition("</answer>")[0].strip()
     boxed = _boxed(answer)  # None without a box
     return answer if boxed is None else boxed
