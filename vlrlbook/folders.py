@@ -157,15 +157,15 @@ def damage(
     "Compare a committed folder with its manifest; return what is wrong, such as a file of another size"
     path = Path(path)
     try:
-        listed = json.loads((path / manifest_name).read_text(encoding="utf-8"))
+        manifest = json.loads((path / manifest_name).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return f"no {manifest_name}"
     except (OSError, ValueError):
         return f"{manifest_name} cannot be read"
-    if not _is_manifest(listed):
+    if not _is_manifest(manifest):
         return f"{manifest_name} is no list of files"
-    for name, file in listed.items():  # path inside the folder -> its bytes and sha256
-        problem = _damage_of_file(path, name, file)
+    for name, listed in manifest.items():  # path inside the folder -> its bytes and sha256
+        problem = _damage_of_file(path, name, listed)
         if problem:
             return problem
     return None
@@ -184,12 +184,12 @@ def _damage_of_file(folder, name, listed):
     return None
 
 
-def _is_manifest(listed):
+def _is_manifest(content):
     "Return True if parsed JSON has the form of a manifest: each file's name -> its bytes and SHA-256"
-    if not isinstance(listed, dict):
+    if not isinstance(content, dict):
         return False
-    for file in listed.values():
-        if not isinstance(file, dict) or not {"bytes", "sha256"} <= set(file):
+    for listed in content.values():
+        if not isinstance(listed, dict) or not {"bytes", "sha256"} <= set(listed):
             return False
     return True
 

@@ -576,7 +576,6 @@ def _draw_answer(draw, answer, number, colour, truths_on_canvas, unit, size):
     answer_boxes = read_boxes(answer)
     boxes = [rescaled(box, unit, size) for box in answer_boxes.boxes]
     partners = _partners(boxes, truths_on_canvas)  # index of a box → (its true box, their IoU)
-    font = ImageFont.load_default(13)
     for box_index, box in enumerate(boxes):
         if box_fault(box):
             continue  # swapped corners: there is nothing to draw
@@ -586,7 +585,7 @@ def _draw_answer(draw, answer, number, colour, truths_on_canvas, unit, size):
         draw.line([centre(box), centre(partner)], fill=colour, width=1)
         # a picture without true boxes, such as a user's own, has no IoU to show
         text = f"{number}: {iou:.2f}" if truths_on_canvas else str(number)
-        _label(draw, box, number, text, colour, font)
+        _label(draw, box, number, text, colour)
     for point in answer_boxes.points:
         x, y = rescaled(point, unit, size)
         draw.ellipse([x - 4, y - 4, x + 4, y + 4], outline=colour, width=2)  # a small circle
@@ -598,10 +597,11 @@ def _partners(boxes, true_boxes):
             for box_index, truth_index, iou in matched(boxes, true_boxes)}
 
 
-def _label(draw, box, number, text, colour, font):
+def _label(draw, box, number, text, colour):
     """Write `text` on a white ground into a corner of a box; the answer's `number` decides which corner
 
     Four answers use the four corners, so that the labels of equal boxes do not cover each other."""
+    font = ImageFont.load_default(13)
     width, height = font.getlength(text) + 4, 15
     corner = (number - 1) % 4  # 0: upper left, 1: lower left, 2: upper right, 3: lower right
     is_right, is_low = corner >= 2, corner % 2 == 1

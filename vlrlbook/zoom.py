@@ -287,15 +287,22 @@ class Looker:
         if x2 <= x1 or y2 <= y1:
             self._refuse("swapped", "x1 < x2, y1 < y2")
         # in pixels of the picture itself
-        left, top, right, bottom = rescaled(box, (width, height), self._picture.size)
-        shorter, longer = sorted((right - left, bottom - top))
-        if shorter < 1 or longer > LONGEST_SHAPE * shorter:
+        if _is_thin(rescaled(box, (width, height), self._picture.size)):
             self._refuse("thin", "too thin")
 
     def _refuse(self, kind, why) -> NoReturn:
         "Count a refusal by its kind, a key of `refusals`, and raise CallRefused"
         self._refused[kind] += 1
         raise CallRefused(kind, why)
+
+
+
+
+def _is_thin(box):
+    "Whether a box, in pixels, is less than a pixel wide or high, or so long that no processor takes its crop"
+    left, top, right, bottom = box
+    shorter, longer = sorted((right - left, bottom - top))
+    return shorter < 1 or longer > LONGEST_SHAPE * shorter
 
 
 def answer_call(
