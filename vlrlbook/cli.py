@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 
 from .chapters import PapermillHandler, handler, kernels_path, notebook, notebooks_dir, run_chapter
@@ -138,25 +139,26 @@ def given(
     Names stay as they were written: `read_settings` translates aliases, such as learning_rate for lr, and
     refuses unknown names."""
     from vlrlbook.settings import flag_names, named_options
-    not_settings = ("command", "function", "config")  # `parser` puts these into `args` too
-
-    # Options that argparse knows.
-    written = {}
-    for name, value in vars(args).items():
-        if name not in not_settings and value is not None:
-            written[name] = value
-    # `--keys answer=solution image=scan` came as a list of words; settings take one text.
-    if isinstance(written.get("keys"), list):
-        written["keys"] = " ".join(written["keys"])
-
-    # Options that it does not know, among them aliases of settings.
     flags = flag_names(cls) if cls else set()  # names that may be written without a value
     other_options = named_options(rest, flags)  # name → text
     for name in other_options:
         setting = _setting_of_alias(name, cls)  # None if `name` is no alias
         if setting and setting != name:
             print(f"--{name} is taken as {setting}", file=sys.stderr)
-    return written | other_options
+    return _settings_read(args) | other_options
+
+
+def _settings_read(args):
+    "The settings among what argparse has read, name → value; None is no value, but an option not written"
+    written = {}
+    for name, value in vars(args).items():
+        # `parser` puts these three into `args` too, and they are no settings
+        if name not in ("command", "function", "config") and value is not None:
+            written[name] = value
+    # `--keys answer=solution image=scan` came as a list of words; settings take one text.
+    if isinstance(written.get("keys"), list):
+        written["keys"] = " ".join(written["keys"])
+    return written
 
 
 def _setting_of_alias(
@@ -242,12 +244,17 @@ def rank(args, rest):  # args: read by argparse; rest: words unknown to it, none
     ranked = rank_answers(judge, picture, args.question, args.answers)
     for row in ranked:
         row["score"], row["chance"] = f"{row['score']:.3f}", f"{row['chance']:.3f}"
-    # Saved with the model: {temperature, pairs}, or None. Chances are made of scores / temperature.
-    calibration = judge.facts["calibration"]
-    note = "not calibrated"
-    if calibration:
-        note = f"calibrated on {calibration['pairs']} pairs, temperature {calibration['temperature']:.2f}"
+    note = _calibration_note(judge.facts["calibration"])
     print(Table(ranked, f"chance: that the judge would pick this answer among all of these ({note})"))
+
+
+def _calibration_note(calibration):
+    """How a judge's scores become chances: by softmax(score / temperature)
+
+    `calibration` was saved with the model: {temperature, pairs}, or None."""
+    if not calibration:
+        return "not calibrated"
+    return f"calibrated on {calibration['pairs']} pairs, temperature {calibration['temperature']:.2f}"
 
 
 def aloha(args, rest):  # args: read by argparse; rest: words unknown to it, other names of settings
@@ -272,13 +279,9 @@ def aloha_films(args, rest):  # args: read by argparse; rest: words unknown to i
 def evaluate(args, rest):  # args: read by argparse; rest: words unknown to it, other names of settings
     "Measure a model, with and without its adapter, or score a file of answers; settings of chapter 06"
     from vlrlbook.core import Table, read_settings
-    from vlrlbook.evaluation import EvaluationSettings, evaluate, with_interval
+    from vlrlbook.evaluation import EvaluationSettings, evaluate
     results = evaluate(read_settings(EvaluationSettings, given(args, rest)))
-    rows = []
-    for metric in results["metrics"]:
-        value = with_interval(metric)  # such as 0.564 (0.520 to 0.607)
-        rows.append(dict(metric=metric["name"], value=value, n=metric["n"], interval=metric["interval"]))
-    print(Table(rows))
+    print(Table([_metric_row(metric) for metric in results["metrics"]]))
     # What is asked about the run in words; the answers are yes, no or cannot tell.
     questions = []
     for question in results["questions"]:
@@ -286,22 +289,34 @@ def evaluate(args, rest):  # args: read by argparse; rest: words unknown to it, 
     print(Table(questions))
 
 
+def _metric_row(metric):
+    "A row of the table of `evaluate` for one of its metrics; its value is such as 0.564 (0.520 to 0.607)"
+    from vlrlbook.evaluation import with_interval
+    value = with_interval(metric)
+    return dict(metric=metric["name"], value=value, n=metric["n"], interval=metric["interval"])
+
+
 def ask(args, rest):  # args: read by argparse; rest: words unknown to it, none here
     "Ask a model about one picture: before and after training, side by side"
     from vlrlbook.answers import ask_model
     from vlrlbook.core import Table
-    from vlrlbook.marking import merged
     answers = ask_model(args.model, args.picture, args.question, args.adapter, args.answers, args.temperature,
                         args.max_new_tokens, args.max_image_size, args.task, args.seed, args.use_4bit)
-    # Model → its answers, a column of the table for each. Without an adapter `answers["after"]` is None.
+    # A column of the table for each model. Without an adapter `answers["after"]` is None.
     texts_of = {name: answers[name] for name in ("before", "after") if answers[name]}
+    print(Table(_answer_rows(texts_of, args.answers)))
+
+
+def _answer_rows(texts_of, sample_count):
+    "Rows of the table of `ask`; `texts_of`: model → {greedy: its best guess, sampled: list of texts}"
+    from vlrlbook.marking import merged
     best = {name: texts["greedy"] for name, texts in texts_of.items()}
     rows = [dict(asked="best guess") | best]
-    if args.answers:
+    if sample_count:
         # `merged` joins the sampled texts into one, equal ones counted.
         samples = {name: merged(texts["sampled"]) for name, texts in texts_of.items()}
-        rows.append(dict(asked=f"{args.answers} samples") | samples)
-    print(Table(rows))
+        rows.append(dict(asked=f"{sample_count} samples") | samples)
+    return rows
 
 
 def predictions(args, rest):  # args: read by argparse; rest: words unknown to it, none here
@@ -340,20 +355,27 @@ def exported(
     from vlrlbook.easyr1 import export_easyr1, export_verl
     # Dotted key of the engine's configuration → value. EasyR1's two versions have different keys.
     overrides = _overrides_of_user(args, rest, "verl" if verl else args.version)
+    reward = args.reward or _default_reward(args.data)
     data_options = dict(val=args.val_data, image_dir=args.image_dir, keys=args.keys,
                         skip_bad_rows=args.skip_bad_rows, tell=print)
-    # A counting set is a ZIP or the folder of an unpacked one; VQA rows are in a file of another kind.
-    is_counting = Path(args.data).suffix.lower() == ".zip" or Path(args.data).is_dir()
-    reward = args.reward or ("counting" if is_counting else "vqa")
-
     if verl:
         folder = export_verl(args.data, reward, overrides, args.output_dir, **data_options)
     else:
         folder = export_easyr1(args.data, reward, overrides, args.output_dir, args.version, **data_options)
+    _print_export(folder)
 
+
+def _print_export(folder):
+    "Print how many rows an exported directory holds, and the command that looks it through"
     train, val = json.loads((folder / "export.json").read_text())["rows"]  # numbers of rows
     rows = f"{train} rows to learn from, {val} to measure on"
     print(f"{folder}: {rows}; next: vlrlbook dry-run --path {folder}")
+
+
+def _default_reward(data):
+    "The reward for a path of data: counting for a ZIP or an unpacked one's folder, vqa for a file of rows"
+    is_counting = Path(data).suffix.lower() == ".zip" or Path(data).is_dir()
+    return "counting" if is_counting else "vqa"
 
 
 def _overrides_of_user(args, rest, engine):
@@ -485,13 +507,13 @@ def settings_options(
     options = []
     for name, text, is_flag in chapter_options(chapter):
         # argparse fills in what stands behind a %, such as %(default)s; %% is a plain one.
-        more = dict(help=text.replace("%", "%%"))
+        arguments = dict(help=text.replace("%", "%%"))  # of `add_argument`
         if is_flag:
             # The flag alone means true; "true" or "false" may still be written behind it.
-            more |= dict(nargs="?", const="true")
+            arguments |= dict(nargs="?", const="true")
         elif name == "keys":
-            more["nargs"] = "+"  # several words, such as answer=solution image=scan
-        options.append(option(name, **more))
+            arguments["nargs"] = "+"  # several words, such as answer=solution image=scan
+        options.append(option(name, **arguments))
     return options
 
 
@@ -565,68 +587,69 @@ def film_options():
 
 
 def measuring_commands(command):
-    """Add `evaluate`, `ask`, `predictions` and `report`; `command(function, name, *options)` adds a command.
-
-    An option is a pair: (its flags, arguments of argparse's `add_argument`). `option` and `settings_options`
-    make such pairs."""
+    "Add `evaluate`, `ask`, `predictions` and `report`; `command(function, name, *options)` adds a command"
     command(evaluate, "evaluate", *settings_options("06_evaluation"))
-    command(ask, "ask",
-            (["model"], dict(help="hub id, directory, or the folder of a run")),
-            (["picture"], dict(help="a picture file")),
-            (["question"], dict(help="such as \"How many?\"")),
-            option("adapter", help="directory of a LoRA adapter or of a whole trained model"),
-            option("answers", type=int, default=4,
-                   help="sampled answers of each model; 0 asks for the best guess alone"),
-            # Each of these that is not given is as it was when the model was trained.
-            option("temperature", type=float, help="of sampling"),
-            option("max_new_tokens", type=int, help="longest answer"),
-            option("max_image_size", type=int, help="pixels squared"),
-            option("task", choices=["counting", "vqa", "pointing", "zoom"], help="how the question is put"),
-            option("seed", type=int, default=0, help="of sampling"),
-            option("use_4bit", action="store_true", help="4-bit weights under the adapter"))
-
+    command(ask, "ask", *_ask_options())
     command(predictions, "predictions",
             (["predictions"], dict(help="a predictions file of chapter 05, 06 or another program")),
             (["out"], dict(help="file to write: .jsonl for lmms-eval, .tsv or .json for VLMEvalKit")),
             option("form", choices=["lmms-eval", "vlmevalkit"], required=True, help="whose form it is"),
             option("column", default="after_greedy", help="which answers are written"))
-
     command(report, "report",
             (["run"], dict(help="folder of a run, or of a job's result")),
             option("out", help="file to write; report.html in the run's folder if not given"))
 
 
-def teaching_commands(command):
-    """Add `workshop`, `slides`, `enter` and `contest`; `command(function, name, *options)` adds a command.
+def _ask_options():
+    "Options of `vlrlbook ask`, each as (flags, arguments of `add_argument`)"
+    return [
+        (["model"], dict(help="hub id, directory, or the folder of a run")),
+        (["picture"], dict(help="a picture file")),
+        (["question"], dict(help="such as \"How many?\"")),
+        option("adapter", help="directory of a LoRA adapter or of a whole trained model"),
+        option("answers", type=int, default=4,
+               help="sampled answers of each model; 0 asks for the best guess alone"),
+        # Each of these that is not given is as it was when the model was trained.
+        option("temperature", type=float, help="of sampling"),
+        option("max_new_tokens", type=int, help="longest answer"),
+        option("max_image_size", type=int, help="pixels squared"),
+        option("task", choices=["counting", "vqa", "pointing", "zoom"], help="how the question is put"),
+        option("seed", type=int, default=0, help="of sampling"),
+        option("use_4bit", action="store_true", help="4-bit weights under the adapter")]
 
-    An option is a pair, as `option` makes it: (its flags, arguments of argparse's `add_argument`)."""
+
+def teaching_commands(command):
+    "Add `workshop`, `slides`, `enter` and `contest`; `command(function, name, *options)` adds a command"
+    # an option is (its flags, arguments of argparse's `add_argument`); `option` makes such a pair
     command(workshop, "workshop", (["out_dir"], dict(help="new folder")),
             (["--short"], dict(action="store_true",
                                help="a morning's class: three notebooks, a contest, a teacher's page")))
-
     command(slides, "slides", (["folder"], dict(help="with notebooks that `workshop --short` wrote")),
             option("out", help="folder to write; slides/ in the notebooks' folder if not given"))
-
-    command(enter, "enter", (["name"], dict(help="of the student or the group, as the page will show it")),
-            (["reward"], dict(help="a function in a file, such as mine.py:my_reward")),
-            option("folder", default="contest", help="where the file goes"),
-            # These defaults are those of `contest.Rules`, which takes too long to import for --help. A test
-            # compares the two.
-            option("steps", type=int, default=400, help="of training; the same for the whole class"),
-            option("pictures", type=int, default=500,
-                   help="frozen ones that are asked; the same for the whole class"),
-            option("warm_steps", type=int, default=280,
-                   help="of the supervised start; the same for the whole class"),
-            option("again", action="store_true", help="write over an earlier file of the same name"))
-
+    command(enter, "enter", *_enter_options())
     command(contest, "contest", (["folder"], dict(help="with the students' files")),
             option("out", help="page to write; results.html in the folder if not given"))
 
 
-def model_commands(command):
-    """Add the commands that write model directories; `command(function, name, *options)` adds a command.
+def _enter_options():
+    "Options of `vlrlbook enter`, each as (flags, arguments of `add_argument`)"
+    return [
+        (["name"], dict(help="of the student or the group, as the page will show it")),
+        (["reward"], dict(help="a function in a file, such as mine.py:my_reward")),
+        option("folder", default="contest", help="where the file goes"),
+        # These defaults are those of `contest.Rules`, which takes too long to import for --help. A test
+        # compares the two.
+        option("steps", type=int, default=400, help="of training; the same for the whole class"),
+        option("pictures", type=int, default=500,
+               help="frozen ones that are asked; the same for the whole class"),
+        option("warm_steps", type=int, default=280,
+               help="of the supervised start; the same for the whole class"),
+        option("again", action="store_true", help="write over an earlier file of the same name")]
 
-    `option` makes a pair: (its flags, arguments of argparse's `add_argument`)."""
+
+def model_commands(command):
+    "Add the commands that write model directories; `command(function, name, *options)` adds a command"
+    # `option` makes a pair: (its flags, arguments of argparse's `add_argument`)
     command(merge_lora, "merge-lora",
             option("base_model", required=True, help="path or hub id"),
             option("lora_model", required=True, help="adapter's directory"),
@@ -637,17 +660,14 @@ def model_commands(command):
             option("transformers_4", action="store_true",
                    help="write config and tokenizer in words that transformers 4 can read, "
                         "where the base's are not"))
-
     command(export_model, "export-model",
             option("model", required=True, help="model directory"),
             option("output_path", required=True, help="new directory"))
 
 
 def data_commands(command):
-    """Add the commands about files of data; `command(function, name, *options)` adds a command.
-
-    `option` makes a pair: (its flags, arguments of argparse's `add_argument`). `convert_options` and
-    `check_options` return lists of them."""
+    "Add the commands about files of data; `command(function, name, *options)` adds a command"
+    # an option is (its flags, arguments of argparse's `add_argument`); `option` makes such a pair
     command(convert_vqa, "convert-vqa", *convert_options())
     command(convert_boxes, "convert-boxes",
             option("input", required=True,
@@ -672,45 +692,48 @@ def grpo_commands(command):
 
 
 def engine_commands(command):
-    """Add the commands around EasyR1 and verl; `command(function, name, *options)` adds a command.
-
-    An option is a pair, as `option` makes it: (its flags, arguments of argparse's `add_argument`)."""
-    # The options of both exports.
-    rows = [option("data", required=True,
-                   help="a counting ZIP, or VQA rows in .jsonl, .json, .csv, .tsv or .parquet"),
-            *row_options(),
-            option("val_data", help="rows to measure on; a tenth of the pictures if not given"),
-            option("image_dir", help="where picture paths begin; beside the file if not given"),
-            option("reward", help="a rule of chapter 02, module:function, or a weighted sum; "
-                                  "counting or vqa by the data"),
-            option("output_dir", required=True, help="new or empty directory")]
+    "Add the commands around EasyR1 and verl; `command(function, name, *options)` adds a command"
+    export_options = _export_options()
     # `--version` of two commands, which have different defaults.
     version = dict(choices=["0.3.2", "current"], help="of EasyR1")
     config_help = ("a YAML of EasyR1 whose keys are taken over, all but the names of files and columns; "
                    "a.b=c wins")
-
-    command(export_easyr1, "export-easyr1", *rows, option("version", default="0.3.2", **version),
+    command(export_easyr1, "export-easyr1", *export_options, option("version", default="0.3.2", **version),
             (["--config"], dict(help=config_help)))
-    command(export_verl, "export-verl", *rows)
-
+    command(export_verl, "export-verl", *export_options)
     command(dry_run, "dry-run",
             option("path", required=True, help="exported directory, or a YAML of EasyR1"),
             option("version", default=None, **version),  # None: as the directory says
             option("processes", type=int, help="that look at rows; one a CPU if not given"),
             option("gpu_gb", type=float, default=80.0, help="memory of one GPU"))
-
-    command(merge_shards, "merge-shards",
-            option("local_dir", required=True, help="checkpoints/PROJECT/EXPERIMENT/global_step_N/actor"),
-            option("output_dir", help="model directory to write: new or empty"),
-            option("dtype", help="float32, bfloat16 or float16; as the shards are if not given"),
-            option("test", help="model directory to compare with; without --output_dir nothing is written"),
-            option("lora", default="merge",
-                   help="of LoRA shards: merge (a plain model) or adapter (the adapter alone)"),
-            option("lora_alpha", type=float, help="where no file beside the shards holds it"),
-            option("max_shard_gb", type=float, default=5.0, help="largest weight file"))
-
-    # An option for each setting of the chapter.
+    command(merge_shards, "merge-shards", *_merge_shards_options())
     command(quick_start, "quick-start", *settings_options("09_easyr1"))
+
+
+def _export_options():
+    "Options of both exports, for EasyR1 and for verl; each as (flags, arguments of `add_argument`)"
+    return [
+        option("data", required=True,
+               help="a counting ZIP, or VQA rows in .jsonl, .json, .csv, .tsv or .parquet"),
+        *row_options(),
+        option("val_data", help="rows to measure on; a tenth of the pictures if not given"),
+        option("image_dir", help="where picture paths begin; beside the file if not given"),
+        option("reward", help="a rule of chapter 02, module:function, or a weighted sum; "
+                              "counting or vqa by the data"),
+        option("output_dir", required=True, help="new or empty directory")]
+
+
+def _merge_shards_options():
+    "Options of `vlrlbook merge-shards`, each as (flags, arguments of `add_argument`)"
+    return [
+        option("local_dir", required=True, help="checkpoints/PROJECT/EXPERIMENT/global_step_N/actor"),
+        option("output_dir", help="model directory to write: new or empty"),
+        option("dtype", help="float32, bfloat16 or float16; as the shards are if not given"),
+        option("test", help="model directory to compare with; without --output_dir nothing is written"),
+        option("lora", default="merge",
+               help="of LoRA shards: merge (a plain model) or adapter (the adapter alone)"),
+        option("lora_alpha", type=float, help="where no file beside the shards holds it"),
+        option("max_shard_gb", type=float, default=5.0, help="largest weight file")]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -719,16 +742,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="vlrlbook", description=description)
     top.add_argument("--version", action="version", version=version_line())
     commands = top.add_subparsers(dest="command", required=True)
-
-    def command(function, name, *options):
-        "Add a subcommand that calls `function`; an option is (its flags, arguments of `add_argument`)"
-        text = function.__doc__
-        # allow_abbrev=False: a misspelt option must not be taken for the beginning of another one.
-        sub = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
-        sub.set_defaults(function=function)
-        for flags, kwargs in options:
-            sub.add_argument(*flags, **kwargs)
-
+    command = partial(_add_command, commands)  # takes (function, name, *options)
     # `vlrlbook --help` lists them in this order. `teaching_commands` and the like add several each.
     command(run, "run",
             (["chapter"], dict(help="such as 05_grpo")), (["out"], dict(help="executed notebook to write")))
@@ -739,19 +753,39 @@ def parser() -> argparse.ArgumentParser:
     model_commands(command)
     data_commands(command)
     grpo_commands(command)
+    _judge_and_film_commands(command)
+    measuring_commands(command)
+    command(serve, "serve", *_serve_options())
+    engine_commands(command)
+    return top
+
+
+def _add_command(commands, function, name, *options):
+    """Add a subcommand that calls `function`, whose docstring is its help, to argparse's `commands`
+
+    An option is (its flags, arguments of argparse's `add_argument`)."""
+    text = function.__doc__
+    # allow_abbrev=False: a misspelt option must not be taken for the beginning of another one.
+    sub = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+    sub.set_defaults(function=function)
+    for flags, kwargs in options:
+        sub.add_argument(*flags, **kwargs)
+
+
+def _judge_and_film_commands(command):
+    "Add the commands of chapters 03 and 04; `command(function, name, *options)` adds a command"
     command(reward_model, "reward-model", *settings_options("03_reward_model"))
     command(score, "score", *score_options())
     command(rank, "rank", *rank_options())
     command(aloha, "aloha", *settings_options("04_aloha"))
     command(aloha_films, "aloha-films", *film_options())
-    measuring_commands(command)
-    command(serve, "serve",
-            (["--no_token", "--no-token"],
-             dict(action="store_true",
-                  help="anyone on this machine may come in; refused on other addresses")),
-            *settings_options("08_service"))
-    engine_commands(command)
-    return top
+
+
+def _serve_options():
+    "Options of `vlrlbook serve`, each as (flags, arguments of `add_argument`)"
+    no_token_help = "anyone on this machine may come in; refused on other addresses"
+    no_token = (["--no_token", "--no-token"], dict(action="store_true", help=no_token_help))
+    return [no_token, *settings_options("08_service")]
 
 
 # Commands that read the words that argparse does not know: other names of settings, papermill's own options.
@@ -770,16 +804,23 @@ def main(argv=None):
     try:
         return args.function(args, rest)
     except ImportError as error:
-        if error.name is None:  # raised by this package: Python's own error names a module
-            sys.exit(f"vlrlbook {args.command}: {error}")
-        package = error.name.partition(".")[0]
-        extra = extra_of(package)  # the optional dependency group, such as gpu, that installs it
-        if extra is None:
-            raise  # no extra installs it, so this is a bug and needs its traceback
-        advice = f'pip install "vlrlbook[{extra}]"'
-        sys.exit(f"vlrlbook {args.command}: {error.name} is not installed: {advice}")
+        message = _import_message(error)
+        if message is None:
+            raise  # no extra installs the module, so this is a bug and needs its traceback
+        sys.exit(f"vlrlbook {args.command}: {message}")
     except (OSError, ValueError) as error:  # a user can mend these; SettingsError is a ValueError
         sys.exit(f"vlrlbook {args.command}: {error}")
+
+
+def _import_message(error):
+    "What to install after an ImportError, a text; None if no extra of this package brings the module"
+    if error.name is None:  # raised by this package: Python's own error names a module
+        return str(error)
+    package = error.name.partition(".")[0]
+    extra = extra_of(package)  # the optional dependency group, such as gpu, that installs it
+    if extra is None:
+        return None
+    return f'{error.name} is not installed: pip install "vlrlbook[{extra}]"'
 
 
 def _refuse_unknown_words(

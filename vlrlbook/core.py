@@ -164,9 +164,8 @@ def rollout_card(
     text_width = _text_column + _part_column * len(part_names) # an answer's text, then a column for each part
     picture_axes, text_axes, bar_axes = fig.subplots(1, 3, width_ratios=[1.5, text_width, 1.3])
     _card_question(picture_axes, group.sample)
-    # an answer's text and parts, and its bar beside them: both have one row for each answer
     _card_rows(text_axes, rollouts, part_names)
-    _card_bars(bar_axes, rollouts, heading=group.bars) # `bars`: the bars' heading, such as "advantage"
+    _card_bars(bar_axes, rollouts, heading=group.bars)
     if group.title:
         fig.suptitle(group.title, fontsize=10, x=0.01, ha="left", weight="bold")
     return fig
@@ -190,18 +189,23 @@ def _card_rows(ax, rollouts, part_names):
     # y grows downwards, since its larger limit comes first; answer number i stands at y = i.
     ax.set(xlim=(0, width), ylim=(len(rollouts) - 0.5, _card_top))
     ax.axis("off")
-    right_ends = {} # name of a part → x where its right-aligned numbers end
+    right_ends = {} # name of a part → x where its right-aligned heading and numbers end
     for column, name in enumerate(part_names, 1):
-        right_ends[name] = _text_column + _part_column * column - _column_gap
+        x = _text_column + _part_column * column - _column_gap
+        right_ends[name] = x
         heading = "\n".join(shorten(word, 11) for word in name.split("_", 1)) # counting_exact takes two lines
-        ax.text(right_ends[name], _headings_y, heading, fontsize=7.5, ha="right", va="bottom", color="#555555")
+        ax.text(x, _headings_y, heading, fontsize=7.5, ha="right", va="bottom", color="#555555")
     for y, rollout in enumerate(rollouts):
-        ax.text(0, y, shorten(rollout.text, 38) or "(nothing)", fontsize=8.5, va="center")
-        for name, x in right_ends.items():
-            value = rollout.parts[name]
-            text = str(value) if isinstance(value, int) else f"{value:.2f}"
-            weight = "bold" if name == "overall" else "normal" # `overall` is the whole reward
-            ax.text(x, y, text, fontsize=8.5, va="center", ha="right", weight=weight)
+        _card_row(ax, y, rollout, right_ends)
+
+def _card_row(ax, y, rollout, right_ends):
+    "Write one answer's text and its reward's parts at height `y`; `right_ends`: part → x of its number"
+    ax.text(0, y, shorten(rollout.text, 38) or "(nothing)", fontsize=8.5, va="center")
+    for name, x in right_ends.items():
+        value = rollout.parts[name]
+        text = str(value) if isinstance(value, int) else f"{value:.2f}"
+        weight = "bold" if name == "overall" else "normal" # `overall` is the whole reward
+        ax.text(x, y, text, fontsize=8.5, va="center", ha="right", weight=weight)
 
 def _card_bars(ax, rollouts, heading):
     """Draw the `advantage` of each answer as a horizontal bar, beside the answer's row
@@ -239,26 +243,27 @@ def token_ribbon(
     mask: list = None, # same shape, 1 for each token that counts in the loss
 ): # matplotlib figure
     "Draw each sequence as a row of coloured cells, one for each token; the mask is a dark line below"
-    from matplotlib.patches import Patch
-    width = max(map(len, kinds))
     fig, ax = figure(9, 0.42 * len(kinds) + 0.9, nrows=1)
     # A token's cell is 0.92 wide and 0.6 high; y grows downwards, so the mask's line at y + 0.66 is below it.
     for y, row in enumerate(kinds):
         for x, kind in enumerate(row):
-            # `_cell`: a filled rectangle from its upper left corner
             ax.add_patch(_cell(x, y, 0.92, 0.6, ribbon_colours[kind]))
             if mask is not None and mask[y][x]:
                 ax.add_patch(_cell(x, y + 0.66, 0.92, 0.13, "black"))
-
     row_centres = [y + 0.3 for y in range(len(kinds))]
-    ax.set(xlim=(-0.5, width), ylim=(len(kinds), -0.15), yticks=row_centres, xlabel="position")
+    longest = max(map(len, kinds))
+    ax.set(xlim=(-0.5, longest), ylim=(len(kinds), -0.15), yticks=row_centres, xlabel="position")
     ax.set_yticklabels([f"row {y}" for y in range(len(kinds))], fontsize=8)
-    # The legend names every kind, even one that these rows lack, so that all ribbons have the same legend.
+    _ribbon_legend(ax)
+    return fig
+
+def _ribbon_legend(ax):
+    "Name the colours above the cells: of every kind, even one that the rows lack, so that ribbons are alike"
+    from matplotlib.patches import Patch
     handles = [Patch(color=colour, label=kind) for kind, colour in ribbon_colours.items()]
     handles.append(Patch(color="black", label="mask"))
-    # (0, 1), in shares of the axes, is their upper left corner: the legend stands above the cells
+    # (0, 1), in shares of the axes, is their upper left corner
     ax.legend(handles=handles, ncols=5, fontsize=8, frameon=False, loc="lower left", bbox_to_anchor=(0, 1))
-    return fig
 
 def _cell(x, y, width, height, colour):
     "A filled rectangle without a border, from its upper left corner"
@@ -363,27 +368,30 @@ def plot_run(
 ): # matplotlib figure
     "Draw a run in four panels: raw values faint, smoothed values strong, evaluations as dots"
     fig, axes = figure(9, 5.2, nrows=2, ncols=2, sharex=True)
-    # patterns: names of columns, or beginnings of names such as part/
     for ax, (title, patterns) in zip(axes.flat, panels):
-        columns = _columns_of_panel(log, patterns) # those that this log has
-        # A gradient's length is of another size than an answer's, so it has its own axis on the right.
-        right = ax.twinx() if "grad_norm" in columns and len(columns) > 1 else ax
-        for place, (column, colour) in enumerate(zip(columns, itertools.cycle(curve_colours))):
-            # Each curve is thinner than those before it: equal curves lie on each other, and all can be seen.
-            width = max(1.2, 2.8 - 0.6 * place)
-            _draw_curve(right if column == "grad_norm" else ax, log, column, colour, width)
-
-        ax.set_title(f"{title} (n = {len(log)} rows)", fontsize=9, loc="left")
-        if "reward" in patterns:
-            _draw_baselines(ax, log) # what can be earned without looking at the picture, as lines
-        if columns:
-            _draw_legend(ax, right)
-        else:
-            ax.axis("off") # no empty panel where a run has none of its columns, such as no KL term
+        _draw_panel(ax, log, title, patterns)
     for ax in axes[1]:
         ax.set_xlabel("step", fontsize=8)
     return fig
 
+def _draw_panel(ax, log, title, patterns):
+    "Draw the columns of a log that `patterns` name: a column such as kl, or the beginning of names, part/"
+    columns = _columns_of_panel(log, patterns) # those that this log has
+    # A gradient's length is of another size than an answer's, so it has its own axis on the right.
+    right = ax.twinx() if "grad_norm" in columns and len(columns) > 1 else ax
+    for place, (column, colour) in enumerate(zip(columns, itertools.cycle(curve_colours))):
+        # Each curve is thinner than those before it: equal curves lie on each other, and all can be seen.
+        width = max(1.2, 2.8 - 0.6 * place)
+        _draw_curve(right if column == "grad_norm" else ax, log, column, colour, width)
+    ax.set_title(f"{title} (n = {len(log)} rows)", fontsize=9, loc="left")
+    if "reward" in patterns:
+        _draw_baselines(ax, log) # what can be earned without looking at the picture, as lines
+    if columns:
+        _draw_legend(ax, right)
+    else:
+        ax.axis("off") # no empty panel where a run has none of its columns, such as no KL term
+
+# %% ../nbs/00_core.ipynb #xc023
 def _draw_legend(ax, right):
     "Draw a panel's legend; `right` is the panel's second y axis, or `ax` itself if it has only one"
     handles, labels = ax.get_legend_handles_labels()
@@ -457,21 +465,24 @@ def paired_board(
     outcomes = [] # of each sample (right before, right after), two booleans
     for sample, old, new in zip(samples, before, after):
         outcomes.append((right(old, sample.answer), right(new, sample.answer)))
-    # indices of the samples in the order in which they are shown
+    # indices of the samples: those that became right, became wrong, stayed wrong, stayed right
     order = sorted(range(len(samples)), key=lambda i: _order_on_board.index(outcomes[i]))
-    # at most `most` indices into `samples`, with room for both gains and losses
-    shown = _choose_for_board(order, outcomes, most)
-
-    columns = min(6, len(shown))
-    rows = -(-len(shown) // columns) # rounded up
-    fig, axes = figure(9, 1.95 * rows + 0.4, nrows=rows, ncols=columns, squeeze=False)
-    for ax in axes.flat:
-        ax.axis("off") # the last row may not be full; `_board_cell` turns its own on again
-    for ax, i in zip(axes.flat, shown):
+    shown = _choose_for_board(order, outcomes, most) # at most `most` of them
+    fig, axes = _board_axes(len(shown))
+    for ax, i in zip(axes, shown):
         _board_cell(ax, samples[i], before[i], after[i], outcomes[i])
     gained, lost = outcomes.count(_became_right), outcomes.count(_became_wrong)
     fig.suptitle(f"{gained} became right, {lost} became wrong, of n = {len(samples)}", fontsize=10)
     return fig
+
+def _board_axes(count):
+    "A figure with room for `count` samples, six in a row, and an iterator over its axes, which are off"
+    columns = min(6, count)
+    rows = -(-count // columns) # rounded up
+    fig, axes = figure(9, 1.95 * rows + 0.4, nrows=rows, ncols=columns, squeeze=False)
+    for ax in axes.flat:
+        ax.axis("off") # the last row may not be full; `_board_cell` turns its own on again
+    return fig, axes.flat
 
 # %% ../nbs/00_core.ipynb #n5ce32f5
 def _choose_for_board(
@@ -526,7 +537,6 @@ def film_strip(
             ax.set(xticks=[], yticks=[])
             if column == 0 and cameras:
                 ax.set_ylabel(cameras[row], fontsize=7)
-    # one chart below all pictures: the true bins as steps, the predicted ones as dots
     _bins_over_time(fig.add_subplot(grid[rows, :]), columns, true, predicted)
     return fig
 
@@ -693,17 +703,20 @@ def _commit():
     here = Path(__file__).resolve().parent if "__file__" in globals() else Path.cwd()
     # A wheel may be installed inside somebody else's checkout, so ask whether git tracks this very file.
     own_file = "core.py" if here.name == "vlrlbook" else "." # in a notebook: its folder
-    try:
-        tracked = _git(here, "ls-files", "--error-unmatch", own_file)
-    except OSError: # no git on this machine
-        return None
-    if tracked.returncode: # not 0: git does not track it
+    if not _is_tracked(here, own_file):
         return None
     # Only code counts as a change, not logs and notes; ":/" is the top folder of the checkout.
     code_paths = (":/vlrlbook", ":/nbs/*.ipynb")
     changed = _git(here, "status", "--porcelain", "--untracked-files=no", "--", *code_paths).stdout.strip()
     commit = _git(here, "rev-parse", "--short", "HEAD").stdout.strip()
     return commit + (" and changes" if changed else "")
+
+def _is_tracked(folder, file):
+    "Return True if git tracks a file of a folder; False also where there is no git on this machine"
+    try:
+        return _git(folder, "ls-files", "--error-unmatch", file).returncode == 0
+    except OSError:
+        return False
 
 def _git(folder, *words):
     "Run git in `folder`; return its CompletedProcess, with what it printed as text"
@@ -798,16 +811,16 @@ def progress_bar(
         def update(self, n=1):
             "Count `n` more steps, and show the bar in the job's terminal, too"
             was_drawn = super().update(n) # tqdm's answer: True if it drew the bar again
-            if self.disable: # the bar is switched off
-                return was_drawn
-            if self.job_line is None:
-                self.job_line = SignOfLife(job_terminal()) # writes nothing outside a job
-            # The bar in plain text of 78 columns, which every terminal has.
-            state = {**self.format_dict, "ncols": 78, "bar_format": None}
-            self.job_line.say(self.format_meter(**state)) # does nothing if it has just written
+            if not self.disable: # True if the bar is switched off
+                self.job_line = self.job_line or SignOfLife(job_terminal()) # writes nothing outside a job
+                self.job_line.say(_plain_bar(self)) # does nothing if it has just written
             return was_drawn
         def close(self):
             super().close()
             if self.job_line is not None:
                 self.job_line.done()
     return Bar(*args, **kwargs)
+
+def _plain_bar(bar):
+    "Return a tqdm bar's state as plain text of 78 columns, which every terminal has"
+    return bar.format_meter(**{**bar.format_dict, "ncols": 78, "bar_format": None})

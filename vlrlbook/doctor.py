@@ -94,17 +94,21 @@ def call(
     "Run a program that may hang, crash or print anything; no failure of the program raises"
     # Python programs then write UTF-8, whatever encoding this terminal is set to.
     env = {**os.environ, "PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8", **(more_env or {})}
-    options: dict = dict(stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env)
+    options: dict = dict(stdin=subprocess.DEVNULL, capture_output=True, env=env)
     try:
         done = subprocess.run(command, timeout=seconds, **options)
-        status, stdout, stderr = done.returncode, done.stdout, done.stderr
     except subprocess.TimeoutExpired as timeout:
         # What was printed before the timeout still tells how far the program came.
-        status, stdout, stderr = None, timeout.stdout or b"", timeout.stderr or b""
+        return None, _decoded(timeout.stdout), _decoded(timeout.stderr)
     except OSError as error:
         # The program is not there, or no more processes can be started. A shell reports 127 then, too.
-        status, stdout, stderr = 127, b"", one_line(error).encode()
-    return status, stdout.decode("utf-8", "replace"), stderr.decode("utf-8", "replace")
+        return 127, "", one_line(error)
+    return done.returncode, _decoded(done.stdout), _decoded(done.stderr)
+
+
+def _decoded(output):
+    "The text of what a program wrote, bytes or None; bytes that are not UTF-8 become the mark U+FFFD"
+    return (output or b"").decode("utf-8", "replace")
 
 
 def call_python(
@@ -209,24 +213,28 @@ def check_extra(
 
     The verdict is "good" or "note", never "bad": the main job (chapter 05's training) needs no extra."""
     name = f"extra {extra}"
-    # The extra's requirements that apply to this Python and this system.
+    # Only those that apply to this Python and this system.
     requirements = requirements_of(lines, extra)
     if not requirements:
         return Finding(name, "not for this system", "note", "there are no packages for it here")
     absent = absent_packages(lines, extra, version_of)  # names of those that are not installed
-    command = f"pip install 'vlrlbook[{extra}]'"
-    if len(absent) == len(requirements):
-        return Finding(name, "not installed", "note", command)
     if absent:
-        return Finding(name, f"without {', '.join(absent)}", "note", command)
+        found = f"without {', '.join(absent)}"
+        if len(absent) == len(requirements):
+            found = "not installed"
+        return Finding(name, found, "note", f"pip install 'vlrlbook[{extra}]'")
+    return _versions_finding(name, requirements, version_of)
 
-    # All are installed: are their versions those that were tested?
+
+def _versions_finding(name, requirements, version_of):
+    """A finding about installed packages: their versions, and which of them were not tested.
+
+    The verdict is "good" or "note", also where a version is too old."""
     packages, advice = [], []
     for requirement in requirements:
         version = version_of(requirement.name)
         packages.append(f"{requirement.name} {version}")
-        # Its verdict, which may be "bad" for a version that is too old, is not used: an extra is optional.
-        _, text = judge_version(requirement, version)
+        _verdict, text = judge_version(requirement, version)
         if text:  # none for a version that was tested
             advice.append(f"{requirement.name}: {text}")
     return Finding(name, ", ".join(packages), "note" if advice else "good", "; ".join(advice))
@@ -253,14 +261,9 @@ def import_libraries():
 
     The lines are {"library": name, "error": text or null}. After torch comes {"gpu": result of `gpu_facts`}.
     `library_facts` runs this in a new process, which may crash, and reads the lines."""
-    # Some name of each library is looked up, since transformers and trl import their submodules only on use.
-    # `used_names` has them in the order of import, torch first.
+    # `used_names`: library → a name in it; in the order of import, torch first
     for library, name in used_names.items():
-        error = None
-        try:
-            getattr(importlib.import_module(library), name)
-        except Exception as caught:
-            error = one_line(caught)
+        error = _import_error(library, name)
         # Flushed at once: the next import may crash the process, and this line must not be lost.
         print(json.dumps(dict(library=library, error=error)), flush=True)
         if library == "torch" and error is None:
@@ -272,40 +275,63 @@ def import_libraries():
             print(json.dumps(dict(gpu=facts)), flush=True)
 
 
+def _import_error(library, name):
+    "Import a library and look up one name in it: what that raised, on one line, or None"
+    # The name, since transformers and trl import their submodules only on use.
+    try:
+        getattr(importlib.import_module(library), name)
+    except Exception as error:
+        return one_line(error)
+    return None
+
+
 def gpu_facts() -> dict: # keys: build, cuda, available, devices, warnings
     """Ask torch about the GPUs of this machine.
 
     `build` is torch's version, `cuda` the CUDA or ROCm version that it was built for (None: for CPUs only),
     `available` is True if torch can use a GPU, `devices` a list of {name, gb}, `warnings` a list of texts."""
-    import warnings
     import torch
+    count, messages = _usable_gpus(torch.cuda)
+    devices = []
+    for number in range(count or 0):
+        properties = torch.cuda.get_device_properties(number)
+        devices.append(dict(name=properties.name, gb=properties.total_memory / 2**30))
+    return dict(build=torch.__version__, cuda=torch.version.cuda or torch.version.hip,
+                available=count is not None, devices=devices, warnings=messages)
+
+
+def _usable_gpus(cuda):
+    "(number of GPUs, or None if torch can use none; torch's warnings as texts); `cuda` is torch.cuda"
+    import warnings
     # When a GPU is there but cannot be used, torch gives the reason in a warning.
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        available = torch.cuda.is_available()
-        count = torch.cuda.device_count() if available else 0
-    devices = []
-    for number in range(count):
-        properties = torch.cuda.get_device_properties(number)
-        devices.append(dict(name=properties.name, gb=properties.total_memory / 2**30))
+        count = cuda.device_count() if cuda.is_available() else None
     # Each message on one line.
-    messages = [" ".join(str(warning.message).split()) for warning in caught]
-    return dict(build=torch.__version__, cuda=torch.version.cuda or torch.version.hip, available=available,
-                devices=devices, warnings=messages)
+    return count, [" ".join(str(warning.message).split()) for warning in caught]
 
 
 def library_facts(
     seconds: float = 300, # time limit; a first import from a network disk can take minutes
 ) -> dict: # errors: {library: error text, or None if it imports}; gpu: dict of `gpu_facts`, or None
-    """Find out which libraries of the main job import, and what torch says about GPUs.
-
-    `import_libraries` runs in a new process, which may crash. It prints lines of JSON:
-    {"library": name, "error": text or null} for each library, and one {"gpu": facts}."""
+    "Find out which libraries of the main job import, and what torch says about GPUs"
+    # In a new process, since an import may crash it.
     code = "from vlrlbook.doctor import import_libraries; import_libraries()"
     status, stdout, stderr = call_python(code, seconds)  # the status is None if the time was up
+    errors, gpu = _facts_printed(stdout)
+    ending = "the time was up" if status is None else f"Python ended with status {status}"
+    for library in used_names:
+        # A library without a line: the process ended before or while it was imported.
+        errors.setdefault(library, f"{ending}: {last_line(stderr)}"[:300])
+    return dict(errors=errors, gpu=gpu)
 
+
+def _facts_printed(output):
+    """Read what `import_libraries` printed: ({library: error text or None}, result of `gpu_facts` or None)
+
+    Its lines of JSON are {"library": name, "error": text or null} and {"gpu": facts}."""
     errors, gpu = {}, None
-    for line in stdout.splitlines():
+    for line in output.splitlines():
         try:
             record = json.loads(line)
         except ValueError:
@@ -315,11 +341,7 @@ def library_facts(
             errors[record["library"]] = record["error"]
         elif isinstance(record, dict):
             gpu = record.get("gpu", gpu)
-    ending = "the time was up" if status is None else f"Python ended with status {status}"
-    for library in used_names:
-        # A library without a line: the process ended before or while it was imported.
-        errors.setdefault(library, f"{ending}: {last_line(stderr)}"[:300])
-    return dict(errors=errors, gpu=gpu)
+    return errors, gpu
 
 
 def check_imports(
@@ -363,26 +385,33 @@ def check_gpu(
         advice = f"torch fails when it is asked: {facts['error']}"
         return Finding("GPU", driver or "not known", "note", advice)
     if facts["available"]:
-        names = [f"{device['name']} ({device['gb']:.0f} GB)" for device in facts["devices"]]
-        found = f"{', '.join(names)}; torch {facts['build']} for CUDA {facts['cuda']}"
-        if driver:  # the last of its three parts is the version
-            driver_version = driver.split(", ")[-1]
-            found += f"; driver: {driver_version}"
-        return Finding("GPU", found, "good")
-
-    # From here on torch can use no GPU. Without a driver there is none; otherwise say why it is not usable.
+        return _usable_gpu(facts, driver)
     if not driver:
         return Finding("GPU", "none", "note", "size=tiny runs on the CPU; size=gpu needs an NVIDIA GPU")
+    return Finding("GPU", driver, "note", f"not usable from torch. {_why_unusable(facts)}")
+
+
+def _usable_gpu(facts, driver):
+    "The good finding that names the GPUs which torch can use; arguments as in `check_gpu`"
+    names = [f"{device['name']} ({device['gb']:.0f} GB)" for device in facts["devices"]]
+    found = f"{', '.join(names)}; torch {facts['build']} for CUDA {facts['cuda']}"
+    if driver:  # such as "NVIDIA L4, 23034 MiB, 570.86"
+        driver_version = driver.split(", ")[-1]
+        found += f"; driver: {driver_version}"
+    return Finding("GPU", found, "good")
+
+
+def _why_unusable(facts):
+    "Say why torch cannot use a GPU whose driver is there; `facts` are those of `gpu_facts`"
     if facts["cuda"] is None:
-        why = f"torch {facts['build']} is a build for the CPU only: install a build for CUDA"
-    elif os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
-        why = "CUDA_VISIBLE_DEVICES hides every GPU"
-    elif facts["warnings"]:
+        return f"torch {facts['build']} is a build for the CPU only: install a build for CUDA"
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return "CUDA_VISIBLE_DEVICES hides every GPU"
+    torch_name = f"torch {facts['build']} for CUDA {facts['cuda']}"
+    if facts["warnings"]:
         # A warning such as "The NVIDIA driver on your system is too old (found version 11040)".
-        why = f"torch {facts['build']} for CUDA {facts['cuda']} says: {facts['warnings'][0]}"
-    else:
-        why = f"torch {facts['build']} for CUDA {facts['cuda']} finds no GPU: is the driver too old for it?"
-    return Finding("GPU", driver, "note", f"not usable from torch. {why}")
+        return f"{torch_name} says: {facts['warnings'][0]}"
+    return f"{torch_name} finds no GPU: is the driver too old for it?"
 
 
 # The machine
@@ -403,17 +432,24 @@ def check_disk(
     existing = folder_above(Path(folder))  # `folder` itself, or the nearest one above it that exists
     free_gb = usage(existing).free / 2**30
     found = f"{free_gb:.1f} GB free in {folder}"
-    # Writing is tried with a file that vanishes when it is closed: permission bits would not tell of a
-    # file system that is mounted read-only.
-    try:
-        tempfile.TemporaryFile(dir=existing).close()
-    except OSError as error:
+    error = _write_error(existing)
+    if error is not None:
         return Finding(name, found, "bad", f"nothing can be written there ({one_line(error)})")
     if free_gb < 1:
         return Finding(name, found, "bad", "less than 1 GB: a run can fill it up")
     if free_gb < 10:
         return Finding(name, found, "note", "less than 10 GB: enough for size=tiny; a 3B model takes 7.5 GB")
     return Finding(name, found, "good")
+
+
+def _write_error(folder):
+    "The OSError that writing into a folder raises, or None; nothing is left in the folder"
+    # A file that vanishes when it is closed: permission bits would not tell of a read-only file system.
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        return error
+    return None
 
 
 def check_disk_of_runs() -> Finding:
@@ -481,19 +517,25 @@ def control_groups(
         return []
     groups = []
     for line in lines:
-        # Version 2 writes "0::/path". Version 1 writes a line for each controller, such as "4:memory:/path".
-        _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            top, version = root / "sys/fs/cgroup", 2
-        elif "memory" in controllers.split(","):
-            top, version = root / "sys/fs/cgroup/memory", 1
-        else:
-            continue
-        # In a container only `top`, the last of the parents, may exist: the path may be the host's. What does
-        # not exist is listed all the same, and later read as a group without a limit.
-        group = Path(path.lstrip("/"))
-        groups += [(top / folder, version) for folder in (group, *group.parents)]
+        groups += _groups_of_line(line, root / "sys/fs/cgroup")
     return groups
+
+
+def _groups_of_line(line, cgroup_folder):
+    """(folder, version) of the memory group that a line of /proc/self/cgroup names, and of those above it.
+
+    Empty for a line about anything but memory. In a container the path may be the host's, and only the last
+    folder of the list exists: one that does not is later read as a group without a limit."""
+    # Version 2 writes "0::/path". Version 1 writes a line for each controller, such as "4:memory:/path".
+    _, controllers, path = line.split(":", 2)
+    if controllers == "":
+        top, version = cgroup_folder, 2
+    elif "memory" in controllers.split(","):
+        top, version = cgroup_folder / "memory", 1
+    else:
+        return []
+    group = Path(path.lstrip("/"))
+    return [(top / folder, version) for folder in (group, *group.parents)]
 
 
 def available_memory(
@@ -503,14 +545,13 @@ def available_memory(
 
     On Linux that is the free memory, or less where a control group (of a container or a batch system) has a
     limit. Elsewhere only the size of the whole memory is known: then the second value is "in all"."""
-    free = number_in(root / "proc/meminfo", "MemAvailable")
-    if free is None:
+    free_kb = number_in(root / "proc/meminfo", "MemAvailable")
+    if free_kb is None:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), "in all", False
-    free *= 1024  # the kernel writes kB
-    # What each group, and each group above it, still lets a process take.
-    left = [left_in_group(folder, version) for folder, version in control_groups(root)]
-    # The tightest limit counts; a group without a limit gives None.
-    least = min((amount for amount in left if amount is not None), default=free)
+    free = free_kb * 1024
+    # What each group, and each group above it, lets a process take; None where it has no limit.
+    amounts = [left_in_group(folder, version) for folder, version in control_groups(root)]
+    least = min((amount for amount in amounts if amount is not None), default=free)
     return min(free, least), "free", least < free
 
 
@@ -527,9 +568,9 @@ def check_memory(
     "Compare the memory of this machine with what the main job (chapter 05) took, and name the cores"
     # bytes; "free", or "in all" where the free part is not known; True if a container sets the limit
     amount, kind, limited = available_memory(root)
-    cores = core_count()
     limit_text = ", limited by a container or a batch system" if limited else ""
-    cores_text = f"{cores} core{'s' if cores > 1 else ''}"
+    cores = core_count()
+    cores_text = "1 core" if cores == 1 else f"{cores} cores"
     found = f"{amount / 2**30:.1f} GB {kind}{limit_text}; {cores_text}"
     main_job_bytes = main_job_mb * 2**20
     needed = f"the main job took {main_job_bytes / 2**30:.1f} GB with size=tiny"
@@ -558,23 +599,29 @@ def check_browser() -> Finding:
 
 def check_kernel() -> Finding:
     "Check the Jupyter kernel that runs the chapters: is it installed, and does it start this Python?"
+    program = _kernel_program()
+    if program is None:
+        return Finding("notebook kernel", "no python3", "bad", "pip install --force-reinstall ipykernel")
+    # Where it is a name without a folder, such as "python", jupyter_client starts the Python that it runs in
+    # itself.
+    is_bare_name = program == Path(program).name
+    if is_bare_name or Path(program).parent.samefile(Path(sys.executable).parent):
+        return Finding("notebook kernel", "python3", "good")
+    advice = "chapters run in that environment: python -m ipykernel install --sys-prefix"
+    return Finding("notebook kernel", f"python3 is {program}", "note", advice)
+
+
+def _kernel_program():
+    "The Python that the kernel of the chapters starts, such as /usr/bin/python; None without such a kernel"
     from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
     from jupyter_core.paths import jupyter_path
     # The folders are given, since the manager would otherwise ask IPython for its folder, and IPython would
     # make it. A check should leave nothing behind.
     kernels = KernelSpecManager(kernel_dirs=jupyter_path("kernels"))
-    # "python3" is the kernel that every chapter's metadata names.
     try:
-        program = kernels.get_kernel_spec("python3").argv[0]
+        return kernels.get_kernel_spec("python3").argv[0]  # the kernel that every chapter's metadata names
     except NoSuchKernel:
-        return Finding("notebook kernel", "no python3", "bad", "pip install --force-reinstall ipykernel")
-    # `program` is the Python that the kernel starts. Where it is a name without a folder, such as "python",
-    # jupyter_client starts the Python that it runs in itself.
-    folder = Path(program).parent
-    if program == Path(program).name or folder.samefile(Path(sys.executable).parent):
-        return Finding("notebook kernel", "python3", "good")
-    advice = "chapters run in that environment: python -m ipykernel install --sys-prefix"
-    return Finding("notebook kernel", f"python3 is {program}", "note", advice)
+        return None
 
 
 # The network: notes only, since everything runs offline
@@ -588,6 +635,12 @@ def pip_command() -> list | None: # program and first arguments; None without pi
     return [path] if path else None
 
 
+# `pip index` lists versions and installs nothing; `packaging` stands for any package. No retries: with those
+# that pip makes by default, this takes minutes without a network.
+_index_question = ("index", "versions", "packaging", "--timeout", "5", "--retries", "0", "--no-input",
+                   "--disable-pip-version-check")
+
+
 def check_registry(
     command: list | None, # from `pip_command`: how to start pip; None without pip
 ) -> Finding:
@@ -597,13 +650,10 @@ def check_registry(
     name, advice = "package index", "nothing can be installed from here; what is installed runs all the same"
     if command is None:
         return Finding(name, "not asked", "note", "there is no pip here to ask")
-    # `pip index` lists versions and installs nothing; `packaging` stands for any package. No retries: with
-    # those that pip makes by default, this takes minutes without a network.
-    arguments = ["index", "versions", "packaging", "--timeout", "5", "--retries", "0", "--no-input"]
-    status, _, stderr = call([*command, *arguments, "--disable-pip-version-check"], seconds=30)
+    # asks for the versions of one package, with `pip index`; the status is None after a timeout
+    status, _, stderr = call([*command, *_index_question], seconds=30)
     if status == 0:
         return Finding(name, "reachable", "good")
-    # The status is None after a timeout.
     reason = "no answer in 30 seconds" if status is None else last_line(stderr)
     return Finding(name, "not reachable", "note", f"pip says: {reason}; {advice}"[:300])
 
@@ -655,21 +705,25 @@ def imported_names(
     """List the modules that code imports at its top level.
 
     Imports inside functions are left out, since the function may never be called (Ray is such an import).
-    Only torch, transformers, trl and peft are listed wherever they stand: the GRPO training of this book
-    (the "main job") uses all four."""
+    Only torch, transformers, trl and peft are listed wherever they stand: the main job uses all four."""
     tree, names = ast.parse(source), set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            imported = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            base = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
-            imported = [base, *(f"{base}.{alias.name}" for alias in node.names)]
-        else:
-            continue
         at_top = node in tree.body
-        # The library of "torch.nn" is "torch"; the keys of `used_names` are the four libraries.
-        names.update(name for name in imported if at_top or name.partition(".")[0] in used_names)
+        for name in _names_of_import(node, package):
+            # The library of "torch.nn" is "torch"; the keys of `used_names` are the four libraries.
+            if at_top or name.partition(".")[0] in used_names:
+                names.add(name)
     return names
+
+
+def _names_of_import(node, package):
+    "The dotted names that a node of a syntax tree imports, a list; empty if it is no import"
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom):
+        base = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+        return [base, *(f"{base}.{alias.name}" for alias in node.names)]
+    return []
 
 
 def code_of_chapter(
@@ -720,25 +774,29 @@ def why_not(
 
     It can run if each package that it imports can be imported, and if it has those of its extra, such as
     FastAPI for the chapter about the service."""
-    # Packages that the chapter imports, itself or through modules of this book.
-    needed = sorted(needed_packages(chapter))
+    needed = sorted(needed_packages(chapter))  # that it imports, itself or through modules of this book
     broken = [name for name in needed if errors.get(name)]
     if broken:
         return f"{', '.join(broken)} cannot be imported", "see the lines above"
-
-    is_installed = bool(lines)  # else nothing says which packages an extra has
-    absent = [name for name in needed if importlib.util.find_spec(name) is None]
-    if absent:
-        # No chapter imports packages of two extras at its top level, so one package tells the extra.
-        extra = extra_of(absent[0]) if is_installed else None
-    else:
-        # A chapter may import its extra's packages only inside functions; they are then not in `needed`.
-        extra = extra_of_chapter.get(chapter.stem)  # None for most chapters
-        absent = absent_packages(lines, extra) if extra and is_installed else []
+    absent, extra = _absent_and_extra(chapter.stem, needed, lines)
     if not absent:
         return "", ""
     reason = f"{', '.join(absent)} {'is' if len(absent) == 1 else 'are'} not installed"
     return reason, advice_to_install(lines, extra)
+
+
+def _absent_and_extra(chapter_name, needed, lines):
+    """(packages of a chapter that are not installed, the extra that brings them or None)
+
+    `needed` are the packages that the chapter imports; `lines` and the rest are as in `why_not`."""
+    is_installed = bool(lines)  # else nothing says which packages an extra has
+    absent = [name for name in needed if importlib.util.find_spec(name) is None]
+    if absent:
+        # No chapter imports packages of two extras at its top level, so one package tells the extra.
+        return absent, extra_of(absent[0]) if is_installed else None
+    # A chapter may import its extra's packages only inside functions; they are then not in `needed`.
+    extra = extra_of_chapter.get(chapter_name)  # None for most chapters
+    return absent_packages(lines, extra) if extra and is_installed else [], extra
 
 
 def advice_to_install(
@@ -823,24 +881,26 @@ def judge_steps(
 
     It is good if the process ended well and logged two finite losses. A second finding, a note, is added if
     the run could not share the prompt among the answers of a group."""
-    name, findings = "two GRPO steps", []
+    name = "two GRPO steps"
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     if status != 0:  # None too: the time was up
         # The last twelve lines hold the end of a traceback: most people will paste just that into a report.
         found = f"the run {how_it_ended(status, limit)}"
-        findings.append(Finding(name, found, "bad", "\n".join(lines[-12:])))
+        finding = Finding(name, found, "bad", "\n".join(lines[-12:]))
     elif len(losses) != step_settings["max_steps"] or not all(map(math.isfinite, losses)):
-        findings.append(Finding(name, f"losses: {losses}", "bad", "two finite numbers were expected"))
+        finding = Finding(name, f"losses: {losses}", "bad", "two finite numbers were expected")
     else:
         shown = " and ".join(f"{loss:.4f}" for loss in losses)
-        findings.append(Finding(name, f"losses {shown}, finite; {took:.0f} s with imports and start", "good"))
+        finding = Finding(name, f"losses {shown}, finite; {took:.0f} s with imports and start", "good")
+    return [finding, *_unshared_prompts(lines)]
 
-    # Normally the model reads a prompt once for all answers of a group. Where that is not possible here, the
-    # run prints a line that begins like this, and reads the prompt once for each answer.
-    warnings = [line for line in lines if line.startswith("shared prompt:")]
+
+def _unshared_prompts(lines):
+    "A note for each line of a run's output which says that a prompt is read once for each answer of a group"
+    # Normally the model reads it once for all answers; where it cannot, the run prints such a line.
     advice = "the run is slower; its numbers stay right"
-    findings += [Finding("shared prompt", line, "note", advice) for line in warnings]
-    return findings
+    warnings = [line for line in lines if line.startswith("shared prompt:")]
+    return [Finding("shared prompt", line, "note", advice) for line in warnings]
 
 
 def check_two_steps(
@@ -849,10 +909,10 @@ def check_two_steps(
     """Train two steps of the main job (GRPO, chapter 05) in a new process, and judge how it went.
 
     Run, cache and temporary files are in one temporary folder, which is deleted at the end."""
+    # It starts in the current folder, not in the temporary one: Python may find `vlrlbook` only from there (a
+    # git checkout that is not installed).
     code = "import sys; from vlrlbook.doctor import run_two_steps; run_two_steps(sys.argv[1])"
     with tempfile.TemporaryDirectory(prefix="vlrlbook-doctor-", ignore_cleanup_errors=True) as folder:
-        # The new process starts in the current folder, not in the temporary one: Python may find `vlrlbook`
-        # only from there (a git checkout that is not installed).
         output_dir = Path(folder).resolve() / "run"
         # Offline, since the small model is built, not downloaded.
         env = {"HF_HUB_OFFLINE": "1", "VLRLBOOK_CACHE": folder, "TMPDIR": folder}
@@ -892,28 +952,41 @@ def table_lines(
     """Lay out findings as a table with the columns what, found and verdict.
 
     The advice of a finding stands below its row, under the second column, and begins with "> "."""
-    heading = Finding("what", "found", "verdict")
-    rows = [heading, *findings]
-    gap, verdict_width = "  ", len("verdict")
+    rows = [Finding("what", "found", "verdict"), *findings]
+    what_width, found_width = _column_widths(rows, width)
+    indent = " " * what_width + _column_gap
+    # The advice takes the width of the last two columns.
+    advice_width = found_width + len(_column_gap) + _verdict_width
+    lines = []
+    for finding in rows:
+        lines += _row_lines(finding, what_width, found_width)
+        lines += [indent + line for line in advice_lines(finding.advice, advice_width)]
+    dashes = "-" * min(width, len(indent) + advice_width)
+    lines.insert(1, dashes)  # below the heading, which is always one line high
+    return lines
+
+
+_column_gap = "  "  # between two columns of the table
+_verdict_width = len("verdict")  # characters of the last column: no verdict is longer than its heading
+
+
+def _column_widths(rows, width):
+    "Characters of a table's first two columns, what and found; `width` is that of the terminal"
     what_width = min(max(len(row.name) for row in rows), width // 3)
     # 6 and 8 are the least widths that can be read. A very narrow terminal gets lines that are too long.
     what_width = max(what_width, 6)
-    found_width = max(width - what_width - verdict_width - 2 * len(gap), 8)
+    found_width = max(width - what_width - _verdict_width - 2 * len(_column_gap), 8)
+    return what_width, found_width
 
+
+def _row_lines(finding, what_width, found_width):
+    "The lines of a finding's row, without its advice; widths in characters. As many as its highest cell has"
+    what_lines = wrapped(finding.name, what_width)
+    found_lines = wrapped(finding.found, found_width)
     lines = []
-    for finding in rows:
-        what_lines = wrapped(finding.name, what_width)
-        found_lines = wrapped(finding.found, found_width)
-        # A row is as high as its highest cell.
-        for what, found, verdict in zip_longest(what_lines, found_lines, [finding.verdict], fillvalue=""):
-            lines.append(f"{what:{what_width}}{gap}{found:{found_width}}{gap}{verdict}".rstrip())
-        # The advice takes the width of the last two columns.
-        indent = " " * what_width + gap
-        advice_width = found_width + len(gap) + verdict_width
-        lines += [indent + line for line in advice_lines(finding.advice, advice_width)]
-
-    dashes = "-" * min(width, what_width + found_width + verdict_width + 2 * len(gap))
-    lines.insert(1, dashes)  # below the heading, which is always one line high
+    for what, found, verdict in zip_longest(what_lines, found_lines, [finding.verdict], fillvalue=""):
+        cells = (f"{what:{what_width}}", f"{found:{found_width}}", verdict)
+        lines.append(_column_gap.join(cells).rstrip())
     return lines
 
 
@@ -935,14 +1008,15 @@ def overall(
     """Sum up all findings: exit status 1 and "bad" if one of them is bad, else 0 and "good".
 
     Good means that the main job (chapter 05) can run; the last line counts the findings that are not good."""
-    bad = [finding.name for finding in findings if finding.verdict == "bad"]
-    if bad:
-        return 1, f"Overall: bad. The main job (chapter 05) runs only when these are good: {', '.join(bad)}."
-    others = sum(finding.verdict != "good" for finding in findings)
+    bad_names = [finding.name for finding in findings if finding.verdict == "bad"]
+    if bad_names:
+        must_be_good = ", ".join(bad_names)
+        return 1, f"Overall: bad. The main job (chapter 05) runs only when these are good: {must_be_good}."
+    note_count = sum(finding.verdict != "good" for finding in findings)
     # With --quick, or without the libraries, no training step was tried.
     tried = any(finding.name == "two GRPO steps" and finding.verdict == "good" for finding in findings)
     end = "" if tried else " Its steps were not tried: leave out --quick to try two."
-    return 0, f"Overall: good. The main job (chapter 05) can run here; notes: {others}.{end}"
+    return 0, f"Overall: good. The main job (chapter 05) can run here; notes: {note_count}.{end}"
 
 
 def say(
@@ -969,26 +1043,34 @@ def examine(
     # errors: {library: error or None}; gpu: what torch says about GPUs, or None
     facts = library_facts()
     findings += guarded("imports", "bad", check_imports, facts)
-    findings += guarded("notebook kernel", "bad", check_kernel)
-    findings += guarded("disk for runs", "bad", check_disk_of_runs)
-    findings += guarded("disk for the cache", "bad", check_disk_of_cache)
-    findings += guarded("memory", "note", check_memory)
-    # a lambda, so that `guarded` also catches what `driver_facts` raises
-    findings += guarded("GPU", "note", lambda: check_gpu(facts["gpu"], driver_facts()))
-    findings += guarded("FFmpeg", "note", check_ffmpeg)
-    findings += guarded("browser", "note", check_browser)
+    findings += _examine_machine(facts)
     findings += guarded("package index", "note", lambda: check_registry(pip_command()))
     findings += guarded("model hub", "note", check_hub)
     findings += guarded("chapters", "note", check_chapters, lines, facts["errors"])
+    # the slowest check comes last
+    return findings if quick else findings + _examine_training(facts["errors"])
 
-    # Last the slowest check: two real steps of training.
-    if quick:
-        return findings
-    if any(facts["errors"].values()):
+
+def _examine_machine(facts):
+    "Findings about the notebook kernel, disks, memory, GPU and programs; `facts` are from `library_facts`"
+    return [
+        *guarded("notebook kernel", "bad", check_kernel),
+        *guarded("disk for runs", "bad", check_disk_of_runs),
+        *guarded("disk for the cache", "bad", check_disk_of_cache),
+        *guarded("memory", "note", check_memory),
+        # a lambda, so that `guarded` also catches what `driver_facts` raises
+        *guarded("GPU", "note", lambda: check_gpu(facts["gpu"], driver_facts())),
+        *guarded("FFmpeg", "note", check_ffmpeg),
+        *guarded("browser", "note", check_browser)]
+
+
+def _examine_training(errors):
+    "Findings of two real steps of training, unless a library of `errors` (name → error or None) has one"
+    if any(errors.values()):
         # The two steps would fail at the same import, and the table would say the same thing twice.
-        return [*findings, Finding("two GRPO steps", "not tried", "note", "libraries cannot be imported")]
+        return [Finding("two GRPO steps", "not tried", "note", "libraries cannot be imported")]
     say("two GRPO steps of the main job ... about a minute", sys.stderr)
-    return findings + guarded("two GRPO steps", "bad", check_two_steps)
+    return guarded("two GRPO steps", "bad", check_two_steps)
 
 
 def main(
@@ -998,5 +1080,6 @@ def main(
     width = shutil.get_terminal_size().columns
     findings = examine(quick)
     status, last = overall(findings)
-    say("\n".join([*table_lines(findings, width), "", *wrapped(last, max(width, 20))]), sys.stdout)
+    last_lines = wrapped(last, max(width, 20))
+    say("\n".join([*table_lines(findings, width), "", *last_lines]), sys.stdout)
     return status

@@ -117,7 +117,6 @@ def new_folder(
     path.parent.mkdir(parents=True, exist_ok=True)
     # A caller names `aside` itself where, for example, several processes write into it.
     aside = _hidden_folder(path) if aside is None else _emptied_folder(Path(aside))
-
     try:
         yield aside
         # `part`: some libraries insist on making their folder themselves, inside `aside`.
@@ -158,30 +157,41 @@ def damage(
     "Compare a committed folder with its manifest; return what is wrong, such as a file of another size"
     path = Path(path)
     try:
-        listed = json.loads((path / manifest_name).read_text(encoding="utf-8"))
+        manifest = json.loads((path / manifest_name).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return f"no {manifest_name}"
     except (OSError, ValueError):
         return f"{manifest_name} cannot be read"
-    if not _is_manifest(listed):
+    if not _is_manifest(manifest):
         return f"{manifest_name} is no list of files"
-    for name, file in listed.items():  # path inside the folder -> its bytes and sha256
-        if not (path / name).is_file():
-            return f"{name} is missing"
-        # The size comes before the content: it is quick to read, and most damaged files are cut short.
-        size = (path / name).stat().st_size
-        if size != file["bytes"]:
-            return f"{name} has {size} bytes, not {file['bytes']}"
-        if sha256_of(path / name) != file["sha256"]:
-            return f"{name} has other content"
+    for name, listed in manifest.items():  # path inside the folder -> its bytes and sha256
+        problem = _damage_of_file(path, name, listed)
+        if problem:
+            return problem
     return None
 
 
-def _is_manifest(listed):
+def _damage_of_file(folder, name, listed):
+    "What is wrong with a file of a folder; None if it has the bytes and sha256 that a manifest has `listed`"
+    if not (folder / name).is_file():
+        return f"{name} is missing"
+    # The size comes before the content: it is quick to read, and most damaged files are cut short.
+    size = (folder / name).stat().st_size
+    if size != listed["bytes"]:
+        return f"{name} has {size} bytes, not {listed['bytes']}"
+    if sha256_of(folder / name) != listed["sha256"]:
+        return f"{name} has other content"
+    return None
+
+
+def _is_manifest(content):
     "Return True if parsed JSON has the form of a manifest: each file's name -> its bytes and SHA-256"
-    if not isinstance(listed, dict):
+    if not isinstance(content, dict):
         return False
-    return all(isinstance(file, dict) and {"bytes", "sha256"} <= set(file) for file in listed.values())
+    for listed in content.values():
+        if not isinstance(listed, dict) or not {"bytes", "sha256"} <= set(listed):
+            return False
+    return True
 
 
 def sha256_of(
@@ -392,12 +402,17 @@ def move_newer_checkpoints(
     newer = [p for p in checkpoints if checkpoint_number(p) > last]  # type: ignore[operator]  # never None
     if not newer:
         return None
-    place = 1  # the first N for which there is no folder earlier-N
-    while (Path(run) / f"earlier-{place}").exists():
-        place += 1
-    folder = Path(run) / f"earlier-{place}"
+    folder = _unused_name(Path(run), "earlier")
     folder.mkdir()
     for path in newer:
         os.rename(path, folder / path.name)
     print(f"{len(newer)} checkpoints of an earlier run moved to {folder.name}")
     return folder
+
+
+def _unused_name(folder, name):
+    "The first of the paths NAME-1, NAME-2 and so on in a folder where nothing is"
+    number = 1
+    while (folder / f"{name}-{number}").exists():
+        number += 1
+    return folder / f"{name}-{number}"

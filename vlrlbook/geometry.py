@@ -87,8 +87,9 @@ def overlap(
 ) -> float:  # 0 to 1
     "Intersection over union (IoU) of two boxes: the area they share, divided by the area they cover together"
     # the shared box goes from the larger x1 and y1 to the smaller x2 and y2
-    shared_box = (*map(max, box[:2], other[:2]), *map(min, box[2:], other[2:]))
-    intersection = area(shared_box)  # 0 if the boxes do not meet: then the corners are swapped
+    x1, y1 = max(box[0], other[0]), max(box[1], other[1])
+    x2, y2 = min(box[2], other[2]), min(box[3], other[3])
+    intersection = area((x1, y1, x2, y2))  # 0 if the boxes do not meet: then the corners are swapped
     union = area(box) + area(other) - intersection
     return intersection / union if intersection > 0 else 0.0
 
@@ -108,7 +109,9 @@ def is_inside(
     box: tuple,  # x1, y1, x2, y2
 ) -> bool:  # also true for a point on the edge
     "Whether a point lies in a box"
-    return box[0] <= point[0] <= box[2] and box[1] <= point[1] <= box[3]
+    x, y = point
+    x1, y1, x2, y2 = box
+    return x1 <= x <= x2 and y1 <= y <= y2
 
 
 def box_fault(
@@ -156,12 +159,18 @@ def _assigned(table):
     for new_row in range(rows):
         column, previous_column = _path_to_free_column(
             table, new_row, row_potential, column_potential, row_of_column)
-        # Walk the path back: each column takes the row of the column before it, the first one the new row.
-        while column is not None:
-            previous = previous_column[column]
-            row_of_column[column] = new_row if previous is None else row_of_column[previous]
-            column = previous
+        _assign_along_path(row_of_column, column, previous_column, new_row)
     return row_of_column
+
+
+def _assign_along_path(row_of_column, column, previous_column, new_row):
+    """Move rows along a path that ends in the free `column`, which makes room for `new_row` at its beginning
+
+    `previous_column`: column → the one before it on the path, None for the first. `row_of_column` changes."""
+    while column is not None:
+        previous = previous_column[column]
+        row_of_column[column] = new_row if previous is None else row_of_column[previous]
+        column = previous
 
 
 def _path_to_free_column(table, new_row, row_potential, column_potential, row_of_column):

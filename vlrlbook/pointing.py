@@ -8,6 +8,7 @@ import math
 import random
 import re
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -71,11 +72,13 @@ def _drawn(count, rng, side):
             continue
         discs.append((x, y, radius))
         draw.ellipse([x - radius, y - radius, x + radius, y + radius], fill=rng.choice(disc_colours))
-    boxes = []
-    for x, y, radius in sorted(discs):
-        # the right and lower edge lie behind the last pixel: then x2 - x1 is the width in pixels
-        boxes.append((x - radius, y - radius, x + radius + 1, y + radius + 1))
-    return image, boxes
+    return image, [_box_around(*disc) for disc in sorted(discs)]
+
+
+def _box_around(x, y, radius):
+    "The box of a drawn disc in pixels"
+    # the right and lower edge lie behind the last pixel: then x2 - x1 is the width in pixels
+    return x - radius, y - radius, x + radius + 1, y + radius + 1
 
 
 def _is_free(x, y, radius, discs):
@@ -95,18 +98,17 @@ def drawn_for(
     processor, scale = model_scale(model, max_image_size)
     # draw at the size in which the model sees them, so that nothing is lost by resizing
     side = min(full_side, max_image_size or full_side)
+    return partial(_drawn_in_scale, processor, scale, side)
 
-    def draw(n, seed):
-        "Draw `n` samples, their truths in the scale of the model that `drawn_for` was called with"
-        samples = []
-        for sample in synthetic_pointing(n, seed, side=side):
-            size = sample.images[0].size
-            # the same boxes in the model's scale, as text
-            truth = scaled_truth(sample.answer, size, processor, scale, sample.row)
-            samples.append(replace(sample, answer=truth))
-        return samples
 
-    return draw
+def _drawn_in_scale(processor, scale, side, n, seed):
+    "Draw `n` samples of `side` pixels, their truths in the scale of the model that has this processor"
+    samples = []
+    for sample in synthetic_pointing(n, seed, side=side):
+        size = sample.images[0].size
+        truth = scaled_truth(sample.answer, size, processor, scale, sample.row)
+        samples.append(replace(sample, answer=truth))
+    return samples
 
 
 # The scale of a model
@@ -131,13 +133,13 @@ def shown_size(
 
     The Qwen-VL families resize pictures in this way. For any other family the size is returned as it is."""
     image_processor = processor.image_processor
-    # an attribute of Qwen-VL's processors
-    if not hasattr(image_processor, "merge_size"):
+    if not hasattr(image_processor, "merge_size"):  # an attribute of Qwen-VL's processors
         return size
     # the library's own function, so that both always round alike
     from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
     # despite their names the two limits are numbers of pixels of the whole picture
-    min_pixels, max_pixels = image_processor.size["shortest_edge"], image_processor.size["longest_edge"]
+    limits = image_processor.size
+    min_pixels, max_pixels = limits["shortest_edge"], limits["longest_edge"]
     # sides are rounded to a multiple of what one image token covers
     factor = image_processor.patch_size * image_processor.merge_size
     height, width = smart_resize(size[1], size[0], factor, min_pixels=min_pixels, max_pixels=max_pixels)
@@ -160,12 +162,17 @@ def scaled_truth(
     unit, model_unit = unit_of(truth.scale, truth.size), unit_of(scale, size_for_model)
     boxes = [rescaled(box, unit, model_unit) for box in truth.boxes]
     converted = box_truth(boxes, scale, size_for_model)  # as text
-    # Rounding may leave a small box without area, and then no answer can overlap it.
+    _refuse_lost_boxes(converted, scale, size_for_model, row)
+    return converted
+
+
+def _refuse_lost_boxes(converted, scale, size, row):
+    "Raise a `DataError` where a truth, converted to a model's scale and picture size, has a box without area"
+    # Rounding may have done it to a small box, and then no answer could overlap it.
     if any(box_fault(box) for box in read_box_truth(converted).boxes):
-        model_scale_text = f"{scale} of {_size_text(size_for_model)}"
+        model_scale_text = f"{scale} of {_size_text(size)}"
         message = f"a box has no area in {model_scale_text}, in which the model sees the picture"
         raise DataError("box.small", f"{message}: a larger max_image_size shows it", row=row)
-    return converted
 
 
 def _checked_truth(answer, size, row):
@@ -244,21 +251,8 @@ def coco_rows(
     path = Path(path)
     coco = _coco_file(path)
     images, categories = _by_id(coco, "images", path), _by_id(coco, "categories", path)
-    boxes = {}  # (image id, category id) → boxes
-    crowds = set()  # (image id, category id) with an annotation of a crowd (iscrowd)
-    # Each helper raises a `DataError` that names `place` if something is wrong in the entry.
-    for number, annotation in enumerate(coco["annotations"], 1):
-        place = f"annotations[{number - 1}]"  # for messages, counted from 0 as in JSON
-        image_id = _known_id(annotation, "image_id", images, place, path)
-        category_id = _known_id(annotation, "category_id", categories, place, path)
-        size = _image_size(images[image_id], f"image {image_id}", path)
-        bbox = _field(annotation, "bbox", place, path)
-        corner_and_size = _four_numbers(bbox, f"{place}.bbox", path, number)
-        box = _clipped(of_corner_and_size(corner_and_size), size, f"{place}.bbox", path, number)
-        boxes.setdefault((image_id, category_id), []).append(box)
-        if annotation.get("iscrowd"):
-            crowds.add((image_id, category_id))
-
+    # boxes: (image id, category id) → boxes; crowds: such pairs with an annotation of a crowd (iscrowd)
+    boxes, crowds = _coco_boxes(coco["annotations"], images, categories, path)
     rows = []
     for (image_id, category_id), boxes_of_category in boxes.items():
         # a crowd is one box around many things, whose own boxes are not known: no row is made
@@ -267,6 +261,26 @@ def coco_rows(
             rows.append((len(rows) + 1, row))
     note = "a picture and a category with a crowd, whose boxes are not known: left out"
     return rows, [(note, len(crowds))] if crowds else []
+
+
+def _coco_boxes(annotations, images, categories, path):
+    """The boxes of a COCO file: ({(image id, category id): boxes}, {(image id, category id) with a crowd})
+
+    `images` and `categories` are the file's entries by id. A `DataError` names the first bad annotation."""
+    boxes, crowds = {}, set()
+    # Each helper raises a `DataError` that names `place` if something is wrong in the entry.
+    for number, annotation in enumerate(annotations, 1):
+        place = f"annotations[{number - 1}]"  # for messages, counted from 0 as in JSON
+        image_id = _checked_id(annotation, "image_id", images, place, path)
+        category_id = _checked_id(annotation, "category_id", categories, place, path)
+        size = _image_size(images[image_id], f"image {image_id}", path)
+        bbox = _field(annotation, "bbox", place, path)
+        corner_and_size = _four_numbers(bbox, f"{place}.bbox", path, number)
+        box = _clipped(of_corner_and_size(corner_and_size), size, f"{place}.bbox", path, number)
+        boxes.setdefault((image_id, category_id), []).append(box)
+        if annotation.get("iscrowd"):
+            crowds.add((image_id, category_id))
+    return boxes, crowds
 
 
 def _coco_row(image, category, boxes, path):
@@ -289,7 +303,7 @@ def _by_id(coco, name, path):
     return entries
 
 
-def _known_id(entry, name, entries_by_id, place, path):
+def _checked_id(entry, name, entries_by_id, place, path):
     "The id in an entry's field `name`, such as image_id; a `DataError` if it is not in `entries_by_id`"
     value = _field(entry, name, place, path)
     if value not in entries_by_id:
@@ -320,7 +334,9 @@ def _field(entry, name, place, path):
 
 def _names(entry):
     "The names of an entry's fields as text for messages; its type where it is no dict"
-    return ", ".join(map(str, entry))[:100] if isinstance(entry, dict) else type(entry).__name__
+    if not isinstance(entry, dict):
+        return type(entry).__name__
+    return ", ".join(map(str, entry))[:100]
 
 
 def _image_size(image, place, path):
@@ -358,14 +374,15 @@ def _clipped(box, size, place, path, number):
     By rounding it may reach beyond by `over_the_edge` pixels. `place` and `number` are for messages."""
     if box_fault(box):
         raise DataError("box.fault", f"{path.name}: {place} has {box_fault(box)}", row=number)
+    left, top, right, bottom = box
     width, height = size
     # beyond the left, upper, right or lower edge, whichever is most
-    beyond = max(-box[0], -box[1], box[2] - width, box[3] - height)
+    beyond = max(-left, -top, right - width, bottom - height)
     if beyond > over_the_edge:
-        message = (f"{path.name}: {place} ends at {box[2]:g}, {box[3]:g}, the picture is {_size_text(size)}: "
+        message = (f"{path.name}: {place} ends at {right:g}, {bottom:g}, the picture is {_size_text(size)}: "
                    "another scale, or corners where width and height were expected?")
         raise DataError("box.outside", message, row=number)
-    return max(0.0, box[0]), max(0.0, box[1]), min(width, box[2]), min(height, box[3])
+    return max(0.0, left), max(0.0, top), min(width, right), min(height, bottom)
 
 
 # Names of the columns for phrase, box and picture in RefCOCO's own files and in files made of them. Of each
@@ -389,24 +406,31 @@ def refcoco_rows(
         raise DataError("box.form", f"form = {form!r}{nearest(form, list(box_forms))}")
     path = Path(path)
     picture_folder = Path(image_dir) if image_dir else path.parent
-    phrase_names, box_names, picture_names = _column_names  # that a column may have
     rows = []
-    # Each helper raises a `DataError` that names the row and the column if something is wrong there.
     for number, raw in read_rows(path):  # raw: a dict
-        phrase_column = _column(raw, phrase_names, number, path)  # the first of these names in the row
-        box_column = _column(raw, box_names, number, path)
-        picture_column = _column(raw, picture_names, number, path)
-        numbers = _four_numbers(raw[box_column], box_column, path, number)
-        size = _row_size(raw, raw[picture_column], picture_folder, number, path)
-        corners = of_corner_and_size(numbers) if form == "xywh" else numbers
-        box = _clipped(corners, size, box_column, path, number)
-        truth = box_truth([box], "pixels", size)
-        # RefCOCO may have a list of phrases for one box, by several people: each becomes a question.
-        phrases = as_list(raw[phrase_column]) or [raw[phrase_column]]  # as_list: None for a single text
-        for phrase in phrases:
-            question = phrase if phrase_column == "question" else _question_for(phrase)
-            rows.append((number, dict(question=question, answer=truth, images=raw[picture_column])))
+        rows += [(number, row) for row in _phrase_rows(raw, number, form, picture_folder, path)]
     return rows, []
+
+
+def _phrase_rows(raw, number, form, picture_folder, path):
+    """The rows for the phrases of one RefCOCO row `raw`, a dict: each a dict of question, answer and images
+
+    A `DataError` names the row's `number` and the column where something is wrong."""
+    phrase_names, box_names, picture_names = _column_names  # that a column may have
+    phrase_column = _column(raw, phrase_names, number, path)  # the first of these names in the row
+    box_column = _column(raw, box_names, number, path)
+    picture = raw[_column(raw, picture_names, number, path)]
+    numbers = _four_numbers(raw[box_column], box_column, path, number)
+    size = _row_size(raw, picture, picture_folder, number, path)
+    corners = of_corner_and_size(numbers) if form == "xywh" else numbers
+    box = _clipped(corners, size, box_column, path, number)
+    truth = box_truth([box], "pixels", size)
+    rows = []
+    # RefCOCO may have a list of phrases for one box, by several people: each becomes a question.
+    for phrase in as_list(raw[phrase_column]) or [raw[phrase_column]]:  # as_list: None for a single text
+        question = phrase if phrase_column == "question" else _question_for(phrase)
+        rows.append(dict(question=question, answer=truth, images=picture))
+    return rows
 
 
 def _question_for(phrase):
@@ -434,6 +458,11 @@ def _row_size(
     if raw.get("width") and raw.get("height"):
         row_size = dict(width=raw["width"], height=raw["height"])
         return _image_size(row_size, f"row {number}", path)  # checked: two whole numbers above 0
+    return _size_from_picture(picture, picture_folder, number, path)
+
+
+def _size_from_picture(picture, picture_folder, number, path):
+    "Width and height of a row's picture, from its file or bytes; a `DataError` where it cannot be opened"
     pictures = picture_list(picture, number)  # a list, also of one
     if len(pictures) != 1:
         raise DataError("box.pictures", f"{path.name}: {len(pictures)} pictures, expected one", row=number)
@@ -463,29 +492,37 @@ def convert_boxes(
     # the input must not be overwritten
     if output.resolve() == path.resolve():
         raise DataError("file.kind", f"{output.name}: the output is the input")
-
-    # notes: (sentence, how many) about what was left out
-    rows, notes = coco_rows(path) if _is_coco(path) else refcoco_rows(path, form, image_dir)
-    kept, report = inspect_vqa(path, image_dir, rows=rows)  # kept: (number, checked row) of the good rows
-    if report.skipped and not skip_bad_rows:
-        raise report.refusal()  # a `DataError` about the first bad row
-    if not kept:
-        raise DataError("row.none", f"{path.name}: none of {report.rows} rows can be used")
-    report.notes += notes
-
-    lines = []
-    for number, row in kept:
-        # the output can hold only paths of pictures
-        if any(isinstance(picture, bytes) for picture in row.pictures):
-            message = f"{path.name}: its picture is in the row: save it as a file"
-            raise DataError("image.bytes", message, row=number)
-        # absolute paths, since the output may lie in another folder than the input
-        line = dict(prompt=row.question, answer=row.answer, images=row.pictures)
-        lines.append(json.dumps(line, ensure_ascii=False) + "\n")
+    kept, report = _inspected_boxes(path, image_dir, form, skip_bad_rows)
+    lines = [_json_line(row, number, path) for number, row in kept]
     write_whole(output, "".join(lines))
     if tell:
         tell(report)
     return len(lines)
+
+
+def _inspected_boxes(path, image_dir, form, skip_bad_rows):
+    """Read a file of boxes and check its rows: (list of (number, good row), report of `inspect_vqa`)
+
+    A `DataError` for the first bad row, unless `skip_bad_rows`, and where no row is good."""
+    # notes: (sentence, how many) about what was left out
+    rows, notes = coco_rows(path) if _is_coco(path) else refcoco_rows(path, form, image_dir)
+    kept, report = inspect_vqa(path, image_dir, rows=rows)
+    if report.skipped and not skip_bad_rows:
+        raise report.refusal()
+    if not kept:
+        raise DataError("row.none", f"{path.name}: none of {report.rows} rows can be used")
+    report.notes += notes
+    return kept, report
+
+
+def _json_line(row, number, path):
+    "A checked row as a line of JSON; a `DataError` where its picture is bytes, which no such line can hold"
+    if any(isinstance(picture, bytes) for picture in row.pictures):
+        message = f"{path.name}: its picture is in the row: save it as a file"
+        raise DataError("image.bytes", message, row=number)
+    # absolute paths, since the output may lie in another folder than the input
+    line = dict(prompt=row.question, answer=row.answer, images=row.pictures)
+    return json.dumps(line, ensure_ascii=False) + "\n"
 
 
 def _is_coco(path):
@@ -511,20 +548,25 @@ def draw_boxes(
 
     A thin line joins each box of an answer with the true box that it is paired with."""
     parsed_truth = read_box_truth(truth)
-    factor = side / max(image.size)
-    size = round(image.width * factor), round(image.height * factor)
-    # NEAREST shows the pixels of a tiny picture as they are: they are what the model gets
-    canvas = image.convert("RGB").resize(size, Image.Resampling.NEAREST)
+    canvas = _enlarged(image, side)
     draw = ImageDraw.Draw(canvas)
     # (width, height) of the whole picture in the numbers of truth and answers; in thousandths (1000, 1000)
     unit = unit_of(parsed_truth.scale or "pixels", parsed_truth.size or image.size)
-    truths_on_canvas = [rescaled(box, unit, size) for box in parsed_truth.boxes]
+    truths_on_canvas = [rescaled(box, unit, canvas.size) for box in parsed_truth.boxes]
     for box in truths_on_canvas:
         draw.rectangle(box, outline=truth_colour, width=4)
     for number, text in enumerate(answers, 1):
         colour = answer_colours[(number - 1) % len(answer_colours)]
-        _draw_answer(draw, text, number, colour, truths_on_canvas, unit, size)
+        _draw_answer(draw, text, number, colour, truths_on_canvas, unit, canvas.size)
     return canvas
+
+
+def _enlarged(image, side):
+    "A copy of a picture, in RGB, whose longer side has `side` pixels"
+    factor = side / max(image.size)
+    size = round(image.width * factor), round(image.height * factor)
+    # NEAREST shows the pixels of a tiny picture as they are: they are what the model gets
+    return image.convert("RGB").resize(size, Image.Resampling.NEAREST)
 
 
 def _draw_answer(draw, answer, number, colour, truths_on_canvas, unit, size):
@@ -533,10 +575,7 @@ def _draw_answer(draw, answer, number, colour, truths_on_canvas, unit, size):
     `unit` is (width, height) of the whole picture in the answer's numbers, `size` in pixels of the canvas."""
     answer_boxes = read_boxes(answer)
     boxes = [rescaled(box, unit, size) for box in answer_boxes.boxes]
-    partners = {}  # index of a box → (the true box that it is paired with, their IoU)
-    for box_index, truth_index, iou in matched(boxes, truths_on_canvas):
-        partners[box_index] = truths_on_canvas[truth_index], iou
-    font = ImageFont.load_default(13)
+    partners = _partners(boxes, truths_on_canvas)  # index of a box → (its true box, their IoU)
     for box_index, box in enumerate(boxes):
         if box_fault(box):
             continue  # swapped corners: there is nothing to draw
@@ -546,16 +585,23 @@ def _draw_answer(draw, answer, number, colour, truths_on_canvas, unit, size):
         draw.line([centre(box), centre(partner)], fill=colour, width=1)
         # a picture without true boxes, such as a user's own, has no IoU to show
         text = f"{number}: {iou:.2f}" if truths_on_canvas else str(number)
-        _label(draw, box, number, text, colour, font)
+        _label(draw, box, number, text, colour)
     for point in answer_boxes.points:
         x, y = rescaled(point, unit, size)
         draw.ellipse([x - 4, y - 4, x + 4, y + 4], outline=colour, width=2)  # a small circle
 
 
-def _label(draw, box, number, text, colour, font):
+def _partners(boxes, true_boxes):
+    "Index of a box → (the true box that it is paired with, their IoU); a box without one is left out"
+    return {box_index: (true_boxes[truth_index], iou)
+            for box_index, truth_index, iou in matched(boxes, true_boxes)}
+
+
+def _label(draw, box, number, text, colour):
     """Write `text` on a white ground into a corner of a box; the answer's `number` decides which corner
 
     Four answers use the four corners, so that the labels of equal boxes do not cover each other."""
+    font = ImageFont.load_default(13)
     width, height = font.getlength(text) + 4, 15
     corner = (number - 1) % 4  # 0: upper left, 1: lower left, 2: upper right, 3: lower right
     is_right, is_low = corner >= 2, corner % 2 == 1

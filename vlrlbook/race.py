@@ -75,32 +75,37 @@ def run_race(
     "stock" is TRL as it is, which reads a prompt again for each of its G answers. "shared" is our trainer,
     which reads it once for all of them."""
     build = build or _twin_trainer
-    sides = {}  # name of the side → its trainer
-    for name in ("stock", "shared"):
-        prompts_are_shared = name == "shared"
-        sides[name] = build(settings, prompts_are_shared, G, prompts)
-
-    times = _times_of(sides, settings.rounds)
+    # name of the side → its trainer; the third argument says whether prompts are shared
+    sides = {"stock": build(settings, False, G, prompts), "shared": build(settings, True, G, prompts)}
     P, C = sides["shared"].prompt_tokens, profiles[settings.profile]["C"]  # tokens of prompt and of answer
     row: dict = dict(profile=settings.profile, family=settings.family)
     row |= dict(width=settings.width, depth=settings.depth, G=G, prompts=prompts, P=P, C=C)
-    for name in sides:
-        for part in ("seconds", "sampling", "scoring", "optimizing", "processor"):
-            row[f"{name}_{part}"] = median(spent[part] for spent in times[name])
-    # How many times faster sharing was, and the most that the saved tokens allow.
-    row |= dict(ratio=row["stock_seconds"] / row["shared_seconds"], bound=token_bound(P, C, G))
-    row["processor_ratio"] = row["stock_processor"] / row["shared_processor"]
-    for name in sides:
-        # The range of the rounds, as a share of their median
-        seconds = [spent["seconds"] for spent in times[name]]
-        row[f"{name}_spread"] = (max(seconds) - min(seconds)) / median(seconds)
+    row |= _time_columns(_times_of(sides, settings.rounds), bound=token_bound(P, C, G))
     row["rounds"] = settings.rounds
-
     # Without a GPU `step_memory` measures in another process, which cannot use the caller's `build`.
     can_measure = build is _twin_trainer or torch.cuda.is_available()
     for name, trainer in sides.items():
         row[f"{name}_memory_mb"] = step_memory(settings, name == "shared", trainer) if can_measure else None
     return row | _differences(sides["shared"], G)  # of log-probs and gradients, with and without sharing
+
+
+def _time_columns(
+    times,  # "stock" and "shared" → list of dicts from `_timed_step`
+    bound,  # how many times faster the tokens that sharing saves allow a step to be, at most
+):
+    "The columns of a race's row about time: medians of both sides, their ratios, how far the rounds differ"
+    columns = {}
+    for name, steps in times.items():
+        for part in ("seconds", "sampling", "scoring", "optimizing", "processor"):
+            columns[f"{name}_{part}"] = median(step[part] for step in steps)
+    # How many times faster sharing was, and the most that the saved tokens allow.
+    columns |= dict(ratio=columns["stock_seconds"] / columns["shared_seconds"], bound=bound)
+    columns["processor_ratio"] = columns["stock_processor"] / columns["shared_processor"]
+    for name, steps in times.items():
+        # The range of the rounds, as a share of their median
+        seconds = [step["seconds"] for step in steps]
+        columns[f"{name}_spread"] = (max(seconds) - min(seconds)) / median(seconds)
+    return columns
 
 
 def _times_of(
@@ -113,9 +118,9 @@ def _times_of(
     times = {name: [] for name in sides}
     for turn in range(rounds + 1):
         for name, trainer in sides.items():
-            spent = _timed_step(trainer)
+            seconds_of = _timed_step(trainer)  # part → seconds
             if turn > 0:  # the first step only warms up
-                times[name].append(spent)
+                times[name].append(seconds_of)
     return times
 
 
@@ -128,31 +133,36 @@ def _twin_trainer(
     """Build a trainer of one step for a twin (a small model with random weights).
 
     Each call makes the same weights and questions."""
-    profile = profiles[settings.profile]
-    picture_side, answer_tokens = profile["side"], profile["C"]
-    model, processor = tiny_twin(settings.family, width=settings.width, depth=settings.depth)
-    if picture_side:
-        limit_pixels(processor, picture_side)
+    model, processor = _twin_with_adapter(settings)
     # `_differences` needs two questions, even if a step takes one.
-    samples = _questions(picture_side, 4 * prompts)  # with pictures of that side; 0: text alone
-
-    run_settings = read_settings(GRPOSettings, dict(
-        batch_size=G * prompts, num_generations=G, max_steps=1, max_completion_length=answer_tokens,
-        shared_prompt=shared, lora_r=_lora_rank, lora_alpha=_lora_alpha, lora_dropout=0.0, save_steps=0,
-        logging_steps=1, output_dir="runs/07_race"))
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    torch.manual_seed(0)  # the adapter's first weights too
-    model = add_lora(model.to(device), _lora_rank, _lora_alpha, 0.0)
-
+    samples = _questions(profiles[settings.profile]["side"], 4 * prompts)
+    run_settings = _settings_of_step(settings.profile, shared, G, prompts)
     # No token may end an answer early, so that all steps do the same work. Three places hold such tokens.
     model.generation_config.eos_token_id = None
     trainer = make_trainer(run_settings, model, processor, to_dataset(samples))
     trainer.eos_token_ids = [_no_token]
     trainer.generation_config.eos_token_id = None
-
     trainer.prompt_tokens = encode(processor, samples[:1])["input_ids"].shape[1]
     return trainer
+
+
+def _twin_with_adapter(settings):
+    "(the twin of some `RaceSettings` with a LoRA adapter, on the GPU if there is one; its processor)"
+    model, processor = tiny_twin(settings.family, width=settings.width, depth=settings.depth)
+    picture_side = profiles[settings.profile]["side"]  # in pixels; 0: the profile has no pictures
+    if picture_side:
+        limit_pixels(processor, picture_side)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.manual_seed(0)  # the adapter's first weights too
+    return add_lora(model.to(device), _lora_rank, _lora_alpha, 0.0), processor
+
+
+def _settings_of_step(profile, shared, G, prompts):
+    "The `GRPOSettings` of a run of one step; the arguments are as in `_twin_trainer`"
+    return read_settings(GRPOSettings, dict(
+        batch_size=G * prompts, num_generations=G, max_steps=1, max_completion_length=profiles[profile]["C"],
+        shared_prompt=shared, lora_r=_lora_rank, lora_alpha=_lora_alpha, lora_dropout=0.0, save_steps=0,
+        logging_steps=1, output_dir="runs/07_race"))
 
 
 def _questions(side, n):
@@ -172,39 +182,40 @@ def _timed_step(trainer):
 
     `seconds` is the sum of the three before it, which are parts of the step. `processor` is the CPU time of
     this process. On a machine that others use, it says more than the clock."""
-    spent = {}
-    begun = time.process_time()
+    seconds_of = {}
+    cpu_start = time.process_time()
     timed = [(trainer, method, _always(part)) for method, part in _method_parts.items()]
-    with _time_calls(timed, spent):
+    with _time_calls(timed, seconds_of):
         trainer.train()  # a single step, since its `max_steps` is 1
     # The three methods call each other: `training_step` scores, and scoring samples.
-    spent["optimizing"] -= spent["scoring"]
-    spent["scoring"] -= spent["sampling"]
-    spent["seconds"] = sum(spent.values())
-    return spent | dict(processor=time.process_time() - begun)
+    seconds_of["optimizing"] -= seconds_of["scoring"]
+    seconds_of["scoring"] -= seconds_of["sampling"]
+    seconds_of["seconds"] = sum(seconds_of.values())
+    return seconds_of | dict(processor=time.process_time() - cpu_start)
 
 
 @contextmanager
 def _time_calls(
     timed,  # list of (object, name of its method, part_of): part_of(*args, **kwargs) names the part of a call
-    spent,  # dict, part → seconds; gets the times
+    seconds_of,  # dict, part → seconds; gets the times
 ):
-    "Measure all calls of some methods within a `with` block, and add up their seconds by part in `spent`"
+    "Measure all calls of some methods within a `with` block; their seconds by part go to `seconds_of`"
     replacements = {}
     for owner, method, part_of in timed:
-        replacements[owner, method] = _timed(getattr(owner, method), spent, part_of)
+        replacements[owner, method] = _timed(getattr(owner, method), seconds_of, part_of)
     with replaced_methods(replacements):
         yield
 
 
-def _timed(function, spent, part_of):
-    "Wrap `function`, so that the seconds of each call are added to `spent[part_of(*args, **kwargs)]`"
+def _timed(function, seconds_of, part_of):
+    "Wrap `function`, so that the seconds of each call are added to `seconds_of[part_of(*args, **kwargs)]`"
     def timed(*args, **kwargs):
-        part, begun = part_of(*args, **kwargs), time.perf_counter()
+        part = part_of(*args, **kwargs)
+        start = time.perf_counter()
         result = function(*args, **kwargs)
         if torch.cuda.is_available():
             torch.cuda.synchronize()  # a GPU only queues its work: without this nothing seems to take time
-        spent[part] = spent.get(part, 0.0) + time.perf_counter() - begun
+        seconds_of[part] = seconds_of.get(part, 0.0) + time.perf_counter() - start
         return result
     return timed
 
@@ -232,29 +243,33 @@ def where_time_goes(
 ) -> dict:  # part: seconds a step, medians
     "How long each part of a training step with shared prompts takes: vision tower, prompts, sampling, …"
     trainer = _twin_trainer(settings, shared=True, G=_answers_a_prompt, prompts=_prompts_a_step)
+    timed = _methods_to_time(trainer)
+    timed_steps = []  # for each step a dict: part → seconds
+    for turn in range(steps + 1):
+        seconds_of = {}
+        with _time_calls(timed, seconds_of):
+            trainer.train()  # a single step in each call, since its `max_steps` is 1
+        if turn > 0:  # the first step only warms up
+            timed_steps.append(seconds_of)
+
+    # A part that a step lacks took no time in it.
+    parts = {part: median(step.get(part, 0.0) for step in timed_steps) for part in timed_steps[0]}
+    whole = parts.pop("whole")
+    return parts | {"everything else": whole - sum(parts.values())}
+
+
+def _methods_to_time(trainer):
+    "What `_time_calls` times of a training step: (object, method, function that names a call's part) each"
     core = trainer.model.get_base_model().model
     # the vision tower: the first is Qwen's name of it, the second that of other families
     tower = core.visual if hasattr(core, "visual") else core.vision_tower
-    timed = [  # object, method, function that names the part to which a call belongs
+    return [
         (tower, "forward", _always("vision tower")),
         # by its arguments: "training, forward", "reading the prompts" or "sampling, a token at a time"
         (core.language_model, "forward", _language_model_part),
         (trainer, "training_step", _always("whole")),  # the others lie within it, one after another
         (trainer.accelerator, "backward", _always("training, backward")),
     ]
-
-    timed_steps = []  # for each step a dict: part → seconds
-    for turn in range(steps + 1):
-        spent = {}
-        with _time_calls(timed, spent):
-            trainer.train()  # a single step in each call, since its `max_steps` is 1
-        if turn > 0:  # the first step only warms up
-            timed_steps.append(spent)
-
-    # A part that a step lacks took no time in it.
-    parts = {part: median(spent.get(part, 0.0) for spent in timed_steps) for part in timed_steps[0]}
-    whole = parts.pop("whole")
-    return parts | {"everything else": whole - sum(parts.values())}
 
 
 # Equality
@@ -264,6 +279,17 @@ def _differences(trainer, G):
 
     Returns a dict: the largest difference of a log-prob, and the relative difference of the gradient."""
     trainer.model.eval()  # without dropout, which is random in each forward
+    batch = _scored_groups(trainer, G)
+    plain_batch = copied(batch, G)  # with the pictures copied to every row, as stock TRL has it
+    gap = trainer.shared_gap(plain_batch, G)  # largest difference of a log-prob
+    shared = _gradient(trainer, batch, shared=True)
+    plain = _gradient(trainer, plain_batch, shared=False)
+    relative = ((shared - plain).norm() / plain.norm()).item()
+    return dict(max_logprob_difference=gap, relative_gradient_difference=relative)
+
+
+def _scored_groups(trainer, G):
+    "A batch of TRL's with 2 groups of G answers to a trainer's first two prompts, and random advantages"
     trainer.num_generations_eval = G  # the group size that TRL uses for a model that does not train
     rows = []
     for prompt in range(2):
@@ -271,13 +297,7 @@ def _differences(trainer, G):
     batch = trainer._generate_and_score_completions(rows)  # TRL's method: answers, rewards, log-probs
     # Random: if all answers earned the same, advantages of zero would make any two gradients equal.
     batch["advantages"] = torch.randn(len(rows), device=batch["advantages"].device)
-    plain_batch = copied(batch, G)  # with the pictures copied to every row, as stock TRL has it
-
-    gap = trainer.shared_gap(plain_batch, G)  # largest difference of a log-prob
-    shared = _gradient(trainer, batch, shared=True)
-    plain = _gradient(trainer, plain_batch, shared=False)
-    relative = ((shared - plain).norm() / plain.norm()).item()
-    return dict(max_logprob_difference=gap, relative_gradient_difference=relative)
+    return batch
 
 
 def _gradient(trainer, batch, shared):
@@ -297,15 +317,19 @@ def step_memory(
     trainer=None,  # with such prompts; used on a GPU only; None: one is built
 ) -> float:  # MB
     "Most memory that one training step adds: on a GPU as torch counts it, else measured in another process"
-    if torch.cuda.is_available():
-        # `_twin_trainer`: the trainer of a small model with random weights
-        trainer = trainer or _twin_trainer(settings, shared, _answers_a_prompt, _prompts_a_step)
-        held = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        trainer.train()
-        return (torch.cuda.max_memory_allocated() - held) / 2**20
-    # In a new process, since this one may still hold memory that it does not use. The variable makes glibc
-    # return freed blocks of 128 KB or more at once, so that they are not counted.
+    if not torch.cuda.is_available():
+        return _memory_added_elsewhere(settings, shared)
+    # `_twin_trainer`: the trainer of a small model with random weights
+    trainer = trainer or _twin_trainer(settings, shared, _answers_a_prompt, _prompts_a_step)
+    bytes_before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    trainer.train()
+    return (torch.cuda.max_memory_allocated() - bytes_before) / 2**20
+
+
+def _memory_added_elsewhere(settings, shared):
+    "What `_memory_added_here` measures, in a new process, since this one may hold memory it does not use"
+    # The variable makes glibc return freed blocks of 128 KB or more at once, so that they are not counted.
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(128 << 10)}
     # The process runs this module as a program: it measures in itself, and prints the number.
     command = [sys.executable, "-m", "vlrlbook.race", json.dumps(vars(settings)), json.dumps(shared)]
@@ -319,9 +343,9 @@ def _memory_added_here(settings, shared):
     `shared`: whether each prompt is read once for all its answers."""
     trainer = _twin_trainer(settings, shared, _answers_a_prompt, _prompts_a_step)
     Path("/proc/self/clear_refs").write_text("5")  # resets the kernel's peak, VmHWM (proc(5))
-    held = _proc_mb("VmRSS")  # memory in use now
+    mb_before = _proc_mb("VmRSS")  # memory in use now
     trainer.train()
-    return _proc_mb("VmHWM") - held
+    return _proc_mb("VmHWM") - mb_before
 
 
 def _proc_mb(name):

@@ -91,14 +91,14 @@ def advantages(
     if not paid or all_equal(paid):
         return [0.0] * len(rewards)
     mean = mean_of(paid)
+    scale = _standard_deviation(paid, mean) + eps
+    return [0.0 if reward is None else (reward - mean) / scale for reward in rewards]
+
+def _standard_deviation(numbers, mean):
+    "The standard deviation as torch.std has it: divided by one less than their number, two at least"
     # `fsum` rounds the same on every Python
-    squares = math.fsum((reward - mean) ** 2 for reward in paid)
-    # divided by one less than their number, as in torch.std; at least two rewards differ here
-    deviation = math.sqrt(squares / (len(paid) - 1)) + eps
-    values = []
-    for reward in rewards:
-        values.append(0.0 if reward is None else (reward - mean) / deviation)
-    return values
+    squares = math.fsum((number - mean) ** 2 for number in numbers)
+    return math.sqrt(squares / (len(numbers) - 1))
 
 # %% ../nbs/02_rewards.ipynb #c019
 def format_reward(
@@ -162,6 +162,13 @@ def mix(
         parts_of = {name: reward(completion, answer) for name, reward in rewards.items()}
         return _sum_of(parts_of, weights)
 
+    if not any(getattr(reward, "batched", False) for reward in rewards.values()):
+        return mixed
+    return _batched_mix(rewards, weights)
+
+# %% ../nbs/02_rewards.ipynb #xc033
+def _batched_mix(rewards, weights):
+    "The mix as a function of a whole batch; `rewards` and `weights` by name, as in `mix`"
     def mixed_batch(completions, samples):
         "The mix for a list of completions: the parts of each"
         # each reward is called once: its name → a list with the parts of each completion
@@ -172,8 +179,6 @@ def mix(
             mixed_parts.append(_sum_of(parts_of, weights))
         return mixed_parts
 
-    if not any(getattr(reward, "batched", False) for reward in rewards.values()):
-        return mixed
     mixed_batch.batched = True # type: ignore[attr-defined] # functions have attributes
     # seconds that the rewards may wait for a network, one after the other
     patience = sum(getattr(reward, "patience", 0.0) for reward in rewards.values())
@@ -310,13 +315,12 @@ def _mark(answer_part, truth, synonyms):
         return letters == truth_letters(truth), bool(letters)
     if kind == "number":
         return _number_mark(answer_part, truth, synonyms)
+    has_same_words = same_words(answer_part, truth, synonyms)
     if kind == "list":
-        is_right = same_items(answer_part, truth, synonyms) or same_words(answer_part, truth, synonyms)
-        return is_right, True
+        return has_same_words or same_items(answer_part, truth, synonyms), True
     # a text; an answer such as "?" is none, unless just that is the truth
-    is_right = same_words(answer_part, truth, synonyms)
     has_letters_or_digits = any(character.isalnum() for character in answer_part)
-    return is_right, is_right or has_letters_or_digits
+    return has_same_words, has_same_words or has_letters_or_digits
 
 def _number_mark(answer_part, truth, synonyms):
     "Compare an answer with a truth that is a number: returns (is it right, does it answer with one number)"
@@ -490,10 +494,12 @@ def _box_parts(answer_boxes, truth):
     parts["count"] = float(len(boxes) == len(true_boxes))
     parts["swapped"] = sum(box_fault(box) == "swapped corners" for box in boxes) / len(boxes)
     if truth.size:
-        # a scale in which the answer would be right, such as thousandths for pixels, or None
-        other_scale = scale_that_fits(boxes, true_boxes, truth.scale, truth.size)
-        parts["off_scale"] = float(other_scale is not None)
+        parts["off_scale"] = float(_scale_meant(boxes, truth) is not None)
     return parts
+
+def _scale_meant(boxes, truth):
+    "The scale in which boxes would be right, such as thousandths for pixels; None if in none"
+    return scale_that_fits(boxes, truth.boxes, truth.scale, truth.size)
 
 # %% ../nbs/02_rewards.ipynb #n02box03
 def point_reward(
@@ -520,6 +526,7 @@ def _point_parts(points, true_boxes):
     same_count = bool(points) and len(points) == len(true_boxes)
     return dict(overall=share, inside=share, count=float(same_count), readable=float(bool(points)))
 
+# %% ../nbs/02_rewards.ipynb #xn02box03
 def box_count_reward(
     completion: str, # what the model wrote
     answer: str, # the truth, boxes as for `box_reward`
@@ -553,9 +560,8 @@ def explain_boxes(
         return answer_boxes.fault or "points, where boxes were asked for"
     parts, notes = _box_parts(answer_boxes, truth), []
     if parts["off_scale"]:
-        other_scale = scale_that_fits(boxes, truth.boxes, truth.scale, truth.size)
         wanted_scale = f"{truth.scale} of {truth.size[0]} x {truth.size[1]}"
-        notes.append(f"right if it is read in {other_scale}; {wanted_scale} were asked for")
+        notes.append(f"right if it is read in {_scale_meant(boxes, truth)}; {wanted_scale} were asked for")
     if len(boxes) != len(truth.boxes):
         notes.append(f"{_number_of_boxes(len(boxes))} for {_number_of_boxes(len(truth.boxes))}")
     notes += sorted({fault for fault in map(box_fault, boxes) if fault}) # each kind of fault once
@@ -636,7 +642,7 @@ def load_reward(
     terms = [term.strip() for term in spec.split("+")]
     if len(terms) == 1 and "*" not in spec:
         return _named_reward(spec)
-    weighted = {}
+    weighted = {} # name of a reward in the sum → (reward function, weight)
     for term in terms:
         weight, _, name = (part.strip() for part in term.rpartition("*"))
         key = _name_in_sum(name)
@@ -679,6 +685,10 @@ def _named_reward(name):
         module, _, function = name.rpartition(".")
     if not module:
         raise ValueError(_no_such_reward(name))
+    return _function_of_module(module, function, name)
+
+def _function_of_module(module, function, name):
+    "The reward function of a user's module; ValueError, which says its whole `name`, if none is there"
     try:
         reward = getattr(importlib.import_module(module), function)
     except Exception as e: # a user's module may fail in any way while it is imported
@@ -760,13 +770,7 @@ def for_trl(
         if finds_cut_answers:
             are_cut = _which_are_cut(texts, columns.get("completion_ids"), end_tokens)
             parts = [_with_cut(part, cut, when_cut) for part, cut in zip(parts, are_cut)]
-
-        paid = [part["overall"] for part in parts]
-        if when_cut == "masked":
-            # TRL gives no advantage to an answer whose reward is None, and leaves it out of its group's mean
-            # (read in 1.16, `_generate_and_score_completions`; older releases take None for 0)
-            paid = [None if part["cut"] else part["overall"] for part in parts]
-
+        paid = [_paid(part, when_cut) for part in parts]
         if log_metric:
             _log_parts(log_metric, parts, paid, group_size)
         if recorder:
@@ -776,6 +780,13 @@ def for_trl(
     rewarded.__name__ = name
     return rewarded
 
+def _paid(parts, when_cut):
+    "What TRL is told that an answer earns: its `overall`, or None for a cut one where those are masked"
+    # TRL gives no advantage to an answer whose reward is None, and leaves it out of its group's mean
+    # (read in 1.16, `_generate_and_score_completions`; older releases take None for 0)
+    return None if when_cut == "masked" and parts["cut"] else parts["overall"]
+
+# %% ../nbs/02_rewards.ipynb #xnf4d5a52
 def _log_parts(log_metric, parts, paid, group_size):
     "Log the mean of each part and, if there is a `group_size`, the share of silent groups"
     for key in parts[0]:
@@ -852,22 +863,27 @@ def check_reward(
     batched = getattr(reward, "batched", False)
     # a batched reward may be a slow model: only what it returns is tested, on two texts, and not its speed
     texts = [_first_accepted(answer), ""] if batched else [_first_accepted(answer), *nasty]
-
     problems = []
     for text in texts:
-        shown = repr(text[:20]) + f" ({len(text)} characters)"
-        try:
-            seconds, parts = _try_reward(reward, text, answer, milliseconds / 1000)
-        except Exception as e: # a user's function may raise anything
-            problems.append(f"{shown}: raises {type(e).__name__}: {e}"[:400])
-            continue
-        problem = _wrong_parts(parts) # a message, or None
-        if problem:
-            problems.append(f"{shown}: {problem}")
-        if seconds > milliseconds / 1000:
-            problems.append(f"{shown}: takes {1000 * seconds:.0f} ms, at most {milliseconds:g}")
+        problems += _problems_with(reward, text, answer, milliseconds)
     return problems
 
+def _problems_with(reward, text, answer, milliseconds):
+    "What is wrong with a reward on one text: messages such as `'' (0 characters): raises KeyError: 1`"
+    shown = repr(text[:20]) + f" ({len(text)} characters)"
+    try:
+        seconds, parts = _try_reward(reward, text, answer, milliseconds / 1000)
+    except Exception as e: # a user's function may raise anything
+        return [f"{shown}: raises {type(e).__name__}: {e}"[:400]]
+    problems = []
+    problem = _wrong_parts(parts) # a message, or None
+    if problem:
+        problems.append(f"{shown}: {problem}")
+    if seconds > milliseconds / 1000:
+        problems.append(f"{shown}: takes {1000 * seconds:.0f} ms, at most {milliseconds:g}")
+    return problems
+
+# %% ../nbs/02_rewards.ipynb #xc062
 def _try_reward(reward, text, answer, enough):
     """Call a reward on one text: returns (seconds of its quickest call, what it returned)
 
@@ -966,12 +982,15 @@ def check_truth(
         return f"the answer {right_answer[:80]!r} earns nothing under its own reward"
     if earned > _most_paid(reward, _wrong_answer, answer):
         return None
+    could_earn_more = earned < _best_pay(reward)
+    if not could_earn_more or not _looks_at_truths(reward):
+        return None
+    shown = f"the answer {right_answer[:80]!r} earns {earned:g} under its own reward"
+    return f"{shown}, no more than a wrong answer does"
 
-    best = max(_most_paid(reward, truth, truth) for truth in _simple_truths)
-    if earned < best and _looks_at_truths(reward):
-        shown = f"the answer {right_answer[:80]!r} earns {earned:g} under its own reward"
-        return f"{shown}, no more than a wrong answer does"
-    return None
+def _best_pay(reward):
+    "The most that a right answer earns to one of the questions whose truths are `_simple_truths`"
+    return max(_most_paid(reward, truth, truth) for truth in _simple_truths)
 
 _wrong_answer = "none of these words"
 _simple_truths = ("3", "yes", "B", "liver") # one of each kind; a right answer to one earns a reward's best

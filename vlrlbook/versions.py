@@ -30,19 +30,18 @@ def requirements_of(
 ) -> list: # of `packaging.requirements.Requirement`
     "Return the requirements of the package, or of one extra, that apply to this Python and system"
     from packaging.requirements import Requirement
-    applying = []
-    for requirement in map(Requirement, lines):
-        marker = requirement.marker
-        # A marker is the condition behind the `;` of a requirement, such as `extra == "gpu"`. One that holds
-        # without an extra belongs to every installation, and so to none of the extras.
-        for_everyone = marker is None or marker.evaluate({"extra": ""})
-        if extra:
-            wanted = marker is not None and not for_everyone and marker.evaluate({"extra": extra})
-        else:
-            wanted = for_everyone
-        if wanted:
-            applying.append(requirement)
-    return applying
+    return [requirement for requirement in map(Requirement, lines) if _applies(requirement.marker, extra)]
+
+
+def _applies(marker, extra):
+    """Whether a requirement belongs to an extra, on this Python and system; to none if `extra` is empty
+
+    Its marker is the condition behind its `;`, such as `extra == "gpu"`, or None."""
+    # One that holds without an extra belongs to every installation, and so to none of the extras.
+    for_everyone = marker is None or marker.evaluate({"extra": ""})
+    if not extra:
+        return for_everyone
+    return not for_everyone and marker.evaluate({"extra": extra})
 
 
 def without_marker(
@@ -60,21 +59,16 @@ def judge_version(
     """Compare an installed version with the bounds of a requirement
 
     The verdict is good inside the bounds, note above them, and bad below them or where excluded (!=)."""
-    failed_bounds = [] # such as <2.12
-    for bound in requirement.specifier:
-        # By default `contains` refuses pre-releases; a nightly build of torch shall count by its number.
-        if not bound.contains(version, prereleases=True):
-            failed_bounds.append(bound)
-    if not failed_bounds:
-        return "good", ""
-
+    # By default `contains` refuses pre-releases; a nightly build of torch shall count by its number.
+    failed_bounds = [ # such as <2.12
+        bound for bound in requirement.specifier if not bound.contains(version, prereleases=True)]
     for bound in failed_bounds:
         if bound.operator == "!=":
             wanted = without_marker(requirement)
             return "bad", f"this release is known not to work: pip install '{wanted}'"
         if not _is_too_new(version, bound):
             return "bad", f"older than is needed ({bound}): pip install -U '{without_marker(requirement)}'"
-    return "note", f"newer than was tested ({failed_bounds[0]})"
+    return ("note", f"newer than was tested ({failed_bounds[0]})") if failed_bounds else ("good", "")
 
 
 def _is_too_new(version, bound):
@@ -100,21 +94,24 @@ def untested_versions(
     "Name the installed libraries that are newer or older than those this book was tested with"
     lines = own_requirements() if lines is None else lines
     # What every installation needs, and the extras whose libraries have an upper bound (`bounded_extras`).
-    wanted = requirements_of(lines)
+    requirements = requirements_of(lines)
     for extra in bounded_extras:
-        wanted += requirements_of(lines, extra)
-    sentences = []
-    for requirement in wanted:
-        version = installed_version(requirement.name)
-        if version is None: # not installed, as with an extra that the user did not ask for
-            continue
-        verdict, advice = judge_version(requirement, version)
-        if verdict == "good":
-            continue
-        if verdict == "note": # newer than was tested; the advice has no command yet
-            advice += f"; if something breaks: pip install '{without_marker(requirement)}'"
-        sentences.append(f"{requirement.name} {version} is {advice}")
-    return sentences
+        requirements += requirements_of(lines, extra)
+    sentences = map(_if_untested, requirements)
+    return [sentence for sentence in sentences if sentence]
+
+
+def _if_untested(requirement):
+    "A sentence such as `trl 2.0 is newer than was tested (<1.17); …`; None for a tested or absent library"
+    version = installed_version(requirement.name)
+    if version is None: # not installed, as with an extra that the user did not ask for
+        return None
+    verdict, advice = judge_version(requirement, version)
+    if verdict == "good":
+        return None
+    if verdict == "note": # newer than was tested; the advice has no command yet
+        advice += f"; if something breaks: pip install '{without_marker(requirement)}'"
+    return f"{requirement.name} {version} is {advice}"
 
 
 @cache

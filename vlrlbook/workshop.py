@@ -53,9 +53,16 @@ def twin(
 
     A cell tagged `exercise` holds a function with its solution. It is emptied, and the solution is put into a
     folded cell behind the next cell, which is tagged `check` and tests the student's function."""
+    # `widgets` holds the state of progress bars, which belong to the outputs that are removed.
+    metadata = {key: value for key, value in book["metadata"].items() if key != "widgets"}
+    return book | dict(cells=_cells_for_students(book["cells"], name), metadata=metadata)
+
+
+def _cells_for_students(book_cells, name):
+    "The cells of `twin`, made of those of the notebook `name`; ValueError for an exercise without its check"
     cells = []
     solution = None  # source of an exercise whose check has not come yet
-    for cell in book["cells"]:
+    for cell in book_cells:
         tags = cell["metadata"].get("tags", [])
         where = f"{name}, cell {cell['id']}"  # for error messages
         # Code that tries the book's own solution, which students must not see.
@@ -63,7 +70,6 @@ def twin(
             continue
         if solution and "check" not in tags:
             raise ValueError(f"{where}: expected the check of the exercise before it")
-
         cells.append(_cell_for_students(cell, tags, where))
         if "exercise" in tags:
             solution = "".join(cell["source"])
@@ -72,10 +78,7 @@ def twin(
             solution = None
     if solution:
         raise ValueError(f"{name}: its last exercise has no check")
-
-    # `widgets` holds the state of progress bars, which belong to the outputs that were removed.
-    metadata = {key: value for key, value in book["metadata"].items() if key != "widgets"}
-    return book | dict(cells=cells, metadata=metadata)
+    return cells
 
 
 def _cell_for_students(cell, tags, where):
@@ -110,13 +113,18 @@ def emptied(
         raise ValueError(f"{where}: expected an exercise that is a function")
     # from the last function on, so that the line numbers of those before it stay right
     for node in reversed(functions):
-        body = node.body[1:] if ast.get_docstring(node) else node.body
-        first_line = body[0].lineno - 1  # as an index of `lines`; `ast` counts from 1
-        # What stands on this line before the body: blanks, or a signature as in `def f(x): return x`.
-        # `col_offset` counts bytes of UTF-8, not characters.
-        before = lines[first_line].encode()[:body[0].col_offset].decode()
-        lines[first_line:node.end_lineno] = [before + "..."]
+        _empty_function(lines, node)
     return "\n".join(lines)
+
+
+def _empty_function(lines, node):
+    "Replace the body of a function, a node of `ast`, by `...` in the `lines` of its code; a docstring stays"
+    body = node.body[1:] if ast.get_docstring(node) else node.body
+    first_line = body[0].lineno - 1  # as an index of `lines`; `ast` counts from 1
+    # What stands on this line before the body: blanks, or a signature as in `def f(x): return x`.
+    # `col_offset` counts bytes of UTF-8, not characters.
+    before = lines[first_line].encode()[:body[0].col_offset].decode()
+    lines[first_line:node.end_lineno] = [before + "..."]
 
 
 def plan() -> str:
@@ -149,17 +157,21 @@ def _day(steps, measured, people_minutes):
             rows.append(_plan_row(now, "break", what="", took="", memory="", minutes=minutes))
             now += minutes
             continue
-
-        row = measured[step]
-        seconds = int(row["seconds"])
-        took = f"{seconds // 60} min {seconds % 60:02d} s"
-        memory = f"{row['memory_mb']} MB"
-        rows.append(_plan_row(now, f"`{step}`", row["what"], took, memory, people_minutes))
+        rows.append(_chapter_row(now, step, measured[step], people_minutes))
+        seconds = int(measured[step]["seconds"])
         machine_minutes = -(-seconds // 60)  # rounded up
         now += people_minutes + machine_minutes
         machine_seconds += seconds
     end = _clock(now)
     return f"{Table(rows)}\n\nEnds at {end}, of which the machine works {machine_seconds / 60:.0f} minutes."
+
+
+def _chapter_row(now, chapter, measured, people_minutes):
+    "A chapter's row of a timetable; `now`: minutes after midnight; `measured`: its row of chapters.csv"
+    seconds = int(measured["seconds"])
+    took = f"{seconds // 60} min {seconds % 60:02d} s"
+    memory = f"{measured['memory_mb']} MB"
+    return _plan_row(now, f"`{chapter}`", measured["what"], took, memory, people_minutes)
 
 
 def _clock(minutes):

@@ -76,19 +76,25 @@ def _draw_discs(
     "Draw discs that do not touch each other or the edge of a square region"
     left, top, size = region
     draw, discs = ImageDraw.Draw(image), []
+    while len(discs) < count:
+        disc = _free_disc(rng, size, discs)
+        discs.append(disc)
+        x, y, r = left + disc[0], top + disc[1], disc[2]
+        draw.ellipse([x - r, y - r, x + r, y + r], fill=rng.choice(disc_colours))
+
+
+def _free_disc(rng, size, others):
+    "A random disc, (x, y, radius), in a square of `size` pixels that touches neither the edge nor the others"
     # For a square of 112 pixels: radius 6 to 10, 1 to the edge, 2 between discs. Others in proportion.
     unit = size / 112
-    # A disc at a random place may come too near to another: then another place is tried. There are so few
-    # discs that a free place is soon found.
-    while len(discs) < count:
+    # Where a place is too near to another disc the next is tried: there are so few discs that one is soon
+    # found.
+    while True:
         r = rng.uniform(6, 10) * unit
         first, last = r + unit, size - r - unit
-        x, y = rng.uniform(first, last), rng.uniform(first, last)
-        if _is_too_near((x, y, r), discs, gap=2 * unit):
-            continue
-        discs.append((x, y, r))
-        x, y = left + x, top + y
-        draw.ellipse([x - r, y - r, x + r, y + r], fill=rng.choice(disc_colours))
+        disc = rng.uniform(first, last), rng.uniform(first, last), r
+        if not _is_too_near(disc, others, gap=2 * unit):
+            return disc
 
 
 def _is_too_near(disc, others, gap):
@@ -115,16 +121,20 @@ def _corner_with_all(image):
     drawn = inverted.getbbox()  # the box around all pixels that are not 0; None if there are none
     if drawn is None:
         return None
-    drawn_left, drawn_top, drawn_right, drawn_bottom = drawn
     size = image.width // corner_share  # pixels of a corner's side
     near_and_far = 0, image.width - size  # where a corner begins, counted from the left or from the top
     for left, top in product(near_and_far, near_and_far):
-        right, bottom = left + size, top + size
-        fits_across = left <= drawn_left and drawn_right <= right
-        fits_down = top <= drawn_top and drawn_bottom <= bottom
-        if fits_across and fits_down:
-            return left, top, right, bottom
+        corner = left, top, left + size, top + size
+        if _is_within(drawn, corner):
+            return corner
     return None
+
+
+def _is_within(inner, outer):
+    "Whether one box, (left, top, right, bottom), lies within another"
+    fits_across = outer[0] <= inner[0] and inner[2] <= outer[2]
+    fits_down = outer[1] <= inner[1] and inner[3] <= outer[3]
+    return fits_across and fits_down
 
 
 # The tool
@@ -180,14 +190,17 @@ class Eye:
         # whole pixels, rounded outwards
         first = math.floor(left), math.floor(top)
         last = math.ceil(right), math.ceil(bottom)
-        part = picture.crop((*first, *last))
-        # The processor scales large pictures down, but does not enlarge a small part. So its longer side is
-        # made as long as that of the shown picture.
-        factor = max(self.shown(picture)) / max(part.size)
-        if factor > 1:
-            width, height = round(part.width * factor), round(part.height * factor)
-            part = part.resize((max(1, width), max(1, height)), Image.Resampling.BICUBIC)
-        return part
+        # The processor scales large pictures down, but does not enlarge a small part.
+        return _enlarged(picture.crop((*first, *last)), max(self.shown(picture)))
+
+
+def _enlarged(picture, side):
+    "A picture whose longer side has at least `side` pixels: enlarged if it is smaller, else as it is"
+    factor = side / max(picture.size)
+    if factor <= 1:
+        return picture
+    width, height = round(picture.width * factor), round(picture.height * factor)
+    return picture.resize((max(1, width), max(1, height)), Image.Resampling.BICUBIC)
 
 
 class CallRefused(ValueError):
@@ -274,15 +287,22 @@ class Looker:
         if x2 <= x1 or y2 <= y1:
             self._refuse("swapped", "x1 < x2, y1 < y2")
         # in pixels of the picture itself
-        left, top, right, bottom = rescaled(box, (width, height), self._picture.size)
-        shorter, longer = sorted((right - left, bottom - top))
-        if shorter < 1 or longer > LONGEST_SHAPE * shorter:
+        if _is_thin(rescaled(box, (width, height), self._picture.size)):
             self._refuse("thin", "too thin")
 
     def _refuse(self, kind, why) -> NoReturn:
         "Count a refusal by its kind, a key of `refusals`, and raise CallRefused"
         self._refused[kind] += 1
         raise CallRefused(kind, why)
+
+
+
+
+def _is_thin(box):
+    "Whether a box, in pixels, is less than a pixel wide or high, or so long that no processor takes its crop"
+    left, top, right, bottom = box
+    shorter, longer = sorted((right - left, bottom - top))
+    return shorter < 1 or longer > LONGEST_SHAPE * shorter
 
 
 def answer_call(
@@ -376,16 +396,20 @@ def _with_crops(
     # 4 pixels more, so that the frame of a crop is not cut off
     whole = Image.new("RGB", (picture.width + GAP + side + 4, picture.height), "white")
     whole.paste(picture)
-    draw = ImageDraw.Draw(whole)
-    line = max(2, picture.width // 150)  # pixels of a frame's width
     for number, (box, colour) in enumerate(zip(boxes, LOOK_COLOURS)):
-        # In the picture: a frame around the box, which is rescaled to pixels.
-        left, top, right, bottom = rescaled(box, eye.bounds(picture), picture.size)
-        draw.rectangle([left, top, right - 1, bottom - 1], outline=colour, width=line)
-        # In the column: what the model got, made smaller if needed, in a frame of the same colour.
-        crop = eye.crop(box, picture)
-        crop.thumbnail((side, side))
-        x, y = picture.width + GAP, number * (side + GAP)
-        whole.paste(crop, (x, y))
-        draw.rectangle((x, y, x + crop.width, y + crop.height), outline=colour, width=line)
+        frame = rescaled(box, eye.bounds(picture), picture.size)  # left, top, right, bottom in pixels
+        crop = eye.crop(box, picture)  # what the model got
+        crop.thumbnail((side, side))  # made smaller if needed
+        place = picture.width + GAP, number * (side + GAP)  # of the crop in the column: left, top
+        _draw_look(whole, frame, crop, place, dict(outline=colour, width=max(2, picture.width // 150)))
     return whole
+
+
+def _draw_look(whole, frame, crop, place, line):
+    "Draw a `frame` into a picture, and a crop with a frame alike at a `place`; `line`: colour and width"
+    draw = ImageDraw.Draw(whole)
+    left, top, right, bottom = frame
+    draw.rectangle([left, top, right - 1, bottom - 1], **line)
+    whole.paste(crop, place)
+    x, y = place
+    draw.rectangle((x, y, x + crop.width, y + crop.height), **line)

@@ -188,9 +188,7 @@ def _tool_turns(processor, contents):
     ⏎<|im_start|>tool⏎<|vision_start|><|image_pad|><|vision_end|><|im_end|>⏎<|im_start|>assistant⏎"""
     # A template writes whole conversations only. So a short one is written, and the part that is the same
     # without the tool's turns is cut off, as in TRL 1.16 (`_get_tool_suffix_ids`).
-    call = {"type": "function", "function": {"name": "zoom", "arguments": {"said": ""}}}
-    conversation = [{"role": "user", "content": [{"type": "text", "text": "."}]},
-                    {"role": "assistant", "content": [{"type": "text", "text": ""}], "tool_calls": [call]}]
+    conversation = _conversation_with_call()
     without_tool = processor.apply_chat_template(conversation)
     conversation += [{"role": "tool", "name": "zoom", "content": content} for content in contents]
     with_tool = processor.apply_chat_template(conversation, add_generation_prompt=True)
@@ -198,6 +196,13 @@ def _tool_turns(processor, contents):
     end_token = processor.tokenizer.eos_token
     cut = without_tool.rindex(end_token) + len(end_token)
     return with_tool[cut:]
+
+
+def _conversation_with_call():
+    "The messages of a short conversation whose last turn is a call of the tool"
+    call = {"type": "function", "function": {"name": "zoom", "arguments": {"said": ""}}}
+    return [{"role": "user", "content": [{"type": "text", "text": "."}]},
+            {"role": "assistant", "content": [{"type": "text", "text": ""}], "tool_calls": [call]}]
 
 
 def encode_turns(
@@ -255,18 +260,26 @@ def turn_labels(
     turn_begin = tokenizer("<|im_start|>assistant\n", add_special_tokens=False)["input_ids"]
     labels = torch.full_like(input_ids, UNSEEN)
     for row, ids in enumerate(input_ids.tolist()):
-        in_model_turn, place = False, 0
-        while place < len(ids):
-            if in_model_turn:
-                labels[row, place] = ids[place]
-                in_model_turn = ids[place] != tokenizer.eos_token_id  # <|im_end|>
-                place += 1
-            elif ids[place:place + len(turn_begin)] == turn_begin:
-                in_model_turn = True
-                place += len(turn_begin)  # they get no label: the template has written them
-            else:
-                place += 1
+        for begin, end in _model_turns(ids, turn_begin, tokenizer.eos_token_id):  # <|im_end|>
+            labels[row, begin:end] = input_ids[row, begin:end]
     return labels
+
+
+def _model_turns(ids, turn_begin, end_token_id):
+    """Where the model's own turns stand in a row of token ids: a list of (begin, end)
+
+    A turn begins behind the tokens `turn_begin`, which the template has written, and ends behind its end
+    token, or at the end of a row that lacks one."""
+    turns, place = [], 0
+    while place < len(ids):
+        if ids[place:place + len(turn_begin)] != turn_begin:
+            place += 1
+            continue
+        begin = place + len(turn_begin)
+        # the end token is the model's, too
+        place = ids.index(end_token_id, begin) + 1 if end_token_id in ids[begin:] else len(ids)
+        turns.append((begin, place))
+    return turns
 
 
 # Asking
@@ -293,26 +306,24 @@ def converse(
         conversation = _Conversation(openings[sample_number], samples[sample_number], tool)
         conversation.add_model_turn(text, style)
         conversations.append(conversation)
-
     # One turn more than calls are allowed: the model may still answer after a call too many was refused.
     for _ in range(looks + 1):
-        calling = [conversation for conversation in conversations if conversation.calls]
-        if not calling:
-            break
-        _take_turns(say, processor, calling, style)
-
+        _take_turns(say, processor, conversations, style)
     answers = [written(conversation.turns) for conversation in conversations]
     return [answers[begin:begin + n] for begin in range(0, len(answers), n)]
 
 
 def _take_turns(say, processor, conversations, style):
-    "Answer the calls in each conversation, then let the model go on by one turn; see `converse`"
-    for conversation in conversations:
+    "Answer the calls of the model's last turns, and let it go on by one turn, where there are such calls"
+    calling = [conversation for conversation in conversations if conversation.calls]
+    if not calling:
+        return
+    for conversation in calling:
         conversation.answer_calls(processor)
-    texts = [conversation.text for conversation in conversations]
-    pictures = [conversation.pictures for conversation in conversations]
+    texts = [conversation.text for conversation in calling]
+    pictures = [conversation.pictures for conversation in calling]
     model_turns = say(_as_batch(processor, texts, pictures), 1)
-    for conversation, text in zip(conversations, model_turns, strict=True):
+    for conversation, text in zip(calling, model_turns, strict=True):
         conversation.add_model_turn(text, style)
 
 
@@ -412,15 +423,16 @@ def of_messages(
     zoom(98, 0, 112, 14)⏎<tool_response><image></tool_response>⏎A photo of 3 discs"""
     if isinstance(messages, str):  # a plain text has no turns
         return messages
-    turns = []
-    for message in messages:
-        content = message.get("content") or ""
-        if message["role"] == "tool":
-            was_refused = isinstance(content, str)  # with this text; else a list with a picture
-            turns.append(("tool", content if was_refused else "<image>"))
-            continue
-        calls = message.get("tool_calls") or []
-        # said: the text within the call, such as "98, 0, 112, 14"
-        call_texts = [call["function"]["arguments"].get("said", "") for call in calls]
-        turns.append(("assistant", _written_turn(content.strip(), call_texts)))
-    return written(turns)
+    return written([_turn_of(message) for message in messages])
+
+
+def _turn_of(message):
+    "A chat message of TRL's as a turn of the written form: (tool or assistant, its text)"
+    content = message.get("content") or ""
+    if message["role"] == "tool":
+        was_refused = isinstance(content, str)  # with this text; else a list with a picture
+        return "tool", content if was_refused else "<image>"
+    calls = message.get("tool_calls") or []
+    # said: the text within the call, such as "98, 0, 112, 14"
+    call_texts = [call["function"]["arguments"].get("said", "") for call in calls]
+    return "assistant", _written_turn(content.strip(), call_texts)

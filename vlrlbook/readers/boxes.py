@@ -19,6 +19,7 @@ A truth is a box or a list of boxes with its scale and the picture's size behind
 
 Written by hand."""
 import re
+from itertools import islice
 from typing import Any, NamedTuple
 
 from .tokens import final_answer
@@ -62,26 +63,32 @@ def read_boxes(
     text = final_answer(completion)[:_longest_answer]
     boxes, points = [], []
     point_matches = []  # of each point: the match of its brackets in the text
-    for match in _box_brackets.finditer(text):
-        between_brackets = match[1]
-        if not _only_coordinates.fullmatch(between_brackets):
-            continue  # a label, such as "disc (red)"
-        numbers = tuple(float(digits) for digits in _each_coordinate.findall(between_brackets))
+    # one more than are allowed: `_checked_boxes` then returns a fault
+    for match, numbers in islice(_numbers_in_brackets(text), most_boxes + 1):
+        if len(numbers) not in (2, 4):
+            return Boxes([], [], f"{len(numbers)} numbers in brackets: a box has four, a point two")
         if len(numbers) == 4:
             boxes.append(numbers)
-        elif len(numbers) == 2:
+        else:
             points.append(numbers)
             point_matches.append(match)
-        if len(boxes) + len(points) > most_boxes:
-            break  # `_checked_boxes` will return a fault
-        # One number alone, as in "(1)", is no fault: it may be the number of a list's entry.
-        if len(numbers) not in (1, 2, 4):
-            return Boxes([], [], f"{len(numbers)} numbers in brackets: a box has four, a point two")
     if points and not boxes:
         joined = _joined_corners(text, points, point_matches)  # [] unless all points pair up
         if joined:
             boxes, points = joined, []
     return _checked_boxes(boxes, points)  # a fault, where there are none, too many, or both kinds
+
+
+def _numbers_in_brackets(text):
+    "Yield for each pair of brackets with two numbers or more: (their match in the text, a tuple of floats)"
+    for match in _box_brackets.finditer(text):
+        between_brackets = match[1]
+        if not _only_coordinates.fullmatch(between_brackets):
+            continue  # a label, such as "disc (red)"
+        numbers = tuple(float(digits) for digits in _each_coordinate.findall(between_brackets))
+        # One number alone, as in "(1)", is no fault: it may be the number of a list's entry.
+        if len(numbers) > 1:
+            yield match, numbers
 
 
 def _joined_corners(text, points, point_matches):

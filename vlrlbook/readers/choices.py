@@ -35,11 +35,17 @@ def _letter_at(tokens, i):
         return ""
     if token.raw.islower():  # `raw` is the token as written; `text` is in lower case
         return _small_letter_at(tokens, i)
+    return _capital_letter_at(tokens, i)
+
+
+def _capital_letter_at(tokens, i):
+    "The choice that the capital letter at token `i` names; an empty text for an article or a pronoun"
+    letter, following = tokens[i].raw, tokens[i + 1]
     stands_alone = following.kind != "word" or _is_enclosed(tokens, i)  # "B." or "(B)"
-    if stands_alone or token.text not in ("a", "i"):
-        return token.raw
+    if stands_alone or letter not in ("A", "I"):
+        return letter
     # "I would": before a word, I is always a pronoun
-    if token.text == "i":
+    if letter == "I":
         return ""
     # "A is right" names a choice; in "A small mass" it is an article
     return "A" if following.text in _after_letter else ""
@@ -142,15 +148,18 @@ def _leading_letters(tokens):
     while tokens[place].text in _marks_at_beginning:
         place += 1
     letters, end = _letter_list(tokens, place)  # an empty set where no choice stands there
+    return set() if _is_more_than_a_letter(tokens, end) else letters
+
+
+def _is_more_than_a_letter(tokens, end):
+    "Whether what follows a letter, from token `end` on, shows that it was no answer: B-cells, E. coli"
     following, second = tokens[end], tokens[end + 1]
     # B-cells; `glued`: no space before the token
     is_compound = following.text in ("-", "'") and following.glued and second.glued
     is_species = following.text == "." and second.text in _species_names  # E. coli
     is_sentence = following.kind == "word" and following.text not in _after_letter  # "A small mass"
     is_denied = following.text in ("is", "are") and second.text in ("wrong", "incorrect", "false", "not")
-    if is_compound or is_species or is_sentence or is_denied:
-        return set()
-    return letters
+    return is_compound or is_species or is_sentence or is_denied
 
 
 # second words of the names of bacteria and others, such as E. coli
@@ -162,22 +171,23 @@ _before_lone_letter = {
 def _lone_letter(tokens):
     """The set of choices that a text names anywhere, as in `the first (B)` or `so it is B.`
 
-    A choice must stand in brackets, or between a word such as `is` and something that is no word. With `not`
-    or the like in the three tokens before it, it does not count."""
+    With `not` or the like in the three tokens before it, a choice does not count."""
     named = set()
     for i in range(margin, len(tokens) - margin):  # without the edge tokens at both ends
         letter = _letter_at(tokens, i)  # "" where that token names no choice
-        if not letter:
-            continue
-        before, following = tokens[i - 1].text, tokens[i + 1]
-        if before == ",":
-            before = tokens[i - 2].text  # "Therefore, B"
-        is_stated = before in _before_lone_letter and following.kind != "word"
-        is_in_brackets = before in ("(", "[") and following.text in (")", "]")
         is_denied = any(token.text in _denying_words for token in tokens[i - 3:i])  # "it can't be A"
-        if (is_stated or is_in_brackets) and not is_denied:
+        if letter and not is_denied and _is_stated_or_in_brackets(tokens, i):
             named.add(letter)
     return named
+
+
+def _is_stated_or_in_brackets(tokens, i):
+    "Whether token `i` stands in brackets, or between a word such as `is` and something that is no word"
+    before, following = tokens[i - 1].text, tokens[i + 1]
+    if before == ",":
+        before = tokens[i - 2].text  # "Therefore, B"
+    is_stated = before in _before_lone_letter and following.kind != "word"
+    return is_stated or (before in ("(", "[") and following.text in (")", "]"))
 
 
 _option_words = {
@@ -199,19 +209,19 @@ def choice_letters(
     letters_alone = truth_letters(text)  # of a text such as `B` or `A, C`; empty if it says anything else
     if letters_alone:
         return letters_alone
-
     tokens = tokens_of(unwrapped(plain_text(text)))  # in one spelling, without Markdown
     words = [token.raw for token in tokens if token.kind == "word"]
-    if len(words) == 1:
-        # AC means A and C, but "dad" in small letters is a word
-        has_only_choices = _letters_of_choices.issuperset(words[0].lower())
-        if words[0].isupper() and len(words[0]) < 6 and has_only_choices:
-            return frozenset(words[0])
-
+    if len(words) == 1 and _is_row_of_letters(words[0]):
+        return frozenset(words[0])
     # "A. Actually, it is B": what follows the correction counts, if it names a choice
     tokens_behind = behind_correction(tokens)  # empty where nothing is corrected
     named = _named_letters(tokens_behind) if tokens_behind else set()
     return frozenset(named or _named_letters(tokens))
+
+
+def _is_row_of_letters(word):
+    "Whether a word is a row of choices: AC means A and C, but `dad` in small letters is a word"
+    return word.isupper() and len(word) < 6 and _letters_of_choices.issuperset(word.lower())
 
 
 def choice_letter(
@@ -268,8 +278,8 @@ _nouns_without_answer = set(
 _before_yes_or_no = set("is : = - would be a clearly definitely probably the \" ' (".split())
 
 
-def _how_said(tokens, i):
-    """In what way the yes or no at token `i` is said: stated, missing, bare or an empty text
+def _answer_kind_at(tokens, i):
+    """What kind of answer the yes or no at token `i` is: stated, missing, bare or an empty text
 
     `stated`: behind a word such as `answer`. `missing`: a `no` before a noun, as in `no fracture`. `bare`: a
     plain yes or no, as in `yes, it is`. Empty: it answers nothing, as in `yes or no` or `no idea`."""
@@ -280,15 +290,17 @@ def _how_said(tokens, i):
     is_word = following.kind in ("word", "number")
     is_before_noun = is_word and following.text not in _after_answering_no  # `because`, `it` and the like
     if tokens[i].text == "no" and is_before_noun:
-        # "no idea", "no clear answer"
-        if following.text in _nouns_without_answer or second.text in _nouns_without_answer:
-            return ""
-        return "missing"
-    # back over small words: in "the answer is: no" to `answer`
+        says_nothing = {following.text, second.text} & _nouns_without_answer  # "no idea", "no clear answer"
+        return "" if says_nothing else "missing"
+    return "stated" if _is_behind_answer(tokens, i) else "bare"
+
+
+def _is_behind_answer(tokens, i):
+    "Whether only small words stand between token `i` and a word such as `answer`: the answer is: no"
     place = i - 1
     while tokens[place].text in _before_yes_or_no:
         place -= 1
-    return "stated" if tokens[place].text in _answer_words else "bare"
+    return tokens[place].text in _answer_words
 
 
 def _is_one_of_two(tokens, i):
@@ -326,13 +338,12 @@ def yes_or_no(
     whole_text = " ".join(tokens[i].text for i in words)
     if whole_text in _side_of_whole_text:  # such as "of course not"
         return _side_of_whole_text[whole_text]
+    return _side_of_statements(tokens, words)
 
-    # how a yes or no is said (`_how_said` explains the names) → places of such tokens
-    places = {"stated": [], "bare": [], "missing": [], "": []}
-    for i in words:
-        if tokens[i].text in _side_of_word:
-            places[_how_said(tokens, i)].append(i)
 
+def _side_of_statements(tokens, words):
+    "What `yes_or_no` returns, from each yes and no in a text; `words`: places of its words, at least one"
+    places = _places_by_kind(tokens, words)  # stated, bare, missing or "" → places of yes and no
     if places["stated"]:
         last = places["stated"][-1]
         return _side_of_word[tokens[last].text]
@@ -344,6 +355,15 @@ def yes_or_no(
         return "no"
     # the side of a Chinese answer by its first word; not tried after "I have no idea"
     return None if places[""] else _chinese_side(tokens, words[0])
+
+
+def _places_by_kind(tokens, words):
+    "What kind of answer a yes or no is, as `_answer_kind_at` names it → places of such tokens"
+    places = {"stated": [], "bare": [], "missing": [], "": []}
+    for i in words:
+        if tokens[i].text in _side_of_word:
+            places[_answer_kind_at(tokens, i)].append(i)
+    return places
 
 
 def _side_of_bare(tokens, places):

@@ -35,20 +35,23 @@ def final_answer(
 
     It is what follows the last `</think>`; of that the content of the last answer tag, if there is one; and
     of that the content of the last LaTeX `\\boxed{…}`, if there is one."""
-    end_of_thought = completion.rfind("</think>")
-    rest = completion
-    if end_of_thought >= 0:
-        # a chat template may itself have opened the thought: then the completion holds only the closing tag
-        rest = completion[end_of_thought + len("</think>"):]
-    # a thought that was begun and not ended is no answer, however much it sounds like one
-    rest = rest.partition("<think>")[0]
-    answer = answer_text(rest)  # None without a complete pair of answer tags
+    behind_thought = _behind_thought(completion)
+    answer = answer_text(behind_thought)  # None without a complete pair of answer tags
     if answer is None:
         # one tag of the two is missing where the text was cut, or where the template opened the answer
-        behind_opening = rest.rpartition("<answer>")[2]
+        behind_opening = behind_thought.rpartition("<answer>")[2]
         answer = behind_opening.partition("</answer>")[0].strip()
     boxed = _boxed(answer)  # None without a box
     return answer if boxed is None else boxed
+
+
+def _behind_thought(completion):
+    "What follows the last `</think>` of a completion, without a thought that was begun there and not ended"
+    end_of_thought = completion.rfind("</think>")
+    # the opening tag is not looked for: a chat template may itself have opened the thought
+    rest = completion[end_of_thought + len("</think>"):] if end_of_thought >= 0 else completion
+    # a thought without an end is no answer, however much it sounds like one
+    return rest.partition("<think>")[0]
 
 
 def _boxed(text):
@@ -115,7 +118,7 @@ def plain_text(
     plain = unicodedata.normalize("NFKC", text)
     # cut once more, since NFKC makes several characters of some
     plain = plain[:_most_characters] if from_start else _both_ends(plain)
-    plain = plain.translate(_same_marks)  # one form for all dashes, apostrophes and quotation marks
+    plain = plain.translate(_same_marks)
     plain = _underscores_around.sub(r" \1 ", plain)  # _bold_, as Markdown writes it
     return _underscore.sub(" ", plain)
 
@@ -189,17 +192,22 @@ def tokens_of(
 
     A number of several words, such as `two hundred and six`, becomes one token. The edge tokens at both ends
     let a rule look at neighbours without asking whether there are any."""
-    matches = list(_token.finditer(text))
-    if len(matches) > _most_tokens:
-        # more of the end is kept than of the beginning: most answers come last
-        third = _most_tokens // 3
-        matches = matches[:third] + matches[-2 * third:]
     tokens, end_of_last = [edge] * margin, -1
-    for match in matches:
+    for match in _matches_read(text):
         tokens.append(_token_of(match, glued=match.start() == end_of_last))
         end_of_last = match.end()
     tokens += [edge] * margin
     return _with_numerals(tokens)  # makes one token of a number of several words
+
+
+def _matches_read(text):
+    "The matches of the pattern `_token` in a text, at most `_most_tokens` of them"
+    matches = list(_token.finditer(text))
+    if len(matches) <= _most_tokens:
+        return matches
+    # more of the end is kept than of the beginning: most answers come last
+    third = _most_tokens // 3
+    return matches[:third] + matches[-2 * third:]
 
 
 def _token_of(
@@ -294,13 +302,16 @@ def _digits_with_scales(numeral):
             return None
         total += scale * (1 if digit is None else digit)  # 十二 (twelve) begins without a digit: 1 ten
         last_scale, digit = scale, None
+    return float(total + _worth_of_last_digit(numeral, digit or 0, last_scale))
 
-    last_digit = digit or 0
+
+def _worth_of_last_digit(numeral, digit, scale):
+    "What the last digit of a Chinese numeral adds, which no scale follows; `scale` is the last one before it"
     has_zero = "零" in numeral or "〇" in numeral
-    if last_scale >= 100 and not has_zero:
+    if scale >= 100 and not has_zero:
         # 一百二 is short for 一百二十 (120), and 一千二 is 1200; but 一百零二 is 102
-        return float(total + last_digit * (last_scale // 10))
-    return float(total + last_digit)
+        return digit * (scale // 10)
+    return digit
 
 
 def _digit_by_digit(numeral):
@@ -345,34 +356,33 @@ def _numeral(tokens, i):
     The place is `i` itself where there is no such number. A value of None with a place behind `i` means a
     number that is too large for this reader, such as `3 million`."""
     first = tokens[i]
-    if first.kind == "number":
-        value, after = first.value, i + 1
-    else:
-        value, after = _begun_with_word(tokens, i)
-        if after == i:
-            return None, i
+    is_number_already = first.kind == "number"
+    value, after = (first.value, i + 1) if is_number_already else _begun_with_word(tokens, i)
+    if value is None:
+        return None, i
     is_chinese = first.raw[-1] in _numerals  # `raw`: as written
-
     # Add each word that may follow: `hundred` after 2, `six` after twenty, `dozen` after any number.
-    while value is not None:
+    while True:
         at = _next_word(tokens, after, value)  # its place; a hyphen or an `and` may stand before it
-        word = tokens[at].text  # empty behind the end of the text
-        if word == "dozens":  # "two dozens"
-            word = "dozen"
-        if word in _too_many:  # such as `million`
+        following = tokens[at]  # an edge token behind the end of the text
+        if following.text in _too_many:  # such as `million`
             return None, at + 1
-        if word in _set_sizes and is_chinese:  # 两打 is two dozen, but 3 打 is not read
+        if following.text in _set_sizes and is_chinese:  # 两打 is two dozen, but 3 打 is not read
             return _chinese_set(tokens, i, at)  # (value, the place behind it), or (None, i) if it is no set
-        is_number_word = word in _number_words and tokens[at].kind == "word"
-        longer_value = _with_word(value, word) if is_number_word else None
-        if longer_value is None:  # the word does not belong to this number
+        longer_value = _longer_value(value, following)
+        if longer_value is None:
             break
         value, after = longer_value, at + 1
-
-    is_one_token = first.kind == "number" and after == i + 1
-    if is_one_token:
+    if is_number_already and after == i + 1:  # no word was added
         return None, i
     return (value if value <= _most_in_words else None), after
+
+
+def _longer_value(value, token):
+    "The value of a numeral worth `value` with one more token; None where the token does not belong to it"
+    word = "dozen" if token.text == "dozens" else token.text  # "two dozens"
+    is_number_word = token.kind == "word" and word in _number_words
+    return _with_word(value, word) if is_number_word else None
 
 
 def _next_word(tokens, at, value):
@@ -415,21 +425,24 @@ def _begun_with_word(tokens, i):
 
     Token `i` must be one of `_begins_numeral`: a number word, hundred or thousand, `a`, `half` or 半.
     (None, i) means that it begins no numeral here, as the `a` of `a dog` does not."""
-    # `tokens` begins and ends with `margin` (8) edge tokens, so that neighbours are always there
     word = tokens[i].text
     if word in units:
         return float(units[word]), i + 1
     if word in tens:
         return float(tens[word]), i + 1
-    second, third = tokens[i + 1].text, tokens[i + 2].text
     if word in ("half", "半"):
-        # half a dozen, half-dozen, 半打 are 6; any other half is a fraction
-        dozen_at = i + 2 if second in ("a", "-") else i + 1
-        is_half_dozen = tokens[dozen_at].text in ("dozen", "打")
-        return (6.0, dozen_at + 1) if is_half_dozen else (None, i)
+        return _half_dozen(tokens, i)
     if word == "a":
-        return _begun_with_article(i, second, third)
+        return _begun_with_article(i, second=tokens[i + 1].text, third=tokens[i + 2].text)
     return float(_scales[word]), i + 1  # hundred or thousand
+
+
+def _half_dozen(tokens, i):
+    "(6, the place behind it) for half a dozen, half-dozen or 半打 at token `i`; (None, i) for any other half"
+    # `tokens` begins and ends with `margin` (8) edge tokens, so that neighbours are always there
+    dozen_at = i + 2 if tokens[i + 1].text in ("a", "-") else i + 1
+    is_half_dozen = tokens[dozen_at].text in ("dozen", "打")
+    return (6.0, dozen_at + 1) if is_half_dozen else (None, i)
 
 
 def _begun_with_article(i, second, third):
@@ -451,17 +464,21 @@ def _with_word(value, word):
     "The value of a numeral worth `value` with one more `word`; None where the word begins another number"
     if word == "dozen":
         return value * 12
-    below_thousand = value % 1000
     if word == "hundred":
+        below_thousand = value % 1000
         if not 0 < below_thousand < 100:
             return None
         # 3002 ("three thousand two") becomes 3200: the 2 counts once already, so 99 times 2 are added.
         return value + 99 * below_thousand
     if word == "thousand":
         return value * 1000 if 0 < value < 1000 else None
+    return _with_unit_or_ten(value, units[word] if word in units else tens[word])
+
+
+def _with_unit_or_ten(value, added):
+    "The value of a numeral worth `value` and a word worth `added`, below 100; None where they do not join"
     if value < 20:  # "three six" are two numbers
         return None
-    added = units[word] if word in units else tens[word]
     if value % 100 == 0:
         return value + added
     # after twenty, thirty … only one to nine may follow
