@@ -76,7 +76,7 @@ def backbone_weights(
     for name, tensor in wanted.items():
         old = old_tensors.get(_common_name(name))
         problem = _misfit(name, tensor, old)
-        if problem:
+        if old is None or problem:  # a missing one is also a problem; mypy cannot know it
             problems.append(problem)
         else:
             fitting[name] = old.to(tensor.dtype)

@@ -512,7 +512,7 @@ def _answer_length(processor, answer):
     text = as_text(processor, answer) + processor.tokenizer.eos_token  # as it stands in the row
     return len(processor.tokenizer(text, add_special_tokens=False)["input_ids"])  # False: no <bos> in front
 
-# %% ../nbs/03_reward_model.ipynb #xc046
+# %% ../nbs/03_reward_model.ipynb #c046
 def _saved_facts(folder):
     "The settings in a saved model's folder, arguments of `VLRewardModel`: {score_min: -5.0, …}"
     facts_file = folder / "reward_model.json"
@@ -526,7 +526,6 @@ def _refuse_adapter(model, path):
         problem = "an older script's file holds all weights; set use_lora to false"
         raise SettingsError(f"resume = {str(path)!r}: {problem}")
 
-# %% ../nbs/03_reward_model.ipynb #c046
 def _device_or_default(device):
     "`device`, or, if it is None, the GPU if there is one, else the CPU"
     return device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -993,7 +992,7 @@ def blanked(
         blank_rows.append(row | dict(image=white_pictures))
     return blank_rows
 
-# %% ../nbs/03_reward_model.ipynb #xn9f4252
+# %% ../nbs/03_reward_model.ipynb #xn9f4252b
 def _report_with_controls(
     model,  # `VLRewardModel`
     rows,  # checked preference rows
@@ -1007,7 +1006,6 @@ def _report_with_controls(
     report["chances"] = chances_report(rows, scores, model.facts["calibration"])
     return report
 
-# %% ../nbs/03_reward_model.ipynb #xn9f4252b
 def _accuracy_lines(report):
     "Rows of `report_table` on accuracy: over all pairs, in each group, and the mean over groups"
     groups = report["by_group"]  # name → {accuracy, n, ci95}

@@ -873,6 +873,8 @@ def _problems_with(reward, text, answer, milliseconds):
     shown = repr(text[:20]) + f" ({len(text)} characters)"
     try:
         seconds, parts = _try_reward(reward, text, answer, milliseconds / 1000)
+    except _Stalled:
+        return [f"{shown}: takes more than {_longest_call} s, at most {milliseconds:g} ms"]
     except Exception as e: # a user's function may raise anything
         return [f"{shown}: raises {type(e).__name__}: {e}"[:400]]
     problems = []
@@ -888,7 +890,7 @@ def _try_reward(reward, text, answer, enough):
     """Call a reward on one text: returns (seconds of its quickest call, what it returned)
 
     A call that takes `enough` seconds or less is not repeated. A batched reward is not timed: 0 seconds.
-    Raises what the reward raises, and TimeoutError if it stalls."""
+    Raises what the reward raises, and `_Stalled` if it stalls."""
     # a reward that waits for a network says in `patience` how many seconds that may take
     limit = max(_longest_call, getattr(reward, "patience", 0.0))
     batched = getattr(reward, "batched", False)
@@ -922,9 +924,12 @@ def _parts_of_one(reward, text, answer):
     # anything but a list of one dict is handed on as it is, for `_wrong_parts` to describe
     return parts_list[0] if isinstance(parts_list, list) and len(parts_list) == 1 else parts_list
 
+class _Stalled(TimeoutError):
+    "Raised by `_stopped_after`, so that a reward's own TimeoutError is told from it"
+
 @contextmanager
 def _stopped_after(seconds):
-    """Context manager that raises TimeoutError in its block after some seconds
+    """Context manager that raises `_Stalled` in its block after some seconds
 
     It does so by an alarm signal, which only the main thread can get and not every system has. Elsewhere the
     block runs without a limit."""
@@ -933,7 +938,7 @@ def _stopped_after(seconds):
         yield
         return
     def stop(number, frame):
-        raise TimeoutError(f"stopped after {seconds} seconds")
+        raise _Stalled(f"stopped after {seconds} seconds")
     earlier_handler = signal.signal(signal.SIGALRM, stop)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:

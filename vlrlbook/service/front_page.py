@@ -137,15 +137,15 @@ class Front:
         redirect = RedirectResponse("./", 303)  # "see other": the browser asks for the page by GET
         shown_token = request.query_params["token"]
         if self.token and hmac.compare_digest(shown_token.encode(), self.token.encode()):
-            self._set_session_cookie(request, redirect)
+            self._set_session_cookie(request, redirect, self.token)
         return redirect
 
-    def _set_session_cookie(self, request, response):
+    def _set_session_cookie(self, request, response, token):
         "Begin a session with the browser that sent the request, by a cookie in the headers of a response"
         # The cookie holds a session and not the token, since browsers send it to all ports of this host.
         # No script can read it, and no page of another site can make the browser send it.
         name = session_cookie(request.headers.get("host", ""))
-        session = Sessions(self.token).begin(name)  # the cookie's value: its end, signed with the token
+        session = Sessions(token).begin(name)  # the cookie's value: its end, signed with the token
         response.set_cookie(name, session, httponly=True, samesite="strict", max_age=session_seconds)
         # Older versions kept the token itself in a cookie: that one is removed.
         if _old_cookie in request.cookies:
