@@ -873,8 +873,8 @@ def _problems_with(reward, text, answer, milliseconds):
     shown = repr(text[:20]) + f" ({len(text)} characters)"
     try:
         seconds, parts = _try_reward(reward, text, answer, milliseconds / 1000)
-    except _Stalled:
-        return [f"{shown}: takes more than {_longest_call} s, at most {milliseconds:g} ms"]
+    except _Stalled as e:
+        return [f"{shown}: {e}, at most {milliseconds:g} ms"]
     except Exception as e: # a user's function may raise anything
         return [f"{shown}: raises {type(e).__name__}: {e}"[:400]]
     problems = []
@@ -938,7 +938,7 @@ def _stopped_after(seconds):
         yield
         return
     def stop(number, frame):
-        raise _Stalled(f"stopped after {seconds} seconds")
+        raise _Stalled(f"takes more than {seconds} s")
     earlier_handler = signal.signal(signal.SIGALRM, stop)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
