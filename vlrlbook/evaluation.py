@@ -85,15 +85,17 @@ def other_pictures(
     rng = np.random.default_rng(seed)
     lenders = list(range(len(dataset)))  # at first each row lends to itself
     for picture_count, sets in _rows_by_pictures(dataset).items():
-        if picture_count == 0:
-            continue  # rows without a picture have nothing to lend
-        # The sets stand in a circle, in random order: each gets the pictures of the next one.
-        circle = [sets[j] for j in rng.permutation(len(sets))]
-        next_sets = circle[1:] + circle[:1]
-        for borrowing, lending in zip(circle, next_sets):  # both are lists of row numbers
-            for i in borrowing:
-                lenders[i] = lending[0]  # any row of the set will do: all have the same pictures
+        if picture_count > 0:  # rows without a picture have nothing to lend
+            _lend_in_circle(sets, lenders, rng)
     return lenders
+
+def _lend_in_circle(sets, lenders, rng):
+    "Put the sets (lists of rows) in a circle, in random order; each gets a row of the next one as lender"
+    circle = [sets[j] for j in rng.permutation(len(sets))]
+    next_sets = circle[1:] + circle[:1]
+    for borrowing, lending in zip(circle, next_sets):
+        for i in borrowing:
+            lenders[i] = lending[0]  # any row of the set will do: all have the same pictures
 
 def _rows_by_pictures(dataset):
     """A dict: number of pictures → list of sets; a set is a list of the rows that have the same pictures.
@@ -226,14 +228,18 @@ def _earlier_rows(
         write_whole(path, "")
         return []
 
-    if not plan_file.exists():
-        missing = f"not {plan_file.name} that says how it was made"
-        raise SettingsError(f"{path.name} is there, but {missing}; resume = false begins anew")
-    _refuse_other_plan(path, json.loads(plan_file.read_text()), plan)  # SettingsError if they differ
+    _refuse_other_plan(path, _written_plan(path, plan_file), plan)  # SettingsError if they differ
     lines = _whole_lines(path)
     kept_lines = lines[:_answered_in_full(batches, len(lines))]
     write_whole(path, "".join(line + "\n" for line in kept_lines))
     return [json.loads(line) for line in kept_lines]
+
+def _written_plan(path, plan_file):
+    "The plan with which the predictions file `path` was begun; SettingsError if it is lost"
+    if not plan_file.exists():
+        missing = f"not {plan_file.name} that says how it was made"
+        raise SettingsError(f"{path.name} is there, but {missing}; resume = false begins anew")
+    return json.loads(plan_file.read_text())
 
 def _answered_in_full(batches, line_count):
     "How many of the first `line_count` answered pictures are of batches that were answered in full"
@@ -874,14 +880,19 @@ def parting(
     steps, paid_shares = log.series(paid)
     _, meant_shares = log.series(meant)  # at the same steps
     paid_shares, meant_shares = np.array(smooth(paid_shares, 0.9)), np.array(smooth(meant_shares, 0.9))
-    close_rows = np.flatnonzero(paid_shares - meant_shares <= allowed)  # rows of the log
-    first_apart = close_rows[-1] + 1 if len(close_rows) else 0  # the row behind the last close one
-    has_parted = first_apart < len(steps)  # False if the last row of the log is close
+    gaps = paid_shares - meant_shares
     return dict(
-        step=int(steps[first_apart]) if has_parted else None,
-        gap=float(paid_shares[-1] - meant_shares[-1]),
+        step=_step_of_parting(steps, gaps, allowed),
+        gap=float(gaps[-1]),
         paid_gain=float(paid_shares[-1] - paid_shares[0]),
         meant_gain=float(meant_shares[-1] - meant_shares[0]))
+
+def _step_of_parting(steps, gaps, allowed):
+    "The step from which on all gaps (an array, one for each step) are larger than `allowed`; None: never"
+    close_rows = np.flatnonzero(gaps <= allowed)  # rows of the log
+    first_apart = close_rows[-1] + 1 if len(close_rows) else 0  # the row behind the last close one
+    has_parted = first_apart < len(steps)  # False if the last row of the log is close
+    return int(steps[first_apart]) if has_parted else None
 
 # %% ../nbs/06_evaluation.ipynb #n47af788
 def parting_plot(

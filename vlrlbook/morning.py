@@ -282,8 +282,8 @@ def setup_source(
             # a cell takes its names from its own chapter; one that is in no chapter, from any of the lesson
             origin = _origin_of(name, [cell["chapter"]] if cell["chapter"] else chapters)
             if origin is None:
-                where = f"{lesson}, cell {cell['id']}"
-                raise ValueError(f"{where}: it needs {name!r}, which no chosen cell before it makes")
+                raise ValueError(f"{lesson}, cell {cell['id']}: it needs {name!r}, "
+                                 "which no chosen cell before it makes")
             imports[name] = origin
         made_before |= made
     return _import_lines(imports)

@@ -52,8 +52,9 @@ def curve_words(
         return "No step was logged."
 
     # One logged step holds few prompts, so its reward is noisy: beginning and end are means over a fifth.
-    window = max(1, len(rewards) // 5)
-    begin, end = sum(rewards[:window]) / window, sum(rewards[-window:]) / window
+    window = max(1, len(rewards) // 5)  # rows of the log
+    begin = sum(rewards[:window]) / window
+    end = sum(rewards[-window:]) / window
     span = f"means over {window} of {len(rewards)} logged rows, steps {steps[0]:.0f} to {steps[-1]:.0f}"
     clauses = [f"The reward was {begin:.2f} at first and {end:.2f} at last ({span})"]
 
