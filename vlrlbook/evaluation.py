@@ -211,29 +211,7 @@ def _weights_key(folder):
         digest.update(f"{file.name} {size}".encode() + content)
     return digest.hexdigest()[:16]
 
-# %% ../nbs/06_evaluation.ipynb #c021
-def _earlier_rows(
-    path,  # predictions file, a line per picture; None: nothing is kept
-    plan,  # dict of all that the answers depend on
-    batches,  # lists of row numbers, in the order in which they are asked
-    resume,  # False: begin a new file
-):
-    "Read the rows that a killed run has answered, and cut its file after the last whole batch"
-    if path is None:
-        return []
-    path = Path(path)
-    plan_file = path.with_suffix(".settings.json")
-    if not resume or not path.exists():  # begin a new file
-        write_json(plan_file, plan)
-        write_whole(path, "")
-        return []
-
-    _refuse_other_plan(path, _written_plan(path, plan_file), plan)  # SettingsError if they differ
-    lines = _whole_lines(path)
-    kept_lines = lines[:_answered_in_full(batches, len(lines))]
-    write_whole(path, "".join(line + "\n" for line in kept_lines))
-    return [json.loads(line) for line in kept_lines]
-
+# %% ../nbs/06_evaluation.ipynb #xc021
 def _written_plan(path, plan_file):
     "The plan with which the predictions file `path` was begun; SettingsError if it is lost"
     if not plan_file.exists():
@@ -256,6 +234,29 @@ def _whole_lines(path):
     # Split as bytes, since the unfinished line may end within a character.
     *whole_lines, _unfinished = path.read_bytes().split(b"\n")
     return [line.decode() for line in whole_lines]
+
+# %% ../nbs/06_evaluation.ipynb #c021
+def _earlier_rows(
+    path,  # predictions file, a line per picture; None: nothing is kept
+    plan,  # dict of all that the answers depend on
+    batches,  # lists of row numbers, in the order in which they are asked
+    resume,  # False: begin a new file
+):
+    "Read the rows that a killed run has answered, and cut its file after the last whole batch"
+    if path is None:
+        return []
+    path = Path(path)
+    plan_file = path.with_suffix(".settings.json")
+    if not resume or not path.exists():  # begin a new file
+        write_json(plan_file, plan)
+        write_whole(path, "")
+        return []
+
+    _refuse_other_plan(path, _written_plan(path, plan_file), plan)  # SettingsError if they differ
+    lines = _whole_lines(path)
+    kept_lines = lines[:_answered_in_full(batches, len(lines))]
+    write_whole(path, "".join(line + "\n" for line in kept_lines))
+    return [json.loads(line) for line in kept_lines]
 
 def _refuse_other_plan(
     path,  # of the predictions file
@@ -485,6 +486,21 @@ def _is_number(value) -> TypeGuard[float]:
     "Tell whether a value is a finite number; True and False, which are ints in Python, are none"
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
+def _label_and_bins(
+    row,  # as it was read: any JSON; a good one has label, p0, p1, …
+    number,  # of the row, for error messages
+    bins,  # how many probabilities the first row has; None: this is the first
+):
+    "Check a row of chapter 04's predictions; return its label, an int, and its list of probabilities"
+    if not isinstance(row, dict):
+        raise DataError("predictions.row", f"{type(row).__name__}, expected an object", row=number)
+    values = _bins_of(row, number, bins)
+    label = row.get("label")
+    if not _is_number(label) or label != int(label) or not 0 <= label < len(values):
+        message = f"label = {label!r}, expected a bin from 0 to {len(values) - 1}"
+        raise DataError("predictions.label", message, row=number)
+    return int(label), values
+
 # %% ../nbs/06_evaluation.ipynb #n7996a90
 def kind_of_rows(
     row: dict,  # the first of a predictions file
@@ -531,21 +547,6 @@ def read_bins(
     # Places of frames in their films are only of use if every row has one.
     places = frames if all(map(_is_number, frames)) else None
     return dict(labels=labels, probabilities=probabilities, episodes=episodes, frames=places)
-
-def _label_and_bins(
-    row,  # as it was read: any JSON; a good one has label, p0, p1, …
-    number,  # of the row, for error messages
-    bins,  # how many probabilities the first row has; None: this is the first
-):
-    "Check a row of chapter 04's predictions; return its label, an int, and its list of probabilities"
-    if not isinstance(row, dict):
-        raise DataError("predictions.row", f"{type(row).__name__}, expected an object", row=number)
-    values = _bins_of(row, number, bins)
-    label = row.get("label")
-    if not _is_number(label) or label != int(label) or not 0 <= label < len(values):
-        message = f"label = {label!r}, expected a bin from 0 to {len(values) - 1}"
-        raise DataError("predictions.label", message, row=number)
-    return int(label), values
 
 # %% ../nbs/06_evaluation.ipynb #na18f475
 def judged_report(
@@ -647,6 +648,22 @@ def _with_training_prompt(settings, dataset, report):
     rows_with_own_prompt = set(getattr(report, "own_system", ()))
     return with_system_turn(dataset, system, rows_with_own_prompt)
 
+def _fields_of_questions(
+    path,  # file of VQA rows
+    dataset,  # what was read from it: its questions are prompts
+):
+    "A dict: row number → a dict of the question without the prompt, and of its types if the file names them"
+    raw_rows = dict(read_rows(path))  # row number → the row as the file has it
+    prompt_end = vqa_prompt("")  # what the prompt puts behind a question
+    more_fields = {}
+    for number, question in zip(dataset["row"], dataset["question"]):
+        fields = dict(question=question.removesuffix(prompt_end))
+        for name in ("answer_type", "question_type"):
+            if raw_rows[number].get(name):
+                fields[name] = str(raw_rows[number][name]).strip()
+        more_fields[number] = fields
+    return more_fields
+
 # %% ../nbs/06_evaluation.ipynb #c029
 def load_set(
     settings: EvaluationSettings,  # already filled in and checked
@@ -700,22 +717,6 @@ def _rows_of_file(settings):
     dataset = _with_training_prompt(s, dataset, report)
     more_fields = _fields_of_questions(s.data, dataset) if s.asks_vqa else {}
     return dataset, more_fields
-
-def _fields_of_questions(
-    path,  # file of VQA rows
-    dataset,  # what was read from it: its questions are prompts
-):
-    "A dict: row number → a dict of the question without the prompt, and of its types if the file names them"
-    raw_rows = dict(read_rows(path))  # row number → the row as the file has it
-    prompt_end = vqa_prompt("")  # what the prompt puts behind a question
-    more_fields = {}
-    for number, question in zip(dataset["row"], dataset["question"]):
-        fields = dict(question=question.removesuffix(prompt_end))
-        for name in ("answer_type", "question_type"):
-            if raw_rows[number].get(name):
-                fields[name] = str(raw_rows[number][name]).strip()
-        more_fields[number] = fields
-    return more_fields
 
 # %% ../nbs/06_evaluation.ipynb #na38da7c
 def gather(
