@@ -209,7 +209,12 @@ def names_of_code(
     # Python's own table of the names in each scope, which knows what is local and what is global
     top = symtable.symtable(source, "cell", "exec")
     made = {symbol.get_name() for symbol in top.get_symbols() if symbol.is_assigned() or symbol.is_imported()}
-    needed = set()
+    return _global_names_read(top) - made - set(dir(builtins)), made
+
+
+def _global_names_read(top):
+    "The set of global names that a cell reads anywhere; `top` is its outermost table from `symtable`"
+    names = set()
     tables = [top]  # one for the cell, and one for each function, class and comprehension in it
     while tables:
         table = tables.pop()
@@ -217,8 +222,8 @@ def names_of_code(
         for symbol in table.get_symbols():
             # at the top of a cell every name is global, though `symtable` does not call it so
             if symbol.is_referenced() and (symbol.is_global() or table is top):
-                needed.add(symbol.get_name())
-    return needed - made - set(dir(builtins)), made
+                names.add(symbol.get_name())
+    return names
 
 
 def _defined_names(source):
