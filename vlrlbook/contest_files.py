@@ -136,12 +136,7 @@ def read_entry(
     cannot be used, ContestError says in one sentence why."""
     path = Path(path)
     content = _json_of(path)
-    if not isinstance(content, dict) or "form" not in content:
-        raise ContestError(f"{path.name} is no file of the contest")
-    if content["form"] != form:  # the version of the file format
-        other = str(content["form"])[:20]
-        writer = "another version of the book"
-        raise ContestError(f"{path.name} was written by {writer}: form {other}, not {form}")
+    _refuse_other_form(content, path.name)
     try:
         # a field that is missing or has another form raises any of the errors below
         return _entry_of(content)
@@ -164,6 +159,16 @@ def _json_of(path):
     except (ValueError, RecursionError) as error:
         raise ContestError(f"{path.name} is damaged: it cannot be read as JSON; "
                            "copy it again, or run it again") from error
+
+
+def _refuse_other_form(content, file_name):
+    "Raise ContestError unless JSON is of a contest's file, in this version of the file format"
+    if not isinstance(content, dict) or "form" not in content:
+        raise ContestError(f"{file_name} is no file of the contest")
+    if content["form"] != form:
+        other = str(content["form"])[:20]
+        writer = "another version of the book"
+        raise ContestError(f"{file_name} was written by {writer}: form {other}, not {form}")
 
 
 def _entry_of(content):
