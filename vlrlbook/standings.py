@@ -55,13 +55,10 @@ def judge(
     """Mark a student's entry: a verdict on the run, and answers to chapter 06's eight questions about a gain.
 
     The marks come from the model's answers alone; the student's reward function is never run here."""
-    # a dict of outcome, sentence, and questions (a list of dicts: name, question, answer, detail)
-    verdict = verdict_of(entry.rows, "counting")
+    verdict = verdict_of(entry.rows, "counting")  # a dict of outcome, sentence and questions
     asked = _all_eight_questions(verdict["questions"])
-
     answers_after = [row["after_greedy"][0] for row in entry.rows]
-    # texts such as "7 × A photo of 3 discs", the most frequent first
-    most_frequent = counted(answers_after)[:3]
+    most_frequent = counted(answers_after)[:3]  # texts such as "7 × A photo of 3 discs"
     return Result(entry, outcome=verdict["outcome"], sentence=verdict["sentence"], asked=asked,
                   before=_right_share(entry.rows, "before_greedy"),
                   after=_right_share(entry.rows, "after_greedy"), often=most_frequent)
