@@ -266,13 +266,19 @@ def _comparison(results):
     for row in compared_figures(results):
         if row["before"] is None:  # it was not measured
             continue
-        interval = "none"
-        if row["ci95"]:
-            low, high = row["ci95"]
-            interval = f"{low:+.3f} to {high:+.3f}"
-        rows.append([row["asked"], row["words"], f"{row['before']:.3f}", f"{row['after']:.3f}",
-                     f"<b>{row['gain']:+.3f}</b>", f"{interval} ({_text(row['interval'])})"])
+        before, after = f"{row['before']:.3f}", f"{row['after']:.3f}"
+        gain = f"<b>{row['gain']:+.3f}</b>"
+        interval = f"{_ends_of(row['ci95'])} ({_text(row['interval'])})"
+        rows.append([row["asked"], row["words"], before, after, gain, interval])
     return _table(["asked", "measure", "before", "after", "gain", "95 % interval"], rows)
+
+
+def _ends_of(interval):
+    "The ends of an interval (low, high) as text; `none` for None"
+    if not interval:
+        return "none"
+    low, high = interval
+    return f"{low:+.3f} to {high:+.3f}"
 
 
 def _curves(folder, results):
