@@ -350,14 +350,17 @@ def _paid_gain(rows):
     A run with such a reward stores its numbers in the column `paid`: a dict, name of a column of answers →
     reward of the answer in it."""
     rewards_of_rows = [row.get("paid") for row in rows]
-    # another program's file may have a column `paid` with something else in it
-    needed = {"before_greedy", "after_greedy"}
-    if not all(isinstance(rewards, dict) and needed <= set(rewards) for rewards in rewards_of_rows):
+    if not all(map(_are_rewards, rewards_of_rows)):
         return {}
     gain_per_row = [rewards["after_greedy"] - rewards["before_greedy"] for rewards in rewards_of_rows]
     # `pictures_of`: rows of one picture are not independent, and the interval allows for that
     gain = difference("gain_greedy", gain_per_row, pictures_of(rows), mark="reward")
     return {("gain_greedy", "reward"): gain}
+
+
+def _are_rewards(paid):
+    "Whether the field `paid` of a row holds rewards; in another program's file it may be anything"
+    return isinstance(paid, dict) and {"before_greedy", "after_greedy"} <= set(paid)
 
 
 def not_measured(
