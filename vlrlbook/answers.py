@@ -7,6 +7,7 @@ import io
 import json
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -78,11 +79,16 @@ def generate_ids(
         for batch_samples in _batches(samples, batch_size, _bar_title(n, bool(temperature))):
             batch = encode(processor, batch_samples)
             rows = _answer_ids(model, batch, options)
-            prompt_lengths = batch["attention_mask"].sum(1).tolist()
-            # the n rows of one sample stand next to each other
-            for place, prompt_length in enumerate(prompt_lengths):
-                answers.append((prompt_length, rows[n * place:n * place + n]))
+            answers += _by_sample(batch, rows, n)
     return answers
+
+
+def _by_sample(batch, rows, n):
+    "For each sample of a batch the number of tokens of its prompt, and the n of all `rows` that answer it"
+    prompt_lengths = batch["attention_mask"].sum(1).tolist()
+    # the n rows of one sample stand next to each other
+    return [(prompt_length, rows[n * place:n * place + n])
+            for place, prompt_length in enumerate(prompt_lengths)]
 
 
 def _batches(samples, batch_size, title):
@@ -142,18 +148,19 @@ def _with_looks(
 ):  # n texts for each sample
     "Sample answers of a model that may call the tool `zoom`; all turns of an answer become one text"
     eye = eye_of(model, processor)  # says in which size and scale the model sees pictures
-
-    def next_turns(batch, answers_each):
-        "Sample the next turn of each row of a batch, `answers_each` times, as texts"
-        rows = _answer_ids(model, batch, options | dict(num_return_sequences=answers_each))
-        return processor.tokenizer.batch_decode(rows, skip_special_tokens=True)
-
+    next_turns = partial(_next_turns, model, processor, options)
     answers = []
     with _generating(model, seed):  # the model in eval mode, random numbers from `seed`; restored at the end
         for batch_samples in _batches(samples, batch_size, _bar_title(n, options["do_sample"])):
             # `converse` calls `next_turns` for each turn, and puts the enlarged pictures in between.
             answers += converse(next_turns, processor, batch_samples, n, looks, eye)
     return answers
+
+
+def _next_turns(model, processor, options, batch, answers_each):
+    "Sample the next turn of each row of a batch, `answers_each` times, as texts; `options` are of `_options`"
+    rows = _answer_ids(model, batch, options | dict(num_return_sequences=answers_each))
+    return processor.tokenizer.batch_decode(rows, skip_special_tokens=True)
 
 
 def predict(
