@@ -60,12 +60,17 @@ def curve_words(
 
     blind = log.baselines.get("blind_reward")  # what the best answer earns that ignores the picture
     if blind is not None:
-        where = "above" if end > blind else "not above"
-        clauses.append(f"that is {where} what the best answer without a picture earns, {blind:.2f}")
+        clauses.append(_blind_clause(end, blind))
     _, silent_shares = log.series("silent")
     if silent_shares:
         clauses.append(_silent_clause(silent_shares[-window:]))
     return "; ".join(clauses) + "."
+
+
+def _blind_clause(reward, blind_reward):
+    "A clause that compares a reward with that of the best answer that ignores the picture"
+    where = "above" if reward > blind_reward else "not above"
+    return f"that is {where} what the best answer without a picture earns, {blind_reward:.2f}"
 
 
 def _silent_clause(shares):
