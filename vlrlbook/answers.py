@@ -7,6 +7,7 @@ import io
 import json
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -75,16 +76,31 @@ def generate_ids(
     options = dict(num_return_sequences=n) | _options(processor, temperature, max_new_tokens)
     answers = []
     with _generating(model, seed):  # the model in eval mode, random numbers from `seed`; restored at the end
-        batches = range(0, len(samples), batch_size)
-        description = f"{n} answers each" if temperature else "greedy"
-        for begin in progress_bar(batches, desc=description, leave=False, disable=len(batches) < 2):
-            batch = encode(processor, samples[begin:begin + batch_size])
-            rows = _answer_ids(model, batch, options)  # without the prompts
-            prompt_lengths = batch["attention_mask"].sum(1).tolist()
-            # the n rows of one sample stand next to each other
-            for place, prompt_length in enumerate(prompt_lengths):
-                answers.append((prompt_length, rows[n * place:n * place + n]))
+        for batch_samples in _batches(samples, batch_size, _bar_title(n, bool(temperature))):
+            batch = encode(processor, batch_samples)
+            rows = _answer_ids(model, batch, options)
+            answers += _by_sample(batch, rows, n)
     return answers
+
+
+def _by_sample(batch, rows, n):
+    "For each sample of a batch the number of tokens of its prompt, and the n of all `rows` that answer it"
+    prompt_lengths = batch["attention_mask"].sum(1).tolist()
+    # the n rows of one sample stand next to each other
+    return [(prompt_length, rows[n * place:n * place + n])
+            for place, prompt_length in enumerate(prompt_lengths)]
+
+
+def _batches(samples, batch_size, title):
+    "Yield the samples in lists of `batch_size`; with several lists, a progress bar shows how many are done"
+    begins = range(0, len(samples), batch_size)
+    for begin in progress_bar(begins, desc=title, leave=False, disable=len(begins) < 2):
+        yield samples[begin:begin + batch_size]
+
+
+def _bar_title(n, is_sampled):
+    "The words before a progress bar, such as `4 answers each`"
+    return f"{n} answers each" if is_sampled else "greedy"
 
 
 @contextmanager
@@ -132,21 +148,19 @@ def _with_looks(
 ):  # n texts for each sample
     "Sample answers of a model that may call the tool `zoom`; all turns of an answer become one text"
     eye = eye_of(model, processor)  # says in which size and scale the model sees pictures
-
-    def next_turns(batch, answers_each):
-        "Sample the next turn of each row of a batch, `answers_each` times, as texts"
-        rows = _answer_ids(model, batch, options | dict(num_return_sequences=answers_each))
-        return processor.tokenizer.batch_decode(rows, skip_special_tokens=True)
-
+    next_turns = partial(_next_turns, model, processor, options)
     answers = []
     with _generating(model, seed):  # the model in eval mode, random numbers from `seed`; restored at the end
-        batches = range(0, len(samples), batch_size)
-        description = f"{n} answers each" if options["do_sample"] else "greedy"
-        for begin in progress_bar(batches, desc=description, leave=False, disable=len(batches) < 2):
+        for batch_samples in _batches(samples, batch_size, _bar_title(n, options["do_sample"])):
             # `converse` calls `next_turns` for each turn, and puts the enlarged pictures in between.
-            batch_samples = samples[begin:begin + batch_size]
             answers += converse(next_turns, processor, batch_samples, n, looks, eye)
     return answers
+
+
+def _next_turns(model, processor, options, batch, answers_each):
+    "Sample the next turn of each row of a batch, `answers_each` times, as texts; `options` are of `_options`"
+    rows = _answer_ids(model, batch, options | dict(num_return_sequences=answers_each))
+    return processor.tokenizer.batch_decode(rows, skip_special_tokens=True)
 
 
 def predict(
@@ -175,18 +189,27 @@ def speakers(
     """Load a model before and after its training.
 
     With an adapter there is one model in memory: the context for `before` switches the adapter off."""
-    has_adapter = adapter is not None and Path(adapter, "adapter_config.json").exists()
-    if not has_adapter:  # whole models, loaded one by one; either may be None
-        loaded = {}  # name → (model, processor)
-        for name, folder in zip(names, (base, adapter)):
-            if folder:
-                loaded[name] = load_vlm(str(folder), **loading)
-        # A whole trained model has the processor of its base, so the first one serves both.
-        _, processor = next(iter(loaded.values()))
-        return [(name, model, nullcontext) for name, (model, _) in loaded.items()], processor
+    if adapter is None or not _is_adapter(adapter):
+        return _whole_models(names, (base, adapter), loading)
     model, processor = load_vlm(str(base), adapter=str(adapter), **loading)
     before, after = names
     return [(before, model, model.disable_adapter), (after, model, nullcontext)], processor
+
+
+def _is_adapter(folder):
+    "Whether a folder holds a LoRA adapter, in the form in which PEFT writes it"
+    return Path(folder, "adapter_config.json").exists()
+
+
+def _whole_models(names, folders, loading):
+    "Load whole models one by one: what `speakers` returns. A folder that is None is left out with its name"
+    loaded = {}  # name → (model, processor)
+    for name, folder in zip(names, folders):
+        if folder:
+            loaded[name] = load_vlm(str(folder), **loading)
+    # A whole trained model has the processor of its base, so the first one serves both.
+    _, processor = next(iter(loaded.values()))
+    return [(name, model, nullcontext) for name, (model, _) in loaded.items()], processor
 
 
 def base_of(
@@ -220,6 +243,28 @@ def ask_model(
     its task, None where that cannot be read (see `read_in_task`); and `picture`, a data URL, in which the
     boxes of the best guess, or what it looked at, are drawn; None for other tasks."""
     image = _as_upload(picture)  # first, so that a bad picture is refused before a model is loaded
+    _refuse_bad_request(question, answers, temperature)
+    if adapter is None and _is_adapter(model):  # the folder of a run was given as the model
+        model, adapter = base_of(model), model
+    folder = adapter or model
+    trained = _trained_with(folder)  # task, temperature, lengths
+    task = task or trained["task"]
+    loaded, processor = speakers(model, adapter, use_4bit=use_4bit,
+                                 max_image_size=max_image_size or trained["max_image_size"])
+    sample = _sample_to_ask(question, image, task, system_of_run(folder))
+    options = dict(max_new_tokens=max_new_tokens or trained["max_completion_length"],
+                   looks=looks_of_run(folder, task))  # 0 but for task zoom
+    sampling = dict(n=answers, seed=seed, temperature=temperature or trained["temperature"])
+
+    result = dict(question=question.strip(), task=task, before=None, after=None)
+    for name, speaker, context in loaded:  # "before" or "after", model, what switches an adapter off
+        with context():
+            result[name] = _answers_of(speaker, processor, sample, options, sampling)
+    return result
+
+
+def _refuse_bad_request(question, answers, temperature):
+    "Raise SettingsError for an argument of `ask_model` that no model can be asked with"
     if not isinstance(question, str) or not question.strip():
         raise SettingsError("question: expected a text")
     if answers < 0:
@@ -227,29 +272,14 @@ def ask_model(
     if temperature is not None and not temperature > 0:
         raise SettingsError(f"temperature = {temperature}: expected more than 0")
 
-    # The folder of a run was given as the model: it holds an adapter, and names the base below it.
-    if adapter is None and Path(model, "adapter_config.json").exists():
-        model, adapter = base_of(model), model
-    trained = _trained_with(adapter or model)  # task, temperature, lengths; of no run: those of the presets
-    task = task or trained["task"]
-    loaded, processor = speakers(model, adapter, use_4bit=use_4bit,
-                                 max_image_size=max_image_size or trained["max_image_size"])
 
-    # The question as the run asked its own: with its form of prompt, its system text and its tool.
+def _sample_to_ask(question, image, task, system_prompt):
+    "A question in the form in which a training asked its own, as a `Sample`; `system_prompt` may be None"
     prompt = vqa_prompt(question) if task == "vqa" else question.strip()
     sample = Sample(prompt, "", [image], task)  # "": the right answer is not known
-    system = system_of_run(adapter or model)
-    if system:
-        sample.turns = [("system", system)]
-    options = dict(max_new_tokens=max_new_tokens or trained["max_completion_length"])
-    options |= dict(looks=looks_of_run(adapter or model, task))  # 0 but for task zoom
-
-    sampling = dict(n=answers, seed=seed, temperature=temperature or trained["temperature"])
-    result = dict(question=question.strip(), task=task, before=None, after=None)
-    for name, speaker, context in loaded:  # "before" or "after", model, what switches an adapter off
-        with context():
-            result[name] = _answers_of(speaker, processor, sample, options, sampling)
-    return result
+    if system_prompt:
+        sample.turns = [("system", system_prompt)]
+    return sample
 
 
 def _answers_of(model, processor, sample, options, sampling):
@@ -300,11 +330,16 @@ def read_in_task(
     boxes = read_boxes(text).boxes
     if not boxes or any(box_fault(box) for box in boxes):
         return None
+    return _boxes_in_pixels(boxes, seen, size)
+
+
+def _boxes_in_pixels(boxes, seen, size):
+    "The text of boxes in pixels of a picture; `seen` and `size` are those of `read_in_task`"
     truth = read_box_truth(seen)
     # Width and height of the whole picture, in the model's scale and in pixels.
-    in_scale, in_pixels = unit_of(truth.scale, truth.size), unit_of("pixels", size)
-    boxes_in_pixels = [rescaled(box, in_scale, in_pixels) for box in boxes]
-    return box_truth(boxes_in_pixels, "pixels", size)
+    whole_in_scale, whole_in_pixels = unit_of(truth.scale, truth.size), unit_of("pixels", size)
+    rescaled_boxes = [rescaled(box, whole_in_scale, whole_in_pixels) for box in boxes]
+    return box_truth(rescaled_boxes, "pixels", size)
 
 
 def _url_of(sample):

@@ -104,15 +104,14 @@ class Pool:
     ):
         # spawn: a forked process must not use CUDA, and torch's threads do not survive a fork
         context = multiprocessing.get_context("spawn")
-        # Each process takes a number out of this queue, and with it the GPU of that number.
-        numbers = context.Queue()
+        numbers = context.Queue()  # each process takes a number, and with it the GPU of that number
         for number in range(processes):
             numbers.put(number)
         # Each process begins with `_load_panel`, which loads the models.
         self.executor = ProcessPoolExecutor(
             processes, context, initializer=_load_panel, initargs=(numbers, processes, panel))
-        # How many batches may be handed out and not yet returned. With two for each process none waits for
-        # work, and few pictures are in memory.
+        # Batches handed out and not yet returned: with two for each process none waits for work, and few
+        # pictures are in memory.
         self.most_pending = 2 * processes
         # Wait until a process has loaded its models; an error in loading is raised here.
         with _dead_process_as_settings_error():
@@ -151,18 +150,22 @@ def _load_panel(
 
     They become the global `_panel`."""
     global _panel
-    number = numbers.get()
+    _choose_device(numbers.get(), processes)
+    try:
+        _panel = Panel(*panel)
+    except Exception as error:
+        # `_loaded_panel` raises it later. Raised here, it would not reach the caller.
+        _panel = error
+
+
+def _choose_device(number, processes):
+    "Give this process, the one of that number from 0 on, a GPU or its share of the CPU's threads"
     if torch.cuda.is_available():
         gpu = number % torch.cuda.device_count()  # with fewer GPUs than processes, several share one
         torch.cuda.set_device(gpu)
         os.environ["LOCAL_RANK"] = str(gpu)  # read by `models` where it loads a checkpoint
     else:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
-    try:
-        _panel = Panel(*panel)
-    except Exception as error:
-        # `_loaded_panel` raises it later. Raised here, it would not reach the caller.
-        _panel = error
 
 
 def _loaded_panel():
@@ -221,10 +224,9 @@ class EnginePanel(_Panel):
         # One processor serves both models: training changes weights, not how pictures are cut.
         any_folder = next(iter(folders.values()))
         self.processor = load_processor(any_folder, loading.get("max_image_size"))
-        self.speakers = []  # (name, function that is called like vLLM's `generate`)
+        self.speakers = []  # (name, `EnginePrompts`, which is called like vLLM's `generate`)
         for name, folder in folders.items():
-            generate = _engine(folder, share / len(folders), longest)  # a method of vLLM's engine
-            # `EnginePrompts` hands prompts to `generate` in the form that vLLM expects.
+            generate = _engine(folder, share / len(folders), longest)
             self.speakers.append((name, EnginePrompts(generate, self.processor)))
 
     def _folders(self,
@@ -238,20 +240,10 @@ class EnginePanel(_Panel):
         before, after = names
         copies = Path(self.copies.name)  # a temporary folder
         folders = {}
-        if base and str(base).startswith("tiny-"):
-            # Its weights are drawn from a seed, so there are no files yet.
-            folders[before] = str(copies / "before")
-            model, processor = load_vlm(str(base))
-            save_model(model, processor, folders[before])
-        elif base:
-            folders[before] = str(base)
-
-        if adapter and Path(adapter, "adapter_config.json").exists():
-            # A LoRA adapter is merged into a copy of its base.
-            folders[after] = str(copies / "after")
-            merge_lora(str(base), str(adapter), folders[after])
-        elif adapter:  # a whole trained model
-            folders[after] = str(adapter)
+        if base:
+            folders[before] = _whole_base(str(base), str(copies / "before"))
+        if adapter:
+            folders[after] = _whole_trained(base, str(adapter), str(copies / "after"))
         return folders
 
     def _texts(self, model_parts, way, samples, seed):
@@ -288,6 +280,24 @@ class EnginePanel(_Panel):
         "Free the engines and delete the merged copies"
         self.speakers.clear()  # nothing else holds the engines
         self.copies.cleanup()
+
+
+def _whole_base(base, copy):
+    "The folder or hub id from which vLLM loads `base`; an untrained tiny model is saved into `copy` first"
+    if not base.startswith("tiny-"):
+        return base
+    # Its weights are drawn from a seed, so there are no files yet.
+    model, processor = load_vlm(base)
+    save_model(model, processor, copy)
+    return copy
+
+
+def _whole_trained(base, adapter, copy):
+    "A folder from which vLLM loads `adapter`: a LoRA adapter is merged with its base into the folder `copy`"
+    if not Path(adapter, "adapter_config.json").exists():
+        return adapter  # a whole trained model
+    merge_lora(str(base), adapter, copy)
+    return copy
 
 
 def _engine(

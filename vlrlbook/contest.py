@@ -30,27 +30,38 @@ def as_reward(
 
     The wrapper raises ContestError, with the completion in the message, if the function raises or returns
     neither a number nor a dict with a number `overall`."""
-    function_name = getattr(function, "__name__", "your reward")
-
     def reward(completion, answer):
         "Call the student's `function`; return its dict of numbers, or a plain number as dict(overall=number)"
-        try:
-            value = function(completion, answer)  # `answer` is the truth
-        except Exception as error:  # a student's function may raise anything
-            problem = f"{type(error).__name__}: {error}".strip()
-            where = f"for the answer {completion[:60]!r}"
-            raise ContestError(f"{function_name} stops with {problem[:120]} {where}") from error
-
+        value = _value_of(function, completion, answer)
         if isinstance(value, Real):
             value = dict(overall=float(value))
         if not isinstance(value, dict) or not isinstance(value.get("overall"), Real):
-            shown = f"{str(value)[:40]!r} ({type(value).__name__})"
-            where = f"for the answer {completion[:60]!r}"
+            shown, where = _shown(value), f"for the answer {completion[:60]!r}"
             expected = "it must return a number, or a dict of numbers with 'overall'"
-            raise ContestError(f"{function_name} returns {shown} {where}; {expected}")
+            raise ContestError(f"{_name_of(function)} returns {shown} {where}; {expected}")
         return value
 
     return reward
+
+
+def _value_of(function, completion, truth):
+    "What a student's function returns; ContestError if it raises, since it may raise anything"
+    try:
+        return function(completion, truth)
+    except Exception as error:
+        problem = f"{type(error).__name__}: {error}".strip()
+        where = f"for the answer {completion[:60]!r}"
+        raise ContestError(f"{_name_of(function)} stops with {problem[:120]} {where}") from error
+
+
+def _name_of(function):
+    "The name of a student's function for messages; an object that can be called may have none"
+    return getattr(function, "__name__", "your reward")
+
+
+def _shown(value):
+    "A value and its type for messages, such as `'None' (NoneType)`"
+    return f"{str(value)[:40]!r} ({type(value).__name__})"
 
 
 def checked_reward(
@@ -60,16 +71,14 @@ def checked_reward(
 
     If it cannot be used for training, ContestError tells the student the first problem in one sentence."""
     if not callable(function):
-        shown = f"{str(function)[:40]!r} ({type(function).__name__})"
-        raise ContestError(f"the reward is {shown}; it must be a function of (completion, truth)")
-    # the wrapper raises ContestError if the function raises or returns no number
+        raise ContestError(f"the reward is {_shown(function)}; it must be a function of (completion, truth)")
     reward = as_reward(function)
     # first the right answer, completion and truth alike: an error there is the easiest one to understand
     reward(_example, _example)
     # then strange completions: `check_reward` returns a list of sentences, empty if the reward can train
     problems = check_reward(reward, _example)
     if problems:
-        raise ContestError(f"{getattr(function, '__name__', 'your reward')} cannot train yet: {problems[0]}")
+        raise ContestError(f"{_name_of(function)} cannot train yet: {problems[0]}")
     return reward
 
 
@@ -84,16 +93,22 @@ def reward_of_file(
     if not path.endswith(".py") or not Path(path).is_file():
         raise ContestError(f"{spec!r} names no reward: expected an existing file and a function, "
                            "as in mine.py:my_reward")
-    module_names = {"__name__": Path(path).stem}  # all that the file defines will be in here
+    function = _names_of_file(path).get(function_name)
+    if not callable(function):
+        raise ContestError(f"{Path(path).name} has no function {function_name!r}")
+    return function
+
+
+def _names_of_file(path):
+    "Run a student's Python file and return all that it defines, as a dict: name → value"
+    module_names = {"__name__": Path(path).stem}
     try:
         source = Path(path).read_text(encoding="utf-8")
         # with the file's path, so that a traceback and `inspect` find the lines of the function
         exec(compile(source, path, "exec"), module_names)
     except Exception as error:  # a student's file may fail in any way
         raise ContestError(f"{Path(path).name} cannot be read: {type(error).__name__}: {error}") from error
-    if not callable(module_names.get(function_name)):
-        raise ContestError(f"{Path(path).name} has no function {function_name!r}")
-    return module_names[function_name]
+    return module_names
 
 
 def _source_of(function):
@@ -129,8 +144,8 @@ def enter(
 ) -> Entry:  # what the file holds
     """Take part in the class's contest: train a model with one's own reward, and write the file to hand in.
 
-    The file holds the reward's source, the log of the training, and what the model answers about the frozen
-    pictures (a fixed set that the training does not use) before and after."""
+    It holds the reward's source, the log of the training, and the model's answers about the frozen pictures
+    (a fixed set that the training does not use) before and after."""
     path = Path(folder) / entry_name(name)  # such as contest/ada-lovelace.json
     if path.exists() and not again:
         raise ContestError(f"{path} is there already: choose another name, or again=True to write over it")
@@ -139,7 +154,6 @@ def enter(
     with tempfile.TemporaryDirectory() as run_folder:
         entry = _train_and_measure(name.strip(), _source_of(reward), checked, rules, run_folder)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # the whole file or, after an error, none
     write_whole(path, entry_text(entry))
     return entry
 
@@ -154,10 +168,8 @@ def _train_and_measure(name, source, reward, rules, folder):
     started = time.time()
     # settings hold a reward by its name, so it gets one for the length of the training
     with _registered("of_the_contest", reward) as reward_name:
-        # directory of the model before the training, and the log; the adapter is written into `folder`
-        base, log = _train(reward_name, rules, folder)
-    # a row for each frozen picture: the answers of the model before, and of the same with the adapter.
-    # The numbers are those of chapter 05's preset for this small model.
+        base, log = _train(reward_name, rules, folder)  # base: directory of the model before the training
+    # a row for each frozen picture; the numbers are those of chapter 05's preset for this small model
     rows = compare(base, adapter=folder, dataset=frozen_pictures(rules), answers=rules.answers,
                    max_new_tokens=8, batch_size=125, max_image_size=112)
     # `compare` returns its rows sorted by length; "row" is the picture's place in the dataset
@@ -192,16 +204,8 @@ def _train(reward_name, rules, folder):
     from .grpo import load_policy, make_trainer
     from .run_data import load_data
     from .run_files import save_run
-    from .settings import GRPOSettings, read_settings
     from .warm_twins import warm_start
-
-    # every 5 steps, and more often in a short run, so that its curve has four points at least
-    logging_steps = max(1, min(5, rules.steps // 4))
-    # the rest is chapter 05's small preset; no checkpoints, and only one held-out picture, since the frozen
-    # pictures measure the model
-    settings = read_settings(GRPOSettings, dict(
-        reward=reward_name, max_steps=rules.steps, warm_steps=rules.warm_steps, seed=rules.seed,
-        output_dir=folder, save_steps=0, eval_samples=1, logging_steps=logging_steps))
+    settings = _training_settings(reward_name, rules, folder)
     set_seed(settings.seed)
 
     train, _held_out, _report = load_data(settings)
@@ -212,7 +216,17 @@ def _train(reward_name, rules, folder):
     trainer.train()
     save_run(trainer, processor, settings)  # writes the adapter into `output_dir`
 
-    # the training began with this supervised model, which is in the cache by now ("tiny-qwen2_5_vl": its
-    # family is qwen2_5_vl)
-    model_before = warm_start(settings.model.removeprefix("tiny-"), settings.warm_steps)
-    return model_before, log
+    # the training began with this supervised model, which is in the cache by now
+    family = settings.model.removeprefix("tiny-")  # such as qwen2_5_vl
+    return warm_start(family, settings.warm_steps), log
+
+
+def _training_settings(reward_name, rules, folder):
+    "The contest's settings for a training: those of the rules, the rest from chapter 05's small preset"
+    from .settings import GRPOSettings, read_settings
+    # every 5 steps, and more often in a short run, so that its curve has four points at least
+    logging_steps = max(1, min(5, rules.steps // 4))
+    # no checkpoints, and only one held-out picture, since the frozen pictures measure the model
+    return read_settings(GRPOSettings, dict(
+        reward=reward_name, max_steps=rules.steps, warm_steps=rules.warm_steps, seed=rules.seed,
+        output_dir=folder, save_steps=0, eval_samples=1, logging_steps=logging_steps))

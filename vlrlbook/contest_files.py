@@ -103,24 +103,28 @@ def entry_text(
 
     Most answers are repeats. So the field `texts` lists each different text once, and `answers` holds, for
     each column and picture, the places of its answers in that list, such as {"before_greedy": [[0], [3]]}."""
-    index_of_text = {}  # text → its place in `texts`, in the order in which the texts first occur
-    answers = {}
-    for column in _columns:  # before_greedy, before_sampled, ..., after_shuffled
-        answers[column] = []
-        for row in entry.rows:
-            # a new text gets the next number
-            places = [index_of_text.setdefault(text, len(index_of_text)) for text in row[column]]
-            answers[column].append(places)
-
+    texts, answers = _without_repeats(entry.rows)
     # five digits are enough for the curves
     log = [{key: float(f"{value:.5g}") for key, value in row.items()} for row in entry.log]
     # `form` is the version of the file format
     content = dict(name=entry.name, form=form, reward=entry.reward, rules=asdict(entry.rules),
-                   pictures=entry.pictures, facts=entry.facts, log=log, texts=list(index_of_text),
-                   answers=answers)
+                   pictures=entry.pictures, facts=entry.facts, log=log, texts=texts, answers=answers)
     # each field on a line of its own, with the name first: a teacher can change it in any editor
     lines = [f"{json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in content.items()]
     return "{" + ",\n".join(lines) + "}\n"
+
+
+def _without_repeats(rows):
+    "The fields `texts` and `answers` of `entry_text`, from rows with a list of texts in each column"
+    place_of_text = {}  # text → its place in `texts`, in the order in which the texts first occur
+    answers = {}
+    for column in _columns:  # before_greedy, before_sampled, ..., after_shuffled
+        answers[column] = []
+        for row in rows:
+            # a new text gets the next number
+            places = [place_of_text.setdefault(text, len(place_of_text)) for text in row[column]]
+            answers[column].append(places)
+    return list(place_of_text), answers
 
 
 def read_entry(
@@ -131,34 +135,40 @@ def read_entry(
     The true answers are not read from it: they are drawn again, so that nobody can change them. If the file
     cannot be used, ContestError says in one sentence why."""
     path = Path(path)
-
-    # the file may be anything, so its size is checked before it is read
-    if path.stat().st_size > most_bytes:
-        most = f"{most_bytes // 1_000_000} MB"
-        raise ContestError(f"{path.name} is larger than {most} and is no file of the contest")
+    content = _json_of(path)
+    _refuse_other_form(content, path.name)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    # ValueError: no JSON, or no UTF-8. RecursionError: thousands of brackets inside each other.
-    except (ValueError, RecursionError) as error:
-        raise ContestError(f"{path.name} is damaged: it cannot be read as JSON; "
-                           "copy it again, or run it again") from error
-    if not isinstance(content, dict) or "form" not in content:
-        raise ContestError(f"{path.name} is no file of the contest")
-
-    # the version of the file format
-    if content["form"] != form:
-        other = str(content["form"])[:20]
-        writer = "another version of the book"
-        raise ContestError(f"{path.name} was written by {writer}: form {other}, not {form}")
-
-    # an Entry; a field that is missing or has another form makes this raise any of the errors below
-    try:
+        # a field that is missing or has another form raises any of the errors below
         return _entry_of(content)
     except ContestError as error:
         raise ContestError(f"{path.name}: {error}") from error
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise ContestError(f"{path.name} is damaged: a field is missing or has another form "
                            "than `enter` writes") from error
+
+
+def _json_of(path):
+    "What a student's file holds as JSON; ContestError if it is too large or damaged"
+    # the file may be anything, so its size is checked before it is read
+    if path.stat().st_size > most_bytes:
+        most = f"{most_bytes // 1_000_000} MB"
+        raise ContestError(f"{path.name} is larger than {most} and is no file of the contest")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    # ValueError: no JSON, or no UTF-8. RecursionError: thousands of brackets inside each other.
+    except (ValueError, RecursionError) as error:
+        raise ContestError(f"{path.name} is damaged: it cannot be read as JSON; "
+                           "copy it again, or run it again") from error
+
+
+def _refuse_other_form(content, file_name):
+    "Raise ContestError unless JSON is of a contest's file, in this version of the file format"
+    if not isinstance(content, dict) or "form" not in content:
+        raise ContestError(f"{file_name} is no file of the contest")
+    if content["form"] != form:
+        other = str(content["form"])[:20]
+        writer = "another version of the book"
+        raise ContestError(f"{file_name} was written by {writer}: form {other}, not {form}")
 
 
 def _entry_of(content):
@@ -168,12 +178,19 @@ def _entry_of(content):
     is missing or has another form."""
     rules = _rules_of(content["rules"])  # ContestError if a value is out of its range
     entry_name(content["name"])  # ContestError if the name cannot be used
-    # `texts` lists each different answer once; `answers` has places in this list: column → picture → places
-    texts, answers = content["texts"], content["answers"]
+    rows = _rows_of(content["texts"], content["answers"], rules)
+    log = [{str(key): float(value) for key, value in row.items()} for row in content["log"]]
+    # `pictures`: the fingerprint in the file, by which `standings` refuses an entry about other pictures
+    return Entry(name=content["name"].strip(), reward=str(content["reward"]), rules=rules,
+                 pictures=str(content["pictures"]), rows=rows, log=log, facts=dict(content["facts"]))
+
+
+def _rows_of(texts, answers, rules):
+    """Build the rows of an Entry; question, true answer and picture are drawn, not read from the file.
+
+    `texts` lists each different answer once; `answers` has places in this list: column → picture → places."""
     if not all(isinstance(text, str) for text in texts) or set(answers) != set(_columns):
         raise ValueError("texts")
-
-    # question, true answer and picture of each row are drawn, not read from the file
     rows = [dict(truth) for truth in _truths(rules)]
     for column, places_of_pictures in answers.items():
         if len(places_of_pictures) != len(rows):
@@ -182,11 +199,7 @@ def _entry_of(content):
         answer_count = rules.answers if column.endswith("sampled") else 1
         for row, places in zip(rows, places_of_pictures):
             row[column] = _texts_at(places, texts, answer_count)
-
-    log = [{str(key): float(value) for key, value in row.items()} for row in content["log"]]
-    # `pictures`: the fingerprint in the file, by which `standings` refuses an entry about other pictures
-    return Entry(name=content["name"].strip(), reward=str(content["reward"]), rules=rules,
-                 pictures=str(content["pictures"]), rows=rows, log=log, facts=dict(content["facts"]))
+    return rows
 
 
 def _texts_at(places, texts, answer_count):

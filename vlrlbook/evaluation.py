@@ -14,6 +14,7 @@ __all__ = ['frozen_seed', 'result_names', 'frozen_key', 'sample_at', 'other_pict
 import csv, hashlib, io, json, math, os, time
 from collections import Counter, deque
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -84,15 +85,17 @@ def other_pictures(
     rng = np.random.default_rng(seed)
     lenders = list(range(len(dataset)))  # at first each row lends to itself
     for picture_count, sets in _rows_by_pictures(dataset).items():
-        if picture_count == 0:
-            continue  # rows without a picture have nothing to lend
-        # The sets stand in a circle, in random order: each gets the pictures of the next one.
-        circle = [sets[j] for j in rng.permutation(len(sets))]
-        next_sets = circle[1:] + circle[:1]
-        for borrowing, lending in zip(circle, next_sets):  # both are lists of row numbers
-            for i in borrowing:
-                lenders[i] = lending[0]  # any row of the set will do: all have the same pictures
+        if picture_count > 0:  # rows without a picture have nothing to lend
+            _lend_in_circle(sets, lenders, rng)
     return lenders
+
+def _lend_in_circle(sets, lenders, rng):
+    "Put the sets (lists of rows) in a circle, in random order; each gets a row of the next one as lender"
+    circle = [sets[j] for j in rng.permutation(len(sets))]
+    next_sets = circle[1:] + circle[:1]
+    for borrowing, lending in zip(circle, next_sets):
+        for i in borrowing:
+            lenders[i] = lending[0]  # any row of the set will do: all have the same pictures
 
 def _rows_by_pictures(dataset):
     """A dict: number of pictures → list of sets; a set is a list of the rows that have the same pictures.
@@ -153,13 +156,8 @@ def compare(
                     controls=controls, seed=seed)
     if looks:  # calls of the tool `zoom`; without the tool the plan stays as it was in older files
         sampling["looks"] = looks
-    # All that an answer depends on, weights and data as fingerprints. It is kept beside the file: a run with
-    # another plan cannot continue that file.
-    plan = dict(base=str(base), adapter=_weights_key(adapter), data=frozen_key(dataset),
-                batch_size=batch_size, names=list(names), **sampling, **loading)
-    if engine is not None:
-        plan["engine"] = "vllm"  # with the same seed it samples other answers than transformers
-
+    options = dict(batch_size=batch_size, names=list(names), **sampling, **loading)
+    plan = _plan(base, adapter, dataset, options, engine)
     lenders = other_pictures(dataset, seed) if controls else None  # row → the row whose pictures it gets
     # `panel` answers the questions: with models in this process, in several processes, or in vLLM.
     with panel_of(processes, base, adapter, names, sampling, loading, engine=engine) as panel:
@@ -189,6 +187,15 @@ def by_length(
     return sorted(range(len(dataset)), key=lambda i: -lengths[i])
 
 # %% ../nbs/06_evaluation.ipynb #n73b35ed
+def _plan(base, adapter, dataset, options, engine):
+    """All that the answers of `compare` depend on, as a dict; `options` are added as they are.
+
+    It is kept beside the predictions file: a run with another plan cannot continue that file."""
+    plan = dict(base=str(base), adapter=_weights_key(adapter), data=frozen_key(dataset), **options)
+    if engine is not None:
+        plan["engine"] = "vllm"  # with the same seed it samples other answers than transformers
+    return plan
+
 def _weights_key(folder):
     """A fingerprint of the weights in a folder; None for no folder.
 
@@ -203,6 +210,30 @@ def _weights_key(folder):
         content = str(file.stat().st_mtime_ns).encode() if is_large else file.read_bytes()
         digest.update(f"{file.name} {size}".encode() + content)
     return digest.hexdigest()[:16]
+
+# %% ../nbs/06_evaluation.ipynb #xc021
+def _written_plan(path, plan_file):
+    "The plan with which the predictions file `path` was begun; SettingsError if it is lost"
+    if not plan_file.exists():
+        missing = f"not {plan_file.name} that says how it was made"
+        raise SettingsError(f"{path.name} is there, but {missing}; resume = false begins anew")
+    return json.loads(plan_file.read_text())
+
+def _answered_in_full(batches, line_count):
+    "How many of the first `line_count` answered pictures are of batches that were answered in full"
+    # A batch is sampled with one seed, so an incomplete one is asked again as a whole.
+    kept_count = 0
+    for batch in batches:
+        if kept_count + len(batch) > line_count:
+            break
+        kept_count += len(batch)
+    return kept_count
+
+def _whole_lines(path):
+    "The lines of a file, without the rest of a line that a killed run has not finished"
+    # Split as bytes, since the unfinished line may end within a character.
+    *whole_lines, _unfinished = path.read_bytes().split(b"\n")
+    return [line.decode() for line in whole_lines]
 
 # %% ../nbs/06_evaluation.ipynb #c021
 def _earlier_rows(
@@ -221,28 +252,11 @@ def _earlier_rows(
         write_whole(path, "")
         return []
 
-    if not plan_file.exists():
-        missing = f"not {plan_file.name} that says how it was made"
-        raise SettingsError(f"{path.name} is there, but {missing}; resume = false begins anew")
-    _refuse_other_plan(path, json.loads(plan_file.read_text()), plan)  # SettingsError if they differ
-
+    _refuse_other_plan(path, _written_plan(path, plan_file), plan)  # SettingsError if they differ
     lines = _whole_lines(path)
-    # A batch is sampled with one seed, so an incomplete one is asked again as a whole.
-    kept_count = 0  # lines of complete batches
-    for batch in batches:
-        if kept_count + len(batch) > len(lines):
-            break
-        kept_count += len(batch)
-
-    kept_lines = lines[:kept_count]
+    kept_lines = lines[:_answered_in_full(batches, len(lines))]
     write_whole(path, "".join(line + "\n" for line in kept_lines))
     return [json.loads(line) for line in kept_lines]
-
-def _whole_lines(path):
-    "The lines of a file, without the rest of a line that a killed run has not finished"
-    # Split as bytes, since the unfinished line may end within a character.
-    *whole_lines, _unfinished = path.read_bytes().split(b"\n")
-    return [line.decode() for line in whole_lines]
 
 def _refuse_other_plan(
     path,  # of the predictions file
@@ -262,6 +276,24 @@ def _refuse_other_plan(
         advice = "choose another output_dir, or resume = false to begin anew"
         raise SettingsError(f"{path.name} was begun with {'; '.join(different)}: {advice}")
 
+# %% ../nbs/06_evaluation.ipynb #xncc2f2f8
+def _answered(panel, batch_numbers, asked_of, seed):
+    """Yield number, samples and answers of each batch, in the order of `batch_numbers`.
+
+    `asked_of`: number of a batch → its samples in every way of asking. Answers: a dict for each sample."""
+    waiting = deque()  # the samples of each batch that was asked and whose answers have not come yet
+    def questions_with_seeds():
+        "Yield for each batch a dict, way of asking → samples, and the seed of its sampling"
+        for number in batch_numbers:
+            asked = asked_of(number)
+            waiting.append(asked["greedy"])  # the unchanged samples
+            # The seeds of two runs are further apart than a run has batches, so no two batches share a seed.
+            yield asked, seed * 100_003 + number
+
+    # `in_order` may take several batches before it yields the answers to the first of them.
+    for number, answered in zip(batch_numbers, panel.in_order(questions_with_seeds())):
+        yield number, waiting.popleft(), answered
+
 # %% ../nbs/06_evaluation.ipynb #ncc2f2f8
 def _ask(
     panel,  # what answers: models in this process, in several, or in vLLM
@@ -276,27 +308,14 @@ def _ask(
 ):
     "Ask the batches that are not answered yet, and return their rows; each is saved when it is answered"
     rows, bar = [], progress_bar(total=sum(map(len, batches)), initial=done, desc="pictures")
-    batch_numbers = _unanswered(batches, done)  # numbers of the batches that are left
-
-    waiting = deque()  # the samples of each batch that was asked and whose answers have not come yet
-    def questions_with_seeds():
-        "Yield for each batch a dict, way of asking → samples, and the seed of its sampling"
-        for number in batch_numbers:
-            asked = _batch_in_all_ways(dataset, batches[number], lenders)
-            waiting.append(asked["greedy"])  # the unchanged samples
-            # The seeds of two runs are further apart than a run has batches, so no two batches share a seed.
-            yield asked, seed * 100_003 + number
-
+    asked_of = partial(_batch_in_all_ways, dataset, batches, lenders)  # number of a batch → its samples
     start = time.perf_counter()
-    # `in_order` may take several batches before it yields the answers to the first of them.
-    # `answered`: for each sample a dict, column (such as before_greedy) → list of texts
-    for number, answered in zip(batch_numbers, panel.in_order(questions_with_seeds())):
-        samples = waiting.popleft()
+    # answered: for each sample a dict, column (such as before_greedy) → list of texts
+    for number, samples, answered in _answered(panel, _unanswered(batches, done), asked_of, seed):
         lines = [_line(sample, more_fields, texts) for sample, texts in zip(samples, answered)]
         rows += lines
         if path is not None:
             _append(path, lines)  # on the disk when it returns
-
         answer_count = sum(sum(map(len, texts.values())) for texts in answered)
         now = time.perf_counter()
         log.append(dict(step=number + 1, pictures=len(samples), answers=answer_count, seconds=now - start))
@@ -319,14 +338,15 @@ def _unanswered(
 
 def _batch_in_all_ways(
     dataset,  # made by chapter 01, or a list of `Sample`
-    batch,  # row numbers
+    batches,  # lists of row numbers
     lenders,  # for each row of the set the row whose pictures it gets as a control; None: no controls
+    number,  # of the batch
 ):
     "The samples of a batch in every way in which they are asked: greedy, sampled, no_picture, shuffled"
-    samples = [sample_at(dataset, i) for i in batch]
+    samples = [sample_at(dataset, i) for i in batches[number]]
     others = None  # samples whose pictures these get for `shuffled`; None: no controls are asked
     if lenders is not None:
-        others = [sample_at(dataset, lenders[i]) for i in batch]
+        others = [sample_at(dataset, lenders[i]) for i in batches[number]]
     return ways(samples, others)
 
 # %% ../nbs/06_evaluation.ipynb #n167cec8
@@ -374,30 +394,33 @@ def _prediction_row(
     file,  # its name, for error messages
 ):
     "Check a row of a predictions file; return it with its truth as text and its answers as lists of texts"
-    def error(code, message):
-        return DataError(f"predictions.{code}", message, row=number, entry=file)
-
+    place = dict(row=number, entry=file)
     if not isinstance(row, dict):
-        raise error("row", f"{type(row).__name__}, expected an object")
+        raise DataError("predictions.row", f"{type(row).__name__}, expected an object", **place)
     row = as_ours(row)  # a row of lmms-eval gets the names of this chapter
     truth = row.get("answer")
     if not isinstance(truth, (str, int, float)) or not str(truth).strip():
-        raise error("answer", "no truth in field 'answer'" + _advice_for_other_chapters(row))
+        message = "no truth in field 'answer'" + _advice_for_other_chapters(row)
+        raise DataError("predictions.answer", message, **place)
+    texts = _texts_by_column(row, place)
+    # If the row has a field `row`, that number is kept.
+    return dict(row=number) | row | dict(answer=str(truth), **texts)
 
+def _texts_by_column(row, place):
+    "The answers of a row: column → list of texts. `place`: row and entry of a DataError about a bad one"
     names = columns([row])  # the fields that hold answers, such as after_greedy
     if not names:
         ends = ", ".join("_" + how for how in hows)  # _greedy, _sampled, _no_picture, _shuffled
         fields = ", ".join(map(str, row))[:120]
-        raise error("text", f"no field 'prediction', and none that ends in {ends}, in {fields}")
-
-    texts = {}  # column → list of texts
+        message = f"no field 'prediction', and none that ends in {ends}, in {fields}"
+        raise DataError("predictions.text", message, **place)
+    texts = {}
     for name in names:
         values = row[name] if isinstance(row[name], list) else [row[name]]
         if not values or not all(isinstance(text, str) for text in values):
-            raise error("text", f"{name}: expected a text or a list of texts")
+            raise DataError("predictions.text", f"{name}: expected a text or a list of texts", **place)
         texts[name] = values
-    # If the row has a field `row`, that number is kept.
-    return dict(row=number) | row | dict(answer=str(truth), **texts)
+    return texts
 
 def _advice_for_other_chapters(
     row,  # dict without a field 'answer'
@@ -417,20 +440,66 @@ def join(
     # Rows are matched by number and truth, since two runs may have asked in different orders.
     partners = {(row["row"], row["answer"]): row for row in more}
     added = columns(more)  # names of its fields that hold answers, such as after_greedy
-    joined, missing = [], 0  # `missing`: rows without a partner
-
+    joined = []
     for row in rows:
         partner = partners.get((row["row"], row["answer"]))
-        if partner is None:
-            missing += 1
-        else:
+        if partner is not None:
             joined.append(row | {column: partner[column] for column in added})
-
+    missing = len(rows) - len(joined)  # rows without a partner
     # `more` must not hold further rows, either.
     if missing or len(partners) != len(rows):
         sizes = f"{len(rows)} rows and {len(more)}"
         raise ValueError(f"not the same set: {sizes}, {missing} of them without a partner")
     return joined
+
+# %% ../nbs/06_evaluation.ipynb #xn7996a90
+def _refuse_no_numbers(row, name, number):
+    "Raise DataError unless field `name` of a row (any JSON) is a list of two numbers or more"
+    values: Any = row.get(name) if isinstance(row, dict) else None
+    is_list = isinstance(values, list) and len(values) >= 2
+    if not is_list or not all(map(_is_number, values)):
+        message = f"{str(values)[:60]}, expected a list of two numbers or more"
+        raise DataError(f"predictions.{name}", message, row=number)
+
+def _bins_of(row, number, bins):
+    "The probabilities p0, p1, … of a row; DataError for bad ones. Arguments are those of `_label_and_bins`"
+    names = [f"p{b}" for b in range(len(row)) if f"p{b}" in row]  # p0, p1, … as far as the row has them
+    if not names:
+        raise DataError("predictions.bins", "no probabilities p0, p1, …", row=number)
+    if bins is not None and len(names) != bins:
+        message = f"{len(names)} probabilities p0, p1, …, the first row has {bins}"
+        raise DataError("predictions.bins", message, row=number)
+    values = [row[name] for name in names]
+    if not _are_probabilities(values):
+        shown, expected = str(values)[:60], "expected numbers from 0 that add up to 1"
+        message = f"p0 to p{len(names) - 1} are {shown}, {expected}"
+        raise DataError("predictions.bins", message, row=number)
+    return values
+
+def _are_probabilities(values):
+    "Tell whether a list holds numbers from 0 that add up to 1, but for the rounding when they were written"
+    if not all(map(_is_number, values)):
+        return False
+    return min(values) >= 0 and abs(math.fsum(values) - 1) <= 1e-3
+
+def _is_number(value) -> TypeGuard[float]:
+    "Tell whether a value is a finite number; True and False, which are ints in Python, are none"
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+def _label_and_bins(
+    row,  # as it was read: any JSON; a good one has label, p0, p1, …
+    number,  # of the row, for error messages
+    bins,  # how many probabilities the first row has; None: this is the first
+):
+    "Check a row of chapter 04's predictions; return its label, an int, and its list of probabilities"
+    if not isinstance(row, dict):
+        raise DataError("predictions.row", f"{type(row).__name__}, expected an object", row=number)
+    values = _bins_of(row, number, bins)
+    label = row.get("label")
+    if not _is_number(label) or label != int(label) or not 0 <= label < len(values):
+        message = f"label = {label!r}, expected a bin from 0 to {len(values) - 1}"
+        raise DataError("predictions.label", message, row=number)
+    return int(label), values
 
 # %% ../nbs/06_evaluation.ipynb #n7996a90
 def kind_of_rows(
@@ -453,11 +522,7 @@ def read_scores(
     rows = []
     for number, row in read_rows(path):
         for name in ("scores", "human_ranking"):
-            values: Any = row.get(name) if isinstance(row, dict) else None
-            is_list = isinstance(values, list) and len(values) >= 2
-            if not is_list or not all(map(_is_number, values)):
-                message = f"{str(values)[:60]}, expected a list of two numbers or more"
-                raise DataError(f"predictions.{name}", message, row=number)
+            _refuse_no_numbers(row, name, number)
         scores, ranks = len(row["scores"]), len(row["human_ranking"])
         if scores != ranks:
             raise DataError("predictions.scores", f"{scores} scores of {ranks} ranked answers", row=number)
@@ -482,43 +547,6 @@ def read_bins(
     # Places of frames in their films are only of use if every row has one.
     places = frames if all(map(_is_number, frames)) else None
     return dict(labels=labels, probabilities=probabilities, episodes=episodes, frames=places)
-
-def _label_and_bins(
-    row,  # as it was read: any JSON; a good one has label, p0, p1, …
-    number,  # of the row, for error messages
-    bins,  # how many probabilities the first row has; None: this is the first
-):
-    "Check a row of chapter 04's predictions; return its label, an int, and its list of probabilities"
-    def error(code, message):
-        return DataError(f"predictions.{code}", message, row=number)
-
-    if not isinstance(row, dict):
-        raise error("row", f"{type(row).__name__}, expected an object")
-    names = [f"p{b}" for b in range(len(row)) if f"p{b}" in row]  # p0, p1, … as far as the row has them
-    if not names:
-        raise error("bins", "no probabilities p0, p1, …")
-    bins = len(names) if bins is None else bins
-    if len(names) != bins:
-        raise error("bins", f"{len(names)} probabilities p0, p1, …, the first row has {bins}")
-    values = [row[name] for name in names]
-    if not _are_probabilities(values):
-        expected = "expected numbers from 0 that add up to 1"
-        raise error("bins", f"p0 to p{bins - 1} are {str(values)[:60]}, {expected}")
-
-    label = row.get("label")
-    if not _is_number(label) or label != int(label) or not 0 <= label < bins:
-        raise error("label", f"label = {label!r}, expected a bin from 0 to {bins - 1}")
-    return int(label), values
-
-def _are_probabilities(values):
-    "Tell whether a list holds numbers from 0 that add up to 1, but for the rounding when they were written"
-    if not all(map(_is_number, values)):
-        return False
-    return min(values) >= 0 and abs(math.fsum(values) - 1) <= 1e-3
-
-def _is_number(value) -> TypeGuard[float]:
-    "Tell whether a value is a finite number; True and False, which are ints in Python, are none"
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 # %% ../nbs/06_evaluation.ipynb #na18f475
 def judged_report(
@@ -601,6 +629,41 @@ def _beats_baseline(
     because = f"{value:.3f} ({low:.3f} to {high:.3f}) against {baseline:.3f}, {rule}"
     return dict(name="beats_baseline", question=question, answer=answer, because=because)
 
+# %% ../nbs/06_evaluation.ipynb #xc029
+def _drawn_samples(settings):
+    "Newly drawn samples of the task, a list of `Sample`, with the system prompt of the model's training"
+    draw = _drawing(settings)  # function: (number of samples, seed) → list of `Sample`
+    samples = draw(settings.eval_samples, seed=frozen_seed)
+    system = _system_words(settings)  # None if there was none
+    if system:
+        for sample in samples:
+            sample.turns = [("system", system)]
+    return samples
+
+def _with_training_prompt(settings, dataset, report):
+    "The rows of a file with the system prompt of the model's training, but for rows with one of their own"
+    system = _system_words(settings)
+    if not system:
+        return dataset
+    rows_with_own_prompt = set(getattr(report, "own_system", ()))
+    return with_system_turn(dataset, system, rows_with_own_prompt)
+
+def _fields_of_questions(
+    path,  # file of VQA rows
+    dataset,  # what was read from it: its questions are prompts
+):
+    "A dict: row number → a dict of the question without the prompt, and of its types if the file names them"
+    raw_rows = dict(read_rows(path))  # row number → the row as the file has it
+    prompt_end = vqa_prompt("")  # what the prompt puts behind a question
+    more_fields = {}
+    for number, question in zip(dataset["row"], dataset["question"]):
+        fields = dict(question=question.removesuffix(prompt_end))
+        for name in ("answer_type", "question_type"):
+            if raw_rows[number].get(name):
+                fields[name] = str(raw_rows[number][name]).strip()
+        more_fields[number] = fields
+    return more_fields
+
 # %% ../nbs/06_evaluation.ipynb #c029
 def load_set(
     settings: EvaluationSettings,  # already filled in and checked
@@ -608,12 +671,7 @@ def load_set(
     "Load the samples to ask about: newly drawn ones, or those of a file (all of them, or the held-out ones)"
     s, more_fields = settings, {}
     if s.data is None:
-        draw = _drawing(s)  # function: (number of samples, seed) → list of `Sample`
-        dataset = draw(s.eval_samples, seed=frozen_seed)
-        system = _system_words(s)  # the system prompt with which the model was trained, or None
-        if system:
-            for sample in dataset:
-                sample.turns = [("system", system)]
+        dataset = _drawn_samples(s)
     else:
         dataset, more_fields = _rows_of_file(s)  # with the system prompt
         if s.split == "held-out":
@@ -656,29 +714,9 @@ def _rows_of_file(settings):
     dataset = with_good_truths(dataset, reward, s.skip_bad_rows, report)
     if report.skipped or report.notes:
         print(report)
-
-    system = _system_words(s)  # the system prompt with which the model was trained, or None
-    if system:
-        rows_with_own_prompt = set(getattr(report, "own_system", ()))  # they keep their own system prompt
-        dataset = with_system_turn(dataset, system, rows_with_own_prompt)
+    dataset = _with_training_prompt(s, dataset, report)
     more_fields = _fields_of_questions(s.data, dataset) if s.asks_vqa else {}
     return dataset, more_fields
-
-def _fields_of_questions(
-    path,  # file of VQA rows
-    dataset,  # what was read from it: its questions are prompts
-):
-    "A dict: row number → a dict of the question without the prompt, and of its types if the file names them"
-    raw_rows = dict(read_rows(path))  # row number → the row as the file has it
-    prompt_end = vqa_prompt("")  # what the prompt puts behind a question
-    more_fields = {}
-    for number, question in zip(dataset["row"], dataset["question"]):
-        fields = dict(question=question.removesuffix(prompt_end))
-        for name in ("answer_type", "question_type"):
-            if raw_rows[number].get(name):
-                fields[name] = str(raw_rows[number][name]).strip()
-        more_fields[number] = fields
-    return more_fields
 
 # %% ../nbs/06_evaluation.ipynb #na38da7c
 def gather(
@@ -694,24 +732,28 @@ def gather(
     # more_fields: row number → further fields for the row's line in the predictions file
     dataset, more_fields = load_set(s)
     output = Path(s.output_dir)
-
-    # A new log, since the speed of an earlier session may be that of another machine.
-    log_file = output / "run_log.csv"
-    log_file.unlink(missing_ok=True)
-    log = RunLog(log_file)
-
-    engine = None  # transformers answers
-    if s.use_vllm:
-        engine = dict(share=s.vllm_gpu_memory_utilization, longest=s.vllm_max_model_length)
+    log = _new_log(output)
     zoom_calls = looks_of_run(s.adapter or base, s.asked_task)  # most calls of the tool `zoom` in an answer
     rows = compare(
         base, s.adapter, dataset, output / "predictions.jsonl",
         answers=s.eval_answers, temperature=s.temperature, max_new_tokens=s.max_completion_length,
         batch_size=s.eval_batch_size, seed=s.seed, resume=s.resume, log=log, processes=s.processes,
-        controls=s.controls,  # ask also without the picture, and with another one
-        extras=more_fields, engine=engine, looks=zoom_calls,
+        controls=s.controls, extras=more_fields, engine=_vllm_options(s), looks=zoom_calls,
         max_image_size=s.max_image_size, use_4bit=s.use_4bit)
     return rows, dataset, log
+
+def _new_log(folder):
+    "An empty log in a folder: the speed in one of an earlier session may be that of another machine"
+    log_file = folder / "run_log.csv"
+    log_file.unlink(missing_ok=True)
+    return RunLog(log_file)
+
+def _vllm_options(settings):
+    "The argument `engine` of `compare`; None where transformers answers"
+    s = settings
+    if not s.use_vllm:
+        return None
+    return dict(share=s.vllm_gpu_memory_utilization, longest=s.vllm_max_model_length)
 
 # %% ../nbs/06_evaluation.ipynb #c058
 def interval_plot(
@@ -723,15 +765,9 @@ def interval_plot(
     "Draw each metric as a dot on its interval: blue after training, orange before it, grey the rest"
     fig, ax = figure(7, 0.32 * len(metrics) + 1, nrows=1)
     for y, record in enumerate(metrics):
-        # A difference of after and before, a gain, has the colour of the model after training.
-        colour = grey
-        if record["kind"] == "difference" or record["column"].startswith("after"):
-            colour = blue
-        elif record["column"].startswith("before"):
-            colour = orange
+        colour = _colour_of(record)
         ax.plot(record["ci95"], [y, y], color=colour, lw=2)
         ax.plot(record["value"], y, "o", color=colour, ms=6)
-
     n = metrics[0]["n"]  # that of the first metric
     ax.set(yticks=range(len(metrics)), ylim=(len(metrics) - 0.4, -0.6))  # the first at the top
     ax.set(xlabel=xlabel, title=f"95 % intervals, n = {n}")
@@ -741,6 +777,12 @@ def interval_plot(
     if label:
         ax.legend(fontsize=7.5, frameon=False, loc="lower right")
     return fig
+
+def _colour_of(record):
+    "Blue for a metric after training and for a gain, orange for one before training, grey for the rest"
+    if record["kind"] == "difference" or record["column"].startswith("after"):
+        return blue
+    return orange if record["column"].startswith("before") else grey
 
 # %% ../nbs/06_evaluation.ipynb #c063
 def group_plot(
@@ -753,21 +795,22 @@ def group_plot(
     fig, ax = figure(8, 2.8, nrows=1)
     # Blue is for after training and orange for before it, as in the other figures; grey is for an untrained
     # model, which is shown first.
-    colours = [grey, orange, blue, green, purple]
-    if len(shown) == 1:
-        colours = [blue]
-    elif len(shown) == 2:
-        colours = [orange, blue]
+    colours_of_few = {1: [blue], 2: [orange, blue]}  # number of columns → their colours
+    colours = colours_of_few.get(len(shown), [grey, orange, blue, green, purple])
     for j, (column, colour) in enumerate(zip(shown, colours)):
         # Group i is at x = i; its columns stand around it, 0.22 apart, so that five of them fit.
         x = [i + 0.22 * (j - (len(shown) - 1) / 2) for i in range(len(groups))]
-        lows, highs = zip(*[group[column]["ci95"] for group in groups])
-        ax.vlines(x, lows, highs, color=colour, lw=2)
-        ax.plot(x, [group[column]["value"] for group in groups], "o", color=colour, ms=6, label=column)
+        _draw_upright(ax, x, [group[column] for group in groups], colour, label=column)
     ax.set(xticks=range(len(groups)), ylim=(-0.03, 1.03), xlabel=xlabel, ylabel=ylabel)
     ax.set_xticklabels([f"{group['group']}\nn = {group['n']}" for group in groups], fontsize=8)
     ax.legend(fontsize=8, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(shown))
     return fig
+
+def _draw_upright(ax, x, metrics, colour, label):
+    "Draw metrics as dots on upright intervals, one at each place of `x`"
+    lows, highs = zip(*[record["ci95"] for record in metrics])
+    ax.vlines(x, lows, highs, color=colour, lw=2)
+    ax.plot(x, [record["value"] for record in metrics], "o", color=colour, ms=6, label=label)
 
 # %% ../nbs/06_evaluation.ipynb #n8c65038
 def confusion_rows(
@@ -777,13 +820,7 @@ def confusion_rows(
     most: int = 10,  # classes; the rest is "other"
 ):  # list of classes; table of counts, [true class][answered class]
     "Count how often each truth was answered with what, over all answers of a column"
-    truths, answers = [], []
-    for row in rows:
-        for text in row[column]:
-            # `said_as` gives the class of a text, such as "3" for "A photo of 3 discs".
-            truths.append(said_as(row["answer"], task))
-            answers.append(said_as(text, task))
-
+    truths, answers = _truths_and_answers(rows, column, task)
     frequent = [truth for truth, _ in Counter(truths).most_common(most)]
     classes = sorted(frequent, key=lambda name: (len(name), name))  # "2" before "10"
     rare = {*truths, *answers} - set(classes)  # all of them become one class
@@ -793,6 +830,16 @@ def confusion_rows(
     truths = [other if truth in rare else truth for truth in truths]
     answers = [other if answer in rare else answer for answer in answers]
     return classes, confusion(truths, answers, classes)
+
+def _truths_and_answers(rows, column, task):
+    "The classes of the truth and of the text of every answer of a column, as two lists"
+    truths, answers = [], []
+    for row in rows:
+        for text in row[column]:
+            # `said_as` gives the class of a text, such as "3" for "A photo of 3 discs".
+            truths.append(said_as(row["answer"], task))
+            answers.append(said_as(text, task))
+    return truths, answers
 
 # %% ../nbs/06_evaluation.ipynb #n0c997b8
 def confusion_plot(
@@ -805,10 +852,7 @@ def confusion_plot(
         totals = table.sum(1, keepdims=True)
         # At least 1: no truth may be "other", whose row then stays empty instead of being divided by 0.
         ax.imshow(table / np.maximum(1, totals), cmap="Blues", vmin=0, vmax=1)
-        for (i, j), n in np.ndenumerate(table):
-            if n:
-                shade = "white" if n > 0.6 * table[i].sum() else "black"  # white can be read on dark blue
-                ax.text(j, i, int(n), ha="center", va="center", fontsize=7, color=shade)
+        _write_counts(ax, table)
         places = range(len(classes))
         ax.set(xticks=places, yticks=places, xlabel="said", ylabel="truth")
         ax.set(title=f"{title}, n = {int(table.sum())}")
@@ -816,6 +860,13 @@ def confusion_plot(
         ax.set_xticklabels(classes, fontsize=8, rotation=rotation)
         ax.set_yticklabels(classes, fontsize=8)
     return fig
+
+def _write_counts(ax, table):
+    "Write each count of a confusion table that is not 0 into its square"
+    for (i, j), n in np.ndenumerate(table):
+        if n:
+            shade = "white" if n > 0.6 * table[i].sum() else "black"  # white can be read on dark blue
+            ax.text(j, i, int(n), ha="center", va="center", fontsize=7, color=shade)
 
 # %% ../nbs/06_evaluation.ipynb #c087
 def parting(
@@ -830,14 +881,19 @@ def parting(
     steps, paid_shares = log.series(paid)
     _, meant_shares = log.series(meant)  # at the same steps
     paid_shares, meant_shares = np.array(smooth(paid_shares, 0.9)), np.array(smooth(meant_shares, 0.9))
-    close_rows = np.flatnonzero(paid_shares - meant_shares <= allowed)  # rows of the log
-    first_apart = close_rows[-1] + 1 if len(close_rows) else 0  # the row behind the last close one
-    has_parted = first_apart < len(steps)  # False if the last row of the log is close
+    gaps = paid_shares - meant_shares
     return dict(
-        step=int(steps[first_apart]) if has_parted else None,
-        gap=float(paid_shares[-1] - meant_shares[-1]),
+        step=_step_of_parting(steps, gaps, allowed),
+        gap=float(gaps[-1]),
         paid_gain=float(paid_shares[-1] - paid_shares[0]),
         meant_gain=float(meant_shares[-1] - meant_shares[0]))
+
+def _step_of_parting(steps, gaps, allowed):
+    "The step from which on all gaps (an array, one for each step) are larger than `allowed`; None: never"
+    close_rows = np.flatnonzero(gaps <= allowed)  # rows of the log
+    first_apart = close_rows[-1] + 1 if len(close_rows) else 0  # the row behind the last close one
+    has_parted = first_apart < len(steps)  # False if the last row of the log is close
+    return int(steps[first_apart]) if has_parted else None
 
 # %% ../nbs/06_evaluation.ipynb #n47af788
 def parting_plot(
@@ -851,15 +907,19 @@ def parting_plot(
             steps, values = log.series(name)  # empty lists if the log lacks the column
             ax.plot(steps, values, color=colour, alpha=0.2, lw=1)
             ax.plot(steps, smooth(values, 0.9), color=colour, lw=2, label=label)
-        # Shares of the answers that earn the reward, and of those that it should stand for
-        paid, meant = "part/counting_exact", "part/verbatim"
-        has_both = {paid, meant} <= set(log.columns)
-        parting_step = parting(log, paid, meant)["step"] if has_both else None  # None: they never part
-        if parting_step is not None:
-            ax.axvline(parting_step, color="black", lw=0.8, ls="--")
+        _mark_parting(ax, log)
         ax.set(xlabel="step", ylim=(0, 1), title=f"{title} (n = {len(log)} rows)")
     axes[0, 0].legend(fontsize=8, frameon=False, loc="lower left")
     return fig
+
+def _mark_parting(ax, log):
+    "Draw the dashed line of `parting_plot`; none where a column is missing or the shares never part"
+    # Shares of the answers that earn the reward, and of those that it should stand for
+    paid, meant = "part/counting_exact", "part/verbatim"
+    has_both = {paid, meant} <= set(log.columns)
+    parting_step = parting(log, paid, meant)["step"] if has_both else None
+    if parting_step is not None:
+        ax.axvline(parting_step, color="black", lw=0.8, ls="--")
 
 # %% ../nbs/06_evaluation.ipynb #c110
 # mark → the name that chapter 05's results.json gives it
@@ -877,14 +937,19 @@ def recompute(
     table = {"before": {}, "after": {}, "gain": {}}
     for how in ("greedy", "sampled"):
         before, after = scored[f"before_{how}"], scored[f"after_{how}"]
-        table["before"][how], table["after"][how] = _means(before), _means(after)
-        gain = {}
-        for mark in after:
-            # `error` is nan where an answer holds no number, so a gain would compare different answers.
-            if mark in result_names and mark != "error":
-                gain[result_names[mark]] = float(np.mean(after[mark] - before[mark]))
-        table["gain"][how] = gain
+        table["before"][how] = _means(before)
+        table["after"][how] = _means(after)
+        table["gain"][how] = _mean_gains(before, after)
     return table
+
+def _mean_gains(before, after):
+    "The mean gain of each mark, under its name in results.json; arguments as in `_means`"
+    mean_gains = {}
+    for mark in after:
+        # `error` is nan where an answer holds no number, so a gain would compare different answers.
+        if mark in result_names and mark != "error":
+            mean_gains[result_names[mark]] = float(np.mean(after[mark] - before[mark]))
+    return mean_gains
 
 def _means(
     marks,  # mark, such as "exact" → array with a number for each row; nan where the mark does not apply
@@ -907,12 +972,7 @@ def report(
 ) -> dict:  # what results.json holds
     "Score the answers and write results.json and metrics.csv into `output_dir`"
     task = settings.task or ("vqa" if settings.asks_vqa else guess_task(rows))
-    reward = load_reward(settings.reward) if settings.reward else None
-    is_trained = getattr(reward, "batched", False)  # a reward model, which scores whole batches with pictures
-    if is_trained:
-        raise SettingsError(f"reward = {settings.reward!r}: a trained reward needs the pictures; "
-                            "saved answers are scored by rewards that read text")
-
+    reward = _text_reward(settings.reward)  # None: the task's own
     metrics = all_metrics(rows, task, reward)
     flipped = greedy_flips(rows, task, reward)  # how many pictures became right, and how many wrong
     results: dict = dict(
@@ -924,6 +984,15 @@ def report(
     write_json(Path(settings.output_dir) / "results.json", results)
     write_whole(Path(settings.output_dir) / "metrics.csv", metrics_csv(metrics))
     return results
+
+def _text_reward(name):
+    "Load a reward that scores texts, or None for no name; SettingsError for a trained one"
+    reward = load_reward(name) if name else None
+    is_trained = getattr(reward, "batched", False)  # a reward model, which scores whole batches with pictures
+    if is_trained:
+        raise SettingsError(f"reward = {name!r}: a trained reward needs the pictures; "
+                            "saved answers are scored by rewards that read text")
+    return reward
 
 # %% ../nbs/06_evaluation.ipynb #n014e23b
 def speed(

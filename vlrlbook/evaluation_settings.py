@@ -112,7 +112,12 @@ class EvaluationSettings(Settings):
         yield self.task not in (None, *tasks), f"task = {self.task!r}{nearest(str(self.task), list(tasks))}"
 
     def _vllm_rules(self):
-        "Yield (is wrong, message): vLLM's own settings, and what cannot be set together with use_vllm"
+        "Yield (is wrong, message): the two settings of vLLM alone, and then those that exclude use_vllm"
+        yield from self._vllm_size_rules()
+        yield from self._with_vllm_rules()
+
+    def _vllm_size_rules(self):
+        "Yield (is wrong, message): vLLM's share of the memory, and the tokens that it makes room for"
         share = self.vllm_gpu_memory_utilization
         yield not 0 < share <= 1, f"vllm_gpu_memory_utilization = {share}: expected more than 0, up to 1"
         most_tokens = self.vllm_max_model_length  # of prompt and answer together
@@ -121,6 +126,9 @@ class EvaluationSettings(Settings):
         yield no_room_for_prompt, (
             f"vllm_max_model_length = {most_tokens}: no room for a prompt beside "
             f"max_completion_length = {longest_answer}")
+
+    def _with_vllm_rules(self):
+        "Yield (is wrong, message): what cannot be set together with use_vllm, and vLLM is installed"
         # In task zoom a tool returns parts of the picture as new pictures.
         calls_a_tool = self.use_vllm and self.asked_task == "zoom"
         yield calls_a_tool, "use_vllm with task = zoom: pictures that a tool gives are not tested there"

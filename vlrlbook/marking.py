@@ -44,16 +44,22 @@ def answer_marks(
     `exact` is 1 for a right answer; boxes are right if each has an IoU of 0.5 or more, with none too many and
     none missing. `verbatim` is 1 for the truth to the letter, `error` is how far the count is from the true
     one, and `iou` is the mean IoU of boxes."""
+    if task == "pointing":
+        return _box_marks(text, answer)
     if task == "zoom":
         text = last_turn(text)  # what the model says after its last call of the tool
-    exact = float(is_right(text, answer, task))
-    if task == "pointing":
-        # a truth also says its scale and the picture's size, which `answer_form` takes off
-        is_verbatim = final_answer(text) == answer_form(answer)
-        iou = grade(text, answer, task)
-        return dict(exact=exact, verbatim=float(is_verbatim), error=_not_applicable, iou=iou)
     error = _not_applicable if task == "vqa" else _count_error(text, answer)
-    return dict(exact=exact, verbatim=_verbatim_mark(text, answer, task), error=error)
+    return dict(exact=float(is_right(text, answer, task)), verbatim=_verbatim_mark(text, answer, task),
+                error=error)
+
+
+def _box_marks(text, answer):
+    "`answer_marks` of an answer of boxes"
+    exact = float(is_right(text, answer, "pointing"))
+    # a truth also says its scale and the picture's size, which `answer_form` takes off
+    is_verbatim = final_answer(text) == answer_form(answer)
+    iou = grade(text, answer, "pointing")
+    return dict(exact=exact, verbatim=float(is_verbatim), error=_not_applicable, iou=iou)
 
 
 def _count_error(text, answer):
@@ -155,7 +161,7 @@ def vqa_marks(
         open_accuracy=_not_applicable if closed else accuracy,
         open_recall=_not_applicable if closed else recall,
         open_f1=_not_applicable if closed else f1,
-        answered=parts["answered"],  # 0.0 where the truth is, for example, a number and the answer holds none
+        answered=parts["answered"],  # 0.0 where the truth is, say, a number and the answer holds none
         verbatim=_verbatim_mark(text, answer, "vqa"),
         reward=float(reward(text, answer)["overall"]),
     )
@@ -172,9 +178,10 @@ def marks(
 
     The error is averaged over the answers in which a count could be read. Where boxes were asked for, there
     is also the mark `iou`."""
-    marks_of_samples = {"reward": [], "exact": [], "error": [], "verbatim": []}
+    names = ["reward", "exact", "error", "verbatim"]
     if any(sample.task == "pointing" for sample in samples):
-        marks_of_samples["iou"] = []
+        names.append("iou")
+    marks_of_samples: dict = {name: [] for name in names}
     parts_of_answers = iter(_reward_parts(samples, answers, reward))  # one dict per answer, in order
     for sample, texts in zip(samples, answers):
         rewards = [next(parts_of_answers)["overall"] for _ in texts]
@@ -242,11 +249,10 @@ def gain(
     pictures: list = None,  # the picture of each sample, where several share one
 ) -> dict:  # mean_reward, exact_accuracy, verbatim_accuracy, each with its ci95 and the interval's name
     "What training gained: the mean over the samples of after less before, with paired 95 % intervals"
-    # mark → its name in `results.json`
-    names = dict(reward="mean_reward", exact="exact_accuracy", verbatim="verbatim_accuracy")
-    # boxes are judged by their IoU, so it comes first
-    if "iou" in before:
-        names = dict(iou="mean_iou") | names
+    # mark → its name in `results.json`; boxes are judged by their IoU, so it comes first
+    names = dict(iou="mean_iou", reward="mean_reward", exact="exact_accuracy", verbatim="verbatim_accuracy")
+    if "iou" not in before:
+        del names["iou"]
     gained = {}
     for mark, name in names.items():
         # Pairing takes out how difficult each picture is: the interval is narrower than that of either side.
@@ -438,16 +444,14 @@ def by_group(
 
     Groups of counts come in the order of the counts, types of questions by their size, the largest first."""
     pictures = pictures_of(rows)  # of each row, or None
-    # the word before a group's name in a metric, such as "count 3"
     kind = {"counting": "count", "zoom": "count", "pointing": "boxes"}.get(task, "type")
-
     groups = []
     for group, indices in _indices_by_group(rows, task).items():
         clusters = None if pictures is None else [pictures[i] for i in indices]
-        metrics_of_group = dict(group=group, n=len(indices))
-        for column, numbers in values.items():
-            metrics_of_group[column] = measure(column, numbers[indices], clusters, group=f"{kind} {group}")
-        groups.append(metrics_of_group)
+        group_words = f"{kind} {group}"  # such as "count 3"
+        metrics = {column: measure(column, numbers[indices], clusters, group=group_words)
+                   for column, numbers in values.items()}
+        groups.append(dict(group=group, n=len(indices)) | metrics)
     return groups
 
 
@@ -490,8 +494,8 @@ def greedy_flips(
     reward=None,  # (completion, answer) → parts; None: the task's own
 ) -> dict | None:  # became_right, became_wrong and p, from `flips`; None without answers before and after
     "How many pictures training made right for the best guess (greedy decoding), and how many it made wrong"
-    # The columns of sampled answers are dropped, since `score_rows` would mark all of them for nothing.
     needed = ("question", "answer", "answer_type", "question_type", "before_greedy", "after_greedy")
+    # without sampled answers, since `score_rows` would mark all of them for nothing
     greedy_rows = [{name: row[name] for name in needed if name in row} for row in rows]
     if not {"before_greedy", "after_greedy"} <= set(columns(greedy_rows)):
         return None
@@ -512,37 +516,35 @@ def best_blind(
 
     It shows what can be earned without looking at the pictures. VQA has a group for each type of question,
     other tasks one group of all rows. The candidates are the group's own truths."""
-    indices_by_group = {}  # group → indices of its rows
-    for i, row in enumerate(rows):
-        group = group_names(row, task)[0] if task == "vqa" else ""
-        indices_by_group.setdefault(group, []).append(i)
-
-    texts = [""] * len(rows)
-    for indices in indices_by_group.values():
-        best = _best_for_all([rows[i] for i in indices], pay, task, most)
-        for i in indices:
-            texts[i] = best
-    return texts
+    group_of_each = [group_names(row, task)[0] if task == "vqa" else "" for row in rows]
+    rows_of_group = {}  # group → its rows
+    for group, row in zip(group_of_each, rows):
+        rows_of_group.setdefault(group, []).append(row)
+    best = {group: _best_for_all(members, pay, task, most) for group, members in rows_of_group.items()}
+    return [best[group] for group in group_of_each]
 
 
 def _best_for_all(rows, pay, task, most):
     "The one answer that earns most when all of these rows get it; the arguments are those of `best_blind`"
     truths = Counter(row["answer"] for row in rows)  # truth → how many rows have it
     row_with = {row["answer"]: row for row in rows}  # a row for each truth; `pay` is the same for all of them
-
-    candidates = [truth for truth, _ in truths.most_common(most)]
-    if task == "pointing":
-        # `answer_form` returns the boxes of a truth as a model would write them. Hardly two pictures share a
-        # truth, so two typical answers are tried as well.
-        candidates = [answer_form(truth) for truth in candidates] + _middle_boxes(truths)
-
     best, most_earned = "", -math.inf
-    for candidate in candidates:
+    for candidate in _blind_candidates(truths, task, most):
         # `fsum` rounds the same on every Python, so that the same candidate wins
         earned = math.fsum(count * pay(candidate, row_with[truth]) for truth, count in truths.items())
         if earned > most_earned:
             best, most_earned = candidate, earned
     return best
+
+
+def _blind_candidates(truths, task, most):
+    "The `most` commonest of the truths (a Counter) as answers; for boxes two typical answers as well"
+    candidates = [truth for truth, _ in truths.most_common(most)]
+    if task != "pointing":
+        return candidates
+    # Hardly two pictures share a truth, so typical boxes may earn more. `answer_form` returns the boxes of a
+    # truth as a model would write them.
+    return [answer_form(truth) for truth in candidates] + _middle_boxes(truths)
 
 
 def _middle_boxes(truths):
@@ -641,8 +643,7 @@ def all_metrics(
     clusters = pictures_of(rows)  # rows of one picture are resampled together
     metrics = []
     for column, marks_of_column in scored.items():
-        for mark, values in marks_of_column.items():
-            metrics.append(metric(column, values, clusters, mark=mark))
+        metrics += [metric(column, values, clusters, mark=mark) for mark, values in marks_of_column.items()]
     metrics += gains(rows, scored)
     gain_by_looking = seeing_gain(rows, scored, main_mark(task))  # None without answers to shuffled pictures
     if gain_by_looking:
@@ -675,11 +676,7 @@ def losing_groups(
     The 95 % intervals are first widened for the number of groups (Bonferroni): of many groups one often falls
     by luck alone."""
     group_gains = [m for m in metrics if m["group"] and (m["column"], m["mark"]) == ("gain_greedy", main)]
-    # Half widths of an interval in standard errors, for a normal distribution: with all groups, with one.
-    normal = NormalDist()
-    half_width_for_all = normal.inv_cdf(1 - 0.025 / max(1, len(group_gains)))
-    half_width_for_one = normal.inv_cdf(0.975)
-    widening = half_width_for_all / half_width_for_one
+    widening = _bonferroni_widening(len(group_gains))
     losers = []
     for m in group_gains:
         _, high = m["ci95"]
@@ -687,3 +684,12 @@ def losing_groups(
         if widened_high < 0:
             losers.append(m)
     return losers
+
+
+def _bonferroni_widening(count):
+    "The factor by which 95 % intervals of a normal distribution widen, so that all of `count` hold together"
+    normal = NormalDist()
+    # half widths in standard errors
+    half_width_for_all = normal.inv_cdf(1 - 0.025 / max(1, count))
+    half_width_for_one = normal.inv_cdf(0.975)
+    return half_width_for_all / half_width_for_one

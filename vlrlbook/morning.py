@@ -36,12 +36,16 @@ def write_morning(
             (aside / f"{name}.ipynb").write_text(text, encoding="utf-8")
         shutil.copy(book_file("glossary.md"), aside)
         (aside / "TEACHER.md").write_text(teachers_page(), encoding="utf-8")
-        (aside / "stored").mkdir()
-        # finished runs of the contest, for a laptop on which training fails
-        for path in sorted((notebooks_dir() / "logs").glob("contest_*.json")):
-            shutil.copy(path, aside / "stored" / path.name.removeprefix("contest_"))
+        _copy_stored_runs(aside / "stored")
     files = [path for path in Path(folder).rglob("*") if path.is_file()]
     return sorted(path.relative_to(folder).as_posix() for path in files)
+
+
+def _copy_stored_runs(folder):
+    "Make a folder with finished runs of the contest, for a laptop on which training fails"
+    folder.mkdir()
+    for path in sorted((notebooks_dir() / "logs").glob("contest_*.json")):
+        shutil.copy(path, folder / path.name.removeprefix("contest_"))
 
 
 def lesson_notebook(
@@ -50,22 +54,12 @@ def lesson_notebook(
     """Make one notebook of the class from cells of the chapters.
 
     A cell with the imports that the chosen cells need is added behind the title. Exercises are emptied."""
-    cells = []
-    # a step names a cell of a chapter, or holds a cell that is in no chapter
-    for number, step in enumerate(lessons[name].steps):
-        # one cell, or several where a text is too much for one slide
-        cells += _split_for_slides(chosen_cell(step, f"{name}-{number:02d}"))
-    ids = set()
-    for cell in cells:
-        # Two steps may take parts of the same cell, but the ids in a notebook must differ.
-        cell["id"] += "-more" if cell["id"] in ids else ""
-        ids.add(cell["id"])
-
+    cells = _cells_of_lesson(name)
     # the cell of imports, which no slide shows
     setup = _code_cell(setup_source(name, cells), f"{name}-setup")
     setup["metadata"] = dict(slideshow=dict(slide_type="skip"))
-    # the first cell is the title
-    book = dict(cells=[cells[0], setup, *cells[1:]], nbformat=4, nbformat_minor=5,
+    title, *others = cells
+    book = dict(cells=[title, setup, *others], nbformat=4, nbformat_minor=5,
                 metadata=dict(kernelspec=dict(display_name="python3", language="python", name="python3")))
     # `twin` empties the exercises, and puts each solution into a folded cell behind its check
     notebook = twin(book, f"{name}.ipynb")
@@ -74,6 +68,20 @@ def lesson_notebook(
         # `chosen_cell` added it for `setup_source`; a notebook's file has no such field
         cell.pop("chapter", None)
     return notebook
+
+
+def _cells_of_lesson(name):
+    "The cells of a lesson from `chosen_cell`, each with an id of its own; long texts are split for slides"
+    cells = []
+    # a step names a cell of a chapter, or holds a cell that is in no chapter
+    for number, step in enumerate(lessons[name].steps):
+        cells += _split_for_slides(chosen_cell(step, f"{name}-{number:02d}"))
+    ids = set()
+    for cell in cells:
+        # Two steps may take parts of the same cell, but the ids in a notebook must differ.
+        cell["id"] += "-more" if cell["id"] in ids else ""
+        ids.add(cell["id"])
+    return cells
 
 
 # Choosing
@@ -93,32 +101,43 @@ def chosen_cell(
 
     A code cell that the package exports is replaced by an import of its names. Of a text, a step may take
     only a part. ValueError names a cell or a paragraph that the chapter no longer has."""
-    # a cell that was written for the class
     if isinstance(step, Own):
         make_cell = _code_cell if step.kind == "code" else _markdown_cell
         return make_cell(step.source, own_id) | dict(metadata=dict(tags=list(step.tags)), chapter=None)
 
     # "02_rewards:c063 from **Last exercise" → the place, and which part of the text is taken
     place, _, part = step.partition(" ")
-    chapter, _, cell_id = place.partition(":")
-    if cell_id not in _cells(chapter):  # a dict of all cells of the chapter, id → cell
-        raise ValueError(f"{chapter}: no cell {cell_id!r}, which the morning's class wants")
-    cell = _cells(chapter)[cell_id]
-    source, tags = "".join(cell["source"]), cell["metadata"].get("tags", [])
-
+    chapter, cell = _cell_at(place)
+    source = "".join(cell["source"])
     if cell["cell_type"] == "markdown":
-        return _markdown_cell(_part_of_text(source, part, place), cell_id) | dict(chapter=chapter)
-    # nbdev's directive "#| export": the cell is in the package, so an import of its names will do
-    if re.match(r"#\| *export", source):
-        return import_cell(chapter, cell_id) | dict(chapter=chapter)
+        return _markdown_cell(_part_of_text(source, part, place), cell["id"]) | dict(chapter=chapter)
+    if _is_exported(source):
+        return import_cell(chapter, cell["id"]) | dict(chapter=chapter)
+    return _shown_code_cell(cell) | dict(chapter=chapter)
 
-    # lines that begin with "#|" are directives for nbdev, which mean nothing to a student
-    shown_source = re.sub(r"^#\|.*\n?", "", source, flags=re.M)
+
+def _cell_at(place):
+    "The chapter and the cell at a place such as 02_rewards:c063; ValueError if the cell is gone"
+    chapter, _, cell_id = place.partition(":")
+    if cell_id not in _cells(chapter):
+        raise ValueError(f"{chapter}: no cell {cell_id!r}, which the morning's class wants")
+    return chapter, _cells(chapter)[cell_id]
+
+
+def _is_exported(source):
+    "Whether a code cell begins with nbdev's directive `#| export`: its code is in the package, too"
+    return re.match(r"#\| *export", source) is not None
+
+
+def _shown_code_cell(cell):
+    "A code cell of a chapter as a student sees it: without nbdev's directives, lines that begin with `#|`"
+    source, tags = "".join(cell["source"]), cell["metadata"].get("tags", [])
     metadata = dict(tags=list(tags))
     # "echo: false" marks a cell that only draws a figure: its code is hidden in the notebook and on slides
     if re.search(r"^#\| *echo: *false", source, re.M):
         metadata = dict(tags=[*tags, hide_input], jupyter=dict(source_hidden=True))
-    return _code_cell(shown_source, cell_id) | dict(metadata=metadata, chapter=chapter)
+    shown_source = re.sub(r"^#\|.*\n?", "", source, flags=re.M)
+    return _code_cell(shown_source, cell["id"]) | dict(metadata=metadata)
 
 
 def _part_of_text(source, part, place):
@@ -190,7 +209,12 @@ def names_of_code(
     # Python's own table of the names in each scope, which knows what is local and what is global
     top = symtable.symtable(source, "cell", "exec")
     made = {symbol.get_name() for symbol in top.get_symbols() if symbol.is_assigned() or symbol.is_imported()}
-    needed = set()
+    return _global_names_read(top) - made - set(dir(builtins)), made
+
+
+def _global_names_read(top):
+    "The set of global names that a cell reads anywhere; `top` is its outermost table from `symtable`"
+    names = set()
     tables = [top]  # one for the cell, and one for each function, class and comprehension in it
     while tables:
         table = tables.pop()
@@ -198,8 +222,8 @@ def names_of_code(
         for symbol in table.get_symbols():
             # at the top of a cell every name is global, though `symtable` does not call it so
             if symbol.is_referenced() and (symbol.is_global() or table is top):
-                needed.add(symbol.get_name())
-    return needed - made - set(dir(builtins)), made
+                names.add(symbol.get_name())
+    return names
 
 
 def _defined_names(source):
@@ -225,16 +249,22 @@ def _importable(chapter):
         # a cell tagged `solution` tries the book's own solution, and is left out of the morning's notebooks
         if cell["cell_type"] != "code" or "solution" in cell["metadata"].get("tags", []):
             continue
-        for node in ast.parse(source).body:
-            if isinstance(node, ast.Import):
-                origins |= {alias.asname or alias.name: (alias.name, None) for alias in node.names}
-            elif isinstance(node, ast.ImportFrom):
-                origins |= {alias.asname or alias.name: (node.module, alias.name) for alias in node.names}
-        # nbdev's directive "#| export": the cell is in the package, too
-        if re.match(r"#\| *export", source):
+        origins |= _imported_names(source)
+        if _is_exported(source):
             module = _exported_module(chapter)
             public_names = [name for name in _defined_names(source) if not name.startswith("_")]
             origins |= {name: (module, name) for name in public_names}
+    return origins
+
+
+def _imported_names(source):
+    "The names that the imports of a cell make: name → (module, name in the module), as in `_importable`"
+    origins = {}
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.Import):
+            origins |= {alias.asname or alias.name: (alias.name, None) for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            origins |= {alias.asname or alias.name: (node.module, alias.name) for alias in node.names}
     return origins
 
 
@@ -255,16 +285,19 @@ def setup_source(
         needed, made = names_of_code("".join(cell["source"]))
         for name in sorted(needed - made_before - set(imports)):
             # a cell takes its names from its own chapter; one that is in no chapter, from any of the lesson
-            sources = [cell["chapter"]] if cell["chapter"] else chapters
-            # _importable: name → (module, name in the module), for all that a chapter imports or exports
-            origins = [_importable(chapter).get(name) for chapter in sources]
-            origin = next(filter(None, origins), None)  # the first chapter that has the name
+            origin = _origin_of(name, [cell["chapter"]] if cell["chapter"] else chapters)
             if origin is None:
-                where = f"{lesson}, cell {cell['id']}"
-                raise ValueError(f"{where}: it needs {name!r}, which no chosen cell before it makes")
+                raise ValueError(f"{lesson}, cell {cell['id']}: it needs {name!r}, "
+                                 "which no chosen cell before it makes")
             imports[name] = origin
         made_before |= made
     return _import_lines(imports)
+
+
+def _origin_of(name, chapters):
+    "(module, name in the module) of a name in the first chapter that imports or exports it; None without one"
+    origins = [_importable(chapter).get(name) for chapter in chapters]
+    return next(filter(None, origins), None)
 
 
 def _import_lines(imports):
@@ -295,22 +328,25 @@ def _split_for_slides(cell):
     a caption at the start of the text, which belongs to the figure before it."""
     if cell["cell_type"] != "markdown":
         return [cell]
+    cells = []
+    for number, piece in enumerate(_slide_texts("".join(cell["source"])), 1):
+        # the first cell keeps the id
+        piece_id = cell["id"] if number == 1 else f"{cell['id']}-{number}"
+        # `metadata` would hold tags: a text from `chosen_cell` has none
+        cells.append(cell | dict(id=piece_id, metadata={}, source=_cell_lines(piece)))
+    return cells
+
+
+def _slide_texts(text):
+    "The pieces of a text that `_split_for_slides` makes cells of"
     pieces = []  # each a list of paragraphs
-    for paragraph in "".join(cell["source"]).split("\n\n"):
+    for paragraph in text.split("\n\n"):
         # the text so far is one paragraph, and that is a caption
         after_caption = len(pieces) == 1 and len(pieces[0]) == 1 and _is_caption(pieces[0][0])
         if not pieces or after_caption or re.match(r"##? ", paragraph):
             pieces.append([])
         pieces[-1].append(paragraph)
-
-    cells = []
-    for number, piece in enumerate(pieces, 1):
-        # the first cell keeps the id
-        piece_id = cell["id"] if number == 1 else f"{cell['id']}-{number}"
-        lines = _cell_lines("\n\n".join(piece))
-        # `metadata` would hold tags: a text from `chosen_cell` has none
-        cells.append(cell | dict(id=piece_id, metadata={}, source=lines))
-    return cells
+    return ["\n\n".join(piece) for piece in pieces]
 
 
 def _is_caption(paragraph):
@@ -324,18 +360,18 @@ def _add_slide_types(cells):
     A heading begins a slide, other text goes on a slide below it, and code stays on the slide of the text
     before it. Checks and parameters are left out, and solutions become notes for the speaker."""
     for cell in cells:
-        tags, source = cell["metadata"].get("tags", []), "".join(cell["source"])
-        # the cell of imports has one already
-        if "slideshow" in cell["metadata"]:
-            continue
-        if "check" in tags or "parameters" in tags:
-            slide_type = "skip"
-        elif cell["id"].endswith("-solution"):  # `twin` has made it, from the solution of an exercise
-            slide_type = "notes"
-        elif cell["cell_type"] == "code" or _is_caption(source):
-            slide_type = "-"  # nbconvert's word for: on the same slide as the cell before
-        elif re.search(r"^##? ", source, re.M):
-            slide_type = "slide"
-        else:
-            slide_type = "subslide"
-        cell["metadata"] = cell["metadata"] | dict(slideshow=dict(slide_type=slide_type))
+        if "slideshow" not in cell["metadata"]:  # the cell of imports has one already
+            cell["metadata"] = cell["metadata"] | dict(slideshow=dict(slide_type=_slide_type(cell)))
+
+
+def _slide_type(cell):
+    "nbconvert's `slide_type` for a cell, by the rules of `_add_slide_types`"
+    tags, source = cell["metadata"].get("tags", []), "".join(cell["source"])
+    if "check" in tags or "parameters" in tags:
+        return "skip"
+    if cell["id"].endswith("-solution"):  # `twin` has made it, from the solution of an exercise
+        return "notes"
+    if cell["cell_type"] == "code" or _is_caption(source):
+        return "-"  # nbconvert's word for: on the same slide as the cell before
+    begins_slide = re.search(r"^##? ", source, re.M)  # it has a heading
+    return "slide" if begins_slide else "subslide"

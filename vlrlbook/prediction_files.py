@@ -20,7 +20,6 @@ def as_ours(
     row: dict,  # of a file of predictions, ours or lmms-eval's
 ) -> dict:  # for a row of lmms-eval: the row with question, answer and prediction (a list of texts) added
     "Give a row of lmms-eval the names of columns that chapter 06 reads; any other row is returned unchanged"
-    # `_lmms_eval`: the fields target and filtered_resps, which every row of lmms-eval has.
     # A row with an `answer` is ours, even if a user has added columns with the names of lmms-eval's fields.
     if not set(_lmms_eval) <= set(row) or "answer" in row:
         return row
@@ -73,15 +72,23 @@ def _for_lmms_eval(
         raise DataError("predictions.form", f"{path.name}: lmms-eval's samples are .jsonl")
     lines = []
     for number, row in enumerate(rows):
-        completions = row[column]
-        line = dict(doc_id=number, target=str(row["answer"]), input=row["question"])
-
-        # As in lmms-eval: one completion is a text, several are a list. Its field `resps` is left out, as
-        # lmms-eval does where it is equal to this one.
-        line["filtered_resps"] = completions[0] if len(completions) == 1 else completions
-        line["row"] = row["row"]  # added by us: the row's number in its own file
+        line = _lmms_eval_sample(row, number, row[column])
         lines.append(json.dumps(line, ensure_ascii=False) + "\n")
     return "".join(lines)
+
+
+def _lmms_eval_sample(row, number, completions):
+    "A row with these completions (a list of texts) under lmms-eval's names; `number`: from 0, in the file"
+    # As in lmms-eval: one completion is a text, several are a list. Its field `resps` is left out, as
+    # lmms-eval does where it is equal to this one.
+    responses = completions[0] if len(completions) == 1 else completions
+    return dict(
+        doc_id=number,
+        target=str(row["answer"]),
+        input=row["question"],
+        filtered_resps=responses,
+        row=row["row"],  # added by us: the row's number in its own file
+    )
 
 
 def _for_vlmevalkit(
@@ -90,12 +97,7 @@ def _for_vlmevalkit(
     path,  # of the file; its suffix chooses between the two formats
 ):
     "The text of a VLMEvalKit file of predictions: a table with index, question, answer and prediction"
-    several = next((row for row in rows if len(row[column]) != 1), None)
-    if several:
-        message = (f"{column} holds {len(several[column])} answers to a question, and VLMEvalKit's table has "
-                   "place for one: take a greedy column")
-        raise DataError("predictions.column", message, row=several["row"])
-
+    _refuse_several_answers(rows, column)
     table = []
     for row in rows:
         prediction = row[column][0]
@@ -104,10 +106,23 @@ def _for_vlmevalkit(
 
     if path.suffix == ".json":
         return json.dumps(table, indent=4, ensure_ascii=False)
-    if path.suffix != ".tsv":
-        message = f"{path.name}: VLMEvalKit reads .tsv and .json (PRED_FORMAT there)"
-        raise DataError("predictions.form", message)
+    if path.suffix == ".tsv":
+        return _as_tsv(table)
+    message = f"{path.name}: VLMEvalKit reads .tsv and .json (PRED_FORMAT there)"
+    raise DataError("predictions.form", message)
 
+
+def _refuse_several_answers(rows, column):
+    "Raise DataError at the first row that does not hold exactly one completion in this column"
+    several = next((row for row in rows if len(row[column]) != 1), None)
+    if several:
+        message = (f"{column} holds {len(several[column])} answers to a question, and VLMEvalKit's table has "
+                   "place for one: take a greedy column")
+        raise DataError("predictions.column", message, row=several["row"])
+
+
+def _as_tsv(table):
+    "The text of a table (dicts with the same names) as tab-separated values, with a header"
     text = io.StringIO()
     # Every cell in quotation marks, as VLMEvalKit writes them: an answer may hold tabs and line breaks.
     writer = csv.DictWriter(text, list(table[0]), delimiter="\t", quoting=csv.QUOTE_ALL, lineterminator="\n")

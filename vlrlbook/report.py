@@ -52,23 +52,32 @@ def curve_words(
         return "No step was logged."
 
     # One logged step holds few prompts, so its reward is noisy: beginning and end are means over a fifth.
-    window = max(1, len(rewards) // 5)
-    begin, end = sum(rewards[:window]) / window, sum(rewards[-window:]) / window
+    window = max(1, len(rewards) // 5)  # rows of the log
+    begin = sum(rewards[:window]) / window
+    end = sum(rewards[-window:]) / window
     span = f"means over {window} of {len(rewards)} logged rows, steps {steps[0]:.0f} to {steps[-1]:.0f}"
     clauses = [f"The reward was {begin:.2f} at first and {end:.2f} at last ({span})"]
 
     blind = log.baselines.get("blind_reward")  # what the best answer earns that ignores the picture
     if blind is not None:
-        where = "above" if end > blind else "not above"
-        clauses.append(f"that is {where} what the best answer without a picture earns, {blind:.2f}")
-
-    # At each logged step the share of the groups (the answers to one prompt) that all earned the same.
+        clauses.append(_blind_clause(end, blind))
     _, silent_shares = log.series("silent")
-    if silent_shares:  # the window may be longer than this series
-        last = sum(silent_shares[-window:]) / min(window, len(silent_shares))
-        clauses.append(f"at last all answers of a group earned the same in {100 * last:.0f} % of the groups, "
-                       "which teach nothing (silent groups)")
+    if silent_shares:
+        clauses.append(_silent_clause(silent_shares[-window:]))
     return "; ".join(clauses) + "."
+
+
+def _blind_clause(reward, blind_reward):
+    "A clause that compares a reward with that of the best answer that ignores the picture"
+    where = "above" if reward > blind_reward else "not above"
+    return f"that is {where} what the best answer without a picture earns, {blind_reward:.2f}"
+
+
+def _silent_clause(shares):
+    "A clause about the last logged shares of silent groups: all answers to a prompt earned the same"
+    last = sum(shares) / len(shares)
+    return (f"at last all answers of a group earned the same in {100 * last:.0f} % of the groups, "
+            "which teach nothing (silent groups)")
 
 
 # The same pictures at three stages
@@ -108,17 +117,19 @@ class StageCards:
         heads = ["picture", "truth"]
         for stage in self.stages:  # `stage_words`: "before training" for "first", and so on
             heads.append(f"{stage_words[stage['when']]}<br>step {stage['step']}")
-        rows = []  # of cells, which are HTML; `_text` escapes a text for that
-        for place, picture in enumerate(self.pictures):
-            cells = [_image(picture["image"], width=72), _text(picture["answer"])]
-            for stage in self.stages:
-                # The best guess in bold; below it a line for each different sample, such as "7 × red".
-                best_guess = _text(stage["greedy"][place][0])
-                # `counted` makes one text of equal samples, with their number.
-                samples = [_text(line) for line in counted(stage["sampled"][place])]
-                cells.append("<br>".join([f"<b>{best_guess}</b>", *samples]))
-            rows.append(cells)
+        rows = [self._cells(place) for place in range(len(self.pictures))]
         return _table(heads, rows)
+
+    def _cells(self, place):
+        "The cells of a picture's row, as HTML; `_text` escapes a text for that"
+        picture = self.pictures[place]
+        cells = [_image(picture["image"], width=72), _text(picture["answer"])]
+        for stage in self.stages:
+            # The best guess in bold; below it a line for each different sample, such as "7 × red".
+            best_guess = _text(stage["greedy"][place][0])
+            samples = [_text(line) for line in counted(stage["sampled"][place])]
+            cells.append("<br>".join([f"<b>{best_guess}</b>", *samples]))
+        return cells
 
 
 def _on_one_line(stage):
@@ -203,31 +214,41 @@ def _about_run(results, kept):
     `results` is the content of results.json, `kept` that of pictures.json."""
     settings = results.get("settings") or {}
     items = []  # (name, HTML); `_text` escapes a text for HTML and cuts it to a length
-    pictures = kept.get("pictures", [])
-    if pictures:
-        # The question of the first picture is an example: a data set may ask something else of each picture.
-        question = pictures[0]["question"].replace("<image>", "").strip()
-        answer = _text(pictures[0]["answer"], 60)
-        items.append(("Question", f"“{_text(question)}”, for instance; a true answer is “{answer}”"))
+    if kept.get("pictures"):
+        items.append(("Question", _question_words(kept["pictures"][0])))
     items.append(("Data", _data_words(settings, results)))
-
     # Of a path only the last part: a report is sent to people who need not know the machine's directories.
     if settings.get("model"):
         items.append(("Model", _text(Path(settings["model"]).name)))
     if settings.get("reward"):
         items.append(("Reward", _text(reward_without_paths(settings["reward"]))))
     for judge in results.get("judges") or []:  # models that took part in the reward
-        accuracy = judge.get("pair_accuracy")
-        quality = f", pair accuracy {accuracy:.3f} by its own run" if accuracy is not None else ""
-        items.append(("Who paid", _text(f"{judge['name']} ({judge['kind']}{quality})")))
+        items.append(("Who paid", _judge_words(judge)))
+    items.append(("Settings that differ from the defaults", _changed_words(settings)))
+    lines = "".join(f"<dt>{name}</dt><dd>{html}</dd>" for name, html in items)
+    return f"<dl>{lines}</dl>"
 
+
+def _question_words(picture):
+    "The question and the truth of a picture, as an example and as HTML: other pictures may have others"
+    question = picture["question"].replace("<image>", "").strip()
+    return f"“{_text(question)}”, for instance; a true answer is “{_text(picture['answer'], 60)}”"
+
+
+def _judge_words(judge):
+    "A model that took part in the reward: its name, kind and, where it is known, its accuracy; as HTML"
+    accuracy = judge.get("pair_accuracy")
+    quality = f", pair accuracy {accuracy:.3f} by its own run" if accuracy is not None else ""
+    return _text(f"{judge['name']} ({judge['kind']}{quality})")
+
+
+def _changed_words(settings):
+    "The settings that differ from the defaults, as HTML such as `seed = 3, max_steps = 50`"
     changed = changed_settings(settings)
     if "reward" in changed:
         changed["reward"] = reward_without_paths(changed["reward"])
     changed_words = ", ".join(f"{name} = {value}" for name, value in changed.items())
-    items.append(("Settings that differ from the defaults", _text(changed_words, 600) if changed else "none"))
-    lines = "".join(f"<dt>{name}</dt><dd>{html}</dd>" for name, html in items)
-    return f"<dl>{lines}</dl>"
+    return _text(changed_words, 600) if changed else "none"
 
 
 def _data_words(settings, results):
@@ -250,13 +271,19 @@ def _comparison(results):
     for row in compared_figures(results):
         if row["before"] is None:  # it was not measured
             continue
-        interval = "none"
-        if row["ci95"]:
-            low, high = row["ci95"]
-            interval = f"{low:+.3f} to {high:+.3f}"
-        rows.append([row["asked"], row["words"], f"{row['before']:.3f}", f"{row['after']:.3f}",
-                     f"<b>{row['gain']:+.3f}</b>", f"{interval} ({_text(row['interval'])})"])
+        before, after = f"{row['before']:.3f}", f"{row['after']:.3f}"
+        gain = f"<b>{row['gain']:+.3f}</b>"
+        interval = f"{_ends_of(row['ci95'])} ({_text(row['interval'])})"
+        rows.append([row["asked"], row["words"], before, after, gain, interval])
     return _table(["asked", "measure", "before", "after", "gain", "95 % interval"], rows)
+
+
+def _ends_of(interval):
+    "The ends of an interval (low, high) as text; `none` for None"
+    if not interval:
+        return "none"
+    low, high = interval
+    return f"{low:+.3f} to {high:+.3f}"
 
 
 def _curves(folder, results):
@@ -278,8 +305,7 @@ def _curves(folder, results):
 
 def _reward_figure(log):
     "The chart of `_curves`: a line each for the reward and for the share of right answers, and the baselines"
-    # The column with that share ends in `exact` or `accuracy`. In a sum of rewards its name begins with that
-    # of its reward.
+    # The column with that share ends in `exact` or `accuracy`; in a sum of rewards a name stands before.
     parts = [name for name in log.columns if name.startswith("part/")]
     right_parts = [name for name in parts if name.endswith(("exact", "accuracy"))]
     names = ["reward"] + right_parts[:1]
@@ -289,14 +315,18 @@ def _reward_figure(log):
         steps, values = log.series(name)
         ax.plot(steps, values, color=colour, alpha=0.25, lw=1)  # raw values faint, smoothed ones strong
         ax.plot(steps, smooth(values), color=colour, lw=2, label=name.removeprefix("part/"))
-    words = dict(majority="right: one answer to all", blind_reward="reward: best answer without a picture")
-    # At most two baselines, each with its kind of dashes.
-    for (name, value), dashes in zip(log.baselines.items(), (":", "--")):
-        ax.axhline(value, color="black", lw=0.9, ls=dashes, label=f"{words.get(name, name)} ({value:.2f})")
+    _draw_baselines(ax, log.baselines)
     ax.set(xlabel="step", title=f"while training (n = {len(log)} logged rows)")
     ax.title.set_fontsize(9)
     ax.legend(fontsize=7.5, frameon=False, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.18))
     return fig
+
+
+def _draw_baselines(ax, baselines):
+    "Draw at most two baselines (name → value) as horizontal lines, each with its kind of dashes"
+    words = dict(majority="right: one answer to all", blind_reward="reward: best answer without a picture")
+    for (name, value), dashes in zip(baselines.items(), (":", "--")):
+        ax.axhline(value, color="black", lw=0.9, ls=dashes, label=f"{words.get(name, name)} ({value:.2f})")
 
 
 def _flips(kept):
@@ -377,13 +407,18 @@ def report_html(
     # Older runs, and runs that were not measured, have no pictures.json.
     pictures = folder / "pictures.json"
     kept = json.loads(pictures.read_text(encoding="utf-8")) if pictures.exists() else {}
-    verdict = read_verdict(folder)  # outcome (a word), sentence, questions
-    title = _text(_title(results))  # `_text` escapes a text for HTML and cuts it after 160 characters
-    stages = StageCards(kept)
+    title = _text(_title(results))  # escaped for HTML
+    head = f'<meta charset="utf-8"><title>{title}</title><style>{_style}</style>'
+    body = f"<h1>{title}</h1>" + _body(folder, results, kept)
+    return f'<!doctype html><html lang="en"><head>{head}</head><body>{body}</body></html>\n'
 
-    # Parts of the page in HTML. `_section` puts a heading over a part, or leaves an empty one out.
-    body = [
-        f"<h1>{title}</h1>",
+
+def _body(folder, results, kept):
+    "The report under its title, as HTML, from the contents of results.json and of pictures.json"
+    verdict = read_verdict(folder)  # outcome (a word), sentence, questions
+    stages = StageCards(kept)
+    # `_section` puts a heading over a part, or leaves an empty one out.
+    return "".join([
         _verdict_box(verdict),
         _about_run(results, kept),
         '<div class="two">',
@@ -394,9 +429,7 @@ def report_html(
         "</div>",
         _section("What a gain must survive", _questions(verdict)),
         _section("Cost", _cost(results)),
-    ]
-    head = f'<meta charset="utf-8"><title>{title}</title><style>{_style}</style>'
-    return f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(body)}</body></html>\n'
+    ])
 
 
 def _verdict_box(verdict):

@@ -40,20 +40,26 @@ def executed(
     Cells that are tagged `raises-exception`, as the checks of empty exercises are, may fail."""
     import tempfile
     from nbclient import NotebookClient
+    book = _with_parameters(path, _quick if parameters is None else parameters)
+    # files that the notebook writes are deleted with the folder
+    with tempfile.TemporaryDirectory() as work_folder:
+        resources = dict(metadata=dict(path=work_folder))
+        NotebookClient(book, timeout=None, resources=resources).execute()
+    return book
+
+
+def _with_parameters(path, parameters):
+    "Read a notebook, and put parameters (name → value) behind its parameters cell, if it has one"
     from papermill.iorw import load_notebook_node
     from papermill.parameterize import parameterize_notebook
     # read with papermill, whose reader adds metadata that `parameterize_notebook` needs
     book = load_notebook_node(str(path))
     if any("parameters" in cell.metadata.get("tags", []) for cell in book.cells):
-        book = parameterize_notebook(book, _quick if parameters is None else parameters)
+        book = parameterize_notebook(book, parameters)
     # the cell that papermill has inserted, with the new values, is shown on no slide
     for cell in book.cells:
         if "injected-parameters" in cell.metadata.get("tags", []):
             cell.metadata["slideshow"] = dict(slide_type="skip")
-    # files that the notebook writes are deleted with the folder
-    with tempfile.TemporaryDirectory() as work_folder:
-        resources = dict(metadata=dict(path=work_folder))
-        NotebookClient(book, timeout=None, resources=resources).execute()
     return book
 
 

@@ -55,13 +55,10 @@ def judge(
     """Mark a student's entry: a verdict on the run, and answers to chapter 06's eight questions about a gain.
 
     The marks come from the model's answers alone; the student's reward function is never run here."""
-    # a dict of outcome, sentence, and questions (a list of dicts: name, question, answer, detail)
-    verdict = verdict_of(entry.rows, "counting")
+    verdict = verdict_of(entry.rows, "counting")  # a dict of outcome, sentence and questions
     asked = _all_eight_questions(verdict["questions"])
-
     answers_after = [row["after_greedy"][0] for row in entry.rows]
-    # texts such as "7 × A photo of 3 discs", the most frequent first
-    most_frequent = counted(answers_after)[:3]
+    most_frequent = counted(answers_after)[:3]  # texts such as "7 × A photo of 3 discs"
     return Result(entry, outcome=verdict["outcome"], sentence=verdict["sentence"], asked=asked,
                   before=_right_share(entry.rows, "before_greedy"),
                   after=_right_share(entry.rows, "after_greedy"), often=most_frequent)
@@ -73,9 +70,9 @@ def _all_eight_questions(answered):
     asked = []
     all_eight = questions([], None, "counting")  # no rows and no metrics: all questions, without answers
     for question in all_eight:
-        found = answer_of.get(question["name"], dict(answer="not measured", detail=""))
-        asked.append(dict(name=question["name"], question=question["question"], answer=found["answer"],
-                          detail=found["detail"]))
+        answered_one = answer_of.get(question["name"], dict(answer="not measured", detail=""))
+        asked.append(dict(name=question["name"], question=question["question"],
+                          answer=answered_one["answer"], detail=answered_one["detail"]))
     return asked
 
 
@@ -117,8 +114,7 @@ def gather(
     if not paths:
         raise ContestError(f"{folder}: no result of a student (.json) is there")
     standings = Standings()
-    # a dict, file name → Entry; each step below drops files that cannot be ranked, and adds a sentence for
-    # each of them to `standings.refused`
+    # file name → Entry; each step drops files, and adds a sentence for each to `standings.refused`
     entries = _read_files(paths, standings.refused)
     entries = _without_same_names(entries, standings.refused)
     entries = _with_same_rules(entries, standings)
@@ -151,16 +147,15 @@ def _read_files(paths, refused):
     """Read the students' files, and return a dict: file name → Entry.
 
     For a file that cannot be read, a sentence with the reason is appended to the list `refused`."""
-    entries, contents = {}, set()  # contents: the bytes of all files so far, to find copies
+    entries, contents = {}, set()  # contents: the bytes of all files so far, to leave copies out
     for path in paths:
         try:
             # before `read_bytes`, since `read_entry` refuses a file that is too large
-            entry = read_entry(path)  # ContestError if the file is damaged or is none of the contest
+            entry = read_entry(path)
             content = path.read_bytes()
         except (ContestError, OSError) as error:
             refused.append(str(error))
             continue
-        # a copy of a file that was read already is left out
         if content not in contents:
             entries[path.name] = entry
         contents.add(content)
@@ -178,11 +173,11 @@ def _without_same_names(entries, refused):
         files_of_name.setdefault(entry.name.lower(), []).append(file)
     kept = {}
     for files in files_of_name.values():
-        name = entries[files[0]].name
-        if len(files) == 1:  # nobody else has this name
-            kept[files[0]] = entries[files[0]]
+        first_entry = entries[files[0]]
+        if len(files) == 1:
+            kept[files[0]] = first_entry
         else:
-            refused.append(f"{' and '.join(files)} are both from “{name}”, so neither is ranked: "
+            refused.append(f"{' and '.join(files)} are both from “{first_entry.name}”, so neither is ranked: "
                            "change the name in the first line of one of them")
     return kept
 
@@ -199,15 +194,23 @@ def _with_same_rules(entries, standings):
     standings.rules, standings.pictures = common_rules, fingerprint(common_rules)
     kept = {}
     for file, entry in entries.items():
-        if entry.rules != common_rules:
-            standings.refused.append(f"{file}: {_rule_difference(entry.rules, common_rules)}")
-        elif entry.pictures != standings.pictures:
-            here = f"not those that are drawn here ({standings.pictures})"
-            # cut, since it comes from a student's file and may be of any length
-            standings.refused.append(f"{file}: its pictures ({entry.pictures[:16]}) are {here}")
+        why_not = _why_not_comparable(entry, standings)
+        if why_not:
+            standings.refused.append(f"{file}: {why_not}")
         else:
             kept[file] = entry
     return kept
+
+
+def _why_not_comparable(entry, standings):
+    "Say in a sentence why an entry cannot be compared with others of `standings`; None if it can"
+    if entry.rules != standings.rules:
+        return _rule_difference(entry.rules, standings.rules)
+    if entry.pictures != standings.pictures:
+        # cut, since it comes from a student's file and may be of any length
+        its_own = entry.pictures[:16]
+        return f"its pictures ({its_own}) are not those that are drawn here ({standings.pictures})"
+    return None
 
 
 def _rule_difference(rules, common_rules):

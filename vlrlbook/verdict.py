@@ -55,44 +55,53 @@ def questions(
     """Ask the questions that a gain must survive, each answered from the metrics of a run
 
     An answer is yes, no, cannot tell (too few pictures), or not measured (a metric is missing)."""
-    main = main_mark(task)
-    # (column, mark) → metric, of those over all rows; `get` returns None for one that was not measured
-    overall = {(m["column"], m["mark"]): m for m in metrics if m["group"] is None}
-    sampled_gain, greedy_gain = overall.get(("gain_sampled", main)), overall.get(("gain_greedy", main))
-    # marks of 1 or 0: `verbatim` for an answer equal to the truth to the letter, `exact` for one that is
-    # right in any words. `_mostly_meant` asks how much of the gain in `exact` is one in `verbatim`, too; where
-    # few right answers were verbatim before, it cannot tell.
-    verbatim_gain = overall.get(("gain_sampled", "verbatim"))
-    exact_gain = overall.get(("gain_sampled", "exact"))
-    verbatim_before = overall.get(("before_sampled", "verbatim"))
-    exact_before = overall.get(("before_sampled", "exact"))
-    # answers to the right picture and to another one; the best single answer to everything; how much more was
-    # gained with the right picture than with another one
-    after, shuffled = overall.get(("after_greedy", main)), overall.get(("after_shuffled", main))
-    majority, seeing_gain_metric = overall.get(("majority", main)), overall.get(("seeing_gain", main))
-    losers = None if greedy_gain is None else losing_groups(metrics, main)  # gains of those that got worse
+    main, overall = main_mark(task), _over_all_rows(metrics)  # overall: (column, mark) → metric
+    # the gains of those groups that got worse; None where no gain was measured
+    losers = losing_groups(metrics, main) if ("gain_greedy", main) in overall else None
+    answered = []
+    for name, question, judge, evidence in _questions_to_ask(main, overall, flipped, losers):
+        answer, because = "not measured", ""
+        if None not in evidence:
+            answer, because = judge(*evidence)
+        answered.append(dict(name=name, question=question, answer=answer, because=because))
+    return answered
 
-    # (name, question, judge: a function that returns (answer, because), the metrics that it is called with)
-    questions_to_ask: list = [
+
+def _over_all_rows(metrics):
+    "The metrics over all rows, none of single groups, as a dict: (column, mark) → metric"
+    return {(m["column"], m["mark"]): m for m in metrics if m["group"] is None}
+
+
+def _questions_to_ask(main, overall, flipped, losers):
+    """The questions as (name, question, judge, evidence): judge(*evidence) returns (answer, because)
+
+    `main`: the task's main mark, `overall`: (column, mark) → metric. What was not measured is None in the
+    evidence."""
+    sampled_gain, greedy_gain = overall.get(("gain_sampled", main)), overall.get(("gain_greedy", main))
+    # best guesses with the right picture, and with that of another row
+    after, shuffled = overall.get(("after_greedy", main)), overall.get(("after_shuffled", main))
+    one_answer = overall.get(("majority", main))  # the best single answer to everything
+    seeing = overall.get(("seeing_gain", main))  # how much more was gained with the right picture
+    return [
         ("sampled_rose", f"Did sampled {main} rise?", _rose, [sampled_gain]),
         ("greedy_rose", f"Did greedy {main} rise?", _rose, [greedy_gain]),
         ("more_than_luck", "More gains than losses than luck allows?", _more_than_luck, [flipped]),
         ("as_meant", "Was most of the gain earned as meant, to the letter?", _mostly_meant,
-         [verbatim_gain, exact_gain, verbatim_before, exact_before]),
-        ("beats_one_answer", "Better than one answer to everything?", _above, [after, majority]),
+         _word_for_word_evidence(overall)),
+        ("beats_one_answer", "Better than one answer to everything?", _above, [after, one_answer]),
         ("needs_picture", "Does it need its picture?", _below, [shuffled, after]),
-        ("learned_to_see", "Did it learn to see, not only what is common?", _rose, [seeing_gain_metric]),
+        ("learned_to_see", "Did it learn to see, not only what is common?", _rose, [seeing]),
         ("no_group_paid", "Did every group keep its accuracy?", _no_losers, [losers]),
     ]
 
-    answered = []
-    for name, question, judge, needed_metrics in questions_to_ask:
-        if any(m is None for m in needed_metrics):
-            answer, because = "not measured", ""
-        else:
-            answer, because = judge(*needed_metrics)
-        answered.append(dict(name=name, question=question, answer=answer, because=because))
-    return answered
+
+def _word_for_word_evidence(overall):
+    "The arguments of `_mostly_meant`, from (column, mark) → metric; None for each that was not measured"
+    # marks of 1 or 0: `verbatim` for an answer equal to the truth to the letter, `exact` for one that is
+    # right in any words
+    columns_and_marks = [("gain_sampled", "verbatim"), ("gain_sampled", "exact"),
+                         ("before_sampled", "verbatim"), ("before_sampled", "exact")]
+    return [overall.get(column_and_mark) for column_and_mark in columns_and_marks]
 
 
 def _decided(is_shown, could_be_shown):
@@ -138,8 +147,7 @@ def _more_than_luck(flipped):
 def _mostly_meant(verbatim_gain, exact_gain, verbatim_before, exact_before):
     """Answer whether most of the gain in right answers is in answers that repeat the truth word for word
 
-    `exact` is the share of right answers, in any words; `verbatim` that of answers in the truth's own words.
-    Returns (answer, reason as text)."""
+    `exact`: right in any words; `verbatim`: in the truth's own words. Returns (answer, reason as text)."""
     because = f"{with_interval(verbatim_gain, '+')} of {exact_gain['value']:+.3f}"
     # A gain is clear if its whole 95 % interval, (low, high), is above zero.
     verbatim_low, _ = verbatim_gain["ci95"]
@@ -148,12 +156,10 @@ def _mostly_meant(verbatim_gain, exact_gain, verbatim_before, exact_before):
     if verbatim_low > 0 and is_most_of_the_gain:
         return "yes", because
     # A model that said "3" before training, for the truth "A photo of 3 discs", may go on doing so.
-    used_other_words = verbatim_before["value"] < exact_before["value"] / 2
-    if used_other_words:
+    if verbatim_before["value"] < exact_before["value"] / 2:
         return "cannot tell", f"{because}; before, right answers were not in the truth's own words either"
-    if exact_low > 0:
-        return "no", because
-    return "cannot tell", because  # there is no clear gain in right answers
+    answer = "no" if exact_low > 0 else "cannot tell"  # without a clear gain in right answers
+    return answer, because
 
 
 def _above(m, other):
@@ -209,22 +215,26 @@ def commonest(
     Texts that mean the same, such as the same count, are one class: see `said_as`."""
     pairs = [(row[column][0], row["answer"]) for row in rows]  # the first answer, and the truth
     class_of = {text: said_as(text, task) for text in set(chain(*pairs))}  # of answers and truths
-    answer_classes = [class_of[text] for text, _ in pairs]
+    answer_classes = [class_of[answer] for answer, _ in pairs]
     true_classes = [class_of[truth] for _, truth in pairs]
     top, count = Counter(answer_classes).most_common(1)[0]
-    # the texts of this class; `last_turn` leaves out calls of a tool that come before the answer
-    texts = Counter(last_turn(text).strip() for text, _ in pairs if class_of[text] == top)
     # what the model answered in the rows for which the commonest answer is wrong
     where_wrong = [answer for answer, truth in zip(answer_classes, true_classes) if truth != top]
     return dict(
         said=top,  # class of the commonest answer
-        text=texts.most_common(1)[0][0],  # its commonest text
+        text=_commonest_text(answer for answer, _ in pairs if class_of[answer] == top),
         count=count,  # rows that get it
-        n=len(rows),  # all rows
+        n=len(rows),
         others=len(where_wrong),  # rows for which it is wrong
         others_count=where_wrong.count(top),  # rows that get it although it is wrong
         truths=len(set(true_classes)),  # different true answers
     )
+
+
+def _commonest_text(answers):
+    "The text that most answers end with; the turns of a tool before it are left out"
+    texts = Counter(last_turn(answer).strip() for answer in answers)
+    return texts.most_common(1)[0][0]
 
 
 def _by_kind(rows, task):
@@ -277,16 +287,15 @@ def verdict_of(
         return not_measured()
     task = task or guess_task(rows)
     # A trained reward (`batched`) needs pictures, which the rows do not hold: it cannot be computed here.
-    reward_reads_text = not getattr(reward, "batched", False)
-    text_reward = reward if reward_reads_text else None  # None: the task's own reward is computed
+    reads_text = not getattr(reward, "batched", False)
+    text_reward = reward if reads_text else None  # None: the task's own
     metrics, flipped = _needed_metrics(rows, task, text_reward)  # flipped: how many became right, and wrong
-    # (column, mark) → metric over all rows, such as ("gain_greedy", "exact")
-    overall = {(m["column"], m["mark"]): m for m in metrics if m["group"] is None}
-    overall |= _paid_gain(rows)  # the gain in a trained reward, if its numbers were stored with the answers
+    # (column, mark) → metric, such as ("gain_greedy", "exact")
+    overall = _over_all_rows(metrics) | _paid_gain(rows)
 
     from_metrics = questions(metrics, flipped, task)
     # adds questions that need more than metrics, such as whether all pictures get the same answer
-    all_questions = _all_questions(rows, task, overall, from_metrics, pays_text=reward_reads_text)
+    all_questions = _all_questions(rows, task, overall, from_metrics, pays_text=reads_text)
     answers = {q["name"]: q["answer"] for q in all_questions}
     outcome = _outcome(rows, task, overall, answers)  # a key of `outcomes`
     sentence = _sentence(outcome, rows, task, overall)
@@ -298,25 +307,28 @@ def _needed_metrics(rows, task, reward):
 
     `all_metrics` computes more metrics, and takes ten times as long."""
     scored = _needed_scores(rows, task, reward)  # column → mark → array with a number per row
-    main, pictures = main_mark(task), pictures_of(rows)  # main: the mark by which this task is judged
+    pictures = pictures_of(rows)  # of each row, or None
     metrics = []
     for column, marks in scored.items():
         metrics += [metric(column, values, pictures, mark=mark) for mark, values in marks.items()]
     metrics += blind_metrics(rows, task, reward)  # what the best answers without a picture earn
-    gain_by_looking = seeing_gain(rows, scored, main)  # None without answers to shuffled pictures
+    gain_by_looking = seeing_gain(rows, scored, main_mark(task))  # None without answers to shuffled pictures
     if gain_by_looking:
         metrics.append(gain_by_looking)
 
-    # The gain in each group of rows (a count, a type of question), since a group may lose where others gain.
-    gain_of_rows = {"gain_greedy": scored["after_greedy"][main] - scored["before_greedy"][main]}
-    for group in by_group(rows, gain_of_rows, task, measure=partial(difference, mark=main)):
-        metrics.append(group["gain_greedy"])  # the mean of this group's rows, with its interval
-    # The gain in all rows, for each mark of greedy and of sampled answers.
-    metrics += gains(rows, scored)
+    metrics += _gains_of_groups(rows, scored, task)
+    metrics += gains(rows, scored)  # of all rows, for each mark of greedy and of sampled answers
 
-    # How many answers became right, and how many wrong; `flip_mark` is a mark that is 1 or 0.
-    right_or_wrong = flip_mark(task)
+    right_or_wrong = flip_mark(task)  # a mark that is 1 or 0
     return metrics, flips(scored["before_greedy"][right_or_wrong], scored["after_greedy"][right_or_wrong])
+
+
+def _gains_of_groups(rows, scored, task):
+    "The gain of the best guess in each group of rows (a count, a type of question), as a list of metrics"
+    main = main_mark(task)
+    gain_of_rows = {"gain_greedy": scored["after_greedy"][main] - scored["before_greedy"][main]}
+    groups = by_group(rows, gain_of_rows, task, measure=partial(difference, mark=main))
+    return [group["gain_greedy"] for group in groups]
 
 
 def _needed_scores(rows, task, reward):
@@ -338,14 +350,17 @@ def _paid_gain(rows):
     A run with such a reward stores its numbers in the column `paid`: a dict, name of a column of answers →
     reward of the answer in it."""
     rewards_of_rows = [row.get("paid") for row in rows]
-    # another program's file may have a column `paid` with something else in it
-    needed = {"before_greedy", "after_greedy"}
-    if not all(isinstance(rewards, dict) and needed <= set(rewards) for rewards in rewards_of_rows):
+    if not all(map(_are_rewards, rewards_of_rows)):
         return {}
     gain_per_row = [rewards["after_greedy"] - rewards["before_greedy"] for rewards in rewards_of_rows]
     # `pictures_of`: rows of one picture are not independent, and the interval allows for that
     gain = difference("gain_greedy", gain_per_row, pictures_of(rows), mark="reward")
     return {("gain_greedy", "reward"): gain}
+
+
+def _are_rewards(paid):
+    "Whether the field `paid` of a row holds rewards; in another program's file it may be anything"
+    return isinstance(paid, dict) and {"before_greedy", "after_greedy"} <= set(paid)
 
 
 def not_measured(
@@ -360,54 +375,74 @@ def _all_questions(rows, task, overall, from_metrics, pays_text):
 
     `overall` maps (column, mark) to a metric, `from_metrics` comes from `questions`. `pays_text`: the reward
     reads text alone, so that its pay was computed. Returns a list of {name, question, answer, detail}."""
-    main = main_mark(task)
-    top, gain = commonest(rows, "after_greedy", task), overall["gain_greedy", main]
-    varied = "no" if _collapsed(rows, "after_greedy", task) else "yes"
+    gain = overall["gain_greedy", main_mark(task)]
+    asked = [_about_variety(rows, task), _about_enough_pictures(gain)]
+    if ("gain_greedy", "reward") in overall:  # only of a trained reward
+        asked.append(_about_pay(overall, main_mark(task)))
+    if pays_text:
+        asked.append(_about_blind_reward(overall))
+    asked += [_in_plain_words(q, task) for q in from_metrics]
+    # Questions without their columns are left out: only chapter 06 asks without and with another picture.
+    measured = [q for q in asked if q["answer"] != "not measured"]
+    return sorted(measured, key=lambda q: _question_order.index(q["name"]))
+
+
+_question_order = ("different_answers", "enough_pictures", "beats_one_answer", "beats_blind_reward",
+                   "paid_for_right", "greedy_rose", "sampled_rose", "as_meant", "more_than_luck",
+                   "no_group_paid", "needs_picture", "learned_to_see")
+
+
+def _about_variety(rows, task):
+    "Whether different pictures get different answers: a question of `_all_questions`"
+    top = commonest(rows, "after_greedy", task)
+    answer = "no" if _collapsed(rows, "after_greedy", task) else "yes"
     if top["n"] < fewest_to_collapse:  # so few may have one answer by chance
-        varied = "cannot tell"
-    asked = [("different_answers", "Does it say different things to different pictures?", varied,
-              f"“{top['text']}” to {top['count']} of {top['n']} pictures")]
+        answer = "cannot tell"
+    return dict(name="different_answers", question="Does it say different things to different pictures?",
+                answer=answer, detail=f"“{top['text']}” to {top['count']} of {top['n']} pictures")
+
+
+def _about_enough_pictures(gain):
+    "Whether there are enough pictures to tell gain from luck: a question of `_all_questions`"
     low, high = gain["ci95"]
     is_decided = _sees_a_gain(gain) or low > 0 or high < 0
-    asked.append(("enough_pictures", "Are there enough pictures to tell?", "yes" if is_decided else "no",
-                  f"{gain['n']}: {with_interval(gain, '+')}, {gain['interval']}"))
-    pay = overall.get(("gain_greedy", "reward"))  # only of a trained reward
-    if pay:
-        answer, because = _paid_for_right(pay, gain, overall.get(("gain_sampled", main)))
-        question = "Where the trained reward pays more, are more answers right?"
-        asked.append(("paid_for_right", question, answer, because))
-    if pays_text:
-        question = "Does it earn more than the best answer that ignores the picture?"
-        answer, because = _above(overall["after_greedy", "reward"], overall["blind", "reward"])
-        asked.append(("beats_blind_reward", question, answer, because))
-    asked += [(q["name"], q["question"], q["answer"], q["because"]) for q in from_metrics]
+    return dict(name="enough_pictures", question="Are there enough pictures to tell?",
+                answer="yes" if is_decided else "no",
+                detail=f"{gain['n']}: {with_interval(gain, '+')}, {gain['interval']}")
 
-    order = ("different_answers", "enough_pictures", "beats_one_answer", "beats_blind_reward",
-             "paid_for_right", "greedy_rose", "sampled_rose", "as_meant", "more_than_luck", "no_group_paid",
-             "needs_picture", "learned_to_see")
-    # Questions without their columns are left out: only chapter 06 asks without and with another picture.
-    asked = [entry for entry in asked if entry[2] != "not measured"]  # (name, question, answer, because)
-    asked.sort(key=lambda entry: order.index(entry[0]))
 
-    # plainer words than those of `questions`
+def _about_pay(overall, main):
+    "Whether answers for which a trained reward pays more are right: a question of `_all_questions`"
+    answer, because = _paid_for_right(
+        overall["gain_greedy", "reward"], overall["gain_greedy", main], overall.get(("gain_sampled", main)))
+    question = "Where the trained reward pays more, are more answers right?"
+    return dict(name="paid_for_right", question=question, answer=answer, detail=because)
+
+
+def _about_blind_reward(overall):
+    "Whether the reward is above that of the best blind answer: a question of `_all_questions`"
+    question = "Does it earn more than the best answer that ignores the picture?"
+    answer, because = _above(overall["after_greedy", "reward"], overall["blind", "reward"])
+    return dict(name="beats_blind_reward", question=question, answer=answer, detail=because)
+
+
+def _in_plain_words(question, task):
+    "A question from `questions`, as `_all_questions` returns it: in plainer words, and with `detail`"
     words = dict(greedy_rose="More than sharper guessing: is the best guess right more often?",
                  sampled_rose="Are sampled answers right more often?")
     # a box is seldom right or wrong: it overlaps more or less
     if task == "pointing":
         words = dict(greedy_rose="More than sharper guessing: does the best guess overlap more?",
                      sampled_rose="Do sampled answers overlap more?")
-    all_questions = []
-    for name, question, answer, detail in asked:
-        question = words.get(name, question)
-        all_questions.append(dict(name=name, question=question, answer=answer, detail=detail))
-    return all_questions
+    name = question["name"]
+    return dict(name=name, question=words.get(name, question["question"]), answer=question["answer"],
+                detail=question["because"])
 
 
 def _outcome(rows, task, overall, answers):
     """The one word for a run, a key of `outcomes`, where each word is explained
 
     `overall` maps (column, mark) to a metric, `answers` the name of a question to yes, no or cannot tell."""
-    # What would make a gain worthless.
     if answers["different_answers"] == "no":
         return "collapsed"
     different_truths = commonest(rows, "after_greedy", task)["truths"]
@@ -415,12 +450,12 @@ def _outcome(rows, task, overall, answers):
         return "one truth"
     if answers.get("paid_for_right") == "no":
         return "gamed"
-
     _, gain_high = overall["gain_greedy", main_mark(task)]["ci95"]  # upper end of the gain's interval
-    if gain_high < 0:
-        return "worse"
+    return "worse" if gain_high < 0 else _outcome_by_gain(answers)
 
-    # Did the best guess, and did sampled answers, become right more often?
+
+def _outcome_by_gain(answers):
+    "The word for a run without a fault that makes its gain worthless; `answers` as in `_outcome`"
     greedy, sampled = answers["greedy_rose"], answers.get("sampled_rose")
     if "yes" in (greedy, sampled) and answers.get("as_meant") == "no":
         return "not as meant"
@@ -438,51 +473,65 @@ def _sentence(outcome, rows, task, overall):
     """The verdict in one plain sentence or two, with the numbers
 
     `overall` maps (column, mark) to a metric; a mark is a way of scoring an answer, such as "exact"."""
-    # the mark by which the task is judged: exact, accuracy or iou; and a name such as "held-out pictures"
-    main, row_words = main_mark(task), _words_for_rows(rows)
-    gain = overall["gain_greedy", main]
-    # the clause that most sentences hold; `_points` writes a gain with its interval
-    change = (f"right answers went from {_percent(overall['before_greedy', main])} to "
-              f"{_percent(overall['after_greedy', main])} of {gain['n']} {row_words} ({_points(gain)})")
-    # IoU is no share of pictures, and is not written in percent
-    if task == "pointing":
-        before, after = overall["before_greedy", main]["value"], overall["after_greedy", main]["value"]
-        change = (f"mean IoU went from {before:.3f} to {after:.3f} on {gain['n']} {row_words} "
-                  f"({_points(gain)})")
-
+    change = _change_clause(rows, task, overall)  # most sentences hold it
     if outcome == "collapsed":
         return _collapse_sentence(rows, task, change)
     if outcome == "one truth":
-        truth = rows[0]["answer"]
-        return (f"Cannot be told: all {len(rows)} {row_words} have the same truth, “{truth}”, so that "
-                "one answer to everything is always right.")
+        return (f"Cannot be told: all {len(rows)} {_words_for_rows(rows)} have the same truth, "
+                f"“{rows[0]['answer']}”, so that one answer to everything is always right.")
     if outcome == "no better than one answer":
-        answer, share = _one_answer(rows, task)  # the best one, and its share as text
-        verb = _reaches(task)  # "is right on", or of boxes "has a mean IoU of"
-        return (f"Better than before, but no better than one answer to everything: {change}; always saying "
-                f"“{answer}” {verb} {share}.")
+        return ("Better than before, but no better than one answer to everything: "
+                f"{change}; {_best_answer_clause(rows, task)}.")
     if outcome == "not as meant":
-        right_gain = _points(overall["gain_sampled", main])
-        verbatim_gain = _points(overall["gain_sampled", "verbatim"])
-        return (f"Not as meant: sampled answers that count as right became more ({right_gain}), answers "
-                f"equal to the truth did not keep up ({verbatim_gain}); {gain['n']} {row_words}.")
+        return _not_meant_sentence(rows, task, overall)
     if outcome == "gamed":
         pay = with_interval(overall["gain_greedy", "reward"], "+")
         return f"Gamed: the trained reward pays more than before ({pay}), and yet {change}."
     if outcome == "surer":
-        sampled_gain = _points(overall["gain_sampled", main])
-        more = "overlap more" if task == "pointing" else "are right more often"
-        no_more = "does not" if task == "pointing" else "is not"
-        return (f"Surer, not better: sampled answers {more} ({sampled_gain}), the best guess {no_more}: "
-                f"{change}.")
+        return _surer_sentence(task, overall, change)
     if outcome == "too few pictures":
-        one_answer = ""
-        if _collapsed(rows, "after_greedy", task):  # nearly all of the few got the same answer
-            one_answer = " " + _said_to_all(rows, task)
-        return (f"Cannot be told, too few pictures: {change}. No gain and a large one could both look like "
-                f"it.{one_answer}")
+        return _too_few_sentence(rows, task, change)
     first_words = {"better": "Better", "worse": "Worse", "not better": "Not better"}
     return f"{first_words[outcome]}: {change}."
+
+
+def _change_clause(rows, task, overall):
+    "A clause with the main mark before and after training, such as `right answers went from …`"
+    main = main_mark(task)  # exact, accuracy or iou
+    before, after = overall["before_greedy", main], overall["after_greedy", main]
+    gain = overall["gain_greedy", main]
+    asked = f"{gain['n']} {_words_for_rows(rows)} ({_points(gain)})"
+    # IoU is no share of pictures, and is not written in percent
+    if task == "pointing":
+        return f"mean IoU went from {before['value']:.3f} to {after['value']:.3f} on {asked}"
+    return f"right answers went from {_percent(before)} to {_percent(after)} of {asked}"
+
+
+def _not_meant_sentence(rows, task, overall):
+    "The sentence about a run whose answers became right, but not in the words of the truth"
+    main = main_mark(task)
+    right_gain = _points(overall["gain_sampled", main])
+    verbatim_gain = _points(overall["gain_sampled", "verbatim"])
+    row_count = overall["gain_greedy", main]["n"]
+    return (f"Not as meant: sampled answers that count as right became more ({right_gain}), answers "
+            f"equal to the truth did not keep up ({verbatim_gain}); {row_count} {_words_for_rows(rows)}.")
+
+
+def _surer_sentence(task, overall, change):
+    "The sentence about a run of which only sampled answers got better; `change` is from `_change_clause`"
+    sampled_gain = _points(overall["gain_sampled", main_mark(task)])
+    more = "overlap more" if task == "pointing" else "are right more often"
+    no_more = "does not" if task == "pointing" else "is not"
+    return f"Surer, not better: sampled answers {more} ({sampled_gain}), the best guess {no_more}: {change}."
+
+
+def _too_few_sentence(rows, task, change):
+    "The sentences about a run with too few pictures; `change` is from `_change_clause`"
+    one_answer = ""
+    if _collapsed(rows, "after_greedy", task):  # nearly all of the few got the same answer
+        one_answer = " " + _said_to_all(rows, task)
+    return (f"Cannot be told, too few pictures: {change}. No gain and a large one could both look like "
+            f"it.{one_answer}")
 
 
 def _words_for_rows(rows):
@@ -493,13 +542,18 @@ def _words_for_rows(rows):
 def _collapse_sentence(rows, task, change):
     """The sentences about a collapsed run: the one answer that it gives, and what its score is worth
 
-    `change` says how the score changed, such as `right answers went from …`."""
+    `change` is from `_change_clause`."""
     finding = _what_is_repeated(rows, task)
     before = _how_uniform_before(rows, task)  # a clause: how often the model gave one answer before
-    answer, share = _one_answer(rows, task)  # the best answer to everything, and its share as text
-    verb = _reaches(task)  # "is right on", or of boxes "has a mean IoU of"
     change = change[0].upper() + change[1:]
-    return f"Collapsed: {finding} ({before}). {change}; always saying “{answer}” {verb} {share}."
+    return f"Collapsed: {finding} ({before}). {change}; {_best_answer_clause(rows, task)}."
+
+
+def _best_answer_clause(rows, task):
+    "A clause with the best answer to everything, such as `always saying “3” is right on 40.0 %`"
+    answer, share = _one_answer(rows, task)
+    verb = "has a mean IoU of" if task == "pointing" else "is right on"
+    return f"always saying “{answer}” {verb} {share}"
 
 
 def _what_is_repeated(rows, task):
@@ -543,11 +597,6 @@ def _one_answer(rows, task):
     return commonest_text, f"{100 * math.fsum(grades) / len(rows):.1f} %"
 
 
-def _reaches(task):
-    "The verb between an answer to everything and its share, as in: always saying “3” is right on 40.0 %"
-    return "has a mean IoU of" if task == "pointing" else "is right on"
-
-
 def _percent(m):
     "The value of a metric, a share, as text in percent"
     return f"{100 * m['value']:.1f} %"
@@ -587,11 +636,14 @@ def read_answers(
             answer = str(row["answer"])
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"{Path(path).name}: line {number} is no row with an answer") from error
-        texts = {}
-        for name in columns([row]):  # the columns that hold answers; one answer may stand without a list
-            texts[name] = row[name] if isinstance(row[name], list) else [row[name]]
+        texts = {name: _as_list(row[name]) for name in columns([row])}  # the columns that hold answers
         rows.append(row | texts | dict(answer=answer))
     return rows
+
+
+def _as_list(answers):
+    "The answers in a field of a row as a list; one answer may stand there without a list"
+    return answers if isinstance(answers, list) else [answers]
 
 
 def read_verdict(
@@ -611,8 +663,11 @@ def read_verdict(
         return not_measured()
     except ValueError as error:
         return not_measured(f"The answers that the run kept cannot be read: {error}.")
-    # the run's task and reward where they are known; with None `verdict_of` guesses
-    settings = results.get("settings") or {}
+    return _verdict_with_settings(rows, results.get("settings") or {})
+
+
+def _verdict_with_settings(rows, settings):
+    "The verdict on answers of a run with these settings; of an unknown task or reward `verdict_of` guesses"
     task = settings.get("task") if settings.get("task") in tuple(by_task) else None
     # a reward of this book; None for any other, whose code is not run to read a result
     reward = _plain_reward(settings.get("reward"))
