@@ -152,7 +152,7 @@ def _with_synonyms(words, synonyms):
     table, longest = _table_of(tuple(synonyms.items()))
     replaced, at = [], 0
     while at < len(words):
-        phrase = _longest_phrase(words[at:at + longest], table)
+        phrase = _longest_known_phrase(words[at:at + longest], table)
         if phrase:
             replaced += table[_joined_words(phrase)]
             at += len(phrase)
@@ -162,7 +162,7 @@ def _with_synonyms(words, synonyms):
     return replaced
 
 
-def _longest_phrase(words, table):
+def _longest_known_phrase(words, table):
     "The longest beginning of a list of words that is a phrase of the table; empty where none is"
     while words and _joined_words(words) not in table:
         words = words[:-1]
