@@ -17,9 +17,9 @@ _most_numbers = 40  # of a text that are looked at, the last ones: every rule is
 class Near(NamedTuple):
     "A number and the tokens around it"
 
-    tokens: list  # all of the text
+    tokens: list  # all of the text: numbers, words, marks
     place: int  # of the number among them
-    third_before: Token
+    third_before: Token  # this and the next ones: edge tokens where the text has none there
     second_before: Token
     before: Token
     number: Token
@@ -32,12 +32,12 @@ class Near(NamedTuple):
         return self.tokens[self.place - 7:self.place]
 
 
-def _is_clause_border(token):
+def _is_clause_border(token):  # .kind: number, word, han (Chinese), mark, line or edge
     "Whether a token is no word and no number: a mark such as a comma, a line break, the edge of the text"
     return token.kind in ("mark", "line", "edge")
 
 
-def _is_line_border(token):
+def _is_line_border(token):  # .kind: number, word, han (Chinese), mark, line or edge
     "Whether a token is a line break, or an edge token, which stands beyond the first and the last line"
     return token.kind in ("line", "edge")
 
@@ -58,18 +58,21 @@ _describing_words = set(
 _not_even_one = ("也没", "都没", "也沒", "都沒", "也不")
 
 
-def _is_pronoun(near: Near):  # a number token and its neighbours
-    "Whether the number is the pronoun `one`, as in one of them, no one, the green one, one can see"
+def _is_pronoun(near: Near):  # a number token and its neighbours; .text: in lower case
+    """Whether the number is the pronoun `one`, as in one of them, no one, the green one, one can see
+
+    In Chinese, where one is 一 or 1: whether it belongs to a phrase for "not even one"."""
     if near.number.text in ("一", "1"):
-        # 一个也没有, 一只狗都没有: not even one
+        # 一个也没有, 一只狗都没有: 也没, 都没 or 也不 stands in the five tokens behind the 一
         next_tokens = near.tokens[near.place + 1:near.place + 6]
         following = "".join(token.text for token in next_tokens)
         return any(phrase in following for phrase in _not_even_one)
     if near.number.text != "one":
         return False
+    # before it: no, each, the, this, which …; behind it: another, can, of, has …
     if near.before.text in _before_pronoun or near.after.text in _after_pronoun:
         return True
-    # "the red one", but not "a red one": that is one thing
+    # "the red one", but not "a red one": that is one thing, and `a` is none of `_before_pronoun`
     described = near.before.text in _describing_words
     return described and near.second_before.text in _before_pronoun
 
@@ -90,16 +93,20 @@ def _is_denied(near: Near):  # a number token and its neighbours
     return _is_negated(near.tokens, near.place)
 
 
-def _is_negated(tokens, i):
+def _is_negated(
+    tokens,  # numbers, words and marks of a text, with 8 edge tokens (`margin`) before and behind
+    i,  # place of a number, or of a word such as `any`
+):
     """Whether `not`, or a word like it, stands before token `i` with only small words such as `the` between
 
     `not more than 5` does not deny 5: `than` is no such word."""
-    # backwards from the token before `i`; at the beginning stand edge tokens, which end the search
+    # backwards over at most 5 tokens; further away `not` denies something else. Edge tokens end the search.
     for at in range(i - 1, i - 1 - _reach_of_negator, -1):
         # two tokens joined: a Chinese character is a token, and 没有 and 不是 have two
         word, two_words = tokens[at].text, tokens[at - 1].text + tokens[at].text
         if word in _negators or two_words in _chinese_negators:  # such as `not` and `without`
             return True
+        # rather than, instead of, no longer: joined above without a space
         if two_words in ("ratherthan", "insteadof", "nolonger"):
             return True
         if word not in _between_negator_and_number:  # small words such as `the` and `exactly`
@@ -107,7 +114,9 @@ def _is_negated(tokens, i):
     return False
 
 
-def _is_not_whole(near: Near):  # a number token and its neighbours
+def _is_not_whole(
+    near: Near,  # a number token and its neighbours; .text: in lower case; .glued: no space before it
+):
     """Whether the number is no whole number of things: 2.5, -3, 3 1/2, 三个半
 
     Also one whose value cannot be read (None), such as v2.5.1."""
@@ -127,7 +136,7 @@ def _is_not_whole(near: Near):  # a number token and its neighbours
     return number_follows and near.second_after.text == "/"
 
 
-def _has_decimals_or_half_in_words(near: Near):  # a number token and its neighbours
+def _has_decimals_or_half_in_words(near: Near):  # a number token and its neighbours; .text: in lower case
     "Whether the number is part of 三点五 (3.5), 三个半 (three and a half) or `three and a half`"
     if near.after.text == "点" and is_number(near.second_after):
         return True
@@ -141,9 +150,9 @@ def _has_decimals_or_half_in_words(near: Near):  # a number token and its neighb
 _percent_signs = {"%", "‰", "percent", "pct", "percentage", "成"}
 
 
-def _is_percentage(near: Near):  # a number token and its neighbours
+def _is_percentage(near: Near):  # a number token and its neighbours; .text: in lower case
     "Whether the number is a percentage, as in 95%, 95 percent, 百分之九十五"
-    if near.after.text in _percent_signs:
+    if near.after.text in _percent_signs:  # %, percent, or 成, a tenth
         return True
     # Chinese says "of a hundred parts" (百分之) before the number
     if near.before.text in ("百分之", "分之"):
@@ -154,18 +163,20 @@ def _is_percentage(near: Near):  # a number token and its neighbours
 _ordinal_words = set("first second third fourth fifth sixth seventh eighth ninth tenth".split())
 
 
-def _is_ordinal(near: Near):  # a number token and its neighbours
+def _is_ordinal(
+    near: Near,  # a number token and its neighbours; .text: in lower case; .glued: no space before it
+):
     "Whether the number is an ordinal and says which one, not how many: 3rd, twenty-first, 第三, 星期三"
     # 第 makes a number an ordinal, and 星期三, 礼拜三 and 周三 are weekdays
     if near.before.text in ("第", "期", "拜"):
         return True
-    if near.before.text == "周" and near.number.text in chinese:
+    if near.before.text == "周" and near.number.text in chinese:  # the digits 一 to 九
         return True
     # 3rd; `glued`: no space before the token
     if near.after.glued and near.after.text in ("st", "nd", "rd", "th"):
         return True
     # twenty-first to ninety-ninth: the number token is only the tens
-    if near.number.text not in tens:
+    if near.number.text not in tens:  # twenty, thirty, … ninety
         return False
     word = near.second_after if near.after.text == "-" else near.after
     return word.text in _ordinal_words
@@ -173,14 +184,19 @@ def _is_ordinal(near: Near):  # a number token and its neighbours
 
 def _is_size(near: Near):  # a number token and its neighbours
     "Whether the number is one side of a size, as in 512x512, 3 by 4, 2 * 3"
+    # _is_times: whether the sign between the two numbers multiplies, as x, * and `by` do
     if is_number(near.second_after) and _is_times(near.after, near.second_after):
         return True
     return is_number(near.second_before) and _is_times(near.before, near.number)
 
 
-def _is_times(sign, behind):
+def _is_times(
+    sign,  # token between two numbers
+    behind,  # token of the second number
+):
     "Whether a sign multiplies by the number `behind` it: 3 * 4 and 3*4, but not 5* 3"
     # `glued`: no space before the token; a multiplication has spaces on both sides, or on neither
+    # the signs: x, ×, * and `by`
     if sign.text not in _multiplication_signs or sign.glued != behind.glued:
         return False
     if sign.raw == "X" and not sign.glued:
@@ -195,12 +211,14 @@ _months = set(
     "apr jun jul aug sep sept oct nov dec".split())
 
 
-def _is_month(token):
+def _is_month(token):  # .text: in lower case; .raw: as written
     "Whether a token is a month; `may` and `march` are also verbs, so only a capital makes them one"
     return token.text in _months and token.raw[0].isupper()
 
 
-def _is_date_or_time(near: Near):  # a number token and its neighbours
+def _is_date_or_time(
+    near: Near,  # a number token and its neighbours; .text: in lower case; .glued: no space before it
+):
     "Whether the number is part of a date or a time, as in 12 May 2023, 10:30, 3 a.m., in 2019"
     if _is_beside_month(near):
         return True
@@ -218,7 +236,7 @@ def _is_date_or_time(near: Near):  # a number token and its neighbours
     return _is_year(near)
 
 
-def _is_beside_month(near: Near):  # a number token and its neighbours
+def _is_beside_month(near: Near):  # a number token and its neighbours; .text: in lower case
     "Whether the number stands beside a month, as both do in May 12, 2023"
     if _is_month(near.before) or _is_month(near.after):
         return True
@@ -229,12 +247,15 @@ def _is_beside_month(near: Near):  # a number token and its neighbours
 _before_year = {"in", "during", "until", "of", "from", "by", "before", "after", "("}
 
 
-def _is_year(near: Near):  # a number token and its neighbours
+def _is_year(
+    near: Near,  # a number token and its neighbours. Of a token:
+        #   .text is in lower case, .raw as written, .kind is word, number or mark
+):
     "Whether the number is a year: 1900 to 2099 behind a word such as `in`, with no word behind it"
     digits = near.number.raw
     if len(digits) != 4 or not digits.isdecimal():
         return False
-    # "in 2019 cells": a word behind it is the thing that is counted
+    # a year stands behind in, until, of, ( …; "in 2019 cells" counts the cells, the word behind it
     if near.after.kind == "word" or near.before.text not in _before_year:
         return False
     return 1900 <= int(digits) < 2100
@@ -254,13 +275,17 @@ _two_character_units = {
     "公斤", "千克", "公里", "公分", "小时", "小時", "分钟", "分鐘", "点钟", "點鐘", "点半", "周岁", "像素", "美元", "欧元", "块钱"}
 
 
-def _is_measure(near: Near):  # a number token and its neighbours
+def _is_measure(
+    near: Near,  # a number token and its neighbours. Of a token:
+        #   .text is in lower case, .kind is word, number or mark, .glued: no space before it
+):
     "Whether the number is a measure, an amount with a unit and no count: 5 cm, 3 hours, 30°, $5, 5米"
     if near.before.text in ("$", "€", "£", "¥"):
         return True
+    # each Chinese character is a token: 公斤 (kilogram) and 小时 (hour) are two
     if near.after.text + near.second_after.text in _two_character_units:
         return True
-    if near.after.text not in _units_of_measure:
+    if near.after.text not in _units_of_measure:  # such as cm, kg, hours, °
         return False
     # a unit of one letter must touch its number (5m) or have a power (5 m²): else it is taken for a letter
     is_one_letter = near.after.kind == "word" and len(near.after.text) == 1
@@ -283,8 +308,11 @@ def _is_name(near: Near):  # a number token and its neighbours
     return _is_glued_to_name(near) or _is_adjective(near) or _is_behind_label(near)
 
 
-def _is_glued_to_name(near: Near):  # a number token and its neighbours
-    "Whether the number touches a letter or a word that makes it part of a name: x3, GPT-4, 3D"
+def _is_glued_to_name(
+    near: Near,  # a number token and its neighbours. Of a token:
+        #   .text is in lower case, .kind is word, number or mark, .glued: no space before it
+):
+    "Whether the number touches a letter or a word that makes it part of a name: x3, GPT-4, 3D, fig.5, 5_"
     # `glued`: no space before the token
     if _is_one_letter(near.after):  # one that is glued to the number: 3D, but not "3 D"
         return True
@@ -298,7 +326,10 @@ def _is_glued_to_name(near: Near):  # a number token and its neighbours
     return near.before.kind == "word"  # x3
 
 
-def _is_adjective(near: Near):  # a number token and its neighbours
+def _is_adjective(
+    near: Near,  # a number token and its neighbours. Of a token:
+        #   .text is in lower case, .kind is word, number or mark, .glued: no space before it
+):
     "Whether the number begins an adjective with a hyphen, such as 5-star or three-legged"
     # `glued`: no space before the token
     if near.after.text != "-" or not near.after.glued:
@@ -310,9 +341,12 @@ def _is_adjective(near: Near):  # a number token and its neighbours
     return not word.text.endswith("s")
 
 
-def _is_behind_label(near: Near):  # a number token and its neighbours
+def _is_behind_label(
+    near: Near,  # a number token and its neighbours; .text: in lower case; .kind: word, number, mark …
+):
     "Whether a label before the number says what it is instead of a count: step 3, room no. 5, confidence: 97"
     label = near.before.text
+    # step 3, page 3, GPT 4; confidence 97, score 97, age 97
     if label == "#" or label in _label_words | _quantity_words:
         return True
     if label == ".":
@@ -323,18 +357,21 @@ def _is_behind_label(near: Near):  # a number token and its neighbours
     # page 5 of 10: the 10 is no count either
     if label == "of" and is_number(near.second_before):
         return near.third_before.text in _label_words
+    # confidence: 97, "confidence is 97": the name of the quantity stands before the sign
     if label in (":", "=", "is", "of"):
         return _word_before(near) in _quantity_words
     return False
 
 
-def _is_one_letter(token):
+def _is_one_letter(token):  # .glued: no space before it; .text: in lower case
     "Whether a token is a single Latin letter that touches the token before it, as in 3D, 40x"
     is_letter = token.kind == "word" and len(token.text) == 1
     return is_letter and token.glued and token.text.isascii()
 
 
-def _word_before(near: Near):  # a number token and its neighbours
+def _word_before(
+    near: Near,  # a number token and its neighbours; .text: in lower case; .kind: word, number, mark …
+):
     """The word before the `:`, `=`, `is` or `of` in front of the number: `confidence` in `confidence: 97`
 
     It is empty where there is no word. A quotation mark may stand between, as in `"confidence": 97`."""
@@ -350,7 +387,9 @@ _fraction_words = set(
     "sevenths eighth eighths tenth tenths hundredth hundredths".split())
 
 
-def _is_range_or_fraction(near: Near):  # a number token and its neighbours
+def _is_range_or_fraction(
+    near: Near,  # a number token and its neighbours; .text: in lower case; .raw: as written
+):
     "Whether the number is part of a range, a fraction or an estimate: 3-4, between 3 and 4, two thirds, 十几"
     if _is_joined(near):  # 3-4, 1/2, between 3 and 4
         return True
@@ -363,14 +402,15 @@ def _is_range_or_fraction(near: Near):  # a number token and its neighbours
     # 十来个 is ten or so
     if near.after.text in ("来", "來") and near.number.raw[-1] in "十百":
         return True
+    # several dozen, a few hundred: an estimate
     if near.number.raw in ("dozen", "hundred", "thousand"):
         return near.before.text in ("several", "few", "many", "some")
-    # two thirds, two-thirds
+    # two thirds, two-thirds: one word behind the number, or behind its hyphen
     denominator = near.second_after if near.after.text == "-" else near.after
     return denominator.text in _fraction_words
 
 
-def _is_joined(near: Near):  # a number token and its neighbours
+def _is_joined(near: Near):  # a number token and its neighbours; .text: in lower case
     "Whether the number is joined with another to a range or a fraction: 3-4, 3 to 4, between 3 and 4, 1/2"
     # `_range_joiners`: `to`, hyphens, `/`, 到; a slip is a typing error such as "5to 5", which joins nothing
     if near.after.text in _range_joiners and is_number(near.second_after):
@@ -384,7 +424,7 @@ def _is_joined(near: Near):  # a number token and its neighbours
     return False
 
 
-def _is_slip(token):
+def _is_slip(token):  # the one between two numbers; .glued: no space before it
     "Whether a word that would join two numbers touches the first, as in `5to 5`: then it is a typing error"
     return token.kind == "word" and token.glued
 
@@ -394,39 +434,44 @@ def _is_alternative(near: Near):  # a number token and its neighbours
     return _has_alternative(near, step=1) or _has_alternative(near, step=-1)
 
 
-def _has_alternative(near, step):
+def _has_alternative(
+    near,  # a number token (.number), its .place among all .tokens of the text
+    step,  # 1: search the tokens after it; -1: those before it
+):
     """Whether another number stands on one side of the number in `near`, with `or` or `maybe` between them
 
-    `step` is 1 to search the tokens after it, -1 for those before it. Between two numbers there may also be
-    commas and one word, as in `5 apples, 6 pears or 7`; anything else ends the search."""
+    Between two numbers there may also be commas and one word, as in `5 apples, 6 pears or 7`; anything else
+    ends the search."""
     saw_or = False
     saw_word = False  # since the last number that was met
     # these places exist: `tokens_of` adds `margin` edge tokens at both ends
     for distance in range(1, margin + 1):
         token = near.tokens[near.place + step * distance]
-        if _means_or(token):
+        if _means_or(token):  # `or`, `maybe`, `perhaps`
             saw_or = True
         elif is_number(token):
             if saw_or:
                 return True
             saw_word = False
         elif token.kind == "word" and not saw_word:
-            saw_word = True
+            saw_word = True  # what the number counts; a second word would begin another statement
         elif token.text != ",":
             return False
     return False
 
 
-def _means_or(token):
+def _means_or(token):  # .glued: no space before it; .text: in lower case
     "Whether a token offers another number: `or`, `maybe`; not the `or` of `5or 5`, a typing error"
     is_or = token.text == "or" and not token.glued  # `glued`: no space before it
     return is_or or token.text in ("maybe", "perhaps", "possibly")
 
 
-def _is_number_code(near: Near):  # a number token and its neighbours
+def _is_number_code(near: Near):  # a number token and its neighbours; .raw: as written
     "Whether the number is part of a code of long numbers side by side, such as a telephone's: 555 123 4567"
+    # of three digits or more: "12 10" may be two counts
     def is_long(token):
         return is_number(token) and len(token.raw) > 2 and token.raw.isdecimal()
+    # two long numbers side by side: this one and its neighbour, or both on one side of it
     if is_long(near.before):
         return is_long(near.number) or is_long(near.second_before)
     if is_long(near.after):
@@ -445,13 +490,15 @@ def _is_share(near: Near):  # a number token and its neighbours
     return _is_share_by_what_follows(near) or _is_share_by_what_precedes(near)
 
 
-def _is_share_by_what_follows(near: Near):  # a number token and its neighbours
+def _is_share_by_what_follows(near: Near):  # a number token and its neighbours; .text: in lower case
     "Whether the words behind the number say that it counts a part of the things: two of them, 3 each"
     following, second = near.after.text, near.second_after.text
+    # two of them, of these, of which, of the
     if following == "of" and second in _words_of_a_whole:
         return True
     if following in ("each", "apiece", "per", "之一"):
         return True
+    # 3 in each, 2 on every
     if following in ("in", "on", "for") and second in ("each", "every"):
         return True
     # "One is flying" or "and two are red", at the beginning of a clause
@@ -460,7 +507,7 @@ def _is_share_by_what_follows(near: Near):  # a number token and its neighbours
     return False
 
 
-def _is_share_by_what_precedes(near: Near):  # a number token and its neighbours
+def _is_share_by_what_precedes(near: Near):  # a number token and its neighbours; .text: in lower case
     "Whether the words before the number say that it counts a part of the things: of which 1, including 2"
     before, second = near.before.text, near.second_before.text
     # 中 is the end of 其中, "of which"
@@ -482,10 +529,10 @@ def _is_share_by_what_precedes(near: Near):  # a number token and its neighbours
     return _is_behind_each(near)
 
 
-def _is_behind_each(near: Near):  # a number token and its neighbours
+def _is_behind_each(near: Near):  # a number token and its neighbours; .text: in lower case
     "Whether `each` or the like stands in the four tokens before the number, in its clause: each has 3"
-    for token in reversed(near.seven_before()[-4:]):
-        if token.text in _ends_share_clause:
+    for token in reversed(near.seven_before()[-4:]):  # the nearest first
+        if token.text in _ends_share_clause:  # a comma, a full stop, a line break, the text's beginning
             return False
         if token.text in ("each", "every", "per", "每"):
             return True
@@ -497,14 +544,17 @@ _places = {
     "在", "从"}
 
 
-def _is_place(near: Near):  # a number token and its neighbours
+def _is_place(near: Near):  # a number token and its neighbours; .text: in lower case
     "Whether the number counts the places where the things are, as in on 2 plates, in the two rows"
+    # `_places`: in, on, at, across …; a word such as `the` may stand between
     if near.before.text in ("the", "these", "those", "its", "their", "both"):
         return near.second_before.text in _places
     return near.before.text in _places
 
 
-def _is_behind_name(near: Near):  # a number token and its neighbours
+def _is_behind_name(
+    near: Near,  # a number token and its neighbours; .raw: as written; .kind: word, number, mark …
+):
     """Whether the number stands behind a proper name, as in a Boeing 747, on Route 66
 
     A word with a capital is taken for a name where the word before it is in lower case, so that no sentence
@@ -518,11 +568,11 @@ def _is_behind_name(near: Near):  # a number token and its neighbours
     return word[0].isupper()
 
 
-def _is_superseded(near: Near):  # a number token and its neighbours
+def _is_superseded(near: Near):  # a number token and its neighbours; .text: in lower case
     "Whether the number is a first guess that the text then gives up: at first I saw 8, I thought 8"
     words = set()  # of the number's own clause: in "at first I saw 8, now 9" the 9 is no first guess
     for token in reversed(near.seven_before()):  # the nearest first
-        if _is_clause_border(token):
+        if _is_clause_border(token):  # a mark, a line break, the beginning of the text
             break
         words.add(token.text)
     if words & {"initially", "originally", "thought"}:
@@ -565,7 +615,9 @@ def number_roles(
     return roles
 
 
-def _roles_without_rules(tokens):
+def _roles_without_rules(
+    tokens,  # numbers, words and marks of a text, with 8 edge tokens (`margin`) before and behind
+):
     "The role of each number that no rule fits, by its place: `count`, or `in brackets` inside of ( )"
     roles, open_brackets = {}, 0
     for i, token in enumerate(tokens):
@@ -574,25 +626,32 @@ def _roles_without_rules(tokens):
         elif token.text == "(":
             open_brackets += 1
         elif token.text == ")":
-            open_brackets = max(0, open_brackets - 1)
+            open_brackets = max(0, open_brackets - 1)  # not below 0: a text may have a ) too many
     return roles
 
 
-def _list_numbers(tokens):
+def _list_numbers(
+    tokens,  # numbers, words and marks of a text, with 8 edge tokens (`margin`) before and behind
+):
     "The places of the tokens that number the items of a list: 1., 2., 3. at the beginning of lines"
     places, next_number = set(), 1
     for i in range(margin, len(tokens) - margin):  # all but the edge tokens at both ends
+        # the numbers must be 1, 2, 3 in this order: "5. red" alone numbers nothing
         if tokens[i].value == next_number and _begins_item(tokens, i, is_first=next_number == 1):
             places.add(i)
             next_number += 1
     return places
 
 
-def _begins_item(tokens, i, is_first):
+def _begins_item(
+    tokens,  # numbers, words and marks of a text, with 8 edge tokens (`margin`) before and behind
+    i,  # place of a number
+    is_first,  # True where it would be the first item of its list
+):
     "Whether the number at token `i` begins an item of a list, the first one or a later one: 1. red, 2) blue"
     before, _number, sign = tokens[i - 1:i + 2]
     begins_line = _is_line_border(before)
-    # In "1) red 2) blue" the second item stands behind the first one.
+    # In "1) red 2) blue" the second item stands behind the first one; "(2)" is a number in brackets.
     follows_item = sign.text == ")" and not is_first and before.text != "("
     has_sign = sign.text in (".", ")", "、") and sign.glued  # `glued`: no space before it
     # "3." at the end of a line is a count and a full stop
@@ -608,7 +667,10 @@ _meta_nouns = set(
     "reason chance need longer matter sense means evidence more fewer less further clear other".split())
 
 
-def _is_meta_noun(tokens, i):
+def _is_meta_noun(
+    tokens,  # numbers, words and marks of a text, with 8 edge tokens (`margin`) before and behind
+    i,  # place of the token behind `no`, `any` or the like
+):
     """Whether token `i`, or the one behind it, is a noun such as `idea` or `number`
 
     Such nouns speak of the answer: `no idea` or `any number` says nothing of the things that are counted. The
@@ -616,12 +678,17 @@ def _is_meta_noun(tokens, i):
     return tokens[i].text in _meta_nouns or tokens[i + 1].text in _meta_nouns
 
 
-def _says_none(tokens):
+def _says_none(
+    tokens,  # numbers, words and marks of a text, with 8 edge tokens (`margin`) before and behind
+):
     "Whether a text says that there are none of the things: no apples, none, not any, isn't one, 没有苹果"
     return any(_says_none_at(tokens, i) for i in range(margin, len(tokens) - margin))
 
 
-def _says_none_at(tokens, i):
+def _says_none_at(
+    tokens,  # numbers, words and marks of a text, with 8 edge tokens (`margin`) before and behind
+    i,  # place of a token
+):
     "Whether token `i` is the word by which a text says that there are none: `none`, the `no` of `no apples`"
     # `tokens` begins and ends with `margin` (8) edge tokens, so that neighbours are always there
     word, following = tokens[i].text, tokens[i + 1]
@@ -637,9 +704,12 @@ def _says_none_at(tokens, i):
     return _says_none_in_chinese(tokens, i)
 
 
-def _is_denied_any(tokens, i):
+def _is_denied_any(
+    tokens,  # numbers, words and marks of a text, with 8 edge tokens (`margin`) before and behind
+    i,  # place of `any`, `one` or `a single`
+):
     "Whether `any`, `one` or `a single` at token `i` is denied: not any apples, I can't see a single apple"
-    # "not any number" says nothing of the things
+    # "not any number" says nothing of the things; `_is_meta_noun`: a noun such as `number` or `idea`
     if _is_meta_noun(tokens, i + 1):
         return False
     # "I can't see any". Not for `one`: "I can't see one of them" says only that one is hidden.
@@ -651,14 +721,21 @@ def _is_denied_any(tokens, i):
 _chinese_meta_nouns = ("数字", "办法", "答案", "把握")
 
 
-def _is_no_before_thing(tokens, i):
+def _is_no_before_thing(
+    tokens,  # numbers, words and marks of a text, with 8 edge tokens (`margin`) before and behind
+    i,  # place of the token `no`
+):
     "Whether the `no` at token `i` stands before a thing that is missing: no apples, but not: No, no idea"
-    if tokens[i + 1].kind != "word":
+    if tokens[i + 1].kind != "word":  # "No, …", "No." and the like answer something else
         return False
+    # `_is_meta_noun`: a noun such as `idea` or `doubt`, or an adjective and such a noun
     return not _is_meta_noun(tokens, i + 1)
 
 
-def _says_none_in_chinese(tokens, i):
+def _says_none_in_chinese(
+    tokens,  # numbers, words and marks of a text, with 8 edge tokens (`margin`) before and behind
+    i,  # place of a token
+):
     """Whether token `i` begins a Chinese phrase for "there are none": 没有苹果, 没看到, 看不到, 不存在, 无
 
     The tokens of a Chinese text are single characters, most of them."""
@@ -675,7 +752,10 @@ def _says_none_in_chinese(tokens, i):
     return word in ("无", "無") and tokens[i - 1].kind != "han"
 
 
-def _says_none_behind_mei(tokens, i):
+def _says_none_behind_mei(
+    tokens,  # numbers, words and marks of a text, with 8 edge tokens (`margin`) before and behind
+    i,  # place of the token 没
+):
     "Whether the 没 (not) at token `i` begins a phrase for there are none: 没有苹果, 没看到, not 没有办法"
     second, third, fourth = (token.text for token in tokens[i + 1:i + 4])
     # 没看到, 没见, 没发现: did not see; but 没看清 (did not see clearly) says nothing of the things
@@ -707,11 +787,14 @@ _dimension_names = {"2d", "3d", "4d", "4k", "8k", "3g", "4g", "5g"}
 _longest_phrase = 7  # tokens between an article and the number that wins over it
 
 
-def _count_after_picture(tokens, roles):  # roles: place of a number → what it is, from `number_roles`
+def _count_after_picture(
+    tokens,  # numbers, words and marks of a text, with 8 edge tokens (`margin`) before and behind
+    roles,  # place of each number among them → its role, such as "count", "share" or "size"
+):
     "The count in the last phrase such as `a photo of 3 apples`, or None"
     for i in range(len(tokens) - margin - 1, margin, -1):  # backwards, without the edge tokens
         if tokens[i].text != "of" or tokens[i - 1].text not in _picture_words:
-            continue
+            continue  # no `photo of`, `image of` or the like
         at = _behind_words_before_count(tokens, i + 1)  # the place of a number, of `a`, or of `no`
         if tokens[at].text == "no":
             # 0 for "a photo of no dogs". None for "a photo of no idea", without a look at earlier phrases.
@@ -722,11 +805,15 @@ def _count_after_picture(tokens, roles):  # roles: place of a number → what it
     return None
 
 
-def _behind_words_before_count(tokens, at):
+def _behind_words_before_count(
+    tokens,  # numbers, words and marks of a text, with 8 edge tokens (`margin`) before and behind
+    at,  # place of a token
+):
     """The place behind words such as `about` or `exactly`, if token `at` and those after it are such words
 
     The `no` of `no more than 5` is such a word, but not the `no` of `no dogs`."""
-    # This stops before the end: `tokens` ends with edge tokens (`margin` of them), which are no such words.
+    # Such words are about, exactly, at least, no more than, the. The edge tokens at the end are none, so this
+    # stops there.
     while tokens[at].text in _words_before_count:
         if tokens[at].text == "no" and tokens[at + 1].text not in _words_before_count:
             break
@@ -734,30 +821,41 @@ def _behind_words_before_count(tokens, at):
     return at
 
 
-def _count_of_phrase(tokens, roles, at):  # roles: place of a number → what it is, from `number_roles`
+def _count_of_phrase(
+    tokens,  # numbers, words and marks of a text, with 8 edge tokens (`margin`) before and behind
+    roles,  # place of each number among them → its role, such as "count", "share" or "size"
+    at,  # place of the token at which the phrase begins
+):
     "The count in the phrase that begins at token `at`: its number, or 1 for `a` or `an`; None without either"
     if is_number(tokens[at]):
         return _count_of_number(tokens, roles, at)  # None where its role is no count
     return _count_behind_article(tokens, roles, at) if tokens[at].text in ("a", "an") else None
 
 
-def _count_behind_article(tokens, roles, article):  # roles: place of a number → what it is
+def _count_behind_article(
+    tokens,  # numbers, words and marks of a text, with 8 edge tokens (`margin`) before and behind
+    roles,  # place of each number among them → its role, such as "count", "share" or "size"
+    article,  # place of the token `a` or `an`
+):
     """The count in the phrase whose `a` or `an` is token `article`: a number behind it, or else 1
 
     None for a group, as in `a few apples` or `a group of people`, and where the number is no count."""
     has_group_noun = False
-    for i in range(article + 1, article + _longest_phrase):
+    for i in range(article + 1, article + _longest_phrase):  # the next 6 tokens; then begins another phrase
         if is_number(tokens[i]):
             # "a group of 5 people" and, a share, "a bowl with 5 of them": the number wins over the article
             return int(tokens[i].value) if roles.get(i) in ("count", "share") else None
-        if _ends_phrase(tokens, i):
+        if _ends_phrase(tokens, i):  # at a mark, at `on`, `and` and the like, at the `of` of "of fruit"
             break
-        if tokens[i].text in _group_nouns:
+        if tokens[i].text in _group_nouns:  # few, lot, group, bunch, pair …
             has_group_noun = True
     return None if has_group_noun else 1
 
 
-def _ends_phrase(tokens, i):
+def _ends_phrase(
+    tokens,  # numbers, words and marks of a text, with 8 edge tokens (`margin`) before and behind
+    i,  # place of a token in the phrase
+):
     """Whether a phrase that began with `a`, in which a number is looked for, ends before token `i`
 
     `a bowl of fruit` ends before `of`; `a bowl of 5` and `a bowl of about 5` go on, to the number."""
@@ -769,24 +867,33 @@ def _ends_phrase(tokens, i):
     return is_before_content and not number_may_come
 
 
-def _count_of_number(tokens, roles, at):  # roles: place of a number → what it is, from `number_roles`
+def _count_of_number(
+    tokens,  # numbers, words and marks of a text, with 8 edge tokens (`margin`) before and behind
+    roles,  # place of each number among them → its role, such as "count", "share" or "size"
+    at,  # place of the number
+):
     """The value of the number at token `at`, behind words such as `photo of`, if it counts things; else None
 
     A measure is a count here: in `a photo of 5 feet` it counts feet."""
     number, role = tokens[at], roles.get(at)
     if role == "name":
-        is_count = _is_mistyped_count(number, tokens[at + 1])
+        is_count = _is_mistyped_count(number, tokens[at + 1])  # "5c discs", but not "3D glasses"
     else:
-        is_count = role in ("count", "measure") or role in _roles_of_second_choice  # such as `share`
+        # the weaker roles share, place, behind a name, superseded and in brackets count here, too
+        is_count = role in ("count", "measure") or role in _roles_of_second_choice
     if not is_count or number.value is None:
         return None
     return int(number.value)  # a whole number: 2.5 has the role `not whole`
 
 
-def _is_mistyped_count(number, following):
+def _is_mistyped_count(
+    number,  # its token
+    following,  # the token behind it
+):
     "Whether a number with the role `name` is a count and a typing error: 5c discs, but not 3D glasses"
     # `glued`: no space before the token
     touches_letters = following.glued and following.kind == "word"
+    # such as 2d, 3d, 4k, 5g; `text` is in lower case
     is_dimension = number.text + following.text in _dimension_names
     return touches_letters and not number.glued and not is_dimension
 
@@ -801,7 +908,10 @@ _ends_clause = {",", ".", ";", "!", "?", "。", "；", "\n", "("}
 _reach_of_answer = 24  # tokens behind "answer" in which its number stands
 
 
-def _stated_counts(tokens, roles):  # roles: place of a number → what it is, from `number_roles`
+def _stated_counts(
+    tokens,  # numbers, words and marks of a text, with 8 edge tokens (`margin`) before and behind
+    roles,  # place of each number among them → its role, such as "count", "share" or "size"
+):
     "The places of the counts that the text marks as its answer: `answer: 5`, `5 in total`, `一共有5`"
     places = []
     for i in range(margin, len(tokens) - margin):  # all but the edge tokens at both ends
@@ -811,23 +921,31 @@ def _stated_counts(tokens, roles):  # roles: place of a number → what it is, f
     return places
 
 
-def _count_stated_by(tokens, roles, i):  # roles: place of a number → what it is, from `number_roles`
+def _count_stated_by(
+    tokens,  # numbers, words and marks of a text, with 8 edge tokens (`margin`) before and behind
+    roles,  # place of each number among them → its role, such as "count", "share" or "size"
+    i,  # place of the word
+):
     "The place of the count that the word at token `i`, such as `total`, marks as the answer, or None"
     word = tokens[i].text
     if word == "all" and tokens[i - 1].text == "in":  # "in all" means "in total"
         word = "total"
     if word in ("total", "altogether"):
-        place = _count_before_total(tokens, roles, i)  # "5 in total"
+        place = _count_before_total(tokens, roles, i)  # "5 in total"; None where no count stands there
         if place is not None:
             return place
-    if word in _words_before_answer:
+    if word in _words_before_answer:  # answer, total, altogether, 一共 …
         return _last_count_of_clause(tokens, roles, i)  # "answer 5", "total: 5"
-    if word in _words_that_need_a_sign:
+    if word in _words_that_need_a_sign:  # count, number, sum, result, conclusion
         return _last_count_behind_sign(tokens, roles, i)  # "count: 5", but not "count 5"
     return None
 
 
-def _count_before_total(tokens, roles, i):  # roles: place of a number → what it is, from `number_roles`
+def _count_before_total(
+    tokens,  # numbers, words and marks of a text, with 8 edge tokens (`margin`) before and behind
+    roles,  # place of each number among them → its role, such as "count", "share" or "size"
+    i,  # place of `total` or `altogether`
+):
     "The place of the count in `5 in total`, at most three tokens before the `total` at token `i`; or None"
     place = _count_close_before(tokens, roles, i)
     if place is None or tokens[i + 1].text != ":":
@@ -838,47 +956,68 @@ def _count_before_total(tokens, roles, i):  # roles: place of a number → what 
     return place if tokens[place].value == sum(parts) else None
 
 
-def _count_close_before(tokens, roles, i):  # roles: place of a number → what it is, from `number_roles`
+def _count_close_before(
+    tokens,  # numbers, words and marks of a text, with 8 edge tokens (`margin`) before and behind
+    roles,  # place of each number among them → its role, such as "count", "share" or "size"
+    i,  # place of a token such as `total`
+):
     "The place of the nearest count among the three tokens before token `i`, in the same clause; or None"
     # `tokens` begins and ends with `margin` (8) edge tokens, so that neighbours are always there
     for at in (i - 1, i - 2, i - 3):
-        if tokens[at].text in _ends_clause:
+        if tokens[at].text in _ends_clause:  # a comma, a full stop, a line break, an opening bracket …
             return None
         if roles.get(at) == "count":
             return at
     return None
 
 
-def _last_count_of_clause(tokens, roles, i):  # roles: place of a number → what it is, from `number_roles`
+def _last_count_of_clause(
+    tokens,  # numbers, words and marks of a text, with 8 edge tokens (`margin`) before and behind
+    roles,  # place of each number among them → its role, such as "count", "share" or "size"
+    i,  # place of the word such as `answer`
+):
     "The place of the last count in the clause behind a word such as `answer` at token `i`, or None"
     last_count = None  # its place
-    for at in range(i + 1, i + _reach_of_answer):
+    for at in range(i + 1, i + _reach_of_answer):  # in the next 23 tokens
         token = tokens[at]
         if token.kind == "edge":
             break
-        if token.text in _ends_clause:
+        if token.text in _ends_clause:  # a comma, a full stop, a line break, an opening bracket …
+            # "the answer is (5)", or "Answer:" on a line of its own: the count may still come
             if last_count is not None or not _may_precede_count(token, at - i):
                 break
         # shares and places, too: "the answer is 5 of them", "the total is in 5 rows"
         if roles.get(at) in ("count", "in brackets", "place", "share"):
             last_count = at
+    # `_counts_up`: "the total: 1, 2, 3" is still counting, and states nothing
     return None if last_count is None or _counts_up(tokens, last_count) else last_count
 
 
-def _counts_up(tokens, place):
+def _counts_up(
+    tokens,  # numbers, words and marks of a text, with 8 edge tokens (`margin`) before and behind
+    place,  # of the last number in its clause
+):
     "Whether another number follows the one at `place`, as in `let me count: 1, 2, 3`: nothing is stated yet"
     return tokens[place + 1].text == "," and is_number(tokens[place + 2])
 
 
-def _may_precede_count(token, distance):
+def _may_precede_count(
+    token,  # a comma, a full stop, a line break, a bracket or the like
+    distance,  # number of tokens from a word such as `answer` to it
+):
     """Whether a token that ends a clause may stand between a word such as `answer` and its count
 
     An opening bracket may, as in `the answer is (5)`, and a line break close behind the word, as in `Answer:`
-    on a line of its own. `distance` is the number of tokens from the word to this one."""
+    on a line of its own."""
+    # 3: between the word and the line break there may be a colon and one more mark
     return token.text == "(" or (token.kind == "line" and distance <= 3)
 
 
-def _last_count_behind_sign(tokens, roles, i):  # roles: place of a number → what it is, from `number_roles`
+def _last_count_behind_sign(
+    tokens,  # numbers, words and marks of a text, with 8 edge tokens (`margin`) before and behind
+    roles,  # place of each number among them → its role, such as "count", "share" or "size"
+    i,  # place of the word such as `count`
+):
     """The place of the count behind a word such as `count` or `number` at token `i` and a sign, or None
 
     The sign is `:`, `=`, `is` or `was`: `count: 5`, `the number of apples is 5`, not `I count 1, 2, 3`."""
@@ -886,19 +1025,22 @@ def _last_count_behind_sign(tokens, roles, i):  # roles: place of a number → w
     if tokens[i].text == "number" and tokens[i + 1].text != "of":
         return None
     place = _last_count_of_clause(tokens, roles, i)  # the last number of the clause that may be a count
-    if place is None:
+    if place is None:  # no number, or several in a row: "count: 1, 2, 3"
         return None
     words_between = {token.text for token in tokens[i + 1:place]}
     return place if words_between & {":", "=", "is", "was"} else None
 
 
-def _is_correction(tokens, i):
+def _is_correction(
+    tokens,  # numbers, words and marks of a text, with 8 edge tokens (`margin`) before and behind
+    i,  # place of a token
+):
     "Whether token `i` takes back what was said before it: `wait`, `actually`, or `No,` that begins a clause"
     # `tokens` begins and ends with `margin` (8) edge tokens, so that neighbours are always there
     word, following = tokens[i].text, tokens[i + 1].text
     if word != "no":
         return word in _correction_words
-    if following not in (",", ".", ":"):
+    if following not in (",", ".", ":"):  # "no apples" takes nothing back
         return False
     return _is_clause_border(tokens[i - 1])
 
@@ -914,7 +1056,10 @@ def behind_correction(
     return []
 
 
-def _after_correction(tokens, places):
+def _after_correction(
+    tokens,  # numbers, words and marks of a text, with 8 edge tokens (`margin`) before and behind
+    places,  # of counts, ascending
+):
     "The counts at `places` (ascending) that stand behind the last `wait` or the like; all if there is none"
     for i in range(len(tokens) - margin - 1, margin - 1, -1):  # backwards, without the edge tokens
         # only a correction with a count behind it takes counts back
@@ -923,17 +1068,20 @@ def _after_correction(tokens, places):
     return places
 
 
-def _total_before_parts(values):
+def _total_before_parts(values):  # of a text's counts, in their order, such as [5, 2, 3]
     "The first value that is the sum of all values behind it, two at least, as in 5: 2 red, 3 green; or None"
     sum_of_rest = sum(values)
-    for value in values[:-2]:
+    for value in values[:-2]:  # at least two parts: in "5, then 5" the second is no part of the first
         sum_of_rest -= value
         if value == sum_of_rest and value > 0:
             return value
     return None
 
 
-def _chosen_count(tokens, roles):  # roles: place of a number → what it is, from `number_roles`
+def _chosen_count(
+    tokens,  # numbers, words and marks of a text, with 8 edge tokens (`margin`) before and behind
+    roles,  # place of each number among them → its role, such as "count", "share" or "size"
+):
     """The one count that a text states, chosen among its numbers, or None
 
     The first of these that the text holds:
@@ -950,19 +1098,24 @@ def _chosen_count(tokens, roles):  # roles: place of a number → what it is, fr
         return count
     if _says_none(tokens):
         return 0
+    # share ("2 of them"), place ("on 2 plates"), behind a name, superseded ("at first 8"), in brackets
     weaker = [place for place, role in roles.items() if role in _roles_of_second_choice]
     if weaker:
         return int(tokens[weaker[-1]].value)
     return _one_thing(tokens, roles)  # None without such a phrase
 
 
-def _concluding_count(tokens, roles):  # roles: place of a number → what it is, from `number_roles`
+def _concluding_count(
+    tokens,  # numbers, words and marks of a text, with 8 edge tokens (`margin`) before and behind
+    roles,  # place of each number among them → its role, such as "count", "share" or "size"
+):
     """The last count marked as the answer; else a total before its parts; else the last count; or None
 
     Counts before a correction such as `wait` or `No,` are passed over."""
     counts = [place for place, role in roles.items() if role == "count"]  # places of them
     counts = _after_correction(tokens, counts)
     first = counts[0] if counts else 0  # no number before this place is taken
+    # those that a word such as `answer` or `total` marks
     stated = [place for place in _stated_counts(tokens, roles) if place >= first]
     if stated:
         return int(tokens[stated[-1]].value)
@@ -975,7 +1128,10 @@ def _concluding_count(tokens, roles):  # roles: place of a number → what it is
     return int(tokens[counts[-1]].value) if total is None else total
 
 
-def _one_thing(tokens, roles):  # roles: place of a number → what it is, from `number_roles`
+def _one_thing(
+    tokens,  # numbers, words and marks of a text, with 8 edge tokens (`margin`) before and behind
+    roles,  # place of each number among them → its role, such as "count", "share" or "size"
+):
     "The count in `there is an apple` or `there's a dog`: 1, or a number in place of the article; or None"
     for i in range(margin, len(tokens) - margin):  # all but the edge tokens at both ends
         at = i + 1  # the place behind "there's", or behind "there is"
@@ -983,7 +1139,7 @@ def _one_thing(tokens, roles):  # roles: place of a number → what it is, from 
             at = i + 2
         elif tokens[i].text != "there's":
             continue
-        # not for "there is a problem"
+        # not for "there is a problem", which speaks of the answer: token `at` is the article
         if not _is_meta_noun(tokens, at + 1):
             return _count_of_phrase(tokens, roles, at)
     return None
@@ -1041,20 +1197,26 @@ def read_number(
     return 0.0 if is_none else None
 
 
-def _holds_part_of_number(tokens, roles):  # roles: place of a number → what it is, from `number_roles`
+def _holds_part_of_number(
+    tokens,  # numbers, words and marks of a text, with 8 edge tokens (`margin`) before and behind
+    roles,  # place of each number among them → its role, such as "count", "share" or "size"
+):
     "Whether a number of a text is written in several tokens, such as 2 1/2 or 10^3, which is not read"
+    # "not whole" is the role of 2.5 and -3, which can be read, and of the 2 of 2 1/2, which cannot alone
     not_whole = [place for place, role in roles.items() if role == "not whole"]
     return any(_is_part_of_number(tokens[place].value) for place in not_whole)
 
 
-def _is_part_of_number(value):
+def _is_part_of_number(value):  # a float; None where it could not be read, as of 2.5.1
     """Whether a token with the role `not whole` is only a part of a number: the 2 of 2 1/2, the 10 of 10^3
 
     The value of such a part is whole and not negative, unlike that of 2.5 or -3."""
     return value is not None and value >= 0 and value == int(value)
 
 
-def _lone_fraction(tokens):
+def _lone_fraction(
+    tokens,  # numbers, words and marks of a text, with 8 edge tokens (`margin`) before and behind
+):
     "The value of a fraction such as 1/2 where a text holds these two numbers and no other, or None"
     places = [i for i, token in enumerate(tokens) if is_number(token)]
     if len(places) != 2:
