@@ -100,8 +100,10 @@ def open_lerobot(
         message = f"its format is older than LeRobot {version('lerobot')} reads; {advice}"
         raise DataError("aloha.format", message, entry=repo_id) from error
 
-def _given_options(options):
-    "Those of LeRobot's options that are not None, so that it takes its own defaults, and a video backend"
+def _given_options(
+    options, # LeRobot's by name, such as {"episodes": None, "tolerance_s": 1e-4}; None: not given
+):
+    "The options that are not None, so that LeRobot takes its own defaults, and always a video backend"
     given = {name: value for name, value in options.items() if value is not None}
     given["video_backend"] = given.get("video_backend") or video_backend()
     return given
@@ -115,7 +117,7 @@ def _check_root(
     Also for one without a data set while `HF_HUB_OFFLINE` is set: LeRobot would look on the hub, and fail
     with a page of network errors."""
     if Path(root, "meta", "info.json").exists():
-        check_format(repo_id, root)
+        check_format(repo_id, root) # a DataError if its version is not one that this LeRobot reads
     elif os.environ.get("HF_HUB_OFFLINE"):
         message = "no meta/info.json there, so no LeRobot data set; and HF_HUB_OFFLINE forbids a download"
         raise DataError("aloha.root", message, entry=str(root))
@@ -155,7 +157,9 @@ def _format_advice(
     repo_id, # name of the data set
     root, # its folder
 ):
-    "What to do with a data set whose format this LeRobot does not read: the end of an error message"
+    """What to do with a data set whose format this LeRobot does not read: the end of an error message.
+
+    For v2.1 the command that converts it, for older ones a way to v2.1, for newer ones a newer LeRobot."""
     if codebase.startswith("v2.1"):
         return conversion_command(repo_id, root)
     if re.match(r"v[12]\b", codebase): # older than v2.1, such as v1.6
@@ -189,7 +193,7 @@ def _draw_films(
         with new_folder(root, existing="none", manifest=False, part="set") as hidden_folder:
             synthetic_aloha(hidden_folder / "set", film_count, settings.frames, seed=settings.seed)
     except FileExistsError:
-        # Another run has drawn the same films: they are used.
+        # Another run has drawn the same films: they are used. Else the error is about another folder.
         if not root.exists():
             raise
 
@@ -204,18 +208,21 @@ def open_data(
     return open_lerobot(s.repo_id, folder, episodes=films, revision=s.revision, tolerance_s=s.tolerance_s,
                         video_backend=s.video_backend)
 
-def _data_folder(settings):
+def _data_folder(
+    settings, # data (a folder, or None), repo_id (name of the data set), and what `drawn_data` takes
+):
     """The folder of the settings' data set; None: LeRobot must find it in its cache or download it.
 
-    Two names need no download: the films of DRAWN are drawn here, those of SIMULATED come with this book."""
-    if settings.data:
+    Two names need no download. Films of the name DRAWN are drawn now, into a folder of `output_dir`; those of
+    the name SIMULATED are installed together with the package vlrlbook."""
+    if settings.data: # a folder that the user has given wins
         return settings.data
     if settings.repo_id == DRAWN:
         return drawn_data(settings)
     if settings.repo_id == SIMULATED:
         info_file = book_file("films/aloha_transfer_cube/meta/info.json")
         return info_file.parent.parent
-    return settings.data # not set
+    return settings.data # not set: None
 
 def _check_films_exist(
     folder, # of a data set
@@ -289,6 +296,7 @@ def _did_you_mean(
     """`: did you mean 'x'?` with the nearest possible name, or "" if none is near.
 
     `nearest` lists all names if none is near; the messages of `check_columns` list them anyway."""
+    # nearest: ": did you mean 'x'?", or " (there are: …)" with all names
     text = nearest(name, possible)
     return text if "did you mean" in text else ""
 
@@ -323,10 +331,12 @@ class AlohaFrames(torch.utils.data.Dataset):
         if zero_labels != "first": # leave out frames whose label is all zeros
             self.rows = np.flatnonzero(self.kinds != "zero")
 
-    def _read_columns(self, label, label_as, num_classes):
-        """Read all columns but the pictures into attributes with an entry for every frame of the data set.
-
-        `label` is the name of the column with the bins, or None; `label_as` says how it is read."""
+    def _read_columns(self,
+        label, # name of the column with the bins, or None
+        label_as, # how it is read: auto, vector, integer, success, progress or regress
+        num_classes, # into how many bins progress is cut; None: 5
+    ):
+        "Read all columns but the pictures into attributes with an entry for every frame of the data set"
         columns = self._plain_columns(label) # {name: list of plain Python values}
         self.episodes = np.array(columns["episode_index"]) # the number of the frame's film
         self.moments = np.array(columns["frame_index"]) # its place in this film, from 0
@@ -343,15 +353,18 @@ class AlohaFrames(torch.utils.data.Dataset):
         self._set_labels(labels)
         self.labelled = bool(label)
 
-    def _plain_columns(self, label):
+    def _plain_columns(self,
+        label, # name of the label column, or None
+    ):
         "The columns that are read, with the one named `label` if it is not None: {name: list, one a frame}"
         names = ["index", "episode_index", "frame_index", "task_index", "timestamp"]
         names += [label] if label else []
-        # with_format(None) gives plain Python values; LeRobot's own format makes a tensor of each.
+        # `data` is LeRobot's data set, `hf_dataset` its table of the library `datasets`. with_format(None)
+        # gives plain Python values; LeRobot's own format makes a tensor of each.
         return self.data.hf_dataset.with_format(None).select_columns(names)[:]
 
     def _set_labels(self, film_labels):
-        "Keep the fields of a `FilmLabels` as attributes of this data set"
+        "Keep what was read from the label column, a `FilmLabels`, as attributes of this data set"
         self.labels = film_labels.bins # [frames] the frame's bin; -1 without a label
         self.kinds = film_labels.kinds # [frames] how the label was read: vector, zero, integer, success, …
         self.num_classes = film_labels.num_classes # bins
@@ -361,7 +374,7 @@ class AlohaFrames(torch.utils.data.Dataset):
 
     def _find_pictures(self):
         "Set `pictures` (cameras stored as pictures), and whether decoded videos are kept in memory"
-        features = self.data.features
+        features = self.data.features # column → {dtype, shape, …}; a camera's dtype is image or video
         image_cameras = [camera for camera in self.cameras if features[camera]["dtype"] == "image"]
         video_cameras = [camera for camera in self.cameras if camera not in image_cameras]
 
@@ -371,12 +384,14 @@ class AlohaFrames(torch.utils.data.Dataset):
             self.pictures = self.data.hf_dataset.with_format(None).select_columns(image_cameras)
 
         # Decoding is slow, so films are decoded only once if all of them fit into memory.
-        self.keeps_films = self._decoded_mb(video_cameras) <= MOST_KEPT_MB
+        self.keeps_films = self._decoded_mb(video_cameras) <= MOST_KEPT_MB # 512 MB
         self.films = {} # (camera, film number) → {row: frame}; filled only if `keeps_films`
 
-    def _decoded_mb(self, cameras):
+    def _decoded_mb(self,
+        cameras, # names of those stored as videos; may be empty
+    ):
         "How many MB all frames of these cameras take when they are decoded"
-        shapes = [self.data.features[camera]["shape"] for camera in cameras]
+        shapes = [self.data.features[camera]["shape"] for camera in cameras] # such as (480, 640, 3)
         frame_bytes = sum(int(np.prod(shape)) for shape in shapes) # a byte for each value
         return len(self.labels) * frame_bytes / 2**20
 
@@ -394,9 +409,12 @@ class AlohaFrames(torch.utils.data.Dataset):
         items = [self._item(row, shown, frames) for row, shown in zip(rows, rows_shown)]
         return [self.change(item) for item in items] if self.change else items
 
-    def _frames_at(self, rows):
+    def _frames_at(self,
+        rows, # numbers of frames among all frames of the data set
+    ):
         "Read the frames of all cameras at these rows, each once; returns {camera: {row: frame}}"
-        stored = self.pictures[rows] if self.pictures else {} # camera whose frames are pictures → its frames
+        # `pictures`: the columns of cameras that are stored as pictures, or None; the others are videos.
+        stored = self.pictures[rows] if self.pictures else {} # such a camera → its frames
         frames_of = {}
         for camera in self.cameras:
             frames = stored[camera] if camera in stored else self._video_frames(camera, rows)
@@ -420,18 +438,21 @@ class AlohaFrames(torch.utils.data.Dataset):
             item["target"] = float(self.targets[row])
         return item
 
-    def _earlier_rows(self, row):
+    def _earlier_rows(self,
+        row, # the item's own frame, as a number among all frames of the data set
+    ):
         """The rows of earlier frames that an item shows before its own frame, one for each earlier moment.
 
         A moment before the film's beginning is replaced by the film's first frame, as in LeRobot."""
         # shown_before: such as ["first", -2.0], the film's first frame and that of 2 seconds before
         if not self.shown_before:
             return []
+        # `episodes`: the film of every frame of the data set; `times`: seconds since this film began
         film_rows = np.flatnonzero(self.episodes == self.episodes[row]) # in the order of time
         times, earlier = self.times[film_rows], []
         for moment in self.shown_before:
             wanted_time = -np.inf if moment == "first" else self.times[row] + moment
-            distances = np.abs(times - max(wanted_time, times[0]))
+            distances = np.abs(times - max(wanted_time, times[0])) # never before the film's beginning
             nearest_frame = distances.argmin()
             earlier.append(int(film_rows[nearest_frame]))
         return earlier
@@ -444,7 +465,7 @@ class AlohaFrames(torch.utils.data.Dataset):
         "One camera's frame as a picture; the error of a wrong array says camera, film and frame"
         try:
             return to_picture(array)
-        except DataError as error:
+        except DataError as error: # it says what is wrong with the array, but not where it comes from
             message = f"film {int(self.episodes[row])}, frame {int(self.moments[row])}: {error.message}"
             raise DataError(error.code, message, entry=camera) from error
 
@@ -464,7 +485,10 @@ class AlohaFrames(torch.utils.data.Dataset):
                 frames |= dict(zip(film_rows, self._decode(camera, episode, film_rows)))
         return [frames[row] for row in rows]
 
-    def _whole_film(self, camera, episode):
+    def _whole_film(self,
+        camera, # name of a camera that is stored as videos
+        episode, # number of the film
+    ):
         "All frames of one film as {row: frame}; decoded at the first call, then kept in `self.films`"
         key = camera, episode
         if key not in self.films:
@@ -488,15 +512,20 @@ class AlohaFrames(torch.utils.data.Dataset):
         backend = getattr(data, "_video_backend", None) or video_backend()
         try:
             return decode_video_frames(path, times, data.tolerance_s, backend, return_uint8=True)
-        except FrameTimestampError as error:
+        except FrameTimestampError as error: # no frame of the file lies near enough to a wanted time
             tolerance = f"tolerance_s = {data.tolerance_s:g} seconds"
             message = (f"film {episode}: a frame lies further from its timestamp than {tolerance}; "
                        "a larger tolerance_s takes the nearest frame")
             raise DataError("aloha.tolerance", message, entry=camera) from error
 
-    def _times_in_file(self, camera, episode, rows):
+    def _times_in_file(self,
+        camera, # name of a camera that is stored as videos
+        episode, # number of the film
+        rows, # the wanted frames of this film, as numbers among all frames of the data set
+    ):
         "At which seconds of a camera's video file frames of one film stand: a file holds several films"
         start = self.data.meta.episodes[episode][f"videos/{camera}/from_timestamp"] # of this film
+        # times: seconds since the film began
         return [start + float(self.times[row]) for row in rows]
 
     def part(self,
@@ -531,7 +560,10 @@ def open_frames(
         print(frames.told) # a sentence: how the label column was read, and how many frames are in each bin
     return frames
 
-def _lacks_labels(data, settings):
+def _lacks_labels(
+    data, # LeRobotDataset; its `features` has the names of all columns
+    settings, # label: name of the column with the bins
+):
     "True if the label column has its default name and is missing; one that the user has named must exist"
     is_default = settings.label == AlohaSettings.label
     return is_default and settings.label not in data.features
@@ -595,7 +627,9 @@ def analyze(
     }
     return Table([dict(what=what, value=value) for what, value in rows.items()])
 
-def _about_labels(frames):
+def _about_labels(
+    frames, # `AlohaFrames`, all of a data set; `labels` (bins) and `kinds` have an entry for each frame
+):
     "The rows of the table of `analyze` that are about labels: {first column: second column}"
     # How a label was read, such as "vector" or "zero" (a vector of zeros) → number of frames.
     kinds = Counter(frames.kinds.tolist())
@@ -649,7 +683,9 @@ def _warnings(
     elif _lowest_peak(frames) == frames.num_classes - 1: # even the worst film succeeds
         yield "every film reaches the last bin: there are no failures to learn from"
 
-def _lowest_peak(frames):
+def _lowest_peak(
+    frames, # `AlohaFrames`; `labels` (bins) and `episodes` (films) have an entry for each frame
+):
     "The highest bin of each film, and of these the lowest: how far even the worst film comes"
     return min(frames.labels[frames.episodes == film].max() for film in np.unique(frames.episodes))
 
@@ -676,7 +712,9 @@ class AlohaCollator:
     ):
         self.processor, self.side = processor, side
 
-    def __call__(self, items):
+    def __call__(self,
+        items, # dicts of `images` (PIL), `text`, and maybe `label` (a bin) or `target` (a float)
+    ):
         "The encodings of items of `AlohaFrames`, padded to one length, with labels if the items have some"
         # For each item a chat of one user message, and the same chat as text with placeholders for pictures.
         chats = [aloha_messages(item["images"], item["text"]) for item in items]
@@ -692,7 +730,10 @@ class AlohaCollator:
             batch["labels"] = torch.tensor([item["label"] for item in items])
         return batch
 
-    def _pictures_of_items(self, chats, items):
+    def _pictures_of_items(self,
+        chats, # for each item its messages: a list of dicts of role and content
+        items, # dicts with `images`, PIL images
+    ):
         "The pictures of the items' chats, resized for the model: a list of PIL images for each item"
         from qwen_vl_utils import process_vision_info
         # process_vision_info resizes pictures as Qwen needs them: to multiples of its patch size. Processors
@@ -789,8 +830,8 @@ def build_classifier(
 def _dtype_to_train(settings):
     """The data type of the weights, such as "float32" or "auto": the setting `dtype`.
 
-    In full fine-tuning auto is float32; on a GPU the trainer computes in bf16 nevertheless, see
-    `training_arguments`."""
+    In full fine-tuning auto becomes float32. On a GPU products are computed in bf16 nevertheless, as the
+    setting `precision` says; only the stored weights are float32."""
     if settings.dtype == "auto" and settings.finetune_mode == "full":
         # bfloat16 has 8 significant bits: a small optimizer step would be rounded away in most weights.
         return "float32"
@@ -860,10 +901,11 @@ def _write_descriptions(
     base, # name of the model under an adapter, or None
 ):
     "Write classifier.json, which `load_classifier` reads, and config.json, LeRobot's file"
+    # out_features of the linear head: a number for each bin
     description = dict(num_classes=classifier.head.out_features, cameras=list(cameras))
     ours = dict(description, base=base, moments=classifier.moments)
     write_json(folder / "classifier.json", ours)
-    # For LeRobot: the type of the model, and fields of `AlohaConfig`.
+    # For LeRobot, which finds our class by `type`, and gives the others to `AlohaConfig`, our configuration.
     write_json(folder / "config.json", dict(type="vlrlbook_aloha", **description, model=base))
 
 def load_classifier(
@@ -884,7 +926,9 @@ def load_classifier(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     return classifier.to(device).eval(), processor, saved.cameras
 
-def _saved_parts(path):
+def _saved_parts(
+    path, # directory of a classifier, a `Path`
+):
     "The `_SavedParts` of a classifier's directory: where its parts lie; FileNotFoundError if it holds none"
     if not is_classifier(path): # it holds neither classifier.json nor a head's file of the older script
         raise FileNotFoundError(f"{path}: no classifier.json there, so this is no classifier")
@@ -899,12 +943,12 @@ def _load_saved_vlm(
 ): # vision-language model, its processor as it was trained
     "Load a saved classifier's vision-language model: a whole one, or a base model with the saved adapter"
     if saved.has_adapter:
-        base_model = base or saved.base
+        base_model = base or saved.base # None if neither the user nor the adapter's files name one
         if not base_model:
             message = "the adapter does not say which model it stands on; name it with model"
             raise DataError("aloha.base", message, entry=str(path))
         vlm, processor = load_vlm(base_model, adapter=str(saved.weights))
-    else:
+    else: # the folder holds the whole model
         vlm, processor = load_vlm(str(saved.weights), adapter=None)
     if saved.has_unread_processor(): # `processor` is that of the base; a trained one lies there, too
         processor = type(processor).from_pretrained(saved.weights)
@@ -927,11 +971,13 @@ class _SavedParts:
         transformers writes processor_config.json; its older versions wrote preprocessor_config.json."""
         newer, older = self.weights / "processor_config.json", self.weights / "preprocessor_config.json"
         if older.exists():
-            return True
+            return True # it may not have been read; to read it once more does no harm
         # A whole model was read with the processor beside it, an adapter with the base model's processor.
         return self.has_adapter and newer.exists()
 
-def _saved_by_us(path):
+def _saved_by_us(
+    path, # directory of the classifier, a `Path`
+):
     "Where the parts of a classifier lie that `save_classifier` wrote, and what was noted down with them"
     description = json.loads((path / "classifier.json").read_text())
     has_adapter = (path / "adapter").exists()
@@ -942,14 +988,17 @@ def _saved_by_us(path):
         num_classes=description["num_classes"],
         cameras=description["cameras"],
         base=description.get("base"),
-        moments=description.get("moments", []),
+        moments=description.get("moments", []), # earlier versions did not write them, and had none
     )
 
-def _saved_by_older_script(path):
+def _saved_by_older_script(
+    path, # directory of the classifier, a `Path`
+):
     """Where the parts of a classifier lie that the older script wrote: all in one folder.
 
     The script noted nothing down: the number of bins is read from the head, and its cameras were fixed."""
-    # The names that the script gave to a head's file; `load_classifier` has made sure that one is there.
+    # OLD_HEADS: names that the script gave to a head's file, such as classifier.pt; `_saved_parts` has made
+    # sure that one of them is there.
     head = next(path / name for name in OLD_HEADS if (path / name).exists())
     has_adapter = (path / "adapter_config.json").exists()
     return _SavedParts(
@@ -959,7 +1008,7 @@ def _saved_by_older_script(path):
         num_classes=head_classes(head),
         cameras=list(aloha_cameras),
         base=base_of_adapter(path) if has_adapter else None,
-        moments=[], # it showed one frame only
+        moments=[], # no earlier frames: it showed one frame only
     )
 
 def base_of_adapter(
@@ -1000,7 +1049,9 @@ def _evenly_picked(
     films, # numbers, two or more
     share, # of them that is picked, at least one film, and all but one at most
 ):
-    "Films from evenly spread places of a list: it is cut into equal parts, and the middle of each is picked"
+    """Films from evenly spread places of a list: it is cut into equal parts, the middle of each is picked.
+
+    With the share 0.5, 4 films are cut into 2 parts, and the second and the fourth are picked."""
     count = min(len(films) - 1, max(1, round(share * len(films))))
     middles = [int((part + 0.5) * len(films) / count) for part in range(count)]
     return [films[middle] for middle in middles]
@@ -1014,6 +1065,7 @@ def _highest_bin_then_random(
     # A hash of seed and film: unlike a generator's, it does not depend on which other films there are.
     random_text = hashlib.sha256(f"{seed}:{film}".encode()).hexdigest()
     its_labels = frames.labels[frames.episodes == film]
+    # In this order films that succeed stand together, so that evenly spread picks get their share of them.
     return its_labels.max(), random_text
 
 # %% ../nbs/04_aloha.ipynb #c074
@@ -1023,9 +1075,11 @@ def _opposite(match):
     "For `re.sub`: `right` for a match whose first group is `left`, and the other way round"
     return _opposites[match[1]]
 
-def _other_side(camera):
+def _other_side(
+    camera, # name, such as observation.images.cam_left_wrist
+):
     "The name of the camera on the other side: cam_right_wrist for cam_left_wrist; else the same name"
-    # A whole word only: not the "left" in "leftover".
+    # A whole word only: not the "left" in "leftover". `_opposite` exchanges left and right.
     return re.sub(r"(?<![a-z])(left|right)(?![a-z])", _opposite, camera)
 
 def mirrored(
@@ -1055,7 +1109,8 @@ def _mirrored_views(
 ):
     "Flip the pictures of one moment and exchange those of left and right cameras"
     flipped = [view.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for view in views]
-    by_camera = dict(zip(other_sides, flipped)) # the flipped left picture becomes the right one
+    # In a mirror the left wrist is the right one: the flipped left picture becomes that of the right camera.
+    by_camera = dict(zip(other_sides, flipped))
     return [by_camera[camera] for camera in cameras]
 
 def jittered(
@@ -1106,9 +1161,11 @@ class Augment(TrainerCallback):
         # means 3.
         self.epoch = int(state.epoch + 1e-6)
 
-    def __call__(self, item):
+    def __call__(self,
+        item, # dict with `images` (PIL), `text` and `row` (the frame's number among all frames)
+    ):
         "A changed copy of an item of `AlohaFrames`"
-        s = self.settings
+        s = self.settings # flip and the others: how often, or how much, an item is changed
         # Python's hash of whole numbers is the same in every process; a seed must lie from 0 to 2**63 - 1.
         seed = hash((s.seed, self.epoch, item["row"])) % 2**63
         generator = torch.Generator().manual_seed(seed)
@@ -1136,6 +1193,7 @@ class AlohaTrainer(CommittedCheckpoints, Trainer):
 
     def _trained_names(self):
         "The set of names of the weights that are trained, as the model without its wrappers calls them"
+        # Wrappers, such as one for several GPUs, put a prefix before every name.
         model = self.accelerator.unwrap_model(self.model)
         return {name for name, weight in model.named_parameters() if weight.requires_grad}
 
@@ -1193,11 +1251,13 @@ def training_arguments(
         **_checkpoint_arguments(s),
     )
 
-def _step_arguments(s) -> dict:
-    "Those of TrainingArguments that say what a step is and how many there are; `s` are the settings"
+def _step_arguments(
+    s, # the settings: epochs, max_steps, batch_size, lr and others
+) -> dict:
+    "Those of transformers' TrainingArguments about an optimizer step, and how many there are; by name"
     return dict(
         num_train_epochs=s.epochs,
-        max_steps=s.max_steps, # wins over the epochs, if it is above 0
+        max_steps=s.max_steps, # wins over the epochs, if it is above 0; -1 goes by epochs
         per_device_train_batch_size=s.batch_size,
         per_device_eval_batch_size=s.batch_size,
         gradient_accumulation_steps=s.gradient_accumulation_steps,
@@ -1209,8 +1269,10 @@ def _step_arguments(s) -> dict:
         max_grad_norm=s.max_grad_norm,
     )
 
-def _checkpoint_arguments(s) -> dict:
-    "Those of TrainingArguments about logs, checkpoints and validation; `s` are the settings"
+def _checkpoint_arguments(
+    s, # the settings: logging_steps, eval_steps, val_share (share of the films for validation)
+) -> dict:
+    "Those of transformers' TrainingArguments about logs, checkpoints and validation, by name"
     arguments: dict = dict(
         logging_steps=s.logging_steps,
         save_strategy="steps",
@@ -1221,7 +1283,7 @@ def _checkpoint_arguments(s) -> dict:
         arguments |= dict(
             eval_strategy="steps",
             eval_steps=s.eval_steps,
-            load_best_model_at_end=True, # needs a checkpoint at every validation, see `save_steps`
+            load_best_model_at_end=True, # needs a checkpoint at every validation, so save_steps = eval_steps
             metric_for_best_model="macro_f1",
             greater_is_better=True,
         )
@@ -1268,21 +1330,22 @@ def _callbacks(
     "Trainer's callbacks: the log with the progress bar, early stopping and augmentation if they are wanted"
     # Copies Trainer's rows into the log, under the names that `logged_as` gives them, and shows progress.
     callbacks: list = [RunLogCallback(log, logged_as, "training")]
-    if settings.patience:
+    if settings.patience: # validations without a better macro-F1 after which training ends; 0: never
         callbacks.append(EarlyStoppingCallback(settings.patience))
     if train.change: # as a callback it learns when an epoch begins
         callbacks.append(train.change)
     return callbacks
 
 def _validation_metrics(
-    val, # validation frames
+    val, # `AlohaFrames` for validation; `rows`: their numbers among all frames, `episodes`: each one's film
     evaluated, # Trainer's `EvalPrediction`: logits [frames, bins] and labels [frames]
 ):
     "Metrics of one evaluation; Trainer calls this, and adds eval_ to the names"
     probabilities = torch.tensor(evaluated.predictions).softmax(-1).double().numpy()
     # A label may be a float between two bins: the nearest bin counts.
     bins = np.rint(evaluated.label_ids)
-    films = val.episodes[val.rows] # the film of each validation frame
+    # The film of each validation frame: the metrics' intervals are over films.
+    films = val.episodes[val.rows]
     metrics = classifier_metrics(bins, probabilities, films)
     return {name: metrics[name] for name in ("accuracy", "macro_f1", "mae_bins")}
 
@@ -1322,7 +1385,10 @@ def split_parts(
     augment = Augment(s) if has_augmentation else None # changes each training item at random
     return frames.part(_rows_to_learn(frames.rows, s), augment), val, test
 
-def _rows_to_learn(rows, settings):
+def _rows_to_learn(
+    rows, # numbers of the training frames among all frames, an array
+    settings, # max_train_samples (None: all) and seed
+):
     "All rows (numbers of frames), or `max_train_samples` of them drawn at random, in ascending order"
     if not settings.max_train_samples:
         return rows
@@ -1355,7 +1421,9 @@ def _precision_and_recall(
     scores, # [frames] probability of the last bin
     threshold, # from which score on success is predicted
 ):
-    "The results of `judge_success`; precision or recall is None where it would be divided by 0"
+    """Precision and recall of predicting success, and the counts behind them, as a dict.
+
+    Precision is None if no success is predicted, recall if there is none: either would be divided by 0."""
     is_predicted = scores >= threshold
     successes, predicted = int(is_success.sum()), int(is_predicted.sum())
     hits = int((is_success & is_predicted).sum())
@@ -1363,7 +1431,7 @@ def _precision_and_recall(
         threshold=threshold,
         n=len(is_success),
         successes=successes,
-        said=predicted,
+        said=predicted, # on how many frames success is predicted
         precision=hits / predicted if predicted else None,
         recall=hits / successes if successes else None,
     )
@@ -1375,13 +1443,13 @@ def _best_threshold(
     "The threshold with the best F1, the lowest one among equals; 0.5 if no frame is a success"
     if not is_success.any():
         return 0.5
-    candidates = np.unique(scores).tolist() # from low to high
+    candidates = np.unique(scores).tolist() # from low to high; F1 changes at these scores only
     return max(candidates, key=partial(_f1_at, scores, is_success))
 
 def _f1_at(
     scores, # [frames] probability of the last bin
     is_success, # [frames] True where the label is the last bin
-    threshold,
+    threshold, # one of the scores, so that some frame reaches it
 ):
     "F1 of predicting success for all frames whose score is at least `threshold`"
     is_predicted = scores >= threshold
@@ -1434,7 +1502,8 @@ class AlohaRun:
     results: dict # what results.json holds
 
     def __repr__(self):
-        r = self.results
+        "A line such as `accuracy 0.91, commonest bin 0.40, macro-F1 0.89 on 304 frames of 19 test films; …`"
+        r = self.results # n: frames; episodes: films; majority_accuracy: of always saying the commonest bin
         if r["macro_f1"] is None: # all frames have the same bin
             f1 = "no macro-F1, since these films hold one bin only,"
         else:
@@ -1509,7 +1578,8 @@ def _data_of_run(
 ): # all frames; (training, validation, test) frames, the last two may be None; number of bins
     "Read and split the data set of a run; a SettingsError or DataError where it cannot be trained on"
     frames = open_frames(settings, training=True)
-    bins = settings.num_classes or frames.num_classes
+    bins = settings.num_classes or frames.num_classes # as the user says, else as many as the labels name
+    # The head has an output for each bin, numbered from 0: a larger label would have none.
     if frames.labels.max() >= bins:
         raise SettingsError(f"num_classes = {bins}, but there are labels up to bin {frames.labels.max()}")
     parts = split_parts(frames, settings)
@@ -1531,7 +1601,7 @@ def _train(
         labels=frames.told, # a sentence: how the label column was read
         kinds=dict(Counter(frames.kinds.tolist())), # how each label was read → number of frames
         training_seconds=time.time() - before_training,
-        steps=trainer.state.global_step,
+        steps=trainer.state.global_step, # optimizer steps, with those before the checkpoint
         train_frames=len(trainer.train_dataset),
         best_validation_macro_f1=trainer.state.best_metric, # None without validation
     )
@@ -1543,9 +1613,9 @@ def _judge(
 ): # the frames that the run is judged on, their probabilities [frames, bins], metrics for results.json
     "Judge a classifier on the test films, else on the validation films, else on the training films"
     train, val, test = parts
-    held_out = test or val or train
+    held_out = test or val or train # the last two: films that training has used
     probabilities = predict(held_out)
-    val_probabilities = predict(val) if val else None
+    val_probabilities = predict(val) if val else None # they choose the threshold of success
     metrics = _held_out_metrics(frames, held_out, probabilities, held_name(test, val))
     metrics["success"] = judge_success(frames, held_out, probabilities, val_probabilities, val)
     if frames.targets is not None: # progress was learnt as a number
@@ -1555,14 +1625,14 @@ def _judge(
 def _results(
     settings, # of the run
     start, # when it began, from `time.time()`
-    metrics, # from `_judge`
-    about_training, # from `_train`
+    metrics, # dict of what was measured, such as accuracy
+    about_training, # dict of how training went, such as steps and training_seconds
 ):
     "What results.json holds, as a dict: settings, metrics, training, time, memory, versions"
     results = dict(settings=asdict(settings), processes=PartialState().num_processes, **metrics,
                    **about_training, seconds=time.time() - start, peak_memory_mb=peak_memory_mb(),
                    **run_facts())
-    results["versions"]["lerobot"] = version("lerobot")
+    results["versions"]["lerobot"] = version("lerobot") # run_facts: versions of the other libraries, and more
     return results
 
 def _held_out_metrics(
@@ -1629,20 +1699,21 @@ def _about_prediction(
     )
     if frames.targets is not None: # [all frames] progress learnt as a number, from 0 to the last bin
         row["progress"] = round(float(frames.targets[i]) / last_bin, 4) # the true one, from 0 to 1
+    # p0, p1 and so on: the probability of each bin
     return row | {f"p{bin_number}": round(float(p), 5) for bin_number, p in enumerate(of_bins)}
 
 def _about_frame(
     frames, # `AlohaFrames`; `episodes`, `labels` and the like have an entry for every frame of the data set
-    i, # the frame's place in them
+    i, # the frame's number among them
 ):
     "The columns of a row of predictions that say which frame it is, and its label: a dict"
     return dict(
         index=int(frames.indices[i]), # the frame's number in the whole data set, as LeRobot counts
-        episode_index=int(frames.episodes[i]),
-        frame_index=int(frames.moments[i]),
+        episode_index=int(frames.episodes[i]), # its film
+        frame_index=int(frames.moments[i]), # its place in the film
         task=frames.tasks[i],
         label=int(frames.labels[i]) if frames.labelled else None,
-        label_kind=str(frames.kinds[i]),
+        label_kind=str(frames.kinds[i]), # how the label was read, such as vector, zero or missing
     )
 
 # %% ../nbs/04_aloha.ipynb #c085
@@ -1655,7 +1726,9 @@ from .aloha_plots import plot_confusion
 from .aloha_plots import judged_film
 
 # %% ../nbs/04_aloha.ipynb #c100
-def _named_model(settings):
+def _named_model(
+    settings, # model; `named` is the set of model and ckpt_dir that the user gave, and no preset filled in
+):
     """The base model, if somebody has named one in the settings; else None.
 
     A preset's model must not replace the one that a saved adapter was trained on."""
@@ -1708,8 +1781,10 @@ def write_columns(
         add_features(data, columns, output_dir=hidden_folder / "set", repo_id=repo_id)
     return open_lerobot(repo_id, folder)
 
-def _prediction_columns(rows):
-    "Two columns of a DataFrame of `prediction_rows` as LeRobot adds them: {name: (values, description)}"
+def _prediction_columns(
+    rows, # DataFrame, a row for each frame: `progress_sparse` (0 to 1), `predicted` (a bin) and others
+):
+    "Two columns of predictions in the form in which LeRobot adds them: {name: (values, description)}"
     rewards = rows["progress_sparse"].to_numpy(np.float32) # the expected bin divided by the last bin
     bins = rows["predicted"].to_numpy(np.int64)
     return {
@@ -1759,6 +1834,7 @@ def chat(
 
 def _questions(lines):
     "Yield the lines of a chat until `exit`, stripped, without empty ones and comments (a file may have some)"
+    # `exit` and `quit`, with or without a slash, in any case
     for line in map(str.strip, lines):
         if line.lower() in ("/quit", "/exit", "quit", "exit"):
             return
@@ -1786,10 +1862,11 @@ def _text_answer(
     history.append(_message("user", line))
     text = processor.apply_chat_template(history, tokenize=False, add_generation_prompt=True)
     batch = processor(text=[text], return_tensors="pt").to(vlm.device)
-    # Tokens that stand for a picture, which an untrained model may generate, are suppressed.
+    # Tokens that stand for a picture, which an untrained model may generate, are suppressed: the next call
+    # would look for a picture that is not there.
     out = vlm.generate(**batch, do_sample=False, max_new_tokens=max_new_tokens,
                        suppress_tokens=vision_marker_ids(processor))
-    prompt_length = batch["input_ids"].shape[1]
+    prompt_length = batch["input_ids"].shape[1] # `generate` repeats the prompt before the answer
     answer = processor.tokenizer.decode(out[0, prompt_length:], skip_special_tokens=True).strip()
     history.append(_message("assistant", answer))
     return answer
@@ -1821,7 +1898,7 @@ def _item_of_line(
     "The pictures and the task that a line names, as {images, text}; ValueError if it is written otherwise"
     pictures, _, task = line.removeprefix("/reward").partition("|")
     file_names = shlex.split(pictures) # as in a shell: a name with spaces may stand in quotes
-    if len(file_names) != cameras or not task.strip():
+    if len(file_names) != cameras or not task.strip(): # without a | the task is empty
         wanted = f"/reward and {cameras} picture files in the order of the cameras"
         raise ValueError(f"expected {wanted}, then | and the task")
     images = [open_picture(Path(name).read_bytes()) for name in file_names]
@@ -1856,13 +1933,13 @@ def _reward_parts(
 ): # a dict for each answer: overall, expected_bin, bin, confidence
     "The reward of each answer (`overall`, from 0 to 1), its expected and its likeliest bin with confidence"
     expected_bins = expected_bin(torch.tensor(probabilities)).tolist()
-    last_bin = probabilities.shape[1] - 1
+    last_bin = probabilities.shape[1] - 1 # success; the expected bin divided by it lies from 0 to 1
     rewards = []
     for row, expected in zip(probabilities, expected_bins):
         rewards.append(dict(
             overall=expected / last_bin,
-            expected_bin=expected,
-            bin=float(row.argmax()),
+            expected_bin=expected, # the mean of the bin numbers, weighted by their probabilities
+            bin=float(row.argmax()), # floats, as the parts of a reward are
             confidence=float(row.max()),
         ))
     return rewards
@@ -1881,7 +1958,9 @@ def _check_pictures(
         message += f", at each of the moments {moments} and then now"
     raise DataError("aloha.cameras", message, row=sample.row)
 
-def _named_task(completion):
+def _named_task(
+    completion, # a policy's whole answer, such as "<answer>Task: lift the cup</answer>"
+):
     """The task that an answer names, without marks that stand for pictures.
 
     It is cut at 400 characters, far more than a task takes, so that no answer makes the batch long."""
@@ -1935,7 +2014,9 @@ class AlohaRewardModel(PreTrainedRewardModel):
             loaded = build_classifier(settings, config.num_classes)
         self.classifier, self.processor = loaded
 
-    def items(self, batch: dict) -> list:
+    def items(self,
+        batch: dict, # LeRobot's: camera → tensor [B, C, H, W], and `task`, a text or a list of texts
+    ) -> list:
         "LeRobot's batch of tensors as a list of our items, dicts of `images` and `text`"
         tasks = [batch["task"]] if isinstance(batch["task"], str) else batch["task"]
         items = []
@@ -1947,7 +2028,7 @@ class AlohaRewardModel(PreTrainedRewardModel):
     def compute_reward(self, batch):
         # Abstract in LeRobot, which calls it for the rewards of a batch of frames: [B], here from 0 to 1.
         probabilities = predict_bins(self.classifier, self.processor, self.items(batch))
-        expected = expected_bin(torch.tensor(probabilities))
+        expected = expected_bin(torch.tensor(probabilities)) # the mean bin, weighted by the probabilities
         return (expected / (self.config.num_classes - 1)).float().to(self.config.device)
 
     def forward(self, batch):
@@ -2014,7 +2095,9 @@ def make_vlrlbook_aloha_pre_post_processors(
     Both pipelines are empty: pictures stay as they are, and the classifier's own processor encodes them."""
     return _empty_pipeline("policy_preprocessor"), _empty_pipeline("policy_postprocessor")
 
-def _empty_pipeline(name):
+def _empty_pipeline(
+    name, # such as policy_preprocessor, which LeRobot fixes
+):
     "A pipeline of LeRobot that does nothing; LeRobot saves it in a file of this name"
     # By default LeRobot converts the batch before and after the steps, and loses the label on the way.
     return PolicyProcessorPipeline(steps=[], name=name, to_transition=_unchanged, to_output=_unchanged)
@@ -2037,7 +2120,9 @@ def run_aloha(
         return _write_analysis(s)
     return _run_chat(s)
 
-def _run_chat(settings):
+def _run_chat(
+    settings, # model, ckpt_dir (folder of a classifier), questions (a file, or None)
+):
     """Chat with the model of the settings, and with the classifier in `ckpt_dir` if there is one.
 
     The lines come from the file `questions`, else from the terminal. A line such as "/reward right.png
@@ -2050,8 +2135,12 @@ def _run_chat(settings):
     moments = 1 + len(classifier.moments) if classifier else 1
     chat(vlm, processor, classifier, lines, cameras=len(cameras) * moments)
 
-def _write_analysis(settings):
-    "The table of `analyze`, which is also written into `output_dir`, together with a figure"
+def _write_analysis(
+    settings, # data, cameras, label and output_dir
+):
+    """A `Table` of what a data set holds (rows of `what` and `value`), such as frames in each bin.
+
+    It is also written into `output_dir`, as analysis.json, together with a figure, analysis.png."""
     frames, folder = open_frames(settings), Path(settings.output_dir)
     table = analyze(frames)
     folder.mkdir(parents=True, exist_ok=True)
