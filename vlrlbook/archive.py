@@ -104,9 +104,10 @@ class Report:
     notes: list = field(default_factory=list)  # of [sentence, number of rows that it is true of]
 
     def _repr_markdown_(self):
-        "The counts on one line, then the first skipped rows and all notes, one on a line"
+        "The counts on one line, then the first 20 skipped rows and all notes, one on a line"
         lines = [f"{self.csv_rows} rows, {self.valid_images} kept, {len(self.skipped)} skipped"]
         for skipped in self.skipped[:_most_listed]:
+            # cut at 80 characters: a hostile table may hold very long names
             image, fault = skipped["image"][:80], f"{skipped['code']}, {skipped['message']}"
             lines.append(f"- row {skipped['row']}, `{image}`: {fault}")
         if len(self.skipped) > _most_listed:
@@ -158,9 +159,12 @@ def _checked_contents(
     return _Names(entries, top), rows
 
 
-def _error_of_fault(fault):
+def _error_of_fault(
+    fault,  # the exception
+):
     "The `DataError` for an exception in `zip_faults`: the disk is full, or else the archive is broken"
     # With a full disk the archive may still be good, so it is not called broken.
+    # ENOSPC: no space left; EDQUOT: this user's share of the disk is full
     if isinstance(fault, OSError) and fault.errno in (errno.ENOSPC, errno.EDQUOT):
         return DataError("storage.full", "no space is left on the disk that it is unpacked to")
     return DataError("zip.broken", f"not a readable ZIP ({type(fault).__name__})")
@@ -191,6 +195,7 @@ def archive_entries(
 
 def _check_entry(info):
     "Raise `DataError` for the first fault of an entry's record in the directory, a ZipInfo"
+    # such as ("zip.link", "a symbolic link"); an empty list for a harmless entry
     for code, message in name_faults(info):
         raise DataError(code, message, entry=info.filename)
 
@@ -202,6 +207,8 @@ def _check_totals(
     "Raise `DataError` if an archive has too many files, or unpacks to too many bytes"
     if len(infos) > limits["entries"]:
         raise DataError("zip.entries", f"{len(infos)} entries, at most {limits['entries']}")
+    # file_size: unpacked bytes, as the directory says. The limit is 20 times the packed bytes, but not below
+    # 512 MiB or above 8 GiB.
     if sum(info.file_size for info in infos) > most_unpacked(packed):
         raise DataError("zip.size", "unpacks to too much")
 
@@ -249,23 +256,29 @@ def readable_name(
     return name
 
 
-def _name_bytes(info):
+def _name_bytes(
+    info,  # ZipInfo of an entry whose flags do not say that its name is UTF-8
+):
     "An entry's name as bytes, as the file holds it, where `zipfile` has decoded it as cp437"
     return info.orig_filename.encode("cp437")  # cp437 has a character for each of the 256 bytes
 
 
-def _other_names(info, name):
+def _other_names(
+    info,  # ZipInfo of the entry
+    name,  # the name under which it is known here
+):
     """Decode an entry's name in each encoding that ZIP tools use; return the set of results except `name`.
 
     main.csv may use any of them for this entry. The set is empty if the encoding is known."""
+    # known: a flag says that it is UTF-8, or the name is ASCII, which is the same in all encodings
     if info.flag_bits & _name_is_utf8 or info.orig_filename.isascii():
         return set()
 
     other_names = set()
-    for encoding in _name_encodings:
+    for encoding in _name_encodings:  # utf-8, gbk, shift_jis, cp437 and others
         try:
             other_names.add(_name_bytes(info).decode(encoding))
-        except UnicodeDecodeError:
+        except UnicodeDecodeError:  # these bytes are no text in this encoding
             continue
     return other_names - {name}
 
@@ -290,12 +303,12 @@ def name_faults(
 
 def _leads_out(name):
     "True if a name leads out of the archive, such as /etc/x, ../x, C:x or a\\b, or has control characters"
-    parts = PurePosixPath(name).parts or ("",)
+    parts = PurePosixPath(name).parts or ("",)  # the parts between slashes; an empty name has none
     # On Windows a colon names a drive and a backslash begins a folder. Both are refused on every system, so
     # that an archive is good everywhere or nowhere.
     if name.startswith("/") or ".." in parts or "\\" in name or ":" in parts[0]:
         return True
-    return any(ord(character) < 32 for character in name)
+    return any(ord(character) < 32 for character in name)  # control characters, such as NUL
 
 
 # The layout of a ZIP (APPNOTE.TXT 6.3.10): for each entry a local header, which ends with its name, and its
@@ -342,10 +355,14 @@ def _ends_with_only_end_record(
     return has_one_end_record and archive_end == len(rest)
 
 
-def _check_entries(file, archive):
+def _check_entries(
+    file,  # the archive's file, open for reading bytes
+    archive,  # the same as `zipfile.ZipFile`, which has read the directory
+):
     """Raise `DataError` if entries overlap, if other bytes lie between them, or if a local header is wrong.
 
-    Returns where the last entry ends: without a data descriptor, and at the latest with one."""
+    Returns at which byte the last entry ends: without a data descriptor, and at the latest with one. This is
+    a record of up to 24 bytes that may follow an entry; it holds the sizes that were not known before."""
     end, latest_end = 0, 0  # of the entry before
     for info in sorted(archive.infolist(), key=lambda info: info.header_offset):
         begin = info.header_offset
@@ -356,18 +373,23 @@ def _check_entries(file, archive):
             message = "bytes that belong to no entry stand before it"
             raise DataError("zip.foreign", message, entry=info.filename)
         end = begin + length
-        has_descriptor = info.flag_bits & _sizes_follow
+        has_descriptor = info.flag_bits & _sizes_follow  # a flag; how long the record is, is not said
         latest_end = end + _most_descriptor_bytes if has_descriptor else end
     return end, latest_end
 
 
-def _checked_header(file, info):
+def _checked_header(
+    file,  # the archive's file, open for reading bytes
+    info,  # ZipInfo, the directory's record of the entry
+):
     """Check an entry's local header; return how many bytes the header and the data take together.
 
-    `info` is the directory's record of the entry. `DataError` if the local header differs from it."""
+    The local header stands before the data and repeats what the directory says: `DataError` if it differs."""
     file.seek(info.header_offset)
     fields = _local_header.unpack(file.read(_local_header.size))
+    # left out: the version that is needed to unpack, time and date
     mark, _, flags, method, _, _, checksum, packed, unpacked, name_length, extra_length = fields
+    # decoded as `zipfile` has decoded the directory's name, so that both can be compared
     name = file.read(name_length).decode("utf-8" if flags & _name_is_utf8 else "cp437")
 
     is_same = name == info.orig_filename and method == info.compress_type and flags == info.flag_bits
@@ -383,7 +405,8 @@ def _sizes_agree(
     sizes,  # in this header: (checksum, packed bytes, unpacked bytes)
 ):
     "True if the sizes in a local header are those of the directory, or if they stand elsewhere"
-    # In two cases they do, and cannot be compared: behind the data, or in the header's extra field.
+    # In two cases they do, and cannot be compared: behind the data, as a flag says; or in the header's extra
+    # field, where 0xFFFFFFFF stands in place of a size (ZIP64).
     stand_elsewhere = flags & _sizes_follow or _in_zip64_extra in sizes[1:]
     return stand_elsewhere or sizes == (info.CRC, info.compress_size, info.file_size)
 
@@ -394,27 +417,29 @@ _system_files = ("__MACOSX/", ".DS_Store", "Thumbs.db", "desktop.ini")  # which 
 
 
 def _is_system_file(name):
-    "True for an entry that macOS or Windows has added to an archive"
+    "True for an entry that macOS or Windows has added to an archive, such as __MACOSX/a.png or Thumbs.db"
     return any(name.startswith(added) or name.endswith(added) for added in _system_files)
 
 
-def _without_top_folder(entries):
+def _without_top_folder(
+    entries,  # name → ZipInfo, such as "birds/main.csv" and "birds/images/1.png"
+):
     """Take away the folder that holds everything, if the archive has one.
 
-    Returns the entries (name → ZipInfo) by their names inside that folder, and the folder's name with its
-    slash. If there is no such folder, these are the unchanged entries and an empty text."""
+    Returns the entries by their names inside that folder ("main.csv", "images/1.png"), and the folder's name
+    with its slash ("birds/"). Without such a folder these are the unchanged entries and an empty text."""
     # Finder, Explorer and `zip -r a.zip folder` all pack the folder itself.
     tables = [name for name in entries if folded_name(PurePosixPath(name).name) == "main.csv"]
     if len(tables) != 1 or tables[0] == "main.csv":
         return entries, ""  # no table, several, or one that lies at the top already
 
     table = tables[0]  # such as birds/Main.csv
-    top = table[:-len("main.csv")]
+    top = table[:-len("main.csv")]  # birds/
     inside = {}
     for name, info in entries.items():
         if name.startswith(top):
             inside[name[len(top):]] = info
-        elif not _is_system_file(name):
+        elif not _is_system_file(name):  # a file that macOS or Windows has added is dropped
             return entries, ""  # a file outside the folder may belong to the table, too
     inside["main.csv"] = entries[table]  # under this name, however its case was written
     return inside, top
@@ -449,13 +474,18 @@ class _Names:
                 return form, None
         return self._find_otherwise_written(written)
 
-    def _find_otherwise_written(self, written):
-        "`find` for a path that no entry has as it is written: it may have been written on another system"
+    def _find_otherwise_written(self,
+        written,  # path of a picture, as a row of the table writes it; no entry has just this name
+    ):
+        """(name of the entry, note about a difference or None) for a path from another system; else two None.
+
+        It may have backslashes, another case, or accents in another form."""
         path = written.replace("\\", "/").removeprefix("./")
         # `top`: the folder that everything lay in, with its slash. The entries are named without it.
         if self.top and folded_name(path).startswith(folded_name(self.top)):
             path = path[len(self.top):]
         for form in (path, f"images/{path}"):
+            # folded_name: without case, with accents in one form
             name = self.by_folded_name.get(folded_name(form))
             if name is not None:  # None: no entry has this name, or several have it
                 note = "the picture's name differs in case, accents' form or encoding"
@@ -490,8 +520,10 @@ def _table_text(
     return text
 
 
-def _decoded_table(data):
-    """The bytes of main.csv as text.
+def _decoded_table(
+    data,  # the bytes of main.csv
+):
+    """The bytes of main.csv as text; `DataError` if they are none.
 
     It may be UTF-8 or, if it begins with a byte order mark, UTF-16: spreadsheets write these two."""
     is_utf16 = data[:2] in (b"\xff\xfe", b"\xfe\xff")
@@ -522,7 +554,9 @@ def counting_table(
     return [(number, *(fields[i].strip() for i in indices)) for number, fields in rows]
 
 
-def _filled_lines(text):
+def _filled_lines(
+    text,  # of main.csv
+):
     "The lines of main.csv that are not blank, as a list of (line number, list of fields)"
     text = _without_separator_line(text)
     separator = _separator_of(text)  # a comma, a semicolon or a tab
@@ -540,20 +574,22 @@ def _check_width(
     number,  # the row's line, for the message
 ):
     "Raise `DataError` if a row has fewer fields than columns, or text behind the last column"
-    # Empty fields behind it are no error: spreadsheets write a comma for every cell that was edited once.
+    # Empty fields behind it are no error: spreadsheets write a comma for every cell that was edited once. But
+    # text there, or too few fields, come from a comma or a quotation mark in the wrong place.
     if len(fields) < width or any(field.strip() for field in fields[width:]):
         raise DataError("csv.fields", f"{len(fields)} fields, the header has {width}", row=number)
 
 
 def _without_separator_line(text):
-    "Drop a first line such as `sep=;`, which Excel writes to say which character separates the fields"
+    "A table without a first line such as `sep=;`, which Excel writes to say what separates the fields"
     return text.partition("\n")[2] if text.startswith("sep=") else text
 
 
 def _separator_of(text):
     "Find the character that separates fields: the one that splits the header into our columns, else a comma"
-    header = text.lstrip("\r\n").partition("\n")[0]
-    wanted = {_plain_name(column) for column in counting_columns}
+    header = text.lstrip("\r\n").partition("\n")[0]  # the first line that is not empty
+    # _plain_name: in lower case, without spaces and underscores: "Images Path" is images_path, too
+    wanted = {_plain_name(column) for column in counting_columns}  # images_path, question, answer
     for separator in ";\t":
         names = {_plain_name(name) for name in header.split(separator)}
         if wanted <= names:
@@ -561,14 +597,17 @@ def _separator_of(text):
     return ","
 
 
-def _header(fields):
+def _header(
+    fields,  # of the first line, such as ["Images Path", "question", "answer", ""]
+):
     """The names of the columns from the fields of the first line, up to the last one that has a name.
 
     A name such as `Images Path`, which differs from one of `counting_columns` only by case, spaces or
     underscores, is replaced by it. Raises `DataError` if a column is missing or stands twice."""
     names = [name.strip() for name in fields]
-    while names and not names[-1]:
+    while names and not names[-1]:  # spreadsheets write empty fields behind the last column
         names.pop()
+    # plain name, such as imagespath → our column, such as images_path
     column_of_plain_name = {_plain_name(column): column for column in counting_columns}
     header = [column_of_plain_name.get(_plain_name(name), name) for name in names]
     _check_header(header)
@@ -580,37 +619,47 @@ def _plain_name(name):
     return re.sub(r"[\W_]+", "", name.casefold())
 
 
-def _check_header(header):
+def _check_header(
+    header,  # names of the columns; one of another spelling than ours has been replaced by ours
+):
     "Raise `DataError` if one of the three columns is missing or a column stands twice"
     missing = [column for column in counting_columns if column not in header]
     if missing:
-        hint = _missing_column_hint(missing[0], header)
+        hint = _missing_column_hint(missing[0], header)  # such as "; did you mean 'answer' by 'label'?"
         shown, wanted = ",".join(header)[:200], ",".join(counting_columns)
         message = f"no column {missing[0]!r}; the header is {shown!r}, expected {wanted!r}{hint}"
         raise DataError("csv.columns", message, row=1)
 
-    named = [name for name in header if name]
+    named = [name for name in header if name]  # columns without a name are left alone
     if len(set(named)) < len(named):
         raise DataError("csv.columns", "a column stands twice in the header", row=1)
 
 
-def _missing_column_hint(column, header):
+def _missing_column_hint(
+    column,  # the one that is missing: images_path, question or answer
+    header,  # names of the columns that there are
+):
     "The end of an error message: names a wrong separator or a similar column; empty if there is neither"
     if len(header) == 1:  # one field: the line was perhaps separated by another character
         for separator in ";\t|":
             if separator in header[0]:
                 return f"; fields are parted by {separator!r}, expected a comma"
     for name in header:
+        # a column that is one of our three already cannot be meant
         if name and name not in counting_columns and _may_mean(name, column):
             return f"; did you mean {column!r} by {name!r}?"
     return ""
 
 
-def _may_mean(name, column):
+def _may_mean(
+    name,  # of a column in the header that is none of ours, such as "Photo file"
+    column,  # images_path, question or answer
+):
     "True if a name in a header may stand for `column`: the spelling is similar, or it holds a word for it"
     words = {"images_path": ("image", "picture", "photo", "file", "path", "img"),
              "question": ("question", "prompt", "query"),
              "answer": ("answer", "label", "count", "truth", "solution")}
+    # 0.6 of the letters agree: difflib's own default
     is_similar = difflib.get_close_matches(name.casefold(), [column], cutoff=0.6)
     return bool(is_similar) or any(word in name.casefold() for word in words[column])
 
@@ -670,17 +719,21 @@ _iso_brands = {
 _dicom_mark, _dicom_offset = b"DICM", 128  # the mark, and at which byte it stands
 
 
-def _kind_of(data):
+def _kind_of(
+    data,  # bytes of a file that should be a picture
+):
     "Name the format of a file that cannot be read, such as \"a HEIC\", by its first bytes; None if unknown"
     if data[4:8] == b"ftyp":  # an ISO media file: a picture of a phone, or a film
-        return _iso_brands.get(data[8:12])
+        return _iso_brands.get(data[8:12])  # these bytes say what it holds, such as heic
     if data[_dicom_offset:_dicom_offset + 4] == _dicom_mark:
         return "a DICOM"
-    beginning = data[:64].lstrip()
+    beginning = data[:64].lstrip()  # a web page or an SVG may begin with blank lines
     return next((kind for mark, kind in _other_kinds if beginning.startswith(mark)), None)
 
 
-def _check_size(image):
+def _check_size(
+    image,  # PIL image that is opened and not decoded yet
+):
     """Raise `DataError` for a picture that is too large, too long and narrow, or animated.
 
     Called before the pixels are decoded, so that a picture that is too large takes no memory."""
@@ -704,7 +757,8 @@ def _is_plain(image):
     is_opaque_rgb = image.mode == "RGB" and "transparency" not in image.info
     if not is_opaque_rgb or image.format not in ("PNG", "JPEG"):
         return False
-    return image.getexif().get(_exif_orientation, 1) == 1  # 1: upright
+    # Another value: the camera was held on its side. Some programs turn such a picture, others do not.
+    return image.getexif().get(_exif_orientation, 1) == 1  # 1, or no such tag: upright
 
 
 def to_rgb(
@@ -720,7 +774,9 @@ def to_rgb(
 
 
 def _grey_of_8_bits(image):
-    "A grey picture of more than 8 bits a pixel as one of 8, mode L"
+    """A grey picture of more than 8 bits a pixel as one of 8, mode L.
+
+    One that has no pixel above 255 keeps its values; else all are scaled down, for 12 bits by 4095 / 255."""
     brightest: Any = image.getextrema()[1]  # a number: there is one channel
     if brightest > 255:
         # convert("L") alone would make all values above 255 white. The file does not say how many bits its
@@ -797,6 +853,7 @@ def _result_of_row(
 ):  # (file, `picture_key`, size), or a `DataError`
     "What came of a row: its stored picture, or what is wrong with the row or its picture"
     result = entry if isinstance(entry, DataError) else store.results[entry.filename]
+    # The picture's size is known only now: boxes that belong to another shape of picture are refused.
     if kind == "pointing" and not isinstance(result, DataError):
         answer = row[3]
         return _result_or_error(_with_checked_shape, result, answer)
@@ -805,7 +862,7 @@ def _result_of_row(
 
 def _skipped_row(
     row,  # of main.csv: (line number, image path, question, answer)
-    error,  # `DataError`: why it cannot be used
+    error,  # `DataError` that says why it cannot be used, but not which row it is
     strict,  # raise the error, with row and picture, instead of leaving the row out
 ):
     "A row that is left out, as a dict for `Report.skipped`"
@@ -836,6 +893,7 @@ def _add_table_notes(
 ):
     "Count pictures that no row names, rows that stand twice, and questions with two different answers"
     # line number → name of the row's picture in the archive, None if there is none
+    # (`find` also returns a note about the spelling, which has been counted before)
     name_of_row = {number: names.find(image_path)[0] for number, image_path, _, _ in rows}
     named = set(name_of_row.values())
     unused = [name for name in names.entries if name not in named and _is_picture_name(name)]
@@ -852,7 +910,9 @@ def _repeats_and_contradictions(
     kept,  # the good rows, as dicts of row (the line number), question, answer and more
     name_of_row,  # line number → name of the row's picture in the archive
 ):
-    "How many rows repeat an earlier one, and how many ask what has two different answers"
+    """How many rows repeat an earlier one, and how many ask what has two different answers.
+
+    Of three rows with one picture and question and the answers 3, 3 and 4 it is 1 and 3."""
     answers: dict = {}  # (picture's name, question) → the answers of all rows that ask this
     for row in kept:
         key = (name_of_row[row["row"]], row["question"])
@@ -860,7 +920,7 @@ def _repeats_and_contradictions(
     repeated_rows = contradicted_rows = 0
     for group in answers.values():
         distinct = len(set(group))
-        repeated_rows += len(group) - distinct
+        repeated_rows += len(group) - distinct  # the first row with each answer repeats none
         if distinct > 1:
             contradicted_rows += len(group)
     return repeated_rows, contradicted_rows
@@ -890,9 +950,11 @@ def _keep_new_pictures(
         if isinstance(entry, DataError):
             continue
         name, line_number = entry.filename, row[0]
+        # `results`: pictures of earlier batches; `submitted`: those of this one
         if name in store.results or name in submitted:
             continue  # an earlier row has the same picture
         submitted.add(name)
+        # The bytes are read here, not in the pool: `zipfile` holds one file open, which threads would share.
         futures.append(pool.submit(store.keep, name, line_number, archive.read(entry)))
     for future in futures:
         future.result()  # raises an error that ends the whole archive: a full disk, too many bytes
@@ -914,13 +976,13 @@ def _entry_of_row(
 ):
     "Check one row of main.csv, and return the ZipInfo of its picture; `DataError` if it cannot be used"
     _, image_path, question, answer = row
-    _check_question(question, answer)
-    _check_answer(answer, notes, kind)
+    _check_question(question, answer)  # a DataError if one is empty, or the question holds control tokens
+    _check_answer(answer, notes, kind)  # a DataError if it holds no count, or no boxes in kind pointing
     name, note = _existing_name(names, image_path)
     if note:  # a sentence: the archive spells the name in another way
         notes[note] += 1
     entry = names.entries[name]
-    if entry.file_size > limits["picture_bytes"]:
+    if entry.file_size > limits["picture_bytes"]:  # 32 MiB, checked before it is unpacked into memory
         raise DataError("image.bytes", f"{entry.file_size} bytes")
     return entry
 
@@ -943,13 +1005,17 @@ def _existing_name(
     names,  # `_Names` of the archive's files
     image_path,  # as a row of the table writes it
 ):
-    "What `names.find` finds: (name of the entry, note or None); `DataError` if there is no such entry"
+    """The entry that a path in the table means, as (its name, a note or None); `DataError` if there is none.
+
+    The note says that the table spells the name in another way, such as in another case."""
     name, note = names.find(image_path)
     if name is not None:
         return name, note
+    # such as http://…, C:\x, /etc/x or ../x: the user expects that it is read from elsewhere
     leads_out = ":" in image_path or image_path.startswith(("/", "\\")) or ".." in image_path
     if leads_out:
         raise DataError("image.name", "a path or an address; expected the name of a file in the archive")
+    # hint: such as "; there is 'images/a.jpeg'", or an empty text
     raise DataError("image.missing", f"not in the archive{names.hint(image_path)}")
 
 
@@ -960,16 +1026,17 @@ def _check_question(question, answer):
     "Raise `DataError` unless a row has an answer, and a question that a model can be asked"
     if not question or not answer:
         raise DataError("row.empty", "question or answer is empty")
-    if question.count("<image>") > 1:
+    if question.count("<image>") > 1:  # the mark stands for a picture, and a row has one
         marks = question.count("<image>")
         raise DataError("row.marks", f"{marks} <image> marks in the question, and one picture")
+    # such as <|im_end|>: a tokenizer would end the turn there; None if there is no such text
     token = control_token(question)
     if token:
         raise DataError("row.tokens", f"the question holds {token}, a control token of the models")
 
 
 def _check_count(answer):
-    "Raise `DataError` unless an answer holds a count"
+    "Raise `DataError` unless an answer holds a count: 3, or `a photo of three apples`, but not 2,5"
     decimal = _decimal_comma.search(answer)
     if decimal:  # "2,5" may mean two and a half, as in German, or the two numbers 2 and 5
         raise DataError("row.count", f"{decimal[0]!r} in the answer {answer[:60]!r} is no count, or two")
@@ -978,8 +1045,10 @@ def _check_count(answer):
 
 
 def _check_boxes(answer):
-    "Raise `DataError` unless an answer is boxes that lie in a picture, with their scale and its size"
-    truth = read_box_truth(answer)
+    """Raise `DataError` unless an answer is boxes that lie in a picture, with their scale and its size.
+
+    Such as `[12, 40, 31, 59] in pixels of 112 x 112`: left, top, right and lower edge."""
+    truth = read_box_truth(answer)  # its boxes, their scale (pixels, thousandths, fractions), picture's size
     if not truth.boxes or not truth.size:
         expected = f"expected {zip_kinds['pointing']}"
         raise DataError("row.boxes", f"no boxes in the answer {answer[:60]!r}: {expected}")
@@ -992,7 +1061,7 @@ def _check_boxes(answer):
 
 def _fault_of_place(
     box,  # left, top, right, bottom
-    edges,  # the picture's right and lower edge, in the same unit
+    edges,  # the picture's right and lower edge, in the same unit: pixels, thousandths or fractions
 ):
     "Words for a box that does not lie in its picture; None for one that does"
     left, top, right, bottom = box
@@ -1001,11 +1070,14 @@ def _fault_of_place(
     return None if lies_inside else "outside the picture"
 
 
-def _with_checked_shape(stored, answer):
+def _with_checked_shape(
+    stored,  # of a row's picture: (file, hash of its pixels, (width, height))
+    answer,  # the row's boxes, such as "[12, 40, 31, 59] in pixels of 112 x 112"
+):
     """Return `stored` unchanged; `DataError` if the boxes of `answer` are of a picture of another shape.
 
-    `stored` is (file, `picture_key`, size). Boxes have another shape if they belong to another picture, or
-    were drawn before this one was rotated."""
+    That is, of another ratio of width and height: they belong to another picture, or were drawn before this
+    one was rotated. Another size alone is no fault, since boxes can be scaled."""
     _, _, size = stored
     size_in_answer = read_box_truth(answer).size
     if not have_same_shape(size_in_answer, size):
@@ -1061,11 +1133,14 @@ class _PictureStore:
                 raise DataError("zip.size", "its pictures take too much room")
             self._write_in_pieces(file, data)
 
-    def _write_in_pieces(self, file, data):
+    def _write_in_pieces(self,
+        file,  # open and unbuffered, so that a full disk is noticed in `write`, not when it is closed
+        data,  # bytes
+    ):
         "Write bytes into an unbuffered file, while `reserve` bytes of the disk stay free; else `DataError`"
-        rest = memoryview(data)
+        rest = memoryview(data)  # slices of it copy nothing
         while rest:
-            piece = rest[:_written_at_once]
+            piece = rest[:_written_at_once]  # 1 MiB
             # Checked before each piece, since other processes may be writing to the disk, too.
             if free_bytes(self.folder) < self.reserve + len(piece):
                 raise DataError("storage.full", "no space is left on the disk that it is unpacked to")
