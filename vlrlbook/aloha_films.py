@@ -170,7 +170,9 @@ class Script:
         return _as_action(self.points[-1])
 
 
-def _as_action(waypoint):
+def _as_action(
+    waypoint, # `Waypoint`: place [3], rotation [4], opening
+):
     "The 8 numbers of an action for one gripper, in the simulator's order: place, rotation, opening"
     return np.concatenate([waypoint.place, waypoint.rotation, [waypoint.opening]])
 
@@ -178,16 +180,24 @@ def _as_action(waypoint):
 # Plans: what a film is about. Each fills `left` and `right`, the `Script`s of both arms, for a cube that lies
 # at `cube` ([3] metres), and draws its noise from `rng`. Numbers of steps are control steps, 50 a second.
 
-def _hand_over(cube, left: Script, right: Script, rng):
+def _hand_over(
+    cube, # [3] metres, where the middle of the cube lies on the table
+    left: Script, # gets the waypoints of the left gripper; their steps are fiftieths of a second
+    right: Script, # gets those of the right gripper
+    rng, # `np.random.Generator`, source of all noise
+):
     "Plan of a film: the right arm picks the cube and hands it over; the rewards are 0, 1, 2, then 4"
     right.pick(cube, rotation=RIGHT_DOWN)
     _meet(left, right, rng) # the left gripper takes the cube from the right one
 
 
-def _linger_then_hand_over(cube, left: Script, right: Script, rng):
-    """Plan of a film: the right gripper touches the cube on the table for a while, then hands it over.
-
-    `cube` is where it lies, [3] metres. Steps are control steps, 50 a second."""
+def _linger_then_hand_over(
+    cube, # [3] metres, where the middle of the cube lies on the table
+    left: Script, # gets the waypoints of the left gripper; their steps are fiftieths of a second
+    right: Script, # gets those of the right gripper
+    rng, # `np.random.Generator`, source of all noise
+):
+    "Plan of a film: the right gripper touches the cube on the table for a while, then hands it over"
     # A cube that is touched and not lifted has the reward 1, which is rare in other plans.
     right.pick(cube, rotation=RIGHT_DOWN, closed=TOUCHING)
     right.stay(rng.integers(80, 200))
@@ -195,10 +205,13 @@ def _linger_then_hand_over(cube, left: Script, right: Script, rng):
     _meet(left, right, rng) # the left gripper takes the cube from the right one
 
 
-def _second_try(cube, left: Script, right: Script, rng):
-    """Plan of a film: the right gripper misses the cube, then picks it and hands it to the left one.
-
-    `cube` is where it lies, [3] metres. Steps are control steps, 50 a second."""
+def _second_try(
+    cube, # [3] metres, where the middle of the cube lies on the table
+    left: Script, # gets the waypoints of the left gripper; their steps are fiftieths of a second
+    right: Script, # gets those of the right gripper
+    rng, # `np.random.Generator`, source of all noise
+):
+    "Plan of a film: the right gripper misses the cube, then picks it and hands it to the left one"
     offset = _offset_of_a_miss(rng) # [3] metres
     right.pick(cube + offset, rotation=RIGHT_DOWN) # goes down beside the cube, and closes there
     right.move(steps=20, opening=OPEN)
@@ -211,14 +224,25 @@ def _second_try(cube, left: Script, right: Script, rng):
     _meet(left, right, rng) # the left gripper takes the cube from the right one
 
 
-def _miss(cube, left: Script, right: Script, rng):
+def _miss(
+    cube, # [3] metres, where the middle of the cube lies on the table
+    left: Script, # gets the waypoints of the left gripper; their steps are fiftieths of a second
+    right: Script, # gets those of the right gripper
+    rng, # `np.random.Generator`, source of all noise
+):
     "Plan of a film: the right gripper closes beside the cube and lifts nothing"
+    # What is not given to `move` stays as it was, so the closed gripper goes to the meeting place.
     right.pick(cube + _offset_of_a_miss(rng), rotation=RIGHT_DOWN)
     right.move(steps=60, place=MEETING_PLACE)
     right.stay(60)
 
 
-def _squeeze(cube, left: Script, right: Script, rng):
+def _squeeze(
+    cube, # [3] metres, where the middle of the cube lies on the table
+    left: Script, # gets the waypoints of the left gripper; their steps are fiftieths of a second
+    right: Script, # gets those of the right gripper
+    rng, # `np.random.Generator`, source of all noise
+):
     "Plan of a film: the right gripper closes on the cube, lets it go and leaves"
     _squeeze_with(right, RIGHT_DOWN, RIGHT_START, cube, rng, shortest=60)
 
@@ -233,13 +257,18 @@ def _squeeze_with(
 ):
     "A gripper closes on the cube for `shortest` to 199 control steps, lets it go and returns to its start"
     # `pick` draws from the same generator. If the time were drawn before it, a seed would give another film.
-    arm.pick(cube, rotation=pointing_down, closed=TOUCHING)
+    arm.pick(cube, rotation=pointing_down, closed=TOUCHING) # touches it, too loose to lift it
     arm.stay(rng.integers(shortest, 200))
     arm.move(steps=30, opening=OPEN)
     arm.move(steps=60, place=start)
 
 
-def _press(cube, left: Script, right: Script, rng):
+def _press(
+    cube, # [3] metres, where the middle of the cube lies on the table
+    left: Script, # gets the waypoints of the left gripper; their steps are fiftieths of a second
+    right: Script, # gets those of the right gripper
+    rng, # `np.random.Generator`, source of all noise
+):
     "Plan of a film: the right gripper, closed, presses on the cube from above"
     _press_with(right, RIGHT_DOWN, RIGHT_START, cube, rng)
 
@@ -252,27 +281,34 @@ def _press_with(
     rng, # source of all noise
 ):
     "A closed gripper presses on the cube for 80 to 199 control steps and returns to its start"
+    # A film begins with closed grippers, so it need not be closed. ABOVE: 8 cm above the middle of the cube.
     arm.move(steps=90, place=cube + ABOVE, rotation=pointing_down)
-    arm.move(steps=50, place=cube + PRESSED)
+    arm.move(steps=50, place=cube + PRESSED) # half a centimetre below its middle
     arm.stay(rng.integers(80, 200))
     arm.move(steps=60, place=start)
 
 
-def _drop(cube, left: Script, right: Script, rng):
-    """Plan of a film: the right arm lifts the cube and drops it on the way to the left one.
-
-    `cube` is where it lies, [3] metres. Steps are control steps, 50 a second."""
+def _drop(
+    cube, # [3] metres, where the middle of the cube lies on the table
+    left: Script, # gets the waypoints of the left gripper; their steps are fiftieths of a second
+    right: Script, # gets those of the right gripper
+    rng, # `np.random.Generator`, source of all noise
+):
+    "Plan of a film: the right arm lifts the cube and drops it on the way to the left one"
     right.pick(cube, rotation=RIGHT_DOWN)
     right.move(steps=60, place=MEETING_PLACE)
     right.stay(rng.integers(10, 120)) # holds the cube for so many control steps
     right.move(steps=10, opening=OPEN)
-    right.stay(70)
+    right.stay(70) # so that the film shows the cube on the table again
 
 
-def _drop_at_the_meeting(cube, left: Script, right: Script, rng):
-    """Plan of a film: the right gripper opens before the left one has closed, and the cube falls.
-
-    `cube` is where it lies, [3] metres. Steps are control steps, 50 a second."""
+def _drop_at_the_meeting(
+    cube, # [3] metres, where the middle of the cube lies on the table
+    left: Script, # gets the waypoints of the left gripper; their steps are fiftieths of a second
+    right: Script, # gets those of the right gripper
+    rng, # `np.random.Generator`, source of all noise
+):
+    "Plan of a film: the right gripper opens before the left one has closed, and the cube falls"
     right.pick(cube, rotation=RIGHT_DOWN)
     right.move(steps=50, place=MEETING_PLACE)
     # The left gripper waits beside the meeting place, open, until 30 steps after the right one has come.
@@ -287,10 +323,13 @@ def _drop_at_the_meeting(cube, left: Script, right: Script, rng):
     left.move(steps=30, opening=CLOSED)
 
 
-def _over_the_table(cube, left: Script, right: Script, rng):
-    """Plan of a film: the right arm sets the cube down in the middle, and the left arm takes it from there.
-
-    `cube` is where it lies, [3] metres. Steps are control steps, 50 a second."""
+def _over_the_table(
+    cube, # [3] metres, where the middle of the cube lies on the table
+    left: Script, # gets the waypoints of the left gripper; their steps are fiftieths of a second
+    right: Script, # gets those of the right gripper
+    rng, # `np.random.Generator`, source of all noise
+):
+    "Plan of a film: the right arm sets the cube down in the middle, and the left arm takes it from there"
     middle = np.array([0.02, 0.5, CUBE_HEIGHT])
     right.pick(cube, rotation=RIGHT_DOWN)
     _set_down(right, middle)
@@ -315,10 +354,13 @@ def _set_down(
     right.move(steps=40, place=middle + [0.1, 0, 0.12]) # up and away to the right
 
 
-def _left_takes(cube, left: Script, right: Script, rng):
-    """Plan of a film: the left arm takes the cube from the table; the rewards are 0, 3, then 4.
-
-    `cube` is where it lies, [3] metres. Steps are control steps, 50 a second."""
+def _left_takes(
+    cube, # [3] metres, where the middle of the cube lies on the table
+    left: Script, # gets the waypoints of the left gripper; their steps are fiftieths of a second
+    right: Script, # gets those of the right gripper
+    rng, # `np.random.Generator`, source of all noise
+):
+    "Plan of a film: the left arm takes the cube from the table; the rewards are 0, 3, then 4"
     left.pick(cube, rotation=LEFT_DOWN)
     # Holds the cube on the table, for moments of reward 3: the left finger touches it, it is not lifted yet.
     left.stay(rng.integers(5, 90))
@@ -326,22 +368,36 @@ def _left_takes(cube, left: Script, right: Script, rng):
     left.stay(100)
 
 
-def _left_squeezes(cube, left: Script, right: Script, rng):
+def _left_squeezes(
+    cube, # [3] metres, where the middle of the cube lies on the table
+    left: Script, # gets the waypoints of the left gripper; their steps are fiftieths of a second
+    right: Script, # gets those of the right gripper
+    rng, # `np.random.Generator`, source of all noise
+):
     "Plan of a film: the left gripper closes on the cube on the table, lets it go and leaves"
     _squeeze_with(left, LEFT_DOWN, LEFT_START, cube, rng, shortest=80)
 
 
-def _left_presses(cube, left: Script, right: Script, rng):
+def _left_presses(
+    cube, # [3] metres, where the middle of the cube lies on the table
+    left: Script, # gets the waypoints of the left gripper; their steps are fiftieths of a second
+    right: Script, # gets those of the right gripper
+    rng, # `np.random.Generator`, source of all noise
+):
     "Plan of a film: the left gripper, closed, presses on the cube from above"
     _press_with(left, LEFT_DOWN, LEFT_START, cube, rng)
 
 
-def _left_drops(cube, left: Script, right: Script, rng):
-    """Plan of a film: the left arm lifts the cube and drops it.
-
-    `cube` is where it lies, [3] metres. Steps are control steps, 50 a second."""
+def _left_drops(
+    cube, # [3] metres, where the middle of the cube lies on the table
+    left: Script, # gets the waypoints of the left gripper; their steps are fiftieths of a second
+    right: Script, # gets those of the right gripper
+    rng, # `np.random.Generator`, source of all noise
+):
+    "Plan of a film: the left arm lifts the cube and drops it"
     left.pick(cube, rotation=LEFT_DOWN)
-    left.stay(rng.integers(20, 100)) # holds the cube on the table for so many control steps
+    # Holds the cube on the table, for moments of reward 3: the left finger touches it, it is not lifted yet.
+    left.stay(rng.integers(20, 100))
     left.move(steps=60, place=MEETING_PLACE)
     left.stay(rng.integers(20, 90)) # holds the cube for so many control steps
     left.move(steps=10, opening=OPEN)
@@ -354,12 +410,12 @@ def _meet(
     rng, # source of all noise
 ):
     "The right gripper brings the cube to the meeting place, the left one takes it and goes away with it"
-    right.move(steps=50, place=MEETING_PLACE)
+    right.move(steps=50, place=MEETING_PLACE) # between the arms, 25 cm above the table
     # Meanwhile the left gripper goes to a place beside it and opens.
     left.move(steps=100, place=MEETING_PLACE + FURTHER_LEFT, rotation=ON_ITS_SIDE, opening=OPEN)
     # The right arm lags behind its script, so the left one waits until the cube hangs still.
     left.wait_until(right.last_step + int(rng.integers(20, 60)))
-    left.move(steps=40, place=MEETING_PLACE + TAKING)
+    left.move(steps=40, place=MEETING_PLACE + TAKING) # where its fingers are around the cube
     left.stay(20) # because this arm lags behind its script, too
     left.move(steps=30, opening=CLOSED)
     _let_go_and_part(left, right)
@@ -373,15 +429,15 @@ def _let_go_and_part(
     # Both hold the cube for a moment: if the right gripper opened earlier, the cube would fall.
     right.wait_until(left.last_step + 15)
     right.move(steps=20, opening=OPEN)
-    right.move(steps=40, place=MEETING_PLACE - FURTHER_LEFT) # away to the right
-    left.wait_until(right.last_step)
+    right.move(steps=40, place=MEETING_PLACE - FURTHER_LEFT) # 12 cm away to the right
+    left.wait_until(right.last_step) # until the right gripper is out of the way
     left.move(steps=50, place=MEETING_PLACE + FURTHER_LEFT)
     left.stay(60)
 
 
 def _offset_of_a_miss(rng):
     "A random offset [3] in metres from the cube: 5 to 7 cm in y, so that no finger touches the cube"
-    side = rng.choice([-1, 1])
+    side = rng.choice([-1, 1]) # towards the viewer, or away
     return np.array([0, side * rng.uniform(0.05, 0.07), 0])
 
 
@@ -479,11 +535,14 @@ class Simulator:
 
 def _choose_renderer():
     "Let dm_control, which chooses when it is first imported, render without a screen if there is none"
-    if not os.environ.get("DISPLAY"):
+    if not os.environ.get("DISPLAY"): # no screen
+        # setdefault: what a user has chosen stays
         os.environ.setdefault("MUJOCO_GL", "egl") # OSMesa would work, too
 
 
-def _no_observation(physics):
+def _no_observation(
+    physics, # the simulator's state, which the method that this replaces takes
+):
     "An empty observation, in place of the task's own method, which would render pictures at every step"
     return {}
 
@@ -527,7 +586,7 @@ def _follow(
     left, # `Script` of the left gripper
     right, # `Script` of the right gripper
 ):
-    "Let the simulator follow both scripts to their ends; returns the frames of the film, as `record_film`"
+    "Follow both scripts to their ends; returns the frames: dicts of views, joints, action [16] and reward"
     moments, moment_steps = [], [] # the frames of the film, and the control step of each
     rewards = [] # of every control step
     for step in range(max(left.last_step, right.last_step)):
@@ -536,6 +595,7 @@ def _follow(
         if _is_frame(step):
             moment_steps.append(step)
             moments.append(_observed(simulator, action))
+    # A frame's reward is the commonest one of the steps around it, so it is known only now.
     for moment, reward in zip(moments, moment_labels(rewards, moment_steps)):
         moment["reward"] = reward
     return moments
@@ -543,6 +603,7 @@ def _follow(
 
 def _is_frame(step):
     "True if a control step becomes a frame: each MOMENT_STEPS-th, but not before the arms have swung out"
+    # from step 125 on each 25th, so two frames a second
     return step >= FIRST_STEP and step % MOMENT_STEPS == 0
 
 
@@ -551,7 +612,7 @@ def _place_of_cube(
     rng, # source of chance
 ):
     "A random place [3] in metres for the cube on the table, where the arm that takes it reaches it"
-    # the smallest (x, y) and the largest
+    # The smallest (x, y) and the largest; in plans of LEFT_PLANS the left arm takes the cube.
     low, high = (CUBE_OF_LEFT if plan in LEFT_PLANS else CUBE_OF_RIGHT).T
     return np.array([*rng.uniform(low, high), CUBE_HEIGHT])
 
@@ -600,8 +661,12 @@ def make_films(
     return LeRobotDataset(name, root=root, video_backend="pyav")
 
 
-def _check_numbers(films, size):
+def _check_numbers(
+    films, # how many
+    size, # pixels a side of the pictures
+):
     "Raise a SettingsError for less than one film, or for pictures too small to show the cube"
+    # SMALLEST: 32 pixels a side
     if films < 1 or size < SMALLEST:
         wanted = f"at least 1 film, and {SMALLEST} pixels a side"
         raise SettingsError(f"films = {films}, size = {size}: expected {wanted}")
@@ -625,7 +690,8 @@ def _new_data_set(
 ):
     "An empty `LeRobotDataset` for films of the simulator"
     LeRobotDataset, RGBEncoderConfig = _lerobot_classes()
-    # _columns: names, types and shapes of the columns, as LeRobot wants them described
+    # _columns: names, types and shapes of the columns, as LeRobot wants them described. A frame is kept every
+    # 25 of the 50 control steps a second. g and crf make small videos: frames between whole ones, quality.
     return LeRobotDataset.create(
         name, fps=CONTROL_STEPS_A_SECOND // MOMENT_STEPS, features=_columns(size, videos),
         root=folder, robot_type="aloha", use_videos=videos, video_backend="pyav",
@@ -638,28 +704,34 @@ def _add_film(
 ):
     "Add one film to a LeRobot data set; returns its rewards as digits, one for each moment"
     for moment in moments:
-        data.add_frame(_row(moment)) # a dict of all columns
+        data.add_frame(_row(moment)) # a dict of all columns, with the task in words
     data.save_episode() # an episode is LeRobot's word for a film
     return "".join(str(moment["reward"]) for moment in moments)
 
 
-def _describe(folder, about):
-    "Write films.json: `about`, which says how each film was made, and the versions of the libraries"
+def _describe(
+    folder, # of the data set
+    about, # dict of seed, size and films (a dict of plan and rewards for each)
+):
+    "Write films.json: how each film was made, and by which versions of the libraries"
     versions = {}
     for library in ("gym-aloha", "mujoco", "lerobot"):
         versions[library] = importlib.metadata.version(library)
     write_json(folder / "films.json", about | dict(versions=versions))
 
 
-def _turns(only):
+def _turns(
+    only, # names of plans with commas between, such as "miss, drop"; None or empty: all
+):
     """Names of plans, which the films of a data set take in turns: those in `only`, else TURNS.
 
-    `only`: names with commas between, or None. SettingsError for a name that is no key of `plans`."""
+    TURNS has all of them, some twice. SettingsError for a name that is no key of `plans`."""
     if not only:
         return TURNS
     names = [name.strip() for name in only.split(",")]
     for name in names:
         if name not in plans:
+            # nearest: ": did you mean …?", or a list of all names
             raise SettingsError(f"only = {name!r}{nearest(name, list(plans))}")
     return names
 
@@ -670,6 +742,7 @@ def _columns(
 ):
     "The columns of the data set as {name: dtype, shape and names}, as LeRobot wants them described"
     dtype, axes = "video" if videos else "image", ["height", "width", "channels"]
+    # joints: 14 numbers; an action: 16; the reward: a vector of 5, one for each reward from 0 to 4
     camera = dict(dtype=dtype, shape=(size, size, 3), names=axes)
     columns: dict = {name: dict(camera) for name in aloha_cameras}
     columns["observation.state"] = dict(dtype="float32", shape=(JOINTS,), names=None)
@@ -684,7 +757,7 @@ def _row(
     """A moment as a row of the data set, a dict of all its columns.
 
     The reward becomes a one-hot vector, because the real data set has such labels."""
-    row = dict(zip(aloha_cameras, moment["views"]))
+    row = dict(zip(aloha_cameras, moment["views"])) # `views` has the cameras in this order, too
     row["observation.state"], row["action"] = moment["joints"], moment["action"]
     one_hot_vectors = np.eye(REWARDS, dtype=np.float32) # row r belongs to the reward r
     row["reward_bins"] = one_hot_vectors[moment["reward"]]
