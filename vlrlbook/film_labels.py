@@ -76,7 +76,7 @@ def read_film_labels(
 
 
 def _check_vectors(
-    table, # [frames, numbers of a label]
+    table, # [frames, numbers of a label], two numbers or more
     column, # name of the label column, for the message
     label_as, # one of `readings`
 ):
@@ -116,7 +116,7 @@ def _as_table(
     rows = [np.atleast_1d(np.asarray(value, dtype=float)) for value in values]
     width = rows[0].size if rows else 1
     for row, episode, moment in zip(rows, episodes, moments):
-        fault = _fault_of_label(row, width)
+        fault = _fault_of_label(row, width) # such as "4 numbers, expected 5 as in the first frame", or None
         if fault:
             message = f"film {int(episode)}, frame {int(moment)}: {fault}"
             raise DataError("aloha.label", message, entry=column)
@@ -127,18 +127,21 @@ def _fault_of_label(
     row, # one label as an array
     width, # how many numbers the first label of the column has
 ):
-    "Words for a label of another length than the first one, or with NaN in it; None for a good one"
+    "Words for a label of another length than the first one, or with NaN or infinity; None for a good one"
     if row.size != width:
         return f"{row.size} numbers, expected {width} as in the first frame"
-    if not np.isfinite(row).all():
+    if not np.isfinite(row).all(): # NaN, which also stands for a missing number, or infinity
         return f"{row.tolist()}, expected numbers"
     return None
 
 
-def _from_vectors(table):
-    """Bins of a table [frames, bins] of vectors: the place of each row's largest entry, 0 for a row of zeros.
+def _from_vectors(
+    table, # [frames, bins], a vector for each frame, such as [0, 0, 1, 0, 0]
+):
+    """Bins of vectors: the place of each row's largest entry, 0 for a row of zeros.
 
-    Returns (bins, kinds, number of bins, how the vectors were read in words)."""
+    Returns (bins [frames], kinds [frames], number of bins, how the vectors were read in words). A row's kind
+    is "zero" if all its entries are 0, else "vector"."""
     is_zero = ~table.any(axis=1)
     kinds = np.where(is_zero, "zero", "vector")
     # A one-hot vector has a single entry that is not 0, and this entry is 1.
@@ -146,7 +149,7 @@ def _from_vectors(table):
     is_one_hot = has_single_entry & (table.max(axis=1) == 1)
     width = table.shape[1]
     meaning = f"one-hot vectors of {width} bins"
-    if not (is_one_hot | is_zero).all():
+    if not (is_one_hot | is_zero).all(): # such as probabilities: users are told what was made of them
         meaning = f"vectors of {width} numbers, the largest of which is the bin"
     return table.argmax(axis=1), kinds, width, meaning
 
@@ -159,7 +162,8 @@ def _from_numbers(
 ):
     """Bins of a column of single numbers, read as `label_as` says; auto decides by the whole column.
 
-    Returns (bins, kinds, number of bins, how the numbers were read in words)."""
+    Returns (bins [frames], kinds [frames], number of bins, how the numbers were read in words). The kind is
+    the same for all: success, integer, progress or regress."""
     low, high = (float(numbers.min()), float(numbers.max())) if len(numbers) else (0.0, 0.0)
     are_whole = bool((numbers == np.round(numbers)).all())
     # How the numbers are read: success (all are 0 or 1), integer (all are whole), progress or regress.
@@ -170,6 +174,7 @@ def _from_numbers(
         return numbers.astype(int), kinds, 2, "0 and 1, taken as failure (bin 0) and success (bin 1)"
     if reading == "integer":
         meaning = f"whole numbers from {low:g} to {high:g}, taken as bins"
+        # bins from 0 to the largest number; two at least, since one bin leaves nothing to tell apart
         return numbers.astype(int), kinds, max(2, int(high) + 1), meaning
     bins, taken_as = _bins_of_progress(numbers, reading, progress_bins)
     return bins, kinds, progress_bins, f"numbers from {low:.3g} to {high:.3g}, {taken_as}"
@@ -180,12 +185,15 @@ def _bins_of_progress(
     reading, # progress or regress
     bins, # how many
 ):
-    "The bin of each frame's progress, and in words what the progress was taken for"
+    """The bin of each frame's progress, and in words what the progress was taken for.
+
+    With 5 bins the progress 0.3 is in bin 1, from 0.2 to 0.4. If it is learnt as a number ("regress"), bins
+    are the marks 0, 0.25, 0.5, 0.75 and 1; the nearest one is bin 1, too."""
     if reading == "regress":
-        # Progress is learnt as a number; its bin is for metrics. With 5 bins, 0.3 is scaled to 1.2: bin 1.
+        # What is learnt is the number; its bin is for metrics. With 5 bins, 0.3 is scaled to 1.2: bin 1.
         nearest_marks = np.rint(_scaled_progress(progress, bins)).astype(int)
         return nearest_marks, f"learnt as progress between {bins} marks"
-    # Bins of equal width; 1.0 belongs to the last one.
+    # Bins of equal width. 1.0 belongs to the last one; progress may also lie a thousandth outside of 0 to 1.
     equal_bins = np.clip((progress * bins).astype(int), 0, bins - 1)
     return equal_bins, f"taken as progress and cut into {bins} bins"
 
@@ -196,7 +204,7 @@ def _scaled_progress(progress, marks):
 
 
 def _check_range(
-    low, # smallest number of the column
+    low, # smallest number of the column, whose labels are single numbers
     high, # largest number
     are_whole, # True if all numbers are whole
     column, # its name, for the message
@@ -207,8 +215,9 @@ def _check_range(
     if reading == "success":
         fits = are_whole and 0 <= low and high <= 1
     elif reading == "integer":
-        fits = are_whole and 0 <= low and high < MOST_BINS
+        fits = are_whole and 0 <= low and high < MOST_BINS # 100: larger numbers rather count frames
     elif reading in ("progress", "regress"):
+        # a thousandth outside of 0 to 1 is allowed: averaging and float16 leave such numbers
         fits = -PROGRESS_TOLERANCE <= low and high <= 1 + PROGRESS_TOLERANCE
     else: # "vector": these are single numbers
         fits = False
@@ -217,7 +226,9 @@ def _check_range(
         raise DataError("aloha.label", message, entry=column)
 
 
-def _expected_numbers(label_as):
+def _expected_numbers(
+    label_as, # what the user asked for: auto (nothing), vector, integer, success, progress or regress
+):
     "Words for the numbers that a label column could hold, where it is to be read as `label_as`"
     if label_as == "auto": # the user asked for no reading: name all that are possible
         return f"expected whole numbers from 0 to {MOST_BINS - 1}, or progress from 0 to 1"
@@ -226,8 +237,14 @@ def _expected_numbers(label_as):
     return f"expected {label_as}"
 
 
-def _reading_of(low, high, are_whole):
-    "How a column of single numbers is read, decided by its range: as success, integer or progress"
+def _reading_of(
+    low, # smallest number of the column
+    high, # largest number
+    are_whole, # True if all numbers are whole
+):
+    """How a column of single numbers is read, decided by its range: as success, integer or progress.
+
+    0 and 1: success; 0 to 7: integer; 0.0 to 0.9: progress. Whether they can be read so is checked later."""
     # The narrowest reading first: a column of 0 and 1 could be bins or progress, too.
     if are_whole and 0 <= low and high <= 1:
         return "success"
@@ -244,6 +261,7 @@ def _column_in_words(
     meaning, # how the column was read, in words
 ):
     "A sentence for users about a label column: how it was read, and how many frames are in each bin"
+    # minlength: bins without frames are counted, too
     counts = ", ".join(str(n) for n in np.bincount(bins, minlength=num_classes))
     sentence = f"label {column}: {meaning}; frames in each bin: {counts}"
     all_zero = int((kinds == "zero").sum())
