@@ -43,6 +43,7 @@ def _draw_bins(
     "A bar for each bin with the number of its frames; orange: frames that are in bin 0 only by default"
     bins = range(frames.num_classes)
     ax.bar(bins, bin_counts(frames.labels, frames.num_classes), color=blue, label="labelled")
+    # kinds: how each frame's label was read, such as vector or zero
     all_zero_labels = (frames.kinds == "zero").sum()  # vectors of zeros name no bin, and count as bin 0
     if all_zero_labels:
         ax.bar([0], [all_zero_labels], color=orange, label="bin 0 by default")
@@ -122,7 +123,7 @@ def _end_of(
     "How a film with these bins ends, as (words for the legend, colour)"
     if bins[-1] == last_bin:
         return "ends in the last bin", blue
-    # any(): some bin is above 0
+    # any(): some bin is above 0; else the film stays in bin 0
     return ("ends lower", orange) if bins.any() else ("never rises", grey)
 
 
@@ -143,14 +144,18 @@ def plot_training(
     return fig
 
 
-def _draw_loss(ax, log):
+def _draw_loss(
+    ax,  # matplotlib axes
+    log,  # `RunLog` of a classifier's run; a row has columns such as step, loss, eval/loss
+):
     "The training loss as a faint line and smoothed, and the validation loss as dots"
+    # series: the steps at which a column was logged, and its values there
     steps, losses = log.series("loss")
     ax.plot(steps, losses, color=blue, alpha=0.25, lw=1)
     ax.plot(steps, smooth(losses), color=blue, lw=2, label="training")
     validation_steps, validation_losses = log.series("eval/loss")
     ax.plot(validation_steps, validation_losses, "o", label="validation", **_dots)
-    ax.set(ylabel="loss", ylim=(0, None))
+    ax.set(ylabel="loss", ylim=(0, None))  # from 0, so that a small change does not look large
     ax.set_title(f"loss (n = {len(losses)} rows)")
 
 
@@ -169,7 +174,7 @@ def _draw_validation(
     if labels is not None:
         title += f" (n = {len(labels)} frames)"
         # A classifier whose accuracy stays below this line has learned nothing.
-        share_of_commonest = np.bincount(labels).max() / len(labels)
+        share_of_commonest = np.bincount(labels).max() / len(labels)  # bincount: frames in each bin
         ax.axhline(share_of_commonest, label="commonest bin", **_dashed)
     ax.set_ylim(0, 1.03)
     ax.set_title(title)
@@ -189,7 +194,10 @@ def plot_confusion(
     return fig
 
 
-def _draw_confusion(ax, counts):
+def _draw_confusion(
+    ax,  # matplotlib axes
+    counts,  # array [true bin, predicted bin]: on how many frames both occur together
+):
     "Counts [true bin, predicted bin] as a grid; the colour is the share of the true bin's frames"
     frames_of_true_bin = counts.sum(1, keepdims=True)  # [true bin, 1]
     shares = counts / frames_of_true_bin.clip(1)  # a bin without frames is divided by 1 and stays white
@@ -197,19 +205,23 @@ def _draw_confusion(ax, counts):
     for (true, predicted), count in np.ndenumerate(counts):
         is_dark = shares[true, predicted] > 0.5  # black digits could not be read there
         style = dict(fontsize=8, color="white" if is_dark else "black")
+        # x is the column of the grid, y its row
         ax.text(predicted, true, count, ha="center", va="center", **style)
     bins = range(len(counts))
     ax.set(xlabel="predicted bin", ylabel="true bin", xticks=bins, yticks=bins)
     ax.set_title(f"frames (n = {counts.sum()})")
 
 
-def _draw_calibration(ax, calibration):
+def _draw_calibration(
+    ax,  # matplotlib axes
+    calibration,  # dict: `bins`, the groups, and `ece`, their mean distance from the dashed line
+):
     """A reliability diagram: a dot for each group of frames with about the same confidence.
 
     A dot stands over its mean confidence at the share of its frames that are right. A classifier whose
     confidence is true has its dots on the dashed line."""
     groups = calibration["bins"]  # dicts of confidence and accuracy (means of the group) and n (frames)
-    ax.plot([0, 1], [0, 1], **_dashed)
+    ax.plot([0, 1], [0, 1], **_dashed)  # as often right as it is confident
     confidences = [group["confidence"] for group in groups]
     accuracies = [group["accuracy"] for group in groups]
     areas = [_area_of_dot(group["n"]) for group in groups]
@@ -221,7 +233,9 @@ def _draw_calibration(ax, calibration):
     ax.set_title(f"calibration, mean gap {calibration['ece']:.3f}")
 
 
-def _area_of_dot(n):
+def _area_of_dot(
+    n,  # frames in the group
+):
     "The area, in square points, of the dot of a group of `n` frames"
     # It grows with the square root of n; with n itself the largest dot would hide the others.
     root = n ** 0.5
@@ -234,8 +248,9 @@ def _write_count(
     area,  # of its dot, square points
 ):
     "Write a group's number of frames left of its dot, 4 points from the dot's edge"
-    radius = (area / 4) ** 0.5  # √area / 2
-    offset = (-4 - radius, -3)
+    # matplotlib's `s` is the square of a dot's diameter, in points
+    radius = (area / 4) ** 0.5
+    offset = (-4 - radius, -3)  # 3 points down: the middle of the text is as high as the dot
     place = (group["confidence"], group["accuracy"])
     ax.annotate(f"n = {group['n']}", place, offset, textcoords="offset points", fontsize=7, ha="right")
 
@@ -261,11 +276,12 @@ def judged_film(
 
 
 def _spread_over_film(
-    run,  # `AlohaRun`
-    episode,  # one of the test films
+    run,  # `AlohaRun`: `frames` are all frames of the data set, `test` those of the test films
+    episode,  # number of one of the test films
     moments,  # how many frames; a short film is taken whole
 ):
     "Frames evenly spread over a film, as indices into the test frames"
+    # episodes: the film of every frame of the data set; rows: the numbers of the test frames among them
     episode_of_test_frames = run.frames.episodes[run.test.rows]
     film_indices = np.flatnonzero(episode_of_test_frames == episode)
     count = min(moments, len(film_indices))
