@@ -19,10 +19,10 @@ __all__ = ["DRAWN", "DRAWN_FILMS", "SIMULATED", "video_backends", "presets", "en
 
 DRAWN = "local/synthetic_aloha"  # name of a data set whose films are drawn when a run asks for them
 DRAWN_FILMS = 90  # how many films are drawn if the setting `episodes` does not say it
-SIMULATED = "local/aloha_transfer_cube"  # 96 films of the ALOHA simulator, which come with this book
+SIMULATED = "local/aloha_transfer_cube"  # 96 films of the ALOHA simulator, which come with vlrlbook
 video_backends = ["torchcodec", "pyav"]  # those that LeRobot reads films with
 
-# Size → the values of settings that were not given. The tiny twin is trained whole, on a CPU, in minutes. The
+# Size → the values of settings that were not given. A tiny model is trained whole, on a CPU, in minutes. The
 # size gpu has the defaults of the older script, so that its users get the run that they know.
 presets = {
     "tiny": dict(
@@ -177,7 +177,7 @@ class AlohaSettings(Settings):
         return self.model or self.from_environment().get("model")
 
     def from_environment(self) -> dict:  # name → value
-        """The values of settings that were not given but have an environment variable.
+        """The values of settings that were not given but have an environment variable, such as LR for `lr`.
 
         A variable that is empty or holds the word None counts as not set."""
         values = {}
@@ -197,7 +197,7 @@ class AlohaSettings(Settings):
         variables = self.from_environment()  # name → value, only of settings that were not given
         # In mode chat a classifier that the user has chosen must exist, but not one that a preset names.
         self.named = {name for name in ("model", "ckpt_dir") if getattr(self, name) or name in variables}
-        for name in ("mode", "finetune_mode"):
+        for name in ("mode", "finetune_mode"):  # settings that are one of a few words
             # Users of the older script write TRAIN and LoRA.
             if isinstance(variables.get(name), str):
                 variables[name] = variables[name].lower()
@@ -209,10 +209,12 @@ class AlohaSettings(Settings):
 
     def _defaults(self):
         "The values of the preset of `size`, and those that depend on other settings: {name: value}"
+        # What a preset says stands behind the |, and so wins: gpu has a ckpt_dir of its own.
         defaults = {"mode": "train", "ckpt_dir": f"{self.output_dir}/classifier"} | presets[self.size]
         if self.data and Path(self.data, "meta", "info.json").exists():
             # A user's own films get the name of their folder, not that of the preset's data set.
             defaults["repo_id"] = f"local/{Path(self.data).resolve().name}"
+        # DRAWN: name of the data set whose films are drawn by this program; a folder in `data` wins over it
         films_are_drawn = not self.data and (self.repo_id or defaults["repo_id"]) == DRAWN
         if films_are_drawn:
             defaults["episodes"] = DRAWN_FILMS
@@ -228,26 +230,29 @@ class AlohaSettings(Settings):
 
     def _number_rules(self):
         "Yields (is broken, error message) for each number that must lie in one of three ranges"
-        for name in _positive:
+        for name in _positive:  # batch_size, lr, epochs and others
             yield getattr(self, name) <= 0, f"{name} = {getattr(self, name)}: expected more than 0"
         # max_train_samples may be None, which takes all frames and cannot be compared with 0.
         limits = () if self.max_train_samples is None else ("max_train_samples",)
-        for name in (*_not_negative, *limits):
+        for name in (*_not_negative, *limits):  # seed, warmup_steps, patience and others
             yield getattr(self, name) < 0, f"{name} = {getattr(self, name)}: expected 0 or more"
-        for name in _shares:
+        for name in _shares:  # val_share, lora_dropout, flip and others; 1 would leave nothing
             yield not 0 <= getattr(self, name) < 1, f"{name} = {getattr(self, name)}: expected 0 up to 1"
 
     def _film_rules(self):
         "Yields (is broken, error message) for each rule about the number of films and of frames"
         held_out = self.val_share + self.test_share  # share of the films
         yield held_out >= 0.9, f"val_share + test_share = {held_out:g}: too little is left to train on"
+        # DRAWN: name of the data set whose films are drawn; only these can be made of any length
         is_drawn = not self.data and self.repo_id == DRAWN
         sets_frames = self.frames != type(self).frames  # another number than the default
         yield sets_frames and not is_drawn, f"frames = {self.frames}: of drawn films only (repo_id {DRAWN})"
 
     def _training_rules(self):
         "Yields (is broken, error message) for each rule about training, `episodes` and `moments`"
+        # 0 would train nothing, and -1 means that `epochs` says how long
         yield self.max_steps == 0, "max_steps = 0: expected more than 0, or -1 to go by epochs"
+        # None: as many bins as the labels name; one bin leaves nothing to tell apart
         has_too_few = self.num_classes is not None and self.num_classes < 2
         yield has_too_few, f"num_classes = {self.num_classes}: expected 2 or more"
         stops_without_validation = bool(self.patience) and not self.val_share
@@ -264,11 +269,12 @@ class AlohaSettings(Settings):
 
     def _name_rules(self):
         "Yields (is broken, error message) for each setting that must be one of a few words"
-        for name, possible in _possible_words.items():
+        for name, possible in _possible_words.items():  # such as "mode", ["train", "analyze", …]
             word = getattr(self, name)
             # nearest: ": did you mean …?", or a list of the possible words
             yield word not in possible, f"{name} = {word!r}{nearest(word, possible)}"
         backend = self.video_backend
+        # None: the first that can be imported
         yield backend not in (None, *video_backends), (
             f"video_backend = {backend!r}{nearest(str(backend), video_backends)}")
         is_missing = self.report_to == "tensorboard" and not importlib.util.find_spec("tensorboard")
@@ -277,7 +283,7 @@ class AlohaSettings(Settings):
     def _file_rules(self):
         "Yields (is broken, error message) for each rule about folders that must exist, or must not"
         if self.labelled_set:
-            is_taken = Path(self.labelled_set).exists()
+            is_taken = Path(self.labelled_set).exists()  # a new folder for a copy with the predicted rewards
             yield is_taken, f"labelled_set = {self.labelled_set!r}: is there already, and is not written over"
             picks_films = bool(self.data) and self.episodes is not None
             yield picks_films, "labelled_set with episodes: a copy holds all films, so all must be judged"
@@ -285,11 +291,13 @@ class AlohaSettings(Settings):
         if self.data and self.size == "tiny" and not self.revision:
             yield not Path(self.data, "meta", "info.json").exists(), (
                 f"data = {self.data!r}: no meta/info.json there, so this is no LeRobot data set")
-        if not is_classifier(self.ckpt_dir):
+        if not is_classifier(self.ckpt_dir):  # no folder of a trained classifier: predict and chat need one
             yield from self._rules_without_classifier()
 
     def _rules_without_classifier(self):
-        "Yields (is broken, error message) for the modes that need a classifier, where `ckpt_dir` holds none"
+        """Yields (is broken, error message) for modes that need a classifier, where `ckpt_dir` holds none.
+
+        `named` is the set of those of model and ckpt_dir that the user gave, and no preset filled in."""
         missing = f"there is no classifier in ckpt_dir = {self.ckpt_dir!r}"
         yield self.mode == "predict", f"mode = 'predict': {missing}; train one first"
         # Chat does without a classifier, unless the user has chosen one.
@@ -318,20 +326,25 @@ class AlohaSettings(Settings):
             films += self._films_of_part(part)
         return sorted(set(films))
 
-    def _films_of_part(self, part):
-        "The films that one part of `episodes` names, such as 3 or 3-5, as a range; else a SettingsError"
+    def _films_of_part(self,
+        part,  # what stands between two commas of `episodes`: such as "3", or "3-5" for 3, 4 and 5
+    ):
+        "The films that one part of `episodes` names, as a range of their numbers; else a SettingsError"
+        # one whole number, or two with a hyphen between; spaces may stand around them
         first_and_last = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
         if not first_and_last:
             wanted = "expected numbers of films, such as [0,2,5] or 0-9"
             raise SettingsError(f"episodes = {self.episodes!r}: {wanted}")
         first = int(first_and_last[1])
-        last = int(first_and_last[2] or first)
+        last = int(first_and_last[2] or first)  # of a single number: the same film
         if last < first:
             raise SettingsError(f"episodes = {self.episodes!r}: {first}-{last} holds no film; "
                                 f"expected the smaller number first, {last}-{first}")
         return range(first, last + 1)
 
-    def _films_to_draw(self, text):
+    def _films_to_draw(self,
+        text,  # of the setting `episodes`, such as "90"
+    ):
         "How many films to draw, from the text of `episodes`; a SettingsError if it is no number above 0"
         is_count = text.isdecimal() and int(text) > 0
         if not is_count:
@@ -351,7 +364,9 @@ class AlohaSettings(Settings):
             earlier.append(word if word == "first" else self._seconds_before(word))
         return earlier
 
-    def _seconds_before(self, word):
+    def _seconds_before(self,
+        word,  # what stands between two commas of `moments`, such as "-2"
+    ):
         "A word of `moments` as seconds, a float below 0; anything else is a SettingsError"
         try:
             seconds = float(word)
