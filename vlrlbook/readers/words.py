@@ -58,7 +58,7 @@ def answer_words(
 
 
 def _without_accents(text):
-    "A text without the accents of its Latin letters: meniere for ménière"
+    "A text without the accents of its Latin letters: meniere for ménière; other scripts keep their marks"
     # NFKD splits é into e and an accent, which is removed; NFKC joins what is left
     letters_and_accents = unicodedata.normalize("NFKD", text)
     return unicodedata.normalize("NFKC", _accents.sub("", letters_and_accents))
@@ -73,32 +73,42 @@ _unit_names = {
     "gram": "g", "grams": "g", "kilogram": "kg", "kilograms": "kg"}
 
 
-def _words_of_token(tokens, i, keep_articles):
+def _words_of_token(
+    tokens,  # of a text: .text is in lower case; .kind is number, word, han (Chinese), mark, line or edge
+    i,  # place of a token among them
+    keep_articles,  # False: a, an and the are left out
+):
     "The list of words that token `i` stands for when answers are compared; empty for an article or a comma"
     # `tokens` begins and ends with `margin` (8) edge tokens, so that neighbours are always there
     token = tokens[i]
     if is_number(token):
-        return _words_of_number(token)
+        return _words_of_number(token)  # mostly one word: its digits
     if token.text == "/":
         # kept in a fraction: 1/2 is not 1 2
         is_fraction = is_number(tokens[i - 1]) and is_number(tokens[i + 1])
         return ["/"] if is_fraction else []
     if token.kind in ("mark", "line"):
+        # kept: % + < > = ≥ ≤ °, which change what a number says
         return [token.text] if token.text in _kept_marks else []
     if token.text in _unit_names and _is_behind_number(tokens, i):
         return [_unit_names[token.text]]  # in its short form
     if token.text not in _articles:
-        return [token.text.replace("'", "")]
+        return [token.text.replace("'", "")]  # dont for don't, as many write it
     return [token.text] if keep_articles or _is_letter_name(tokens, i) else []
 
 
-def _is_behind_number(tokens, i):
+def _is_behind_number(
+    tokens,  # of a text, with edge tokens before the first one
+    i,  # place of a word such as `minutes`
+):
     "Whether token `i` stands behind a number: 20 minutes, 20-minutes, 20⏎minutes (⏎: a line break)"
     has_mark_between = tokens[i - 1].text in ("-", "\n")
     return is_number(tokens[i - 2] if has_mark_between else tokens[i - 1])
 
 
-def _words_of_number(token):
+def _words_of_number(
+    token,  # .text: in lower case, such as "3.0", "twenty" or "half a dozen"; .value: 3.0, 20.0 or 6.0
+):
     """The list of words that a number token stands for when answers are compared: mostly one, its digits
 
     `a single` or `half a dozen` gives its words without `a` and `of`, and not 1 or 6: another answer may say
@@ -110,10 +120,13 @@ def _words_of_number(token):
         return [token.text]
     if token.value == int(token.value):
         return [str(int(token.value))]  # 3.0 is written 3
-    return [repr(token.value)]
+    return [repr(token.value)]  # 2.5 for 2.50
 
 
-def _is_letter_name(tokens, i):
+def _is_letter_name(
+    tokens,  # of a text: .text is in lower case, .raw as written, .kind is word, number, han (Chinese) …
+    i,  # place of a token
+):
     """Whether token `i` is an `a` that is part of a name and no article
 
     So it is as the last word (grade A), and as a capital behind a word (hepatitis A virus)."""
@@ -121,16 +134,18 @@ def _is_letter_name(tokens, i):
     token, before, following = tokens[i], tokens[i - 1], tokens[i + 1]
     if token.text != "a":
         return False
-    if following.kind not in ("word", "number", "han"):
+    if following.kind not in ("word", "number", "han"):  # a mark, the end: no article
         return True
     return token.raw == "A" and before.kind == "word"
 
 
-def _synonym_table(pairs):
+def _synonym_table(
+    pairs,  # tuple of (phrase, preferred phrase), such as (("heart attack", "myocardial infarction"),)
+):
     """Prepare synonyms for looking them up: returns (table, the most words that a phrase in a text may have)
 
-    `pairs` is a tuple of (phrase, preferred phrase); the table has each phrase as one string, from
-    `_joined_words`, and the list of words that it is replaced by."""
+    The table has each phrase as one string without spaces, and the list of words that it is replaced by, such
+    as "heartattack" → ["myocardial", "infarction"]."""
     table, longest = {}, 0
     for phrase, preferred in pairs:
         phrase_words = answer_words(phrase)
@@ -144,11 +159,15 @@ def _synonym_table(pairs):
 _table_of = lru_cache(maxsize=8)(_synonym_table)
 
 
-def _with_synonyms(words, synonyms):
+def _with_synonyms(
+    words,  # of an answer, such as ["a", "heart", "attack"]
+    synonyms,  # dict, phrase → preferred phrase, in any spelling
+):
     """A list of words in which each phrase from the table of synonyms is replaced by its preferred phrase
 
     Where several phrases begin at one word, the longest is replaced."""
-    # phrase as one string → list of words; the most words of a phrase
+    # phrase as one string → list of words; the most words of a phrase. The table is kept for the next answer,
+    # which needs a key that can be hashed: a tuple.
     table, longest = _table_of(tuple(synonyms.items()))
     replaced, at = [], 0
     while at < len(words):
@@ -162,14 +181,17 @@ def _with_synonyms(words, synonyms):
     return replaced
 
 
-def _longest_known_phrase(words, table):
+def _longest_known_phrase(
+    words,  # the next ones of an answer, as many as the longest phrase may have
+    table,  # its keys: phrases as one string without spaces, such as "heartattack"
+):
     "The longest beginning of a list of words that is a phrase of the table; empty where none is"
-    while words and _joined_words(words) not in table:
+    while words and _joined_words(words) not in table:  # _joined_words: as one string, as in the table
         words = words[:-1]
     return words
 
 
-def _joined_words(words):
+def _joined_words(words):  # list of texts, such as ["x", "ray"]
     """Words as one string without spaces, in which X-ray, xray and x ray are the same
 
     Between two numbers a space stays: 1 2 is not 12."""
@@ -196,15 +218,19 @@ _ends_sentence = re.compile(r"[.;!?]\s|\n")
 _reason = re.compile(r"(?i)\b(?:because|since|due to)\b")
 
 
-def _possible_answers(text, truth):
+def _possible_answers(
+    text,  # an answer, such as "The answer is liver because it is large."
+    truth,  # what the data set says, such as "liver"
+):
     """The parts of a text that may be the answer alone, so that each is compared with the truth
 
-    The whole text; the sentence behind `the answer is`; and of both what stands before `because` or the like.
-    Parts that are too long for this truth are left out."""
+    The whole text; the sentence behind the last `the answer is`; and of both what stands before `because` or
+    the like. Parts that are too long for this truth are left out."""
     parts = [text]
     statement_ends = [match.end() for match in _stated_answer.finditer(text)]  # of `the answer is`
     if statement_ends:
         behind_last = text[statement_ends[-1]:].strip()
+        # ended by a line break, or by a mark with a space behind it: the one in 2.5 ends nothing
         stated_sentence = _ends_sentence.split(behind_last, maxsplit=1)[0]
         parts.append(stated_sentence)
     for part in list(parts):
@@ -215,13 +241,15 @@ def _possible_answers(text, truth):
     return [part for part in dict.fromkeys(parts) if len(part) <= longest]  # each once, in this order
 
 
-def _without_lead_in(words):
+def _without_lead_in(
+    words,  # of an answer, such as ["image", "shows", "liver"]
+):
     """Yield the list of words, then without its first word, without its first two, and so on
 
     Only words that may stand before an answer, such as `the image shows`, are left out, at most 12."""
     yield words
     for skipped, word in enumerate(words[:_most_lead_in], 1):
-        if word not in _lead_in:
+        if word not in _lead_in:  # the answer itself begins here: what follows is only a part of it
             return
         yield words[skipped:]
 
@@ -249,11 +277,12 @@ def same_words(
 
 def _ends_in_words(
     part,  # of an answer
-    true_words,  # as one string, from `_joined_words`
-    synonyms,  # as `answer_words` takes it
+    true_words,  # of the truth, as one string without spaces
+    synonyms,  # dict, phrase → preferred phrase, or None
 ):
     "Whether a text is the true words, perhaps behind words such as `the image shows`; without articles"
     words = answer_words(part, synonyms)
+    # e.g. image shows liver; shows liver; liver
     return any(_joined_words(rest) == true_words for rest in _without_lead_in(words))
 
 
@@ -288,8 +317,8 @@ def same_items(
 
 def _names_items(
     part,  # of an answer
-    true_items,  # set of texts, as `answer_items` gives them
-    synonyms,  # as `answer_words` takes it
+    true_items,  # set of texts, the words of each item as one string, such as {"liver", "xray"}
+    synonyms,  # dict, phrase → preferred phrase, or None
 ):
     "Whether a text lists the true items and no other, perhaps behind words such as `the answer is`"
     # split at commas, semicolons, line breaks, `and`, `&`
