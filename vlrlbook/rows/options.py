@@ -120,7 +120,7 @@ def _of_columns(columns):
 
 
 def _letter_of_column(name):
-    "The letter of the option that a column holds, by its name: option_B or option2 → B; None if it holds none"
+    "The letter of the option that a column holds, by its name: option_B, option2 → B; None if it holds none"
     lettered = _lettered_column.fullmatch(name)  # option_A, Choice B
     if lettered:
         return lettered[1].upper()
