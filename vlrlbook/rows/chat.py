@@ -8,7 +8,7 @@ from .pictures import picture_list
 
 __all__ = ["Turn", "read_turns", "is_turns"]
 
-# Names of roles in the chats of LLaVA, Gemma and others → the role in this book
+# Names of roles in the chats of LLaVA, Gemma and others → the role in vlrlbook
 _role_names = {"human": "user", "gpt": "assistant", "model": "assistant", "bot": "assistant",
                "chatbot": "assistant"}
 _roles = ("system", "user", "assistant")
