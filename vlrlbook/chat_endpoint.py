@@ -77,8 +77,12 @@ class Endpoint:
             time.sleep(min(wait, LONGEST_WAIT))
         raise self._failure(status, reply_text, tries)
 
-    def _failure(self, status, reply_text, tries):
-        "The EndpointError after the last try, of its HTTP status (None: no reply) and the text of its reply"
+    def _failure(self,
+        status,  # HTTP status of the last try; None: no reply came
+        reply_text,  # beginning of its reply or, without one, why none came
+        tries,  # requests that were sent
+    ):
+        "The EndpointError to be raised after the last try"
         problem = reply_text if status is None else f"status {status}: {reply_text}"
         times = "once" if tries == 1 else f"{tries} times"
         # 404: the server does not have this model, or the address is wrong.
@@ -94,8 +98,8 @@ class Endpoint:
     def _models_hint(self):
         "What an error message adds after status 404: which models are served, or that the address is wrong"
         models_url = self.address.rstrip("/") + "/models"
-        status, reply_text, _ = self._send(models_url)
-        if status == 404:
+        status, reply_text, _ = self._send(models_url)  # the third: seconds to wait
+        if status == 404:  # an address that is right knows at least this path
             return f"; {models_url} is not there either: expected an address such as http://localhost:8000/v1"
         try:
             names = [str(model["id"]) for model in json.loads(reply_text)["data"]]
@@ -109,8 +113,8 @@ class Endpoint:
     def _send(self, url, content=None):
         """Send a request once: (HTTP status, text of the reply, seconds that the endpoint wants us to wait)
 
-        `content` is posted; without it the address is only read. Where no reply came, the status is None and
-        the text says why."""
+        `content` (bytes of JSON) is posted; without it the address is only read. Where no reply came, the
+        status is None and the text says why."""
         headers = {"Content-Type": "application/json"}
         if self.key:
             headers["Authorization"] = f"Bearer {self.key}"
@@ -120,7 +124,7 @@ class Endpoint:
             with _opener.open(request, timeout=self.timeout) as response:
                 return response.status, _read_text(response), 0.0
         except urllib.error.HTTPError as error:  # a status other than 2xx
-            return _refused(error)
+            return _refused(error)  # the same three values, of the status and the words in the error
         except (OSError, http.client.HTTPException) as error:
             # URLError and TimeoutError are kinds of OSError; a connection that breaks off within a reply is
             # an HTTPException.
@@ -129,7 +133,9 @@ class Endpoint:
             return None, _one_line(f"no reply: {words}"), 0.0
 
     def _reply(self, reply_text, tries):
-        "Make a `Reply` of the JSON text of a chat completion; EndpointError if the text is anything else"
+        """Make a `Reply` of the JSON text of a chat completion; EndpointError if the text is anything else
+
+        Such a text is {"choices": [{"message": {"content": …}, "finish_reason": "stop"}], "usage": {…}}."""
         try:
             completion = json.loads(reply_text)
             choice = completion["choices"][0]
@@ -142,7 +148,7 @@ class Endpoint:
             text = ""
         if not isinstance(text, str):
             raise self._error(f"content {_one_line(json.dumps(text))}")
-        is_whole = reason in ("stop", None)  # else the reply was cut
+        is_whole = reason in ("stop", None)  # else the reply was cut: length, content_filter
         usage = completion.get("usage") or {}  # counts of tokens, which not every server reports
         # `_count` makes None of anything that is no number of tokens.
         return Reply(text, is_whole, prompt_tokens=_count(usage.get("prompt_tokens")),
@@ -223,7 +229,7 @@ def _message(text, images):
 
 def _read_text(response):
     "The text of a response; IncompleteRead if the connection broke off before the announced length"
-    content = response.read(LARGEST_REPLY)
+    content = response.read(LARGEST_REPLY)  # no more, so that a broken server cannot fill the memory
     announced = response.headers.get("Content-Length", "")
     # Given a limit, `read` does not raise for a reply that is too short, so the length is compared here.
     if announced.isdecimal() and len(content) < min(int(announced), LARGEST_REPLY):
@@ -237,8 +243,10 @@ def _may_pass(status):
 
 
 def _refused(error):
-    "What `_send` returns for an HTTPError: (status, beginning of the server's words, seconds to wait)"
-    with error:
+    """What came with urllib's HTTPError: (status, beginning of the server's words, seconds to wait)
+
+    Such an error is at once the response that the server sent with a status other than 2xx."""
+    with error:  # closes the connection
         reply_text = error.read(LARGEST_REPLY).decode(errors="replace")
     requested_wait = _seconds(error.headers.get("Retry-After"))  # 0 if there is no such header
     return error.code, _one_line(_words_of_error(reply_text)), requested_wait
@@ -262,7 +270,7 @@ def _words_of_error(reply_text):
 
 
 def _one_line(text):
-    "The beginning of a text on one line, for an error message"
+    "The first 400 characters of a text on one line, for an error message; an … behind them if it was longer"
     beginning = text[:10 * LONGEST_QUOTE]  # more than enough, even if most of it is blanks
     line = " ".join(beginning.split())
     return line if len(line) <= LONGEST_QUOTE else f"{line[:LONGEST_QUOTE]}…"
@@ -272,8 +280,9 @@ def _seconds(text):
     "Seconds of a Retry-After header; 0 if the header is missing (None), negative or a date"
     try:
         seconds = float(text)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError):  # None, or a date
         return 0.0
+    # float also reads "inf" and "nan", for which nobody can wait.
     return seconds if math.isfinite(seconds) and seconds > 0 else 0.0
 
 

@@ -89,7 +89,9 @@ class JudgeSettings:
         check_template(self.template)
 
     def _rules(self):
-        "Yield (is broken, message) for every rule; the message of a rule that is not broken is never shown"
+        """Yield (is broken, message) for every rule; the message of a rule that is not broken is never shown
+
+        Numbers above 0 or from 0 on, `unreadable`, and what holds for an endpoint alone."""
         yield not self.model, "model is missing: whom to ask"
         if self.endpoint:  # an address; without one the model is loaded here
             yield from self._endpoint_rules()
@@ -101,13 +103,15 @@ class JudgeSettings:
         yield too_small, f"max_image_size = {self.max_image_size}: expected more than 0"
 
         if self.unreadable != "error":
+            # 0, 1, 1.0, 0.5 and .5; 1.5 does not match
             is_share = re.fullmatch(r"0|1|0?\.\d+|[01]\.0*", self.unreadable)
             yield not is_share, f"unreadable = {self.unreadable!r}: expected error, or a number from 0 to 1"
 
     def _endpoint_rules(self):
-        "Yield (is broken, message) for every rule about the endpoint"
+        "Yield (is broken, message) for every rule about `endpoint`, such as http://localhost:8000/v1"
         problem = address_problem(self.endpoint)  # why it cannot be an address; None if it can
         yield bool(problem), f"endpoint = {self.endpoint!r}: {problem}"
+        # So that nobody's pictures leave by mistake: another machine must be allowed by name.
         sends_away = not problem and not self.other_host and not is_on_this_machine(self.endpoint)
         yield sends_away, (f"endpoint = {self.endpoint!r}: pictures, questions and truths would leave "
                            "this machine; write other_host: true if they may")
@@ -133,8 +137,11 @@ def load_judge_settings(
     return read_settings(JudgeSettings, values, path.name)
 
 
-def _template_file(judge_file, name):
-    "Read the template that lies as a file `name` in the folder of the judge's file"
+def _template_file(
+    judge_file,  # path of the file with a judge's settings
+    name,  # value of its setting `template`, which has no brace
+):
+    "The text of the template that lies as a file `name` beside the judge's file; SettingsError if none does"
     folder = judge_file.parent
     try:
         return (folder / name).read_text(encoding="utf-8").strip()
@@ -192,8 +199,11 @@ def fill_template(
 
 
 def _template_of(grade_form):
-    "The default template for a kind of grade (a `Grade`), with the expected last line written into it"
+    """The default template for a kind of grade, with the expected last line written into it
+
+    `grade_form` is a `Grade`; its `example` is "yes, or no", or "N, where N is a number from 0 to 10"."""
     kind = "yes/no" if grade_form.is_yes_no else "range"
+    # {grade} is no field that a user may write, so it must be gone before the template is checked.
     return templates[kind].replace("{grade}", grade_form.example)
 
 
@@ -233,10 +243,10 @@ class Grade:
         return self._scaled(matches[-1]["grade"].lower())
 
     def _scaled(self, written):
-        """The grade that is `written`, such as yes or 7, scaled to 0 to 1
+        """The grade that is `written` in lower case, scaled to 0 to 1: yes is 1.0, 7 of 0..10 is 0.7
 
-        (grade, ""), or (None, what is wrong with it)."""
-        if self.is_yes_no:
+        (grade, ""), or (None, what is wrong with it) for a number outside the range."""
+        if self.is_yes_no:  # `written` is yes or no
             return float(written == "yes"), ""
         if not self.low <= float(written) <= self.high:
             return None, f"{written} is not between {self.low:g} and {self.high:g}"
@@ -244,7 +254,9 @@ class Grade:
 
     @property
     def _pattern(self):
-        "Pattern of the whole last line; capital letters and one full stop at the end are allowed"
+        """Pattern of the whole last line, such as "Score: 7"; its group `grade` is 7, yes or no
+
+        Capital letters and one full stop at the end are allowed."""
         before = re.escape(self.word) + r":[ \t]*" if self.word else ""
         number = r"-?[0-9]{1,9}(?:\.[0-9]{1,9})?"  # [0-9]: \d would take the digits of other scripts
         value = "yes|no" if self.is_yes_no else number
@@ -299,7 +311,9 @@ def as_shown(
 
 
 def _question_shown(sample):
-    "The question with the turns before it, as the judge reads it: without `<image>` marks"
+    """The question of a `Sample` with the turns before it, as the judge reads it: without `<image>` marks
+
+    Of several pictures each mark becomes [picture 1], [picture 2], …; of a single one it is left out."""
     lines = [f"{role}: {text}" for role, text in sample.turns] + [sample.question]
     pieces = "\n".join(lines).split("<image>")
     question = pieces[0]
@@ -307,7 +321,7 @@ def _question_shown(sample):
         # The judge gets all pictures before the text, so the text must say which of several is meant.
         mark = f"[picture {number}]" if len(sample.images) > 1 else ""
         question += mark + piece
-    return as_shown(question).strip()
+    return as_shown(question).strip()  # `as_shown`: with a space in control words such as <|im_end|>
 
 
 @dataclass
@@ -343,6 +357,7 @@ class _LocalModel:
         from .answers import generate_ids
         s = self.settings
         for begin in range(0, len(requests), s.batch_size):
+            # `_sample`: the request as a question with pictures
             samples = [self._sample(request) for request in requests[begin:begin + s.batch_size]]
             generated = generate_ids(
                 self.model, self.processor, samples, batch_size=len(samples), temperature=s.temperature,
@@ -355,12 +370,15 @@ class _LocalModel:
     def _sample(self, request):
         "A `_JudgeRequest` as the question of a `Sample`, the form that `generate_ids` takes"
         from .reward_model import as_text
-        # `as_shown` has broken up common control words; `as_text` breaks up this tokenizer's own.
+        # Control words such as <|im_end|> could end the question. Common ones were broken up by a space when
+        # the request was made; `as_text` breaks up all those of this tokenizer.
         text = as_text(self.processor, request.text)
         return Sample(question=text, answer="", images=request.images)
 
     def _reply(self, prompt_tokens, reply_ids):
-        "The `Reply` of the generated token ids, which may go on behind the token that ends the reply"
+        """The `Reply` (text, whether it is whole, numbers of tokens) of generated token ids
+
+        Padding may follow the token that ends the reply, as other replies of the batch were longer."""
         ends = [place for place, token in enumerate(reply_ids) if token in self.end_token_ids]
         is_whole = bool(ends)  # else it was cut at `max_tokens`
         text_ids = reply_ids[:ends[0]] if is_whole else reply_ids
@@ -382,12 +400,13 @@ class _RemoteModel:
         self.patience = self.endpoint.patience + 5.0
 
     def replies(self, requests):
-        "Yield a `Reply` to each `_JudgeRequest`, in their order; up to `at_once` requests run in parallel"
+        "Yield a `Reply` to each `_JudgeRequest`, in their order; up to the setting `at_once` run in parallel"
         s = self.settings
         options = dict(max_tokens=s.max_tokens, temperature=s.temperature, seed=s.seed)
         executor = ThreadPoolExecutor(s.at_once)
         try:
             futures = [executor.submit(self._reply, request, options) for request in requests]
+            # In the order of the requests: a fast reply waits here for a slow one before it.
             for future in futures:
                 yield future.result()
         finally:
@@ -395,7 +414,10 @@ class _RemoteModel:
             executor.shutdown(cancel_futures=True)
 
     def _reply(self, request, options):
-        "Send one `_JudgeRequest` to the endpoint and return its `Reply`"
+        """Send one `_JudgeRequest` (text and pictures) to the endpoint and return its `Reply`
+
+        `options` are max_tokens, temperature and seed."""
+        # Only now, in its thread, so that not all pictures of a batch are encoded and kept at once.
         urls = [data_url(image, self.settings.max_image_size) for image in request.images]
         return self.endpoint.ask(request.text, urls, **options)
 
@@ -443,20 +465,22 @@ class Judge:
         return parts
 
     def _judge_and_remember(self, requests):
-        "Send `_JudgeRequest`s to the model, and put what their replies earn into `self.known`"
+        """Send `_JudgeRequest`s to the model, and put what their replies earn into the memory, `self.known`
+
+        That maps a request's key to parts of the reward, such as {overall: 1.0, grade: 1.0, judged: 1.0}."""
         started = time.perf_counter()
         try:
             replies = self.speaker.replies(requests)  # yields a `Reply` to each, in their order
             for request, reply in zip(requests, replies):
                 # Remembered at once, so that they are kept if a later request fails.
                 self.known[request.key] = self._parts(reply)
-        finally:
+        finally:  # the time of a request that failed counts, too
             self.facts["seconds"] += time.perf_counter() - started
 
     def _forget(self, number):
         "Drop the `number` oldest judgements from memory; none if it is not above 0"
         if number > 0:
-            for key in list(self.known)[:number]:
+            for key in list(self.known)[:number]:  # a dict keeps the order in which keys were put in
                 del self.known[key]
 
     def cost(self) -> dict:  # judgements, seconds, prompt_tokens, completion_tokens (None: not reported)
@@ -469,7 +493,9 @@ class Judge:
         return averages
 
     def _request(self, completion, sample):
-        "The `_JudgeRequest` about one completion of a `Sample`"
+        """The `_JudgeRequest` about one completion (a text) of a `Sample`: what is asked, pictures and a key
+
+        Of a completion that is longer than the setting `longest`, only the end is shown, with a warning."""
         longest = self.settings.longest
         if len(completion) > longest:
             self._warn_once("long", f"answers of more than {longest} characters are shown from their end")
@@ -489,14 +515,19 @@ class Judge:
         For a reply without a grade the setting `unreadable` decides: JudgeError, or a fixed number."""
         self._count(reply)  # adds its tokens and retries to `self.facts`
         grade, fault = None, "it was cut"
-        if reply.is_whole:
+        if reply.is_whole:  # of a cut reply nobody knows what the last line would have been
             grade, fault = self.grade.read(reply.text)  # a grade from 0 to 1, or None and what is wrong
         if grade is not None:
             return dict(overall=grade, grade=grade, judged=1.0)
         return self._parts_without_grade(reply, fault)
 
-    def _parts_without_grade(self, reply, fault):
-        "The parts for a `Reply` without a grade, or a JudgeError; `fault` says what is wrong with it"
+    def _parts_without_grade(self,
+        reply,  # `Reply` of the judge
+        fault,  # what is wrong with it, such as "it was cut"
+    ):
+        """What a completion earns if the judge's reply has no grade: parts of the reward
+
+        A JudgeError if the setting `unreadable` is error; else it is a number, which is paid and counted."""
         # `_address`: the judge's name, model and endpoint.
         problem = f"{self._address}: expected {self.grade.example}; came {reply.text[:200]!r}: {fault}"
         if self.settings.unreadable == "error":
@@ -517,24 +548,26 @@ class Judge:
         return f"{self.name}, {Path(model).name if is_directory else model}"
 
     def _count(self, reply):
-        "Add a `Reply` to the sums in `self.facts`"
+        "Add a `Reply` to the sums in `self.facts`: judgements, retries and tokens"
         facts = self.facts
         facts["judgements"] += 1
-        facts["retries"] += reply.tries - 1
+        facts["retries"] += reply.tries - 1  # the first try is none
         for name in ("prompt_tokens", "completion_tokens"):
             tokens, sum_so_far = getattr(reply, name), facts[name]
             # If one reply does not report its tokens, the sum is unknown (None) from then on.
             facts[name] = None if tokens is None or sum_so_far is None else sum_so_far + tokens
 
     def _warn_once(self, kind, message):
-        "Warn loudly, but only the first time that trouble of this `kind` comes"
+        "Warn loudly, but only the first time that trouble of this `kind` comes, such as long or unreadable"
         if kind not in self.warned:
             self.warned.add(kind)
             warn_loudly(f"judge {self.name}: {message}")
 
 
 def _key(fields, images):
-    "Key of a judgement in the memory: a hash of the template's fields (name → text) and the pixels"
+    """Key of a judgement in the memory: a hash of the template's fields and the pixels of the pictures
+
+    `fields` is {question: …, answer: …, completion: …}, `images` a list of PIL images."""
     from .data import picture_key
     content = [fields[name] for name in template_fields] + [picture_key(image) for image in images]
     # A text may hold half a surrogate pair, which plain UTF-8 refuses to encode.
@@ -596,7 +629,9 @@ def agreement(
 
 
 def _share_passed(passed, is_right, wanted):
-    "Share of the right answers (`wanted` True) or the wrong ones (False) that passed; None of none"
+    """Share of the right answers (`wanted` True) or of the wrong ones (False) that passed
+
+    `passed` and `is_right` are bools, one for each answer. None if there are no such answers."""
     among_wanted = [has_passed for has_passed, truth in zip(passed, is_right) if truth == wanted]
     return mean_of(among_wanted) if among_wanted else None
 
@@ -623,7 +658,9 @@ def compared(
 
 
 def _earned_and_seconds(reward, completions, samples):
-    "What a reward of any kind pays each answer, from 0 to 1, and the seconds that it takes for one"
+    """What a reward of any kind pays each answer, from 0 to 1, and the seconds that it takes for one
+
+    `completions` are texts, `samples` has the `Sample` (question, truth, pictures) of each."""
     started = time.perf_counter()
     # `on_batch` makes any reward a function of whole batches: a dict of parts for each answer.
     parts = on_batch(reward)(completions, samples)
@@ -632,7 +669,9 @@ def _earned_and_seconds(reward, completions, samples):
 
 
 def _agreement_columns(earned, right):
-    "The columns of a table that say how far a reward agrees with the rule, such as {kappa: 0.8, …}"
+    """The columns of a table that say how far a reward agrees with the rule, such as {kappa: 0.8, …}
+
+    `earned` is what the reward pays each answer, from 0 to 1; `right` is whether the rule calls it right."""
     stats = agreement(earned, right)  # `low` and `high`: 95 % interval of `agrees`
     return {
         "agrees": f"{stats['agrees']:.3f} ({stats['low']:.3f} to {stats['high']:.3f})",
@@ -643,12 +682,13 @@ def _agreement_columns(earned, right):
 def _tokens(reward, completions, samples):
     """Tokens that a reward's model reads and writes for one answer, on average
 
-    0 for a rule, which has no model; None for a judge whose endpoint does not report tokens."""
+    0 for a rule, which has no model; None for a judge whose endpoint does not report tokens. A judge is asked
+    what it has counted, a trained reward model is counted over `completions` and their `samples`."""
     if isinstance(reward, Judge):
         cost = reward.cost()  # averages for one answer; None for tokens that were not reported
         counts = cost["prompt_tokens"], cost["completion_tokens"]
         return None if None in counts else round(sum(counts))
-    model = getattr(reward, "model", None)  # of a trained reward model
+    model = getattr(reward, "model", None)  # `reward_model.as_reward` sets it to the trained model
     return 0 if model is None else _tokens_read(model, completions, samples)
 
 

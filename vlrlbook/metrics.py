@@ -64,19 +64,24 @@ def bootstrap_ci(
     return float(low), float(high)
 
 
-def _means_of_draws(sums, sizes, seed, resamples):
-    "Return the mean of `resamples` random draws of clusters, of which `sums` and `sizes` are arrays"
+def _means_of_draws(
+    sums,  # array: sum of the values in each cluster, such as a picture's answers
+    sizes,  # array: number of values in each cluster
+    seed,  # same seed, same draws
+    resamples,  # how many draws
+):
+    "Return the mean value of each bootstrap sample: as many clusters as there are, drawn with replacement"
     random = np.random.default_rng(seed)
     means = []
     for _ in range(resamples):
-        drawn = random.integers(0, len(sums), len(sums))
+        drawn = random.integers(0, len(sums), len(sums))  # numbers of clusters, some of them repeated
         # The mean over all values of the drawn clusters, not over the clusters' means: their sizes differ.
         means.append(sums[drawn].sum() / sizes[drawn].sum())
     return means
 
 
 def _cluster_numbers(clusters, n):
-    "Return the number of the cluster, from 0, of each of `n` values; without clusters each has its own"
+    "Return the number, from 0, of each of `n` values' cluster: b, a, b → 1, 0, 1; None gives each its own"
     if clusters is None:
         return np.arange(n)
     if len(clusters) != n:
@@ -94,9 +99,11 @@ def share_ci(
 
 
 def _share_ci_and_name(right, clusters):
-    "Return the 95 % interval of a share, (low, high), and which it is: Wilson or bootstrap"
-    x = _finite_array("right", right)
-    if clusters is None:
+    """Return the 95 % interval of a share, (low, high), and which it is: "Wilson" or "bootstrap"
+
+    `right` has 1, 0 or 0.5 (a tie) for each case; `clusters` names what each belongs to, or is None."""
+    x = _finite_array("right", right)  # as an array; ValueError for nan
+    if clusters is None:  # Wilson's takes the cases as independent
         return wilson(x.sum(), len(x)), "Wilson"
     if len(x) and x.min() == x.max():
         # All values are equal, so every bootstrap sample would be the same, and the interval a single point.
@@ -122,7 +129,8 @@ def tango(
     # The interval holds every gain that a score test does not reject (Tango 1998): those whose score lies
     # between -z and z. The score falls as the gain grows, so each end is found by bisection.
     observed = (gained - lost) / n
-    # `_bisect` returns where its function turns from true to false between two numbers.
+    # `_bisect` returns where its function turns from true to false between two numbers. `_tango_score`: by
+    # how many standard errors the observed gain exceeds a given one.
     low = _bisect(lambda gain: _tango_score(gained, lost, n, gain) > z, -1.0, observed)
     high = _bisect(lambda gain: _tango_score(gained, lost, n, gain) > -z, observed, 1.0)
     return low, high
@@ -131,7 +139,8 @@ def tango(
 def _tango_score(gained, lost, n, gain):
     """Return by how many standard errors the observed gain exceeds `gain`, if `gain` is the true one
 
-    `gained` and `lost` are numbers of pairs that became right and wrong, of `n` pairs in all."""
+    `gained` and `lost` are numbers of pairs that became right and wrong, of `n` pairs in all. A gain is
+    share gained less share lost, from -1 to 1."""
     share_lost = _likeliest_share_lost(gained, lost, n, gain)
     # of gained - lost: n (share gained + share lost - gain²)
     variance = n * (2 * share_lost + gain * (1 - gain))
@@ -141,8 +150,13 @@ def _tango_score(gained, lost, n, gain):
     return distance / math.sqrt(variance)
 
 
-def _likeliest_share_lost(gained, lost, n, gain):
-    "Return the likeliest true share of lost pairs, with the arguments of `_tango_score`"
+def _likeliest_share_lost(
+    gained,  # pairs that went from wrong to right
+    lost,  # pairs that went from right to wrong
+    n,  # pairs in all
+    gain,  # the true share of gained pairs less that of lost ones, as it is assumed
+):
+    "Return the likeliest true share of lost pairs (maximum likelihood), if `gain` is the true gain"
     # Let q be that share; that of gained pairs is q + gain. The likelihood is
     # q^lost (q + gain)^gained (1 - 2 q - gain)^rest, with rest = n - gained - lost. Where it is greatest the
     # derivative of its logarithm is 0:
@@ -152,6 +166,7 @@ def _likeliest_share_lost(gained, lost, n, gain):
     a = 2 * n
     b = -gained - lost + (2 * n - gained + lost) * gain
     c = -lost * gain * (1 - gain)
+    # max: rounding may lead a tiny bit below 0.
     return (math.sqrt(max(0.0, b * b - 4 * a * c)) - b) / (2 * a)
 
 
@@ -177,7 +192,9 @@ fewest_to_draw = 5
 
 
 def _bootstrap_or_nan(values, clusters):
-    "Return the bootstrap's 95 % interval of the mean; (nan, nan) with fewer than five values or clusters"
+    """Return the bootstrap's 95 % interval of the mean; (nan, nan) with fewer than five values or clusters
+
+    `clusters` names what each value belongs to, such as its picture, or is None: all are independent."""
     if _independent_count(values, clusters) < fewest_to_draw:
         return _no_interval
     return bootstrap_ci(values, clusters)
@@ -226,7 +243,7 @@ def _interval_of_equal_differences(value, n):
 def _finite_array(name, values, n=None):
     """Return `values` as a flat array of floats; ValueError if one is nan or infinite, or there are not `n`
 
-    `name` is what the message calls them."""
+    `name` is what the message calls them. Without the check a single nan would make every mean nan."""
     x = np.asarray(values, float).reshape(-1) if len(values) else np.zeros(0)
     if n is not None and len(x) != n:
         raise ValueError(f"{name}: {len(x)} values, expected {n}")
@@ -294,7 +311,7 @@ def difference(
 
 def _without_nan(values, clusters):
     "Return the values that are not nan, as an array, and their clusters (None if there are none)"
-    x = np.asarray(values, float)
+    x = np.asarray(values, float)  # nan: the measure does not apply to this row
     applies = ~np.isnan(x)
     if clusters is None:
         return x[applies], None
@@ -312,7 +329,7 @@ def _metric_dict(
     clusters,  # the picture of each value, or None
 ):
     "Return one metric as a dict, the form in which metrics are kept and shown"
-    if clusters is not None:
+    if clusters is not None:  # rows share pictures, and the interval takes a picture as one case
         interval += " over pictures"
     return dict(
         name=metric_name(column, mark, group),
@@ -333,7 +350,7 @@ def with_interval(
 ) -> str:  # such as 0.564 (0.520 to 0.607)
     "Return a metric's value with its interval as text, or the value alone if there is no interval"
     low, high = m["ci95"]
-    if math.isnan(low):
+    if math.isnan(low):  # too few values
         return f"{m['value']:{sign}.3f}"
     return f"{m['value']:{sign}.3f} ({low:{sign}.3f} to {high:{sign}.3f})"
 
@@ -419,7 +436,7 @@ def kappa(
     n = table.sum()
     if n == 0:
         return float("nan")
-    agreed = table.trace() / n
+    agreed = table.trace() / n  # the diagonal: both gave the same class
     by_chance = float(table.sum(0) @ table.sum(1)) / n**2
     return float("nan") if by_chance == 1 else float((agreed - by_chance) / (1 - by_chance))
 
@@ -433,14 +450,14 @@ def spearman(
     y = _finite_array("b", b, len(x))
     if len(x) < 2:
         return float("nan")
-    if x.min() == x.max() or y.min() == y.max():
+    if x.min() == x.max() or y.min() == y.max():  # with a single value nothing can go along
         return float("nan")
     correlations = np.corrcoef(_ranks(x), _ranks(y))
     return float(correlations[0, 1])
 
 
 def _ranks(x):
-    "Return the rank of each value, from 1; equal values get the mean of their ranks"
+    "Return the rank of each value, from 1; equal values get the mean of their ranks: 5, 7, 7 → 1, 2.5, 2.5"
     # index of each value among the distinct ones in ascending order, and how often each of those occurs
     _, distinct_index, count = np.unique(x, return_inverse=True, return_counts=True)
     last = np.cumsum(count)  # the highest rank among equal values
@@ -513,6 +530,7 @@ def _accuracy_by_group(
     for group in dict.fromkeys(names):
         inside = names == group
         own = won[inside]
+        # Values of one cluster are not independent, which widens the interval.
         own_clusters = None if clusters is None else np.asarray(clusters)[inside]
         accuracies[str(group)] = dict(accuracy=_mean(own), n=len(own), ci95=share_ci(own, own_clusters))
     return accuracies
@@ -527,7 +545,7 @@ def _length_bias(
     longer_wins       how often the longer answer is the better one, over all pairs; equal ones count half
     prefers_longer    how often the longer answer has the higher score
     rank_correlation  between differences in score and differences in length"""
-    gap = _length_gaps(lengths, len(margin))
+    gap = _length_gaps(lengths, len(margin))  # array: how much longer the better answer is
     differ = gap != 0
     # Each pair is counted in both directions: else the correlation would depend on which answer comes first.
     margins = np.concatenate([margin[differ], -margin[differ]])
@@ -542,7 +560,9 @@ def _length_bias(
 
 
 def _length_gaps(lengths, n):
-    "Return an array: length of the better answer less that of the worse; ValueError if not `n` pairs"
+    """Return an array: length of the better answer less that of the worse; ValueError if not `n` pairs
+
+    `lengths` are (length of the better, length of the worse): (5, 3) gives 2."""
     sizes = np.asarray(lengths, float).reshape(-1, 2)
     if len(sizes) != n:
         raise ValueError(f"{n} pairs but {len(sizes)} pairs of lengths")
@@ -589,10 +609,13 @@ def pair_temperature(
     return float(1 / _bisect(slope_is_too_small, 0.0, highest))
 
 
-def _doubled_until_above(is_below, start):
-    "Return `start`, doubled until `is_below` of it is no longer true; at most 60 times"
+def _doubled_until_above(
+    is_below,  # a function: does a number lie below the place that is looked for?
+    start,  # a number above 0
+):
+    "Return a number that does not lie below: `start`, doubled as often as need be, at most 60 times"
     limit = start
-    for _ in range(60):
+    for _ in range(60):  # 2^60, a factor of 1e18, and never an endless loop
         if not is_below(limit):
             break
         limit *= 2
@@ -691,7 +714,7 @@ def _bin_figures(
 def _check_probabilities(p, truth, episodes):
     """Raise ValueError if `p` is no table of probabilities [frames, bins], or does not fit the labels
 
-    `truth` holds the label (number of a bin) and `episodes` the film of each frame."""
+    `truth` is an array of each frame's true bin, from 0; `episodes` names the film of each frame."""
     if p.ndim != 2 or not len(p):
         raise ValueError(f"probabilities: shape {p.shape}, expected [frames, bins]")
     if not np.isfinite(p).all() or p.min() < 0 or np.abs(p.sum(1) - 1).max() > 1e-3:  # allows for rounding
@@ -703,7 +726,11 @@ def _check_probabilities(p, truth, episodes):
         raise ValueError(f"{len(p)} frames but {len(episodes)} episodes")
 
 
-def _correlation_by_episode(expected, frames, episodes):
+def _correlation_by_episode(
+    expected,  # array: the mean bin that a model predicts for each frame, such as 2.4
+    frames,  # the place of each frame in its film
+    episodes,  # what film each frame is from
+):
     """Return the mean over episodes of the rank correlation between expected bin and frame number
 
     It is 1 if the expected bin rises all through every episode, and -1 if it falls."""

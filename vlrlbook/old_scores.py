@@ -87,8 +87,12 @@ def backbone_weights(
     return fitting
 
 
-def _misfit(name, wanted, old):
-    "Why the tensor `old`, or None, cannot replace `wanted`, the weight of this name; None if it can"
+def _misfit(
+    name, # of a weight, such as visual.patch_embed.proj.weight
+    wanted, # its tensor in the model
+    old, # the tensor that shall replace it; None: the checkpoint has none
+):
+    "Why a tensor of a checkpoint cannot replace a weight, as a text; None if it can"
     if old is None:
         return f"no {name}"
     if old.shape != wanted.shape:
@@ -104,14 +108,15 @@ def _checkpoint_file(path):
         return None
     path = Path(path)
     if path.is_file():
-        return path if path.suffix in ENDINGS else None
+        return path if path.suffix in ENDINGS else None # .pt, .pth or .bin
     return _only_file_with_ending(path) if path.is_dir() else None
 
 
 def _only_file_with_ending(folder):
     "The single .pt, .pth or .bin file in a folder; None if there are none or several, or a model of ours"
     is_our_model = (folder / "reward_model.json").exists() # saved by `VLRewardModel`
-    is_of_transformers = any(folder.glob("*.safetensors")) # its folder also holds files with these endings
+    # A folder of transformers also holds files with these endings, such as training_args.bin.
+    is_of_transformers = any(folder.glob("*.safetensors"))
     if is_our_model or is_of_transformers:
         return None
     files = [file for file in sorted(folder.iterdir()) if file.suffix in ENDINGS]
@@ -119,7 +124,7 @@ def _only_file_with_ending(folder):
 
 
 def _load_tensors(file):
-    """The contents of a .pt file, read so that no code in it can run.
+    """The contents of a .pt file (mostly a dict), read so that no code in it can run.
 
     A file that holds more than tensors and plain data is a DataError."""
     try:
@@ -134,10 +139,12 @@ def _load_tensors(file):
 
 
 def _state_of(contents, file):
-    "The weights in a checkpoint's contents as {name: tensor}; a DataError if there are none"
+    """The weights in a checkpoint's contents (any object, mostly a dict) as {name: tensor}.
+
+    A DataError if there are none; `file` is for its message."""
     tensors = {}
     for name, value in _dict_of_weights(contents).items():
-        if isinstance(value, torch.Tensor):
+        if isinstance(value, torch.Tensor): # beside them may stand the number of the epoch and the like
             # DataParallel, for several GPUs, puts "module." before each name.
             tensors[str(name).removeprefix("module.")] = value
     if not tensors:
@@ -156,17 +163,18 @@ def _dict_of_weights(contents):
 
 
 def _head_of(state, file):
-    """Find the score head among the weights of a checkpoint ({name: tensor}).
+    """Find the score head among the weights of a checkpoint, `state` ({name: tensor}).
 
     Returns (prefix, head): how the head's names begin, such as "reward_head.", and its tensors under the
-    names that chapter 03's head uses."""
+    names of chapter 03's head: 0.weight, 0.bias, 2.weight, 2.bias. `file` is for the message of an error."""
     prefix = _prefix_of_head(state, file)
-    numbers = _layer_numbers(state, prefix)
+    numbers = _layer_numbers(state, prefix) # such as [0, 3]
     if len(numbers) != 2:
         message = f"a head of {len(numbers)} layers ({prefix}…), expected two"
         raise DataError("reward_model.checkpoint", message, entry=file.name)
     head = {}
-    for our_number, old_number in zip((0, 2), numbers): # 0 and 2: the layers of chapter 03's head
+    # 0 and 2: the layers of chapter 03's head, a Sequential with an activation, 1, between them
+    for our_number, old_number in zip((0, 2), numbers):
         for part in ("weight", "bias"):
             name = f"{prefix}{old_number}.{part}"
             if name not in state:
@@ -184,7 +192,7 @@ def _layer_numbers(state, prefix):
 
 
 def _prefix_of_head(state, file):
-    """How the names of the score head's tensors begin, such as "reward_head.".
+    """How the names of the score head's tensors begin, such as "reward_head.", in `state` ({name: tensor}).
 
     The head is found by its last layer: no other layer has a single output, the score."""
     numbered = [name for name in state if re.search(r"\.\d+\.weight$", name)] # such as reward_head.3.weight
@@ -212,10 +220,10 @@ def _common_name(name):
     """A name for a weight that is the same in all versions of transformers.
 
     Versions differ in what they put before it: model.layers.0…, language_model.layers.0… and so on."""
-    # The names inside the vision tower begin with `visual.` everywhere.
+    # The names inside the vision tower begin with `visual.` everywhere, whatever stands in front of it.
     if "visual." in name:
         return name[name.index("visual."):]
-    inner_name = _name_in_language_model.search(name)
+    inner_name = _name_in_language_model.search(name) # from layers, embed_tokens or the last norm on
     return f"language_model.{inner_name[1]}" if inner_name else name
 
 

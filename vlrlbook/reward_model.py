@@ -86,7 +86,7 @@ def check_query(
     """Raise a DataError if a question holds picture tokens of a processor, such as <|image_pad|>.
 
     Such a text has gone through a processor already, and the pictures of its tokens are missing."""
-    for token in vision_marks:
+    for token in vision_marks:  # such as <|image_pad|>; `<image>` is none of them
         if token in query:
             expected = "expected <image> for a picture, or nothing"
             message = f"query holds {token}, which a processor puts in; {expected}"
@@ -132,30 +132,38 @@ def pairwise_loss(
     return loss + centring * (first + second) ** 2
 
 def _bradley_terry_loss(
-    difference,  # [B] score of the first less score of the second
-    preference,  # [B] from 0 to 1, as in `pairwise_loss`
-    margin,  # a number, or [B]; of pairs with a winner only
+    difference,  # [B] score of the first answer less score of the second
+    preference,  # [B] 1 first better, 0 second better, 0.5 a tie; else the share of people who say first
+    margin,  # a number, or [B]: how far the better score shall be ahead; of pairs with a winner only
 ):
     "The Bradley-Terry loss [B] of each pair: the negative log of how probable the preference is"
+    # `_gap_to_worse`: score of the better answer less score of the worse.
     decided_loss = -logsigmoid(_gap_to_worse(difference, preference) - margin)
     # Cross-entropy between sigmoid(difference) and the share of people who prefer the first (tie: 0.5).
     undecided_loss = -(preference * logsigmoid(difference) + (1 - preference) * logsigmoid(-difference))
     return torch.where(_is_undecided(preference), undecided_loss, decided_loss)
 
-def _hinge_loss(difference, preference, margin):
-    "The hinge loss [B] of each pair, with the arguments of `_bradley_terry_loss`"
+def _hinge_loss(
+    difference,  # [B] score of the first answer less score of the second
+    preference,  # [B] 1 first better, 0 second better, 0.5 a tie
+    margin,  # a number, or [B]: how far the better score shall be ahead
+):
+    "The hinge loss [B] of each pair: how much the better score's lead falls short of the margin, at least 0"
+    # `_gap_to_worse`: score of the better answer less score of the worse.
     decided_loss = relu(margin - _gap_to_worse(difference, preference))
     # A tie costs nothing as long as the scores differ by no more than the margin.
     undecided_loss = relu(difference.abs() - margin)
     return torch.where(_is_undecided(preference), undecided_loss, decided_loss)
 
 def _gap_to_worse(difference, preference):
-    "Score of the better answer less score of the worse, [B]; only right for pairs with a winner"
+    """Score of the better answer less score of the worse, [B]; only right for pairs with a winner.
+
+    `difference` is [B], first score less second; `preference` is [B], 1 where the first is better, else 0."""
     # The factor is 1 if the first is better, −1 if the second is.
     return difference * (2 * preference - 1)
 
 def _is_undecided(preference):
-    "True for each pair, [B], that is a tie or about which people disagree"
+    "True for each pair, [B], that is a tie (0.5) or about which people disagree (a share between 0 and 1)"
     return (preference > 0) & (preference < 1)
 
 # %% ../nbs/03_reward_model.ipynb #c028
@@ -200,7 +208,9 @@ def encode_answers(
 
 @cache
 def _template_function(template):
-    "The function that puts a question into a jinja template: call it with content=question"
+    """The function that puts a question into a jinja template: call it with content=question.
+
+    It is kept for the next call, since a template is the same for a whole run."""
     # Sandboxed, because the template of a downloaded model was written by strangers.
     from jinja2.sandbox import SandboxedEnvironment
     return SandboxedEnvironment().from_string(template).render
@@ -240,9 +250,9 @@ def control_tokens(
     return sorted(breakable, key=len, reverse=True)
 
 def _answers_per_question(samples):
-    """How many neighbours in the list are the same question, if this number is the same throughout; else 1.
+    """How many neighbours in a list of `Sample`s are the same question, if it is as many throughout; else 1.
 
-    Then the model can read each question once for all its answers."""
+    a, a, b, b gives 2; a, a, b gives 1. The model can then read each question once for all its answers."""
     # `id`: all answers to a question have one and the same `Sample` object.
     lengths = {len(list(same)) for _, same in groupby(samples, key=id)}
     return lengths.pop() if len(lengths) == 1 else 1
@@ -300,16 +310,21 @@ class VLRewardModel(BackboneWithHead):
         return scores, self._language_loss(hidden, labels)
 
     def _hidden_states(self, batch, num_images, G):
-        "States [B, T, hidden] of the backbone; a question is read once for its G answers if possible"
+        """States [B, T, hidden] of the backbone for B rows of T tokens, from an encoded `batch` (a dict).
+
+        Where G > 1, each G neighbouring rows have the same question, which is read once if possible;
+        `num_images` says how many pictures each row has."""
         hidden = None
-        if G > 1 and self.shares:
+        if G > 1 and self.shares:  # `shares`: the backbone was prepared for it
             hidden = self._shared_hidden(batch, num_images, G)  # None if it has raised, as with a new library
         if hidden is None:
             hidden = self.backbone(**batch).last_hidden_state
         return hidden
 
     def _scores_at_ends(self, hidden, attention_mask):
-        "Score [B] of each row of `hidden` [B, T, hidden], read where the row ends, before its padding"
+        """Score [B] of each row of `hidden` [B, T, hidden], read where the row ends, before its padding.
+
+        Only there it has read the whole answer. `attention_mask` [B, T] is 0 for padding, else 1."""
         rows = torch.arange(len(hidden), device=hidden.device)
         last = hidden[rows, last_real_token(attention_mask)]  # [B, hidden]
         # The head may be float32 while the backbone is bfloat16. Scores are always float32.
@@ -318,7 +333,7 @@ class VLRewardModel(BackboneWithHead):
         return squash(raw, self.facts["score_min"], self.facts["score_max"])
 
     def _shared_hidden(self,
-        batch,  # encodings of B rows, as `forward` gets them
+        batch,  # encodings of B rows: {input_ids: [B, T], attention_mask: [B, T], fields of pictures}
         num_images,  # pictures of each row
         G,  # how many neighbouring rows have the same question
     ):
@@ -468,7 +483,9 @@ def encode_pairs(
     return dict(encodings=batch, preference=preference, margin=_margins_of_pairs(pairs, margin))
 
 def _samples_and_answers(pairs):
-    "A `Sample` and an answer's text for each answer of B pairs: two lists of 2 B"
+    """A `Sample` and an answer's text for each answer of B pairs: two lists of 2 B.
+
+    A pair is {row, first, second, …}: a preference row, and the texts of two of its answers."""
     samples, answers = [], []
     for pair in pairs:
         # One `Sample` (question and pictures) for both answers, so that its pictures are opened only once.
@@ -477,14 +494,16 @@ def _samples_and_answers(pairs):
     return samples, answers
 
 def _learnt_flags(pairs):
-    "For each answer of B pairs, in a list of 2 B: whether the language loss learns its text"
+    """For each answer of B pairs, in a list of 2 B: whether the language loss learns its text.
+
+    A pair's `preference` is 1 if its first answer is better, 0 if its second is, 0.5 for a tie."""
     is_learnt = []
     for pair in pairs:  # the preferred answer is learnt; of a tie neither
         is_learnt += [pair["preference"] > 0.5, pair["preference"] < 0.5]
     return is_learnt
 
 def _margins_of_pairs(pairs, default):
-    "A tensor [B] of each pair's own margin, or `default` where a pair has none"
+    "A tensor [B] of each pair's own margin, a number in its key `margin`, or `default` where that is None"
     margins = [pair["margin"] for pair in pairs]
     return torch.tensor([float(default if margin is None else margin) for margin in margins])
 
@@ -498,7 +517,7 @@ def _label_tokens(
     "Labels [B, T] for a language model's loss: the tokens of the answers that are learnt, −100 elsewhere"
     input_ids = batch["input_ids"]
     labels = torch.full_like(input_ids, -100)  # which cross_entropy ignores
-    ends = last_real_token(batch["attention_mask"]) + 1
+    ends = last_real_token(batch["attention_mask"]) + 1  # [B], where each row's padding begins
     for i, end in enumerate(ends.tolist()):
         if is_learnt[i]:
             begin = end - _answer_length(processor, answers[i])  # a row ends in its answer
@@ -506,10 +525,11 @@ def _label_tokens(
     return labels
 
 def _answer_length(processor, answer):
-    """Number of tokens that an answer takes at the end of a row, with its end-of-turn token.
+    """Number of tokens that an answer (a text) takes at the end of a row, with its end-of-turn token.
 
     In the row they are as many as alone: the line break in front of it joins no token with its first word."""
-    text = as_text(processor, answer) + processor.tokenizer.eos_token  # as it stands in the row
+    # As it stands in the row: `as_text` has taken out or broken up control tokens such as <|im_end|>.
+    text = as_text(processor, answer) + processor.tokenizer.eos_token
     return len(processor.tokenizer(text, add_special_tokens=False)["input_ids"])  # False: no <bos> in front
 
 # %% ../nbs/03_reward_model.ipynb #c046
@@ -547,6 +567,7 @@ def _load_with_adapter(
     vlm, _base_processor = load_vlm(base, attention=attention)
     # `.model` is the backbone without vocabulary head, on which the adapter was trained.
     backbone = PeftModel.from_pretrained(vlm.model, path, is_trainable=trainable)
+    # The processor that was saved with the adapter: the base's may have other limits for pictures.
     return backbone, AutoProcessor.from_pretrained(path)
 
 def _from_old_checkpoint(
@@ -564,7 +585,7 @@ def _from_old_checkpoint(
     old = read_old_checkpoint(path)
     vlm, processor = load_vlm(base, dtype="float32", attention=attention)
     # A setting that the script has not saved gets the default of `VLRewardModel`.
-    names = ("score_min", "score_max", "activation")
+    names = ("score_min", "score_max", "activation")  # without them the scores would be other ones
     saved_settings = {name: old.settings[name] for name in names if name in old.settings}
     model = cls(vlm.model, processor, **saved_settings, base=base)
     _copy_old_weights(model, old)
@@ -577,6 +598,7 @@ def _copy_old_weights(
     "Copy the weights of a checkpoint of the older script into a model; a DataError if they do not fit"
     # backbone_weights: the old weights under the names of our backbone
     model.backbone.load_state_dict(backbone_weights(old, model.backbone.state_dict()))
+    # The head of a model of another width does not fit; then the message names both shapes.
     shapes = {name: tuple(tensor.shape) for name, tensor in old.head.items()}
     expected = {name: tuple(tensor.shape) for name, tensor in model.head.state_dict().items()}
     if shapes != expected:
@@ -591,7 +613,9 @@ def _head_weights(path):
 
 # %% ../nbs/03_reward_model.ipynb #xc050
 def _drawn_sets(settings):
-    "Synthetic rows for training, evaluation and test, for a run without files"
+    """Synthetic rows for training, evaluation and test, for a run without files: three lists.
+
+    `settings` say how many (`drawn_rows`, and `eval_rows` for each of the others) and with which seed."""
     s = settings
     eval_seed = 2**20  # far from the seeds of runs: none trains on these rows, and all have the same
     train = _drawn_rows(s.drawn_rows, s.seed)
@@ -600,7 +624,9 @@ def _drawn_sets(settings):
     return train, evaluation, test
 
 def _rows_of_file(settings, path):
-    "The checked preference rows of a file, and the list of those that were skipped"
+    """The checked preference rows of a file, and the list of those that were skipped.
+
+    `settings` say where pictures are, which column holds what, and whether bad rows may be skipped."""
     s = settings
     return read_pair_rows(path, s.image_dir, s.skip_bad_rows, s.keys, tell=print)
 
@@ -612,7 +638,7 @@ def _split_off(
     "Hold out the rows of a tenth of the pictures: the other rows, and those held out with shuffled answers"
     # With a field `images`: names of the row's pictures, by which `split_rows_by_picture` knows them.
     named = [row | dict(images=_picture_names(row)) for row in train]
-    train, held_out = split_rows_by_picture(named, 0.1, settings.seed)
+    train, held_out = split_rows_by_picture(named, 0.1, settings.seed)  # no picture on both sides
     most = settings.eval_rows
     if len(held_out) > most:
         warn_loudly(f"{purpose}: {most} of {len(held_out)} rows that were held out (eval_rows)")
@@ -647,9 +673,11 @@ def load_rows(
 def _refuse_shares(rows):
     """Raise a SettingsError if people disagree about a pair of answers.
 
-    The hinge loss cannot learn from the share of people who prefer an answer."""
+    `rows` are checked preference rows. The hinge loss cannot learn from the share of people who prefer an
+    answer, only from which one is better."""
     for pair in pairs_of(rows):
-        is_agreed = pair["preference"] in (0, 0.5, 1)  # all prefer the same answer, or there is a tie
+        # All prefer the same answer, or there is a tie; else `preference` is a share, such as 0.7.
+        is_agreed = pair["preference"] in (0, 0.5, 1)
         if not is_agreed:
             problem = "votes of several people have no such loss; bt trains on their shares"
             raise SettingsError(f"loss_type = 'hinge': {problem}")
@@ -681,7 +709,7 @@ def _drawn_rows(
     n,  # how many rows
     seed,  # same seed, same rows
 ):
-    """Synthetic preference rows about counting discs.
+    """Synthetic preference rows about counting discs, with drawn pictures and two answers each.
 
     The field `group` says how far the counts in the two answers are apart, such as "2 apart"."""
     rows = []
@@ -693,8 +721,8 @@ def _drawn_rows(
     return rows
 
 def _picture_names(row):
-    "A name for each picture of a row, equal for equal pictures: its path, or a hash of its bytes"
-    image = row["image"]
+    "A name for each picture of a row (a dict), equal for equal pictures: its path, or a hash of its bytes"
+    image = row["image"]  # a path, bytes, a list of these, or None
     if image is None:
         return []
     names = []
@@ -714,17 +742,25 @@ def load_model(
         return _saved_model_to_train(settings, template)
     return _base_with_new_head(settings, template)
 
-def _saved_model_to_train(settings, template):
-    "The saved reward model in the folder `settings.model`, without its temperature"
+def _saved_model_to_train(
+    settings,  # `RewardModelSettings`: model (a folder), attention, lm_weight
+    template,  # jinja around each question, or None
+):
+    "The saved reward model in the folder `settings.model`, to go on training it, without its temperature"
     s = settings
     model = VLRewardModel.from_pretrained(s.model, trainable=True, attention=s.attention)
     # `facts`: settings that are saved with the model. Its temperature no longer fits once it is trained.
     model.facts["calibration"] = None
+    # Without a new template the one with which it was trained.
     model.facts["prompt_template"] = template or model.facts["prompt_template"]
+    # SettingsError if lm_weight asks for a language loss that this model cannot have.
     _check_language_loss(s, model.backbone.config)
     return model
 
-def _base_with_new_head(settings, template):
+def _base_with_new_head(
+    settings,  # `RewardModelSettings`: model (name or folder), seed, use_lora, range of scores, and more
+    template,  # jinja around each question, or None
+):
     "The vision-language model `settings.model` with a new score head, and an adapter if `use_lora`"
     s = settings
     vlm, processor = _load_base(s)
@@ -746,26 +782,30 @@ def _check_language_loss(
 
     A reward model keeps no vocabulary head. Its language loss takes the input embedding instead, which is the
     same weight only if both are tied."""
-    is_tied = getattr(config, "tie_word_embeddings", False)
+    is_tied = getattr(config, "tie_word_embeddings", False)  # of a config without this: better refused
     if settings.lm_weight and not is_tied:
         problem = f"{settings.model} has a vocabulary head of its own, which a reward model does not keep"
         raise SettingsError(f"lm_weight = {settings.lm_weight}: {problem}; set lm_weight to 0")
 
 def _load_base(settings):
-    "The vision-language model that the settings name, and its processor"
+    """The vision-language model that the settings name, and its processor.
+
+    A hub id, a folder, or tiny- and a family: a tiny random model, made on the spot without a download."""
     s = settings
     # A `tiny-` model has random weights, here from the run's seed. Under an adapter they must be the same
     # whenever it is loaded, so `load_vlm` below always takes seed 0.
     if s.model.startswith("tiny-") and not s.use_lora:
         vlm, processor = tiny_twin(s.model.removeprefix("tiny-"), s.seed)
-        limit_pixels(processor, s.max_image_size)
+        limit_pixels(processor, s.max_image_size)  # `load_vlm` does this itself
         return vlm, processor
     # Weights that are trained must be float32; frozen ones, under an adapter, stay as they were saved.
     dtype = "auto" if s.use_lora else "float32"
     return load_vlm(s.model, dtype=dtype, attention=s.attention, max_image_size=s.max_image_size)
 
 def _with_lora(backbone, settings):
-    "`backbone` with a new LoRA adapter on its language model, of the rank and scale in the settings"
+    """`backbone` with a new LoRA adapter on its language model: a peft model around it.
+
+    `settings` hold its rank `lora_r`, its scale times its rank `lora_alpha`, and `lora_dropout`."""
     from peft import get_peft_model
     s = settings
     config = lora_config(backbone, s.lora_r, s.lora_alpha, s.lora_dropout)
@@ -791,7 +831,7 @@ def plain_baselines(
     return dict(always_first=always_first / n, longer=longer / n)
 
 def _first_is_longer(pair):
-    "1 where the first answer of a pair is the longer one, 0 where the second is, 0.5 for equal lengths"
+    "Of a pair {first, second, …}: 1 where the text `first` is longer, 0 where `second` is, 0.5 if equal"
     first, second = len(pair["first"]), len(pair["second"])
     return 0.5 if first == second else float(first > second)
 
@@ -812,10 +852,15 @@ def score_rows(
         scores += _scores_of_chunk(model, rows[i:i + step], batch_size)
     return scores
 
-def _scores_of_chunk(model, rows, batch_size):
-    "Scores of all answers of a few rows, a list per row; `batch_size` answers at a time"
+def _scores_of_chunk(
+    model,  # `VLRewardModel`
+    rows,  # a few checked preference rows; row["response"]: texts, two or more
+    batch_size,  # answers at a time
+):
+    "Scores of all answers of a few rows, a list per row"
     samples, answers = [], []
     for row in rows:
+        # One `Sample` (question and pictures) for all answers of a row, so that its pictures are opened once.
         samples += [row_sample(row)] * len(row["response"])
         answers += row["response"]
     # The scores of all answers, one after the other, are dealt out to their rows.
@@ -847,7 +892,9 @@ def pair_report(
     return report | dict(baselines=plain_baselines(rows))
 
 def _answer_lengths(rows, pairs):
-    "(characters of the better answer, of the worse one) for each pair from `_better_and_worse`"
+    """(characters of the better answer, of the worse one) for each pair of answers.
+
+    A pair is (row number, index of the better answer in its row, index of the worse one)."""
     lengths = []
     for n, i, j in pairs:  # in row n, answer i is better than answer j
         answers = rows[n]["response"]
@@ -855,9 +902,10 @@ def _answer_lengths(rows, pairs):
     return lengths
 
 def _better_and_worse(rows):
-    """All pairs of answers that are no ties, over all rows.
+    """All pairs of answers that are no ties, over all `rows` (checked preference rows).
 
-    A list of (row number, index of the better answer in its row, index of the worse one)."""
+    A list of (row number, index of the better answer in its row, index of the worse one): (5, 1, 0) and
+    (5, 2, 0) for row 5 with the ranks 2, 0, 0."""
     pairs = []
     for n, row in enumerate(rows):
         ranks = row["human_ranking"]  # 0 is the best
@@ -921,9 +969,9 @@ def chances_report(
     return dict(fitted=calibration, before=before, after=after)
 
 def _chances_line(
-    chances,  # from `chances_report`: {fitted, before, after}
+    chances,  # fitted: {temperature, pairs}, before and after: {ece, n, …}; fitted and after may be None
 ):
-    """A row of `report_table` with the expected calibration error (ECE).
+    """A row of a report's table, {what, value, n, ci95}, with the expected calibration error (ECE).
 
     That is the mean gap between a predicted chance and the share of pairs in which it came true."""
     before, after, fitted = chances["before"], chances["after"], chances["fitted"]
@@ -957,7 +1005,7 @@ def plot_reliability(
 
 def _draw_reliability(
     ax,  # matplotlib axes
-    reliability,  # of `metrics.pair_reliability`
+    reliability,  # {temperature, ece, log_loss, bins: a list of {confidence, accuracy, n}}
     colour,  # such as #D55E00
 ):
     "Draw a dot for each group of pairs: x is the predicted chance, y how often it came true"
@@ -999,24 +1047,32 @@ def _report_with_controls(
     scores,  # a list of scores per row
     batch_size,  # answers at a time
 ):
-    "The report on `scores`, with two controls: answers in reverse order, and chances against preferences"
+    """The report on `scores` (a dict), with two controls: answers in reverse order, and chances.
+
+    Scores must not depend on the order; the chances made of them should come true as often as they say."""
     backwards = score_rows(model, reversed_rows(rows), batch_size)
     report = pair_report(rows, scores, backwards)
     # How well the chances that are made of the scores, with the fitted temperature, agree with people.
+    # The calibration is {temperature, pairs}, or None.
     report["chances"] = chances_report(rows, scores, model.facts["calibration"])
     return report
 
 def _accuracy_lines(report):
-    "Rows of `report_table` on accuracy: over all pairs, in each group, and the mean over groups"
+    """Rows of a report's table on accuracy: over all pairs, in each group, and the mean over groups.
+
+    `report` has pair_accuracy, n, ci95, by_group and macro; a row is {what, value, n, ci95}."""
     groups = report["by_group"]  # name → {accuracy, n, ci95}
     lines = [_table_line("pair accuracy", report["pair_accuracy"], report["n"], report["ci95"])]
-    if len(groups) > 1:
+    if len(groups) > 1:  # a single group would repeat the first row
         for name, group in sorted(groups.items()):
             lines.append(_table_line(f"in group {name!r}", group["accuracy"], group["n"], group["ci95"]))
     return [*lines, _table_line("mean over groups (macro)", report["macro"], len(groups))]
 
 def _baseline_lines(report):
-    "Rows of `report_table` with the accuracies of judges that read no picture"
+    """Rows of a report's table with the accuracies of judges that read no picture.
+
+    `report` has `n`, the number of pairs, and `baselines`, {always_first, longer} and perhaps blanked: the
+    accuracy of the model itself with white pictures. A row is {what, value, n, ci95}."""
     n, baselines = report["n"], report["baselines"]
     lines = [
         _table_line("baseline: always the first", baselines["always_first"], n),
@@ -1027,7 +1083,7 @@ def _baseline_lines(report):
     return lines
 
 def _control_lines(report):
-    "Rows of `report_table`, where the report has them: calibrated chances, and answers in reverse order"
+    "Rows of a report's table, where the report (a dict) has them: calibrated chances, reversed answers"
     lines = []
     # How well the chances that are made of the scores agree with what people preferred (calibration).
     if report.get("chances"):
@@ -1039,7 +1095,9 @@ def _control_lines(report):
     return lines
 
 def _length_lines(length_bias):
-    "Rows of `report_table` on the influence of length, over the pairs whose answers have different lengths"
+    """Rows of a report's table on the influence of length, over the pairs of answers of unequal lengths.
+
+    `length_bias` has `n` (such pairs), prefers_longer (share of them) and rank_correlation."""
     n, longer_is_preferred = length_bias["n"], length_bias["prefers_longer"]
     correlation = length_bias["rank_correlation"]  # of the gap in length with the gap in score
     return [
@@ -1052,7 +1110,7 @@ def _table_line(
     n="",  # of how many pairs, or groups
     interval=None,  # (low, high) of the 95 % confidence interval
 ):
-    "A row of `report_table` as a dict of texts"
+    "A row of a report's table: 0.75 of 80 pairs becomes {what: …, value: \"0.750\", n: 80, ci95: \"\"}"
     shown = "" if value is None else f"{value:.3f}"
     ci95 = f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else ""
     return dict(what=what, value=shown, n=n, ci95=ci95)
@@ -1151,7 +1209,8 @@ class PairTrainer(CommittedCheckpoints, Trainer):
         """Override Trainer's, called with every row of its log: add the means of our figures to it.
 
         If Trainer no longer calls this, run_log.csv lacks these columns."""
-        if "loss" in logs and self.batch_figures:  # only a row of training has `loss`
+        # Only a row of training has `loss`. `batch_figures`: a dict for each batch since the last such row.
+        if "loss" in logs and self.batch_figures:
             for name in self.batch_figures[0]:
                 logs[name] = mean_of(figures[name] for figures in self.batch_figures)
             self.batch_figures = []
@@ -1205,11 +1264,12 @@ logged_as = {  # the trainer's name → ours
 class SampleLog(TrainerCallback):
     "Writes the scores of the same few rows as lines of samples.jsonl after each evaluation"
     def __init__(self, rows, path):
+        # checked preference rows, the same at each evaluation; the file that gets a line for each
         self.rows, self.path = rows, Path(path)
 
     def on_evaluate(self, args, state, control, model=None, **kwargs):
         "Override TrainerCallback's, called after each evaluation: the first process adds a line for each row"
-        if not state.is_world_process_zero or not self.rows:
+        if not state.is_world_process_zero or not self.rows:  # of several processes one writes
             return
         with open(self.path, "a", encoding="utf-8") as file:
             for row, scores in zip(self.rows, score_rows(model, self.rows)):
@@ -1243,7 +1303,7 @@ def training_arguments(
         **_evaluation_arguments(s))
 
 def _optimizer_arguments(settings):
-    "Arguments of transformers' TrainingArguments for batches, steps and the optimizer"
+    "Arguments of transformers' TrainingArguments for batches, steps and optimizer, of `RewardModelSettings`"
     s = settings
     return dict(
         num_train_epochs=s.num_epochs,
@@ -1257,7 +1317,7 @@ def _optimizer_arguments(settings):
         max_grad_norm=s.max_grad_norm)
 
 def _evaluation_arguments(settings):
-    "Arguments of transformers' TrainingArguments for evaluations, checkpoints and logs"
+    "Arguments of transformers' TrainingArguments for evaluation, saving and logs, of `RewardModelSettings`"
     s = settings
     return dict(
         # Trainer counts pairs, and eval_batch_size counts answers, two in each pair.
@@ -1265,6 +1325,7 @@ def _evaluation_arguments(settings):
         eval_strategy="epoch",
         save_strategy="epoch",
         save_total_limit=s.save_total_limit,
+        # By what is reported in the end, not by the loss, which may grow while every pair is in order.
         load_best_model_at_end=True,
         metric_for_best_model="pair_accuracy",
         greater_is_better=True,
@@ -1301,12 +1362,14 @@ def _callbacks(
     sample_log = SampleLog(held[:settings.log_samples], Path(run_dir) / "samples.jsonl")
     # RunLogCallback: copies Trainer's rows into `log`, under the names in `logged_as`
     callbacks = [RunLogCallback(log, logged_as, "reward model"), sample_log]
-    if settings.early_stopping_patience:
+    if settings.early_stopping_patience:  # 0: the run never stops early
         callbacks.append(EarlyStoppingCallback(settings.early_stopping_patience))
     return callbacks
 
 def _batch_function(settings, model):
-    "The function that makes a batch of a list of pairs, for transformers' `data_collator`"
+    """The function that makes a batch of a list of pairs, for transformers' `data_collator`.
+
+    It is `encode_pairs` with all but the pairs filled in, from the `VLRewardModel` and the settings."""
     has_language_loss = settings.lm_weight > 0
     template = model.facts["prompt_template"]  # jinja around each question, or None
     # `margin` is for pairs without one of their own; `say` adds the labels that the language loss needs.
@@ -1333,13 +1396,16 @@ def _write_or_compare_function(
     contents = {}
     if settings.train_data:  # rows are compared, not paths: their files may have been moved
         contents |= dict(train_rows=rows_fingerprint(train), evaluation_rows=rows_fingerprint(held))
+    # The text, for the same reason: `prompt_template` may be the name of a file.
     contents["template"] = judge_template(settings.prompt_template)
     advice = "load_weights_only = true takes its weights into one"  # ends the message of the error
+    # same_run: writes begun_with.json, or compares with it; free: settings that may differ, such as paths
     return partial(same_run, settings, free=may_differ, weights_by=advice, **contents)
 
 def _resumed_checkpoint(settings):
-    "The whole checkpoint that `resume` asks for; a SettingsError if there is none"
+    "The directory of the undamaged checkpoint that `settings.resume` asks for; a SettingsError without one"
     # `resume` is "true" for this experiment's newest run, or the directory of a checkpoint.
+    # find_checkpoint looks into `folder` only for "true".
     folder = _latest_run(settings) if settings.resume.lower() == "true" else settings.output_dir
     return find_checkpoint(folder, settings.resume)
 
@@ -1375,7 +1441,8 @@ def _start_in_one_process(
 ):
     """Find the run's directory, the checkpoint to go on from, and the one to take weights from.
 
-    The settings of a new run are written down; a run goes on only with the settings with which it began."""
+    Of both checkpoints one at least is None; both are for a new run with new weights. The settings of a new
+    run are written down; a run goes on only with the settings with which it began."""
     write_or_compare = _write_or_compare_function(settings, train, held)
     weights = None  # a new run begins with them
     if is_old_checkpoint(settings.resume):  # a file of an older script, which no run can go on from
@@ -1383,16 +1450,18 @@ def _start_in_one_process(
     elif settings.resume.lower() not in ("", "false"):
         checkpoint = _resumed_checkpoint(settings)
         if not settings.load_weights_only:
-            write_or_compare(checkpoint)
+            write_or_compare(checkpoint)  # SettingsError if settings, rows or template have changed
             return Path(checkpoint).parent, checkpoint, None  # the run goes on in its directory
         weights = checkpoint
 
     run_dir = _new_run_dir(settings)
-    write_or_compare(None, folder=run_dir)
+    write_or_compare(None, folder=run_dir)  # None: writes them into the folder
     return run_dir, None, weights
 
 def _new_run_dir(settings):
-    "Make a directory in `output_dir`, named by experiment and time, with a number if the name is taken"
+    """Make a directory in the setting `output_dir`, named by experiment and time, and return its path.
+
+    Such as reward_model_20260131-235959; with -2, -3, … behind it if that name is taken."""
     name, n = f"{settings.experiment_name}_{datetime.now():%Y%m%d-%H%M%S}", 1
     run_dir = Path(settings.output_dir) / name
     while run_dir.exists():
@@ -1417,12 +1486,15 @@ def rows_fingerprint(
 
 # %% ../nbs/03_reward_model.ipynb #n221a675
 def _latest_run(settings):
-    "The directory of this experiment's newest run that has a checkpoint"
+    """The directory of this experiment's newest run that has a checkpoint; SettingsError without one.
+
+    The setting `output_dir` holds a directory for each run, such as reward_model_20260131-235959, where
+    reward_model is the setting `experiment_name`."""
     s = settings
     prefix = f"{s.experiment_name}_"
     run_dirs = []
     for path in Path(s.output_dir).glob(f"{prefix}*"):
-        started = _start_of_run(path.name[len(prefix):])
+        started = _start_of_run(path.name[len(prefix):])  # (time, number), or None for another experiment
         if started and any(path.glob("checkpoint-*")):
             run_dirs.append((started, path))
     if not run_dirs:
@@ -1473,10 +1545,10 @@ def _draw_column(
     colour,  # such as #0072B2
 ):
     "Draw a column of the log over the steps: a faint line, a smoothed one, and a dot for each evaluation"
-    steps, values = log.series(name)
+    steps, values = log.series(name)  # of the rows that have this column
     ax.plot(steps, values, color=colour, alpha=0.25, lw=1)
     ax.plot(steps, smooth(values), color=colour, lw=2, label=name)
-    eval_steps, eval_values = log.series(f"eval/{name}")
+    eval_steps, eval_values = log.series(f"eval/{name}")  # empty for a figure of training alone, as grad_norm
     ax.plot(eval_steps, eval_values, "o", color=colour, ms=5, mec="black", mew=0.6)
 
 # %% ../nbs/03_reward_model.ipynb #c071
@@ -1518,7 +1590,11 @@ def worst_cards(
     lowest = sorted(margins(rows, scores))[:most]  # (margin, number of the row)
     return [_margin_card(rows[n], scores[n], margin) for margin, n in lowest]
 
-def _margin_card(row, scores, margin):
+def _margin_card(
+    row,  # a checked preference row: {query, image, response: texts, human_ranking: numbers, …}
+    scores,  # a float for each answer
+    margin,  # of one of its pairs: score of the better answer less score of the worse
+):
     "A card (`RolloutGroup`) of a row's answers with their ranks and scores; its title is the margin"
     mean = mean_of(scores)
     rollouts = []
@@ -1565,7 +1641,11 @@ def write_scores(
     write_whole(path, "".join(lines))
 
 def _scored_row(row, scores, calibration):
-    "A row as a dict with its answers' scores, their chances, and `best`, the index of the best answer"
+    """A preference row as a dict with its answers' scores, their chances, and `best`, the best one's index.
+
+    `scores` has a float for each answer. `calibration` is {temperature, pairs}; None: `calibrated` is False,
+    and the chances are made without a temperature."""
+    # Not the pictures: the line would be too long to read.
     names = ("id", "query", "turns", "response", "human_ranking", "votes")
     fields = {name: row[name] for name in names if name in row}
     chances = chances_of(scores, calibration)  # the probability that each answer is picked
@@ -1657,7 +1737,11 @@ def _refuse_existing_file(output):
     if _names_a_file(output) and Path(output).exists():
         raise DataError("preference.output", "is there already, and is not written over", entry=output)
 
-def _score_path(output, model, data):
+def _score_path(
+    output,  # a file's name, such as out.jsonl, or a folder
+    model,  # directory or file of the reward model
+    data,  # file of the rows that are scored
+):
     "The file for the scores: `output`, or a new file in that folder whose name says model, data and time"
     if _names_a_file(output):
         return Path(output)
@@ -1698,16 +1782,18 @@ def _ranked(
     return ranked
 
 def _model_name(model):
-    """A name for a model in file names: the name of its directory, or of its file without the ending.
+    """A name for the model in the path `model`, for file names: runs/big gives big, and old/best.pt best.
 
     A run keeps its model in the directory `model`; then the name is that of the run."""
-    path = Path(model).resolve()
+    path = Path(model).resolve()  # of "." the name of the folder
     if path.name == "model":
         return path.parent.name
     return path.stem if path.is_file() else path.name
 
 def _new_file(folder, stem):
-    "Make a new empty .jsonl file in `folder`, with a number behind `stem` if need be, and return its path"
+    """Make a new empty .jsonl file in `folder` (a Path), which is made if need be, and return its path.
+
+    It is stem.jsonl or, where that is taken, stem-2.jsonl, stem-3.jsonl and so on."""
     folder.mkdir(parents=True, exist_ok=True)
     for n in range(1, 10**6):
         number = "" if n == 1 else f"-{n}"
@@ -1759,7 +1845,7 @@ def as_reward(
     return rewarded
 
 def _warn_of_long_answers(completions, longest):
-    "Warn of answers of more than `longest` characters, which are read from their end; True if there are any"
+    "Warn of texts of more than `longest` characters, of which only the end is read; True if there are any"
     long_answers = sum(len(text) > longest for text in completions)
     if long_answers:
         problem = f"answers of more than {longest} characters are read from their end"
@@ -1771,10 +1857,10 @@ def _warn_of_long_answers(completions, longest):
 _models_in_use = WeakValueDictionary()  # (folder, device, state of its files) → model
 
 def _frozen_model(path, device):
-    """The reward model in a folder, with frozen weights.
+    """The reward model in the folder `path` (a Path), with frozen weights, on a device; None: the GPU or CPU.
 
     If a reward still uses this model and its files are unchanged, the same object is returned."""
-    key = (str(path.resolve()), device, _file_states(path))
+    key = (str(path.resolve()), device, _file_states(path))  # names, times and sizes of its files
     model = _models_in_use.get(key)
     if model is None:
         model = VLRewardModel.from_pretrained(path, device).eval().requires_grad_(False)
@@ -1782,7 +1868,9 @@ def _frozen_model(path, device):
     return model
 
 def _file_states(folder):
-    "(name, time, size) of each file in a folder: a file that was written anew has another time or size"
+    """(name, time, size) of each file in a folder (a Path), as a tuple.
+
+    A model that was trained anew into the same folder has files of another time or size."""
     states = []
     for file in sorted(folder.glob("*")):
         stat = file.stat()

@@ -46,8 +46,8 @@ def judge_template(
 
 
 def _check_variables(template):
-    "Raise a SettingsError unless {{ content }} is the only variable of a jinja template"
-    variables = _variables_of(template)
+    "Raise a SettingsError unless {{ content }}, the question, is the only variable of a jinja template"
+    variables = _variables_of(template)  # a set of names
     if variables != {"content"}:
         # A text without a brace was probably meant as the name of a file, which does not exist.
         if "{" in template:
@@ -201,10 +201,10 @@ class RewardModelSettings(Settings):
         for name in _above_zero:
             value = getattr(self, name)
             yield value <= 0, f"{name} = {value}: expected more than 0"
-        for name in _zero_or_more:
+        for name in _zero_or_more:  # 0 turns these off, or is the first seed
             value = getattr(self, name)
             yield value < 0, f"{name} = {value}: expected 0 or more"
-        for name in ("warmup_ratio", "lora_dropout"):
+        for name in ("warmup_ratio", "lora_dropout"):  # shares; with 1 nothing would be learnt
             value = getattr(self, name)
             yield not 0 <= value < 1, f"{name} = {value}: expected 0 up to 1"
 
@@ -228,23 +228,26 @@ class RewardModelSettings(Settings):
             # nearest: ": did you mean …?", or a list of the possible words
             yield word not in possible, f"{name} = {word!r}{nearest(word, possible)}"
         library = self.report_to
+        # find_spec: None for a library that is not installed; it imports nothing.
         is_missing = library != "none" and not importlib.util.find_spec(library)
         yield is_missing, f"report_to = {library!r}: it is not installed (pip install {library})"
-        # It becomes the name of the run's directory: with a slash in it, that would lie elsewhere.
+        # It begins the name of the run's directory: with a slash in it, that would lie elsewhere.
         is_plain = self.experiment_name and Path(self.experiment_name).name == self.experiment_name
         yield not is_plain, f"experiment_name = {self.experiment_name!r}: expected a plain name"
 
     def _file_rules(self):
         "Yields (is broken, error message) for each rule about data files, checked before anything is loaded"
         for name in ("train_data", "eval_data", "test_data"):
-            path = getattr(self, name)
+            path = getattr(self, name)  # None: the rows are drawn, or held out
             is_missing = bool(path) and not Path(path).is_file()
             yield is_missing, f"{name} = {path!r}: no such file"
         is_missing = bool(self.image_dir) and not Path(self.image_dir).is_dir()
         yield is_missing, f"image_dir = {self.image_dir!r}: no such directory"
 
     def _resume_rules(self):
-        "Yields (is broken, error message) for each rule about the checkpoint that a run begins with"
+        """Yields (is broken, error message) for each rule about the checkpoint that a run begins with.
+
+        `resume` is empty or false (none), true (the newest), or the directory or file of a checkpoint."""
         is_new_run = self.resume.lower() in ("", "false")
         message = "load_weights_only without resume: there is nothing to load from"
         yield self.load_weights_only and is_new_run, message

@@ -8,7 +8,7 @@ from .pictures import picture_list
 
 __all__ = ["Turn", "read_turns", "is_turns"]
 
-# Names of roles in the chats of LLaVA, Gemma and others → the role in this book
+# Names of roles in the chats of LLaVA, Gemma and others → the role in vlrlbook
 _role_names = {"human": "user", "gpt": "assistant", "model": "assistant", "bot": "assistant",
                "chatbot": "assistant"}
 _roles = ("system", "user", "assistant")
@@ -58,12 +58,12 @@ def _turn(turn, number, code):
 
     `number` (of the row) and `code` belong to the `DataError` that is raised if it is no turn."""
     role = turn.get("role", turn.get("from"))
-    role = _role_names.get(role, role)
+    role = _role_names.get(role, role)  # "human" means user, "gpt" assistant
     if role not in _roles:
         raise DataError(code, f"a turn of {role!r}, expected one of {', '.join(_roles)}", row=number)
 
     content = turn.get("content", turn.get("value"))
-    if isinstance(content, str):
+    if isinstance(content, str):  # its pictures are marks such as `<image>`, and stand in a column
         if "<video>" in content:
             raise DataError("row.video", "a video: only pictures are read, save its frames", row=number)
         return Turn(role, content)
@@ -74,15 +74,16 @@ def _turn(turn, number, code):
 
 def _turn_of_parts(
     role,  # system, user or assistant
-    parts,  # texts and dicts, as `_part` reads them
+    parts,  # texts, and dicts such as {"type": "text", "text": …} or {"type": "image", "image": …}
     number,  # of the row, for an error
     code,  # of an error
 ):
     "A `Turn` of the texts and pictures in its parts; the texts are joined on one line, as chat templates do"
     texts, pictures = [], []
     for part in parts:
-        text = _part(part, pictures, number, code)  # appends to `pictures` if the part is a picture
-        if text.strip():
+        # Of a picture: `<image>`, and `pictures` gets it.
+        text = _part(part, pictures, number, code)
+        if text.strip():  # an empty part would leave two spaces
             texts.append(text.strip(" \t"))
     return Turn(role, " ".join(texts), pictures)
 
@@ -93,7 +94,9 @@ def _part(
     number,  # of the row, for an error
     code,  # of an error
 ):
-    "The text of one part of a turn; for a picture it is the mark `<image>`, and `pictures` gets the picture"
+    """The text of one part of a turn; for a picture it is the mark `<image>`, and `pictures` gets it.
+
+    `DataError` for a video, for a text that is none, and for a part of any other type."""
     if isinstance(part, str):
         return part
     kind = _kind_of_part(part)
@@ -120,9 +123,10 @@ def _kind_of_part(part):
 
 
 def _picture_of(part, number):
-    """The picture of a part of a turn, as a path or bytes.
+    """The picture of a part of a turn, as a path or bytes; `DataError` about row `number` unless it is one.
 
-    None if the part only marks the place of a picture that the row holds in another column."""
+    `part` is a dict such as {"type": "image", "image": "a.png"}. None for {"type": "image"} alone: it only
+    marks the place of a picture that the row holds in another column."""
     for key in ("image", "image_url", "url", "path"):
         if part.get(key):
             pictures = picture_list(part[key], number)  # a list of paths and bytes

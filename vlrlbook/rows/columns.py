@@ -72,7 +72,7 @@ def read_keys(
     if not keys:
         return {}
     columns = {}
-    for role, column in _roles_and_columns(keys):
+    for role, column in _roles_and_columns(keys):  # pairs such as ("answers", "solution")
         if role == "answers":
             columns["any"] = column
         role = _other_roles.get(role, role)  # such as "images", which means "image"
@@ -91,7 +91,9 @@ _other_roles = {"answers": "answer", "images": "image", "picture": "image", "pic
 
 
 def _roles_and_columns(keys):
-    "The pairs (role, column) in `keys`, which has one of the forms that `read_keys` takes"
+    """The pairs (role, column) in `keys`: "answer=a image=b" → ("answer", "a"), ("image", "b").
+
+    `keys` may also be a list of such texts, or a dict {role: column}."""
     if isinstance(keys, dict):
         return keys.items()
     text = " ".join(keys) if isinstance(keys, list) else keys
@@ -100,7 +102,7 @@ def _roles_and_columns(keys):
 
 
 def _role_and_column(word):
-    "Split a text such as \"answer=solution\" into the role and the column's name"
+    "Split \"answer=solution\" into the role and the column's name; `SettingsError` if one of both is missing"
     role, mark, column = word.partition("=")
     if not (role and mark and column):
         raise SettingsError(f"keys: {word!r}, expected such as answer=solution")
@@ -159,18 +161,18 @@ _longest_name = 500  # characters; a longer text is no file's name
 def _looks_like_picture(text):
     """True if a text looks like a picture: the name of a file, an address or base64.
 
-    It may also be a list of these that was written as a text."""
+    It may also be a list of these that was written as a text, such as '["a.png", "b.png"]'."""
     if text.startswith('["') and len(text) < _longest_name:
         text = text[2:].partition('"')[0]  # the first text of the list
     return text.startswith(_base64_marks) or _looks_like_picture_name(text)
 
 
 def _looks_like_picture_name(text):
-    "True if a text looks like the name or the address of a picture's file"
+    "True if a text looks like the name or the address of a picture's file, such as a/b.png"
     if len(text) >= _longest_name or "\n" in text:
         return False
     if text.startswith(("http://", "https://")):
-        text = text.partition("?")[0]  # without the query
+        text = text.partition("?")[0]  # without the query, as in https://x.org/a.png?size=80
     has_suffix = PurePosixPath(text.strip().casefold()).suffix in picture_suffixes
     # With many spaces it is a sentence that ends with a name: "… see scan.png".
     return has_suffix and text.count(" ") < 4
@@ -206,8 +208,10 @@ class Columns:
         number: int = None,  # the row's line in its file, for messages
         empty: frozenset = frozenset(),  # columns that have no value in any row of the file
     ):
+        "Keep the row, and note for each of its columns the name by which columns are compared"
         self.row, self.keys, self.number, self.empty = row, keys or {}, number, empty
         self.read = set()  # names of the columns that were used, so that the others can be reported
+        # image_path, Image Path and imagePath are all compared as imagepath; of these the first one counts.
         self._by_plain_name = {}  # `plain_name` → name in the row
         for name in row:
             self._by_plain_name.setdefault(plain_name(name), name)
@@ -231,7 +235,8 @@ class Columns:
             chosen = self.keys[role]  # by the user
             return chosen if chosen in self.row else None
         taken = set(self.keys.values())  # a column to which the user gave a role has no other role
-        for plain in _plain_roles[role]:  # names that the column may have, the best first
+        # `_plain_roles`: role, such as "answer", → the names that its column may have, the best first
+        for plain in _plain_roles[role]:
             name = self._by_plain_name.get(plain)  # as this row writes it
             is_empty_in_file = name in self.empty
             if name is not None and name not in taken and not is_empty_in_file:
@@ -249,7 +254,7 @@ class Columns:
         role: str,  # one of `roles`
     ) -> bool:
         "True if the row has a column for a role, with a value or without"
-        if role in self.keys:
+        if role in self.keys:  # then the user has named the column, and no other counts
             return self.keys[role] in self.row
         return any(plain in self._by_plain_name for plain in _plain_roles[role])
 

@@ -62,7 +62,7 @@ def _bytes_of(path):
 
 
 def _text_of(data, name):
-    """Decode the content of the file `name` as text; `DataError` if it is neither UTF-8 nor UTF-16.
+    """Decode the content (bytes) of the file `name` as text; `DataError` if it is neither UTF-8 nor UTF-16.
 
     UTF-16 is known by its byte order mark. Other encodings cannot be recognised with certainty."""
     encoding = "utf-16" if data[:2] in _utf16_marks else "utf-8-sig"  # -sig: a byte order mark is dropped
@@ -72,25 +72,28 @@ def _text_of(data, name):
         cure = "save it as UTF-8 (from GBK: iconv -f GBK -t UTF-8; from Western Windows: -f CP1252)"
         line = data.count(b"\n", 0, error.start) + 1
         raise DataError("file.encoding", f"{name} is not UTF-8; {cure}", row=line) from error
-    if "\0" in text:
+    if "\0" in text:  # every second byte of plain letters in UTF-16 is 0, and 0 is also valid UTF-8
         message = f"{name} holds NUL characters: it is no text, or UTF-16 without its mark"
         raise DataError("file.encoding", message)
     return text
 
 
 def _json_rows(text, name):
-    "Rows as (number from 1, object), from a JSON list, from one JSON object, or from an object on each line"
+    """Rows of JSON, from a list, from one object, or from an object on each line (JSON Lines).
+
+    Each is (number from 1, object). `text` is the content of the file `name`, which stands in errors."""
     if not text.strip():
         raise DataError("json.empty", f"{name} holds no row")
     try:
         whole = json.loads(text)
     except (ValueError, RecursionError) as error:
-        if text.lstrip().startswith("["):  # a JSON list with an error, not JSON Lines
+        # A JSON list with an error in it. As JSON Lines the error would be about its first line, a lone [.
+        if text.lstrip().startswith("["):
             raise DataError("json.syntax", f"{name}: {error}") from error
         return _json_lines(text, name)  # a row on each line
 
     if isinstance(whole, dict):
-        _refuse_wrapped_rows(whole, name)
+        _refuse_wrapped_rows(whole, name)  # `DataError` for {"data": [rows]}
         whole = [whole]  # a file of one row
     if not isinstance(whole, list):
         raise DataError("json.rows", f"{name} is one {type(whole).__name__}, expected a list of rows")
@@ -114,7 +117,9 @@ def _is_rows(value):
 
 
 def _json_lines(text, name):
-    "Rows of JSON Lines as (line number, object); a line that is no JSON is a `DataError` with its number"
+    """Rows of JSON Lines as (line number, object); a line that is no JSON is a `DataError` with its number.
+
+    Empty lines are passed over, and counted. `name` is the file's, for the error."""
     rows = []
     # Not splitlines: it would also split at characters that JSON allows inside a text, such as U+2028.
     for number, line in enumerate(text.split("\n"), 1):
@@ -128,10 +133,12 @@ def _json_lines(text, name):
 
 
 def _table_rows(text, path):
-    "Rows of a CSV or TSV with a header, as (line number, dict); empty fields are None"
-    text = _without_separator_line(text)
+    """Rows of a CSV or TSV with a header, as (line number, {column: text}); empty fields are None.
+
+    `text` is the content of the file `path`, whose ending says which of both it is."""
+    text = _without_separator_line(text)  # `sep=;`, a first line of Excel's
     separator = "\t" if path.suffix.lower() == ".tsv" else _separator_of(text)
-    lines = _table_lines(text, separator, path.name)
+    lines = _table_lines(text, separator, path.name)  # (line number, list of fields), no empty ones
     if len(lines) < 2:
         end = " under its header" if lines else ""
         raise DataError("csv.empty", f"{path.name} holds no row{end}")
@@ -147,7 +154,8 @@ def _table_rows(text, path):
 def _table_lines(text, separator, name):
     """The lines of a CSV that are not empty, as (line number, list of fields); `DataError` for bad syntax.
 
-    A row that goes over several lines has the number of its last line."""
+    A row that goes over several lines has the number of its last line. `separator` is one character, `name`
+    is the file's, for the error."""
     # Fields may hold pictures in base64. The limit is one for the whole process, so the old one is restored.
     old_limit = csv.field_size_limit(_longest_field)
     # Strict: an unclosed quote would swallow the rest of the file without an error.
@@ -166,9 +174,9 @@ def _table_lines(text, separator, name):
 
 
 def _refuse_repeated_columns(header, name):
-    "Raise `DataError` if two columns of the header have the same name; several may have none"
+    "Raise `DataError` if two names in the header (a list) are the same; several columns may have none"
     named = [column for column in header if column]
-    if len(set(named)) < len(named):
+    if len(set(named)) < len(named):  # in a dict the second would silently replace the first
         twice = next(column for column in named if named.count(column) > 1)
         raise DataError("csv.columns", f"{name}: the column {twice!r} stands twice in the header", row=1)
 
@@ -205,7 +213,7 @@ def _table_row(
         raise DataError("csv.fields", message, row=number)
     row = {}
     for column, field in zip(header, fields):
-        if not column and field.strip():
+        if not column and field.strip():  # it would be lost; an empty field under no name is no loss
             message = f"{name}: a value stands under no name: {field[:60]!r}"
             raise DataError("csv.columns", message, row=number)
         if column:

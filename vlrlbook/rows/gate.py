@@ -60,6 +60,7 @@ class RowReport:
             pictures += f" ({self.several_pictures} of them with several)"
         lines = [f"{self.rows} rows, {self.kept} kept, {len(self.skipped)} skipped; {pictures}"]
         for row in self.skipped[:_most_listed]:
+            # What of the row is bad, such as a picture's path; None or empty if the message says all.
             entry = f", `{row['entry'][:80]}`" if row["entry"] else ""
             lines.append(f"- row {row['row']}{entry}: {row['code']}, {row['message']}")
         if len(self.skipped) > _most_listed:
@@ -91,7 +92,7 @@ def inspect_vqa(
     check_keys(keys, rows, path.name)  # `DataError` for a column that no row has
     # habits: which columns are empty in the whole file, and whether its options are counted from 0 or 1
     read_row = partial(read_vqa_row, keys=keys, habits=file_habits(rows, keys))
-    report = RowReport(path.name)
+    report = RowReport(path.name)  # the calls below fill it
     kept = _readable_rows(rows, read_row, picture_folder if look else None, report)
     if look:  # pictures are opened last, since this takes much longer than reading the texts
         kept = _with_good_pictures(kept, report)
@@ -107,7 +108,7 @@ def _readable_rows(
     rows,  # of (row number, dict)
     read_row,  # called with a dict and its number; `DataError` for a bad row
     picture_folder,  # where picture paths begin; None: pictures are not looked for
-    report,  # counts the rows, and gets those that cannot be read
+    report,  # `RowReport`: its `rows` counts all, its `skipped` gets those that cannot be read
 ):
     "Read rows and find their pictures' files: a list of (row number, row) without the bad ones"
     kept = []
@@ -116,6 +117,7 @@ def _readable_rows(
         try:
             row = read_row(raw_row, number)
             if picture_folder is not None:
+                # Each becomes the absolute path of a file; one that stands in the row as bytes stays.
                 row.pictures = [located(picture, picture_folder, number) for picture in row.pictures]
         except DataError as error:
             _skip(report, number, error)
@@ -124,27 +126,41 @@ def _readable_rows(
     return kept
 
 
-def _add_picture_notes(kept, report, look):
-    "Note in the report if no row has a picture (only if `look`), and in how many rows one is converted"
+def _add_picture_notes(
+    kept,  # (row number, `VQARow`) of each good row
+    report,  # `RowReport`: its `notes` get (sentence, number of rows that it is true of)
+    look,  # True: pictures were opened; False: they were not, since nobody knows where they are
+):
+    "Note in the report if no row has a picture, and in how many rows training will convert one"
     if kept and look and not report.with_pictures:
         report.notes.append(("no row has a picture: the model answers from the text alone", len(kept)))
-    converted = sum(any(row.needs_white) for _, row in kept)  # `needs_white` is empty without `look`
+    # `needs_white`: True for each picture with transparency or greys of more than 8 bits, which a model's
+    # processor would get wrong. It is empty where pictures were not opened.
+    converted = sum(any(row.needs_white) for _, row in kept)
     if converted:
         report.notes.append(("a picture is converted: transparency on white, deep greys scaled", converted))
 
 
-def _skip(report, number, error):
-    "List a row that cannot be used, and its `DataError`, in the report's `skipped`"
+def _skip(
+    report,  # `RowReport`: its `skipped` gets {row, code, message, entry}
+    number,  # of the row
+    error,  # `DataError` that says why it cannot be used
+):
+    "List a row that cannot be used in the report"
+    # Most errors name their row; for one that names none it is the row that was being read.
     row_number = number if error.row is None else error.row
     skipped = dict(row=row_number, code=error.code, message=error.message, entry=error.entry)
     report.skipped.append(skipped)
 
 
-def _with_good_pictures(kept, report):
-    """The rows of `kept`, a list of (row number, row), whose pictures can all be opened.
+def _with_good_pictures(
+    kept,  # (row number, row); row.pictures: absolute paths or encoded bytes
+    report,  # `RowReport`: its `skipped` gets the other rows
+):
+    """The rows whose pictures can all be opened, as (row number, row).
 
     Their `needs_white` says for each picture whether training must convert it: put transparency on white, or
-    scale greys of more than 8 bits. The other rows are listed in the report as skipped."""
+    scale greys of more than 8 bits."""
     pictures = set()  # so that a picture of several rows is opened once
     for _, row in kept:
         pictures.update(row.pictures)
@@ -164,25 +180,36 @@ def _with_good_pictures(kept, report):
     return good
 
 
-def _first_picture_error(pictures, results, number):
-    "The `DataError` of the first broken picture of row `number`, with its name; None if all are good"
+def _first_picture_error(
+    pictures,  # of a row: paths (text) and encoded pictures (bytes)
+    results,  # picture → its `DataError` if it is broken, else True or False
+    number,  # of the row, for the error
+):
+    "A `DataError` with row and file name for the first broken picture of a row; None if all are good"
     for picture in pictures:
-        error = results[picture]  # True or False for a good picture
+        error = results[picture]
         if isinstance(error, DataError):
+            # Only the file's name, not its folders; bytes have none.
             name = Path(picture).name if isinstance(picture, str) else None
             return DataError(error.code, error.message, row=number, entry=name)
     return None
 
 
-def _count_pictures(kept, report):
-    "Count in the report the kept rows, (row number, row), and how many have a picture or several"
+def _count_pictures(
+    kept,  # (row number, row); row.pictures: a list, empty for a row without
+    report,  # `RowReport`, whose counts are set
+):
+    "Count in the report the good rows, and how many of them have a picture or several"
     report.kept = len(kept)
     report.with_pictures = sum(bool(row.pictures) for _, row in kept)
     report.several_pictures = sum(len(row.pictures) > 1 for _, row in kept)
 
 
-def _add_notes(kept, report):
-    """Note in the report what was changed in the kept rows, (row number, row), and in how many of them.
+def _add_notes(
+    kept,  # (row number, row); row.notes: sentences about changes; row.unread: names of columns
+    report,  # `RowReport`, whose `notes` are set: (sentence, number of rows that it is true of)
+):
+    """Note in the report what was changed in the good rows, and in how many of them.
 
     The commonest comes first; a last one names the columns that are not read."""
     counts = Counter()
@@ -203,15 +230,19 @@ def _identity(picture):
     return picture if isinstance(picture, str) else hashlib.sha256(picture).hexdigest()
 
 
-def _add_repeats(kept, report):
-    "Note in the report how many of the kept rows repeat an earlier one, and how many contradict another one"
+def _add_repeats(
+    kept,  # (row number, `VQARow`) of each good row
+    report,  # `RowReport`: its `notes` get (sentence, number of rows that it is true of)
+):
+    "Note in the report how many good rows repeat an earlier one, and how many contradict another one"
     answers: dict = {}  # (question, pictures) → the true answers of all rows that ask this
     for _, row in kept:
-        key = (row.question, *map(_identity, row.pictures))
+        key = (row.question, *map(_identity, row.pictures))  # `_identity`: a path, or the hash of bytes
         answers.setdefault(key, []).append(row.answer)
 
     repeats = contradicted = 0
     for group in answers.values():
+        # Of the answers yes, yes, no one repeats another, and all three rows count as contradicted.
         different = set(group)
         repeats += len(group) - len(different)
         contradicted += len(group) if len(different) > 1 else 0
@@ -222,11 +253,16 @@ def _add_repeats(kept, report):
         report.notes.append((note, contradicted))
 
 
-def _require_usable(kept, report, skip_bad_rows):
+def _require_usable(
+    kept,  # the good rows
+    report,  # `RowReport`; its `skipped` lists the bad rows: {row, code, message, entry}
+    skip_bad_rows,  # False: a single bad row is an error
+):
     "Raise `DataError` if the file has a bad row, unless `skip_bad_rows`, or if it has no good row at all"
     if report.skipped and not skip_bad_rows:
-        raise report.refusal()
+        raise report.refusal()  # about the first bad row
     if not kept:
+        # A file without any row was refused when it was opened, so here at least one was skipped.
         first = report.skipped[0]
         reason = f"{first['code']}, {first['message']}"
         message = f"{report.file}: none of {report.rows} rows can be used; the first: {reason}"
@@ -275,12 +311,17 @@ def _best_answer(row):
     "The answer of a `PreferenceRow` with the best (the smallest) rank; None if all ranks are equal"
     if _is_tie(row):
         return None
+    # key: by the rank alone; without it equal ranks would be decided by the alphabet.
     _, answer = min(zip(row.human_ranking, row.response), key=lambda pair: pair[0])
     return answer
 
 
-def _add_rank_notes(kept, report):
-    "Note in the report how many kept rows are ties, have votes, repeat or contradict other rows, and so on"
+def _add_rank_notes(
+    kept,  # (row number, `PreferenceRow`) of each good row
+    report,  # `RowReport`: its `notes` get (sentence, number of rows that it is true of)
+):
+    "Note in the report how many good rows are ties, have votes, repeat or contradict other rows, and so on"
+    # `_rank_notes` also gives the sentences that are true of no row.
     report.notes += [(note, count) for note, count in _rank_notes(kept) if count]
     ties = sum(_is_tie(row) for _, row in kept)
     if kept and ties == len(kept):
@@ -290,7 +331,9 @@ def _add_rank_notes(kept, report):
 
 
 def _rank_notes(kept):
-    "Notes about preference rows, (row number, row): (sentence, number of rows that it is true of), maybe 0"
+    """All that can be noted about preference rows, given as (row number, `PreferenceRow`).
+
+    A list of (sentence, number of rows that it is true of); the number may be 0."""
     rows = [row for _, row in kept]
     repeats, contradicted = _repeats_and_contradictions(kept)
     return [
@@ -315,7 +358,9 @@ def _has_equal_answers(row):
 
 
 def _repeats_and_contradictions(kept):
-    "(number of rows that repeat an earlier row, number of rows that contradict another row)"
+    """Of (row number, `PreferenceRow`)s: how many repeat an earlier row, how many contradict another one.
+
+    Rows are compared that show the same pictures and answers, in any order, to the same question."""
     # (question, turns, pictures, set of answers) → the best answer of each such row, None for a tie
     best_answers: dict = {}
     for _, row in kept:
@@ -326,6 +371,7 @@ def _repeats_and_contradictions(kept):
     for group in best_answers.values():
         different = set(group)
         repeats += len(group) - len(different)
+        # A tie, None, contradicts nothing.
         contradicted += len(group) if len(different - {None}) > 1 else 0
     return repeats, contradicted
 
@@ -351,7 +397,7 @@ def leaks(
     """Numbers of the rows in `rows` that have a picture of `others`.
 
     Pictures are compared by their bytes, since the same picture may lie in two folders under two names."""
-    hashes = _picture_hashes([*rows, *others])
+    hashes = _picture_hashes([*rows, *others])  # picture → hash of its bytes
     other_hashes = set()
     for _, row in others:
         other_hashes.update(hashes[picture] for picture in row.pictures)
@@ -364,11 +410,13 @@ def leaks(
 
 
 def _picture_hashes(rows):
-    "{picture, a path or bytes: hash of its bytes} for all pictures of (row number, row)s; each is read once"
+    """The hash of each picture's bytes, as a dict: the picture (a path or bytes) → 64 hex digits.
+
+    `rows` are (row number, row)s, and row.pictures is a list."""
     hashes = {}
     for _, row in rows:
         for picture in row.pictures:
-            if picture not in hashes:
+            if picture not in hashes:  # many rows may ask about one picture: its file is read once
                 hashes[picture] = picture_content(picture)
     return hashes
 

@@ -27,7 +27,7 @@ def marked_question(
     Numbered marks must count the pictures in order; else they are words of the question, which stays
     unchanged. Raises `DataError` if there are not as many marks as pictures."""
     _refuse_other_marks(question, code, number)
-    marks = list(_any_mark.finditer(question))
+    marks = list(_any_mark.finditer(question))  # of <image>, <|image_1|>, <img 2> and the like
     if not marks:
         return question
     first_mark = marks[0][0]
@@ -43,13 +43,18 @@ def marked_question(
 
 
 def _numbers_are_words(marks, pictures):
-    "True if marks (matches of `_any_mark`) have numbers that do not count the pictures 1, 2, … in order"
+    """True if the numbers in marks do not count the `pictures` (their number) 1, 2, … in order.
+
+    The marks are matches of the pattern for <image>, <image 1>, …, whose group 1 is the number or empty. Of
+    two pictures, <image 2> alone, or behind it <image 1>, is true; <image> twice is not."""
     numbers = [int(mark[1]) for mark in marks if mark[1]]
     return bool(numbers) and numbers != list(range(1, pictures + 1))
 
 
 def _refuse_other_marks(question, code, number):
-    "Raise `DataError` if a question holds the mark of a video, or a picture's file name as <img>a.png</img>"
+    """Raise `DataError` if a question holds a video's mark, or a picture's file name as <img>a.png</img>.
+
+    `code` (such as vqa.marks) and `number` (of the row) belong to the error."""
     if _video_mark.search(question):
         raise DataError("row.video", "a video: only pictures are read, save its frames", row=number)
     file_name_mark = _named_picture.search(question)

@@ -26,7 +26,7 @@ def row_options(
     columns,  # `Columns` of the row
 ) -> list:  # texts in the order of their letters, without letters in front; empty if there are none
     "The options of a row, from one column that holds all of them or from a column for each"
-    texts = _option_texts(columns)
+    texts = _option_texts(columns)  # an empty text for a missing option
     while texts and not texts[-1]:
         texts.pop()  # where some rows have two options and others four, the last columns may be empty
     if not texts:
@@ -39,7 +39,9 @@ def row_options(
 
 
 def _option_texts(columns):
-    "The options of a row as texts, an empty one for a missing option; an empty list if the row has none"
+    """The options of a row as texts, an empty one for a missing option; an empty list if the row has none.
+
+    `columns` are the row's `Columns`, which find a column by its role."""
     name = columns.name_of("options")  # of a column such as options or choices; None if there is none
     if name is not None:
         values = _of_one_column(columns.row[name], columns.number)  # a list
@@ -72,13 +74,15 @@ def _of_one_column(values, number):
 
 
 def _of_text(text):
-    "Split a text at line breaks, semicolons or bars, unless it writes a list or a dict, which is returned"
+    """The options that a text holds: "cat; dog" → ["cat", " dog"], split at line breaks, semicolons or bars.
+
+    A text that writes a list or a dict gives this list or dict; "none" and the like give []."""
     if text.strip().casefold() in _no_options:
         return []
     parsed = listed(text)  # None if the text writes neither a list nor a dict
     if parsed is not None:
         return parsed
-    for separator in "\n;|":
+    for separator in "\n;|":  # no comma, which may stand inside an option
         if separator in text:
             return text.split(separator)
     return [text]
@@ -91,7 +95,7 @@ def _of_dict(values):
         return texts
     by_letter = {str(key).strip().upper(): value for key, value in values.items()}
     if set(by_letter) <= set(_letters):
-        # From A to J, with None for a missing option; `row_options` drops those at the end.
+        # From A to J, with None for a missing option; the caller drops those at the end.
         return [by_letter.get(letter) for letter in _letters]
     return list(values.values())
 
@@ -99,8 +103,8 @@ def _of_dict(values):
 def _of_columns(columns):
     """The options of a row that has a column for each: option_A, Choice B, …, or A, B, …, or option1, ….
 
-    Returns ten values, from A to J, None for a missing column (`row_options` drops these at the end); an
-    empty list if there are fewer than two options."""
+    `columns` are the row's `Columns`. Returns ten values, from A to J, None for a missing column (the caller
+    drops these at the end); an empty list if there are fewer than two options."""
     name_of_letter = {}  # letter → name of its column
     for name in columns.row:
         letter = _letter_of_column(str(name).strip())
@@ -108,15 +112,15 @@ def _of_columns(columns):
             name_of_letter[letter] = name
 
     values = {letter: columns.row[name] for letter, name in name_of_letter.items()}
-    filled = [value for value in values.values() if not is_nothing(value)]
-    if len(filled) < 2:
+    filled = [value for value in values.values() if not is_nothing(value)]  # neither None nor NaN
+    if len(filled) < 2:  # a single column such as A is something else
         return []
     columns.read.update(name_of_letter.values())  # so that they are not reported as unread
     return [values.get(letter) for letter in _letters]
 
 
 def _letter_of_column(name):
-    "The letter of the option that a column holds, by the column's name; None if it holds no option"
+    "The letter of the option that a column holds, by its name: option_B, option2 → B; None if it holds none"
     lettered = _lettered_column.fullmatch(name)  # option_A, Choice B
     if lettered:
         return lettered[1].upper()
@@ -168,6 +172,7 @@ def with_options(
 
 def _letter_of(option, question):
     "The letter under which a question lists an option: B for \"dog\" in \"… A. cat B. dog\"; else None"
+    # A letter that ends no word, in brackets or not, one of ). or :, then the option as a whole word.
     pattern = rf"(?<![A-Za-z])\(?([A-J])\s*[).:]\s*{re.escape(option)}(?!\w)"
     match = re.search(pattern, question, re.IGNORECASE)
     return match[1].upper() if match else None
@@ -228,10 +233,12 @@ def _option_of_text(
     options,  # from `row_options`
     columns,  # `Columns` of the row, for an error
 ):
-    "The option that a text names, as `chosen_option` returns it; `DataError` if it names none for certain"
+    """The option that a text names: a letter ("B"), several ("A, C"), or the text, if it is an option's own.
+
+    `DataError` if it names none for certain."""
     letters = _letters[:len(options)]
     texts = [option.casefold() for option in options]
-    if answer.casefold() in texts:
+    if answer.casefold() in texts:  # before the letters: an option's text may be a letter itself
         return answer
     letter = _lone_letter(answer)  # of "B" or "(B)"
     if letter and letter in letters:
@@ -255,18 +262,20 @@ def _lone_letter(answer):
 
 def _listed_letters(answer):
     "The letters, A to J, of an answer that is two or more of them, such as AC or A and C; else an empty list"
-    is_list = _several_letters.fullmatch(answer.strip())
+    is_list = _several_letters.fullmatch(answer.strip())  # only capitals: "bad" is a word, no list
     return re.findall("[A-J]", answer) if is_list else []
 
 
 def _option_index(
     number,  # the answer
-    first,  # number of the first option: 0, 1, or None if that is unknown
+    first,  # number of the first option: 0, 1, or None if the file does not show which
     options,  # of the row
     columns,  # `Columns` of the row, for an error
     notes,  # gets a sentence about what was done
 ):
-    "Index of the option that a number names by its position; `DataError` if there is no such option"
+    """Index from 0 of the option that a number names by its position: 2, counted from 1, is index 1.
+
+    `DataError` if there is no such option, or if nobody knows from where it counts."""
     if first is None:
         _raise_error(columns, f"the answer {number} is an option's place, counted from 0 or from 1: "
                               "write its letter or text")
@@ -280,7 +289,7 @@ def _option_index(
 
 def _letter_with_text(
     answer,  # such as "B. dog"
-    in_front,  # match of the letter and what separates it from the text
+    in_front,  # regex match of "B. ", the letter (group 1) and what separates it from the text
     texts,  # of the options, in lower case
     columns,  # `Columns` of the row, for an error
 ):

@@ -50,6 +50,7 @@ def _is_array(value):
 def _picture(value, number, code):
     """One picture as a path (text) or as its encoded bytes, from any form in which a row may hold it.
 
+    A web address, an empty value and all else are errors: the row would be trained without its picture.
     `number` (of the row) and `code` belong to the `DataError` that is raised if the value is no picture."""
     if isinstance(value, dict):
         return _picture_of_dict(value, number, code)
@@ -66,7 +67,7 @@ def _picture(value, number, code):
 
 
 def _fast_png(image):
-    "A PIL image as the bytes of a PNG with the lowest compression, which is the fastest"
+    "A PIL image as the bytes of a PNG with the lowest compression: the fastest, for sets of thousands"
     buffer = BytesIO()
     image.save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
@@ -83,9 +84,9 @@ def _picture_of_text(text, number, code):
         return _from_data_url(text, number, code)
     # "://" near the beginning makes a text an address; further on it may be part of a path.
     scheme = text.partition("://")[0].casefold() if "://" in text[:12] else ""  # such as https
-    if scheme == "file":
+    if scheme == "file":  # an address writes a space as %20; a path has the space itself
         return unquote(text[len("file://"):])
-    if scheme:
+    if scheme:  # such as https; nothing is downloaded here
         message = f"an address ({text[:_most_shown]!r}): download the picture and name the file"
         raise DataError(code, message, row=number)
     return _from_base64(text) or text  # None for a text that is not the base64 of a picture
@@ -104,6 +105,7 @@ def _picture_of_dict(value, number, code):
     Such a dict has `bytes` and `path`, as in data sets of Hugging Face, or a `url`, as in chats. `number` (of
     the row) and `code` belong to the `DataError` that is raised if it has none of these."""
     data = _bytes_of_field(value.get("bytes"), number, code)
+    # Bytes come first: beside them the path is often only the picture's old name.
     if data:
         return bytes(data)
     for key in ("path", "url", "image", "image_url", "file_name"):
@@ -114,7 +116,10 @@ def _picture_of_dict(value, number, code):
 
 
 def _bytes_of_field(data, number, code):
-    "The bytes of a dict's field `bytes`, which JSON writes as base64 or as a list of numbers; None of none"
+    """The bytes of a dict's field `bytes`, which JSON writes as base64 or as a list of numbers.
+
+    Empty or None for an empty field, None for a list of anything but 0 to 255. `number` (of the row) and
+    `code` belong to the `DataError` for a text that is no base64 of a picture."""
     if isinstance(data, list):
         are_bytes = all(isinstance(b, int) and 0 <= b < 256 for b in data)
         return bytes(data) if are_bytes else None
@@ -130,7 +135,7 @@ def _from_data_url(text, number, code):
     """The bytes of a picture from a data URL such as data:image/png;base64,…
 
     `number` (of the row) and `code` belong to the `DataError` that is raised if it holds no picture."""
-    head, comma, body = text.partition(",")
+    head, comma, body = text.partition(",")  # head: data:image/png;base64
     if not (comma and head.startswith("data:image/") and head.endswith(";base64")):
         message = f"a data URL that holds no picture in base64 ({head[:_most_shown]!r})"
         raise DataError(code, message, row=number)
@@ -153,6 +158,7 @@ def _from_base64(text):
         data = base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError):
         return None
+    # A long path of letters and slashes is base64, too, but does not begin as a PNG or JPEG does.
     return data if data.startswith(_picture_signatures) else None
 
 
@@ -166,7 +172,7 @@ def _names_by_folded(folder):
     names = {}
     try:
         entries = os.listdir(folder)
-    except OSError:
+    except OSError:  # no such folder, or one that may not be read: then nothing is found in it
         return names
     for name in entries:
         folded = folded_name(name)
@@ -180,8 +186,8 @@ _names_compared = 5_000  # of a folder, for a hint; comparing more would take se
 def _did_you_mean(name, folder):
     """The end of a message about a missing file: ": did you mean …?" with a similar name, or an empty text.
 
-    A file of the same name with another suffix is preferred."""
-    # `if other`: the value is None where several names differ only by case
+    A file in `folder` of the same name with another suffix is preferred: cat.png for cat.jpg."""
+    # {name without case: name}; `if other`: the value is None where several names differ only by case
     names = [other for other in _names_by_folded(folder).values() if other][:_names_compared]
     stem = folded_name(Path(name).stem)
     same_stem = [other for other in names if folded_name(Path(other).stem) == stem]
@@ -192,7 +198,7 @@ def _did_you_mean(name, folder):
 def _other_spellings(picture, base):
     """Yield paths that a row may mean by the path `picture`, which was not found from the folder `base`.
 
-    First with slashes in place of backslashes; then without the first folder, if that is `base` itself."""
+    For images\\a.png in the folder images: images/a.png, then a.png, since its first folder is `base`."""
     path = picture.replace("\\", "/")
     yield path
     first, _, rest = path.removeprefix("./").partition("/")
@@ -205,8 +211,8 @@ def _found_without_case(base, picture):
 
     Returns its absolute path; None if there is none, or if several names differ only so."""
     place = Path("/") if picture.startswith("/") else base
-    for part in picture.strip("/").split("/"):
-        if part in ("", "."):
+    for part in picture.strip("/").split("/"):  # a folder, then one in it, …, then the file
+        if part in ("", "."):  # of a//b and a/./b
             continue
         name = part
         if part != ".." and not (place / part).exists():
@@ -244,7 +250,7 @@ def located(
 
 
 def _path_as_written(base, picture, number):
-    """The absolute path of `picture` from the folder `base`, and whether there is such a file.
+    """The absolute path of `picture` (a text) from the folder `base`, and whether there is such a file.
 
     `DataError` about row `number` for a folder, and for a text that can be no path."""
     try:
@@ -269,6 +275,7 @@ def decoded(
     # All paths have been looked up before this is called. The list of each folder's files, which was kept for
     # those look-ups, may become old, so it is dropped.
     _names_by_folded.cache_clear()
+    # Threads are enough: PIL decodes without Python's lock.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return dict(zip(pictures, pool.map(_error_or_needs_conversion, pictures)))
 
@@ -276,7 +283,8 @@ def decoded(
 def _error_or_needs_conversion(picture):
     """Decode one picture, a path or bytes, to see whether it is good.
 
-    Returns its `DataError` if it is broken; else whether `as_meant` must convert it, True or False."""
+    Returns its `DataError` if it is broken (not raised, so that the others are still looked at); else True if
+    it must be converted to plain RGB before training, or False."""
     try:
         data = _bytes_of(picture)
         decode_picture(data)  # `DataError` if it is broken, too large or of another format

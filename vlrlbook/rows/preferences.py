@@ -63,8 +63,8 @@ def read_preference_row(
 
 
 def _row_of_columns(columns):
-    "The `PreferenceRow` of a row's `Columns`"
-    question, response, ranks, votes = _question_and_answers(columns)
+    "The `PreferenceRow` (question, ranked answers, pictures) that a row's `Columns` hold; else a `DataError`"
+    question, response, ranks, votes = _question_and_answers(columns)  # votes: None where nobody voted
     notes = []  # sentences about what was changed; the next two calls add to them
     pictures = pictures_shown(columns, question.pictures, notes, "preference")
     # Each picture's mark, whatever its form, becomes `<image>`. `turns`: (role, text) of each turn before the
@@ -80,7 +80,9 @@ def _row_of_columns(columns):
 
 
 def _question_and_answers(columns):
-    "A row's `_Question`, its answers, their ranks (0 is best), and how many people preferred each, or None"
+    """A row's `_Question`, its answers, their ranks (0 is best), and how many people preferred each, or None.
+
+    `columns` are the row's `Columns`: `name_of` gives the name of the column with a role, or None."""
     video = columns.name_of("video")
     if video and columns.row[video] not in ("", []):
         message = f"column {video!r} holds a video: only pictures are read"
@@ -99,7 +101,7 @@ def _with_columns_of_text(
 
     In RLHF-V `text` is a JSON object with question, chosen and rejected."""
     columns = Columns(row, keys, number)  # finds a column by its role, whatever its name is
-    text = columns.get("text")
+    text = columns.get("text")  # the value, or None
     looks_like_json = isinstance(text, str) and text.lstrip().startswith("{")
     if columns.has("rejected") or not looks_like_json:
         return row
@@ -107,7 +109,7 @@ def _with_columns_of_text(
         inside = json.loads(text)
     except (ValueError, RecursionError):  # no JSON: the row is refused later, for the columns that it lacks
         return row
-    other_columns = dict(row)
+    other_columns = dict(row)  # a copy, since the caller's row must not lose a column
     del other_columns[columns.name_of("text")]  # its name is "text", "Text", or what `keys` says
     return other_columns | inside
 
@@ -120,16 +122,18 @@ def _raise_error(number, code, message) -> NoReturn:
 # Ranked answers
 
 def _ranked(columns):
-    "Read a row that ranks its answers; returns its `_Question`, the answers, their ranks, and votes or None"
+    """Read a row that ranks its answers, or whose votes rank them, from its `Columns`.
+
+    Returns its `_Question`, the answers (texts), their ranks (numbers, 0 is best), and votes or None."""
     responses = _responses(columns)
     votes = _votes(columns, len(responses))  # for each answer how many people preferred it, or None
     ranks = _ranks(columns, responses, votes)
-    _check_votes(columns, ranks, votes)
+    _check_votes(columns, ranks, votes)  # `DataError` if more people preferred an answer of a worse rank
     return _ranked_question(columns), responses, ranks, votes
 
 
 def _responses(columns):
-    "The answers of a row as a list; `DataError` unless they are two or more texts, none of them empty"
+    "The answers in a row's `Columns` as a list; `DataError` unless they are two or more texts, none empty"
     value = columns.get("response")  # of the column for answers, whatever its name is; None if there is none
     responses = as_list(value)
     if not responses or len(responses) < 2 or not all(map(_is_filled_text, responses)):
@@ -146,7 +150,9 @@ def _ranks(
     response,  # the answers
     votes,  # for each answer how many people preferred it; or None
 ):
-    "The rank of each answer, smaller for a better one: from the row's column or, without it, from the votes"
+    """The rank of each answer, smaller for a better one, from the row's column or else from the votes.
+
+    Votes of 5, 1 and 5 give the ranks 0, 2 and 0. `DataError` if there are neither, or not one for each."""
     # Of the column human_ranking, ranking, rank or ranks, or of one that the user has named; None without it.
     ranks = as_list(columns.get("ranking"))
     if ranks is None and votes:
@@ -160,11 +166,11 @@ def _ranks(
 
 
 def _ranked_question(columns):
-    "The `_Question` of a row that ranks its answers, from a column that holds a text or the turns of a chat"
+    "The `_Question` in a row's `Columns`, from a column that holds a text or the turns of a chat"
     # Name of the row's column for the question or for a chat, whatever it is called.
     name = columns.name_of("question") or columns.name_of("chat")
     query = columns.row[name] if name is not None else None
-    if is_turns(query):
+    if is_turns(query):  # a list of dicts with role and content, or from and value
         turns = read_turns(query, columns.number, "preference.query")
         return _question_of_turns(turns, columns.number)  # the last turn is the question
 
@@ -201,19 +207,22 @@ def _votes(
     None if the row has no votes; `DataError` if they are no votes for so many answers."""
     value, probability = columns.get("votes"), columns.get("probability")  # None: no such column, or no value
     if value is None:
+        # A probability is the share of people who prefer the first of two: 0.8 gives the votes [0.8, 0.2].
         return None if probability is None else _shares(columns, probability, answers)
 
     # A CSV holds the list as a text.
     votes = as_list(listed(value) if isinstance(value, str) else value)
     if votes is None:
         _raise_error(columns.number, "votes", f"expected {answers} numbers from 0, found {value!r}"[:160])
-    if probability is not None:
+    if probability is not None:  # the two could contradict each other
         _raise_error(columns.number, "votes", "votes and a probability: expected one of them")
     return _checked_votes(votes, answers, columns.number)
 
 
 def _checked_votes(votes, answers, number):
-    "A list of votes as floats; `DataError` unless they are `answers` numbers from 0 and not all 0"
+    """A list of votes as floats: for each answer how many people, or which share of them, preferred it.
+
+    A `DataError` about row `number` unless they are `answers` numbers from 0 on, and not all 0."""
     if len(votes) != answers or not all(_is_finite_number(vote) and vote >= 0 for vote in votes):
         _raise_error(number, "votes", f"expected {answers} numbers from 0, found {votes!r}"[:160])
     if not any(votes):
@@ -226,7 +235,7 @@ def _shares(
     probability,  # that the first of two answers is preferred, as the row holds it
     answers,  # how many answers the row has; must be two
 ):
-    "Votes from a probability: the share of people that prefer the first answer, and that of the second"
+    "The shares of people that prefer the first and the second answer, from a probability: 0.8 → [0.8, 0.2]"
     if isinstance(probability, str) and is_number_text(probability):  # a CSV holds numbers as texts
         probability = float(probability)
     if answers != 2:
@@ -238,8 +247,12 @@ def _shares(
     return [float(probability), 1 - float(probability)]
 
 
-def _check_votes(columns, ranks, votes):
-    "Raise `DataError` if ranks and votes contradict each other; the best rank is the smallest number"
+def _check_votes(
+    columns,  # `Columns` of the row, for its number
+    ranks,  # a number for each answer, the smallest is the best
+    votes,  # how many people preferred each answer; None: there is nothing to check
+):
+    "Raise `DataError` if an answer with more votes than another has a worse rank"
     if votes is None:
         return
     for i, j in combinations(range(len(votes)), 2):
@@ -254,16 +267,17 @@ def _check_votes(columns, ranks, votes):
 # Chosen and rejected
 
 def _pair(columns):
-    """Read a row with a chosen and a rejected answer.
+    """Read a row with a chosen and a rejected answer from its `Columns`.
 
     Returns its `_Question`, [chosen, rejected], their ranks [0, 1] (0 is best), and their votes or None."""
     number = columns.number  # of the row, for messages
     rejected_name = columns.name_of("rejected")  # of the column, which has other names in some data sets
     question_turns, chosen, rejected = _chosen_and_rejected(columns, rejected_name)
     responses = [_answer_text(chosen, "chosen", number), _answer_text(rejected, rejected_name, number)]
-    _refuse_labels(responses, columns)
+    _refuse_labels(responses, columns)  # `DataError` for "A" and "B", which only name answers
     ranks, votes = [0, 1], _votes(columns, len(responses))
     _check_votes(columns, ranks, votes)  # `DataError` if more people preferred the rejected answer
+    # Turns if the row is a chat; else the question is a plain text in a column.
     question = _question_of_turns(question_turns, number) if question_turns else _text_question(columns)
     return question, responses, ranks, votes
 
@@ -271,7 +285,8 @@ def _pair(columns):
 def _chosen_and_rejected(columns, rejected_name):
     """Read the two answers of a row; returns all turns before them (may be none), chosen and rejected.
 
-    An answer is the value of its column or, if that is a chat, the text of the last turn."""
+    An answer is the value of its column or, if that is a chat, the text of the last turn. `columns` are the
+    row's `Columns`, `rejected_name` is the name of the one with the rejected answer."""
     number = columns.number  # of the row, for messages
     rejected, chosen = columns.row[rejected_name], columns.get("chosen")
     prompt_turns = _prompt_turns(columns)  # empty if the prompt is a plain text
@@ -283,13 +298,17 @@ def _chosen_and_rejected(columns, rejected_name):
         question_turns, chosen = _question_and_answer(chosen, prompt_turns, number)
     if is_turns(rejected):
         rejected_turns, rejected = _question_and_answer(rejected, prompt_turns, number)
+        # `_contents`: (text, pictures) of each turn. Only answers to one question can be compared.
         if _contents(rejected_turns) != _contents(question_turns):
             _raise_error(number, "query", "chosen and rejected are answers to different questions")
     return question_turns, chosen, rejected
 
 
 def _prompt_and_reply(turns, rejected_name, number):
-    "The turns before the last one, and the text of that, which must be the assistant's, else a `DataError`"
+    """Split a list of `Turn`s: those before the last one, and the text of that, the chosen answer.
+
+    A `DataError` about row `number` if the last turn is not the assistant's: then only a rejected answer is
+    there, in the column `rejected_name`."""
     if not turns or turns[-1].role != "assistant":
         _raise_error(number, "response", f"{rejected_name!r} without a chosen answer")
     *prompt_turns, answer_turn = turns
@@ -297,9 +316,10 @@ def _prompt_and_reply(turns, rejected_name, number):
 
 
 def _text_question(columns):
-    "The `_Question` of a pair whose question is a plain text"
+    "The `_Question` in a row's `Columns` if it is a plain text there; else a `DataError`"
     query = columns.get("question")
     if not isinstance(query, str) or not query.strip():
+        # `there`: the names of the columns, so that a misspelt one is seen.
         _raise_error(columns.number, "query", f"no question: the row has {columns.there()}")
     input_text = columns.get("input")  # the form of Alpaca: an instruction, and an input for it
     if _is_filled_text(input_text):
@@ -310,7 +330,9 @@ def _text_question(columns):
 def _refuse_labels(responses, columns):
     """Raise `DataError` if chosen and rejected are labels such as "A" and "B" instead of answers.
 
-    Single characters count as labels if the row has columns for answers, such as response_a or answer_b."""
+    Single characters count as labels if the row has columns for answers, such as response_a or answer_b.
+    `responses` are the two texts, `columns` the row's `Columns`."""
+    # As `plain_name` writes a column's name: letters and digits alone, so that answer_b is answerb.
     prefixes = ("response", "answera", "answerb")
     answer_columns = [name for name in columns.row if plain_name(name).startswith(prefixes)]
     are_single_characters = all(len(text.strip()) == 1 for text in responses)
@@ -320,7 +342,9 @@ def _refuse_labels(responses, columns):
 
 
 def _prompt_turns(columns):
-    "The turns of a row's prompt, which is a chat in either of two columns; empty if the prompt is a text"
+    """The `Turn`s of a row's prompt: of its column for chats, or of its column for the question.
+
+    Empty if the prompt is a plain text. `columns` are the row's `Columns`."""
     name = columns.name_of("chat")  # of a column such as messages or conversations
     if name is not None:
         return read_turns(columns.row[name], columns.number, "preference.query")
@@ -364,7 +388,7 @@ def _answer_text(
     number,  # of the row, for a message
 ):
     "The text of an answer, unchanged"
-    # Some sets wrap the text in a turn or a list.
+    # Some sets wrap the text in a turn or a list. It is not stripped: models learn it as it was written.
     if isinstance(value, dict):  # LLaMA-Factory: {"from": "gpt", "value": …}
         value = value.get("value", value.get("content"))
     if isinstance(value, (list, tuple)) and len(value) == 1 and isinstance(value[0], str):
@@ -383,7 +407,7 @@ def _question_of_turns(turns, number):
     Apart from system turns, user and assistant must alternate, and the first and the last turn must be the
     user's; else a `DataError` names the row's `number`."""
     dialogue = [turn for turn in turns if turn.role != "system"]
-    _check_dialogue(dialogue, number)
+    _check_dialogue(dialogue, number)  # raises that error
     texts = [turn.text.strip() for turn in dialogue]
     # Reward models are given no system turn, so its text becomes the beginning of the user's first turn.
     texts[0] = "\n\n".join([*_system_texts(turns), texts[0]])
@@ -394,6 +418,7 @@ def _question_of_turns(turns, number):
     pictures = []
     for turn in dialogue:
         pictures += turn.pictures
+    # The texts and not `turn.text`: the first one may begin with the system's.
     earlier_turns = [(turn.role, text) for turn, text in zip(dialogue[:-1], texts)]
     return _Question(texts[-1], pictures, earlier_turns)
 
@@ -405,10 +430,12 @@ def _system_texts(turns):
 
 
 def _check_dialogue(turns, number):
-    "Raise `DataError` unless user and assistant alternate, from user to user, with pictures of the user only"
+    """Raise `DataError` about row `number` unless user and assistant alternate, from user to user.
+
+    `turns` are `Turn`s without those of the system. Only the user's may hold pictures."""
     roles = [turn.role for turn in turns]
     expected = ["user" if i % 2 == 0 else "assistant" for i in range(len(turns))]
-    if roles != expected or len(turns) % 2 == 0:
+    if roles != expected or len(turns) % 2 == 0:  # an even number ends with the assistant, or is none
         order = "expected turns of the user and the assistant by turns, the first and the last the user's"
         _raise_error(number, "query", f"turns {roles} before the answer; {order}"[:300])
     assistant_turns = turns[1::2]
@@ -422,7 +449,7 @@ _turn_separator = "\0"  # stands in no text that is meant to be read
 
 
 def _with_image_marks(
-    question,  # `_Question`
+    question,  # `_Question`: its text, and the earlier turns as (role, text)
     pictures,  # how many the row shows
     notes,  # gets a sentence about marks that are left as they are
     number,  # of the row, for an error
@@ -432,7 +459,7 @@ def _with_image_marks(
     Raises `DataError` for marks that do not fit the pictures, and for control tokens of the models."""
     texts = [text for _, text in question.earlier_turns] + [question.text]
     # The marks of all turns are counted together, so the turns are joined to one text and split again.
-    joined = _joined_texts(texts, number)
+    joined = _joined_texts(texts, number)  # with a NUL, `_turn_separator`, between them
     marked = marked_question(joined, pictures, "preference.marks", notes, number)
     # A single text may hold a NUL of its own, so it is not split.
     *marked_texts, query = marked.split(_turn_separator) if len(texts) > 1 else [marked]
@@ -452,7 +479,9 @@ def _refuse_control_tokens(text, number):
 
 
 def _joined_texts(texts, number):
-    "The texts of all turns as one, with NUL between them; `DataError` if one of several holds a NUL itself"
+    """The texts of all turns as one, with NUL between them, where it can be split again.
+
+    A `DataError` about row `number` if one of several texts holds a NUL itself."""
     joined = _turn_separator.join(texts)
     added_separators = len(texts) - 1
     if len(texts) > 1 and joined.count(_turn_separator) > added_separators:
@@ -461,7 +490,7 @@ def _joined_texts(texts, number):
 
 
 def _margin(columns):
-    "Read the margin by which the better answer's score should be higher; None if the row has none"
+    "The margin in a row's `Columns`, by which the better answer's score should be higher; None without one"
     # Not `columns.get`: it treats NaN as no value, but a margin of NaN must be reported as an error.
     name = columns.keys.get("margin")  # the column that the user has named
     if not name:

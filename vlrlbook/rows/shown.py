@@ -40,7 +40,9 @@ def _with_filled_places(
     code,  # of an error
     number,  # of the row, for an error
 ):
-    "The chat's pictures, where each place takes the column's next one; `DataError` if there are not as many"
+    """The chat's pictures, where each place takes the column's next one; `DataError` unless as many.
+
+    a.png, None, b.png of the chat and c.png of the column become a.png, c.png, b.png."""
     places = turn_pictures.count(None)
     if places != len(column_pictures):
         message = f"{places} parts of the chat mark a picture and the row holds {len(column_pictures)}"
@@ -50,7 +52,10 @@ def _with_filled_places(
 
 
 def _refuse_unread_pictures(columns, code):
-    "Raise `DataError` if a column that was not read looks like pictures, or names a picture by its number"
+    """Raise `DataError` if a column that was not read looks like pictures, or names a picture by its number.
+
+    For a row that would show no picture: it would be trained as a question about none. `columns` are the
+    row's `Columns`, `code` is the error's."""
     picture_columns = columns.unread_pictures()
     if picture_columns:
         other = picture_columns[0]

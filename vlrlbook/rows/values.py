@@ -37,7 +37,7 @@ def row_text(
 
 
 def _has_lone_surrogate(text):
-    "True if a text holds half of a character, which cannot be written as UTF-8"
+    "True if a text holds a lone surrogate, half of a character, which cannot be written as UTF-8"
     # `isprintable` is fast, and false for such a text.
     return not text.isprintable() and any("\ud800" <= character <= "\udfff" for character in text)
 
@@ -61,6 +61,7 @@ def listed(
     # NumPy writes ['yes' 'no'], without commas; Python's parser would join these texts.
     parsers = (_texts_of_numpy,) if _numpy_list.fullmatch(text) else (json.loads, ast.literal_eval)
     for parse in parsers:
+        # Whatever a parser cannot read is no error: the text stays a text, such as "[unclear]".
         try:
             value = parse(text)
         except (ValueError, SyntaxError, RecursionError, MemoryError):
@@ -80,5 +81,6 @@ def as_list(
     "A list from a list, a tuple, or an array of NumPy or pandas"
     if isinstance(value, (list, tuple)):
         return list(value)
+    # By its method, so that neither NumPy nor pandas need be imported.
     is_array = hasattr(value, "tolist") and not isinstance(value, (str, bytes))
     return value.tolist() if is_array else None

@@ -57,12 +57,12 @@ def read_vqa_row(
 
 
 def _row_of_columns(
-    columns,  # `Columns` of the row: finds a column by its role
-    places,  # what a number means as an answer, as `Habits` says
+    columns,  # `Columns` of the row: finds a column by its role, such as "answer", whatever its name is
+    places,  # what the answer 2 means: "text" (an option's text), 0 or 1 (a place, from there), None: unknown
 ):
-    "The `VQARow` of a row's columns"
+    "The `VQARow` (question, answer, pictures) that a row's columns hold; `DataError` if they hold none"
     notes = []  # sentences about what was changed; the calls below add to them
-    _refuse_videos(columns)
+    _refuse_videos(columns)  # first, since a row with a video may seem to lack pictures
     # Of a chat: the assistant's turn (else None), and the pictures that stand in the turns (else none).
     question, reply, turn_pictures = _question(columns, notes)
     answer = _answer(columns, reply, notes)  # a text
@@ -71,6 +71,7 @@ def _row_of_columns(
         question = with_options(question, options, columns, notes)  # added, if it does not list them
         raw_answer = _raw_answer(columns) if reply is None else answer  # a number or a text
         answer = chosen_option(raw_answer, answer, options, places, columns, notes)  # its letter or text
+    # The options may also stand in the picture, so this is no error.
     elif answer in tuple("ABCDEFGH") and not _lists_options.search(question):
         notes.append("the answer is a letter, and no options are known")
     pictures = pictures_shown(columns, turn_pictures, notes, "vqa")  # paths and bytes
@@ -78,11 +79,16 @@ def _row_of_columns(
     return VQARow(question, answer, pictures, notes=notes, unread=unread_columns(columns))
 
 
-def _question_with_marks(question, pictures, notes, number):
-    """A question with an `<image>` for each of its `pictures` (their number), in front where it marks none.
+def _question_with_marks(
+    question,  # text with marks of pictures in any form, such as <|image_1|>, or without marks
+    pictures,  # how many the row shows
+    notes,  # gets a sentence if marks are left as words of the question
+    number,  # of the row, for an error
+):
+    """A question with an `<image>` for each of its pictures, in front where it marks none.
 
-    Raises `DataError` about row `number` if a mark, a control token or an empty text is in the way."""
-    question = marked_question(question, pictures, "vqa.marks", notes, number)
+    Raises `DataError` for a wrong number of marks, a model's control token or a question without a text."""
+    question = marked_question(question, pictures, "vqa.marks", notes, number)  # any mark → `<image>`
     if pictures and "<image>" not in question:
         question = "<image>" * pictures + " " + question
     _check_question(question, number)
@@ -91,7 +97,7 @@ def _question_with_marks(question, pictures, notes, number):
 
 def _check_question(question, number):
     "Raise `DataError` if a question, with `<image>` for each picture, has a control token or no text"
-    token = control_token(question)
+    token = control_token(question)  # the first one, such as <|im_end|>, or None
     if token:
         message = f"the question holds {token}, a control token of the models: the text is damaged"
         raise DataError("vqa.tokens", message, row=number)
@@ -116,11 +122,13 @@ def file_habits(
     rows: list,  # of (row number, row)
     keys: dict = None,  # role → column, from `read_keys`
 ) -> Habits:
-    "Which columns of a file are empty in all rows, and whether numbers as answers count options from 0 or 1"
+    """Which columns of a file are empty in all rows, and whether answers count their options from 0 or 1.
+
+    Of the options red, blue the answer 2 shows that places are counted from 1; one row alone may not."""
     empty = empty_columns([row for _, row in rows])
     numbered_answers = []  # of (answer that is a number, options of its row)
     for number, row in rows:
-        if isinstance(row, dict):
+        if isinstance(row, dict):  # other rows are refused when they are read
             answer, options = _number_and_options(Columns(row, keys, number, empty))
             if options:
                 numbered_answers.append((answer, options))
@@ -128,13 +136,14 @@ def file_habits(
 
 
 def _number_and_options(columns):
-    "The answer of a row, if it is a number, and the row's options; (None, []) for other rows"
+    "From a row's `Columns`: its answer, if that is a number, and its options; (None, []) for other rows"
     raw_answer = _raw_answer(columns)  # as the row holds it: a text, a number or None
     if whole_number(raw_answer) is None:
         return None, []
     try:
         return raw_answer, row_options(columns)
-    except DataError:  # raised again by `read_vqa_row`, which reports it
+    # Options that cannot be read raise again when the whole row is read, and are reported then.
+    except DataError:
         return None, []
 
 
@@ -159,7 +168,8 @@ def _question(columns, notes):
 
     Returns the question as text, the assistant's reply if the row is a chat that has one (else None), and the
     list of pictures that stand in the chat."""
-    # `name_of`: the column with this role and a value, or None. A chat holds the question, so it comes first.
+    # `name_of`: name of the column with this role and a value, or None; `has`: is there one, even without a
+    # value? A chat holds the question, so it comes first.
     chat_name = columns.name_of("chat")
     if chat_name is not None:
         return _question_of_chat(columns, columns.row[chat_name], notes)
@@ -174,8 +184,12 @@ def _question(columns, notes):
     return _question_of_text(columns, question_name, notes), None, []  # the row is no chat
 
 
-def _question_of_text(columns, name, notes):
-    "The question in the column `name`; behind it the input of an Alpaca row, before it the system's text"
+def _question_of_text(
+    columns,  # `Columns` of the row: `row` holds the values by name, `get` gives one by its role
+    name,  # of the column with the question
+    notes,  # gets a sentence if a system's text is put in front
+):
+    "The question of a row that is no chat; behind it an Alpaca row's input, before it the system's text"
     question = row_text(columns.row[name], name, columns.number)
     if name.casefold() == "instruction":  # Alpaca's form: a row has an instruction, and an input for it
         input_text = columns.get("input")
@@ -195,9 +209,9 @@ def _question_of_chat(
     """Read a chat with one turn of the user and at most one of the assistant.
 
     Returns the question, the assistant's reply or None, and the pictures of the user's turn."""
-    all_turns = read_turns(chat, columns.number)
+    all_turns = read_turns(chat, columns.number)  # a `Turn` each, with role, text and pictures
     turns = [turn for turn in all_turns if turn.role != "system"]
-    _check_turns(turns, columns)
+    _check_turns(turns, columns)  # `DataError` unless it is the user's, then perhaps the assistant's
     question = turns[0].text.strip()
     for turn in all_turns:
         if turn.role == "system" and turn.text.strip():
@@ -206,14 +220,19 @@ def _question_of_chat(
     return question, reply, turns[0].pictures
 
 
-def _check_turns(turns, columns):
-    "Raise `DataError` unless the turns, without the system's, are one of the user and one with the answer"
+def _check_turns(
+    turns,  # of a chat, without the system's; each has role, text and pictures
+    columns,  # `Columns` of the row
+):
+    """Raise `DataError` unless the turns are one of the user, then one of the assistant with the answer.
+
+    The assistant's may be missing if the answer stands in a column."""
     names = [turn.role for turn in turns]
     if names not in (["user", "assistant"], ["user"]):
         message = f"turns {names}, expected one of the user and one of the assistant"
         raise DataError("vqa.chat", message, row=columns.number)
     has_reply = len(turns) == 2
-    if not has_reply and columns.name_of("answer") is None:  # the answer may also stand in a column
+    if not has_reply and columns.name_of("answer") is None:  # None: no column with an answer
         message = f"turns {names} and no column with an answer, expected one of the assistant"
         raise DataError("vqa.chat", message, row=columns.number)
     if has_reply and turns[1].pictures:
@@ -230,10 +249,14 @@ def _with_system_in_front(system, question, notes):
 
 # Answer
 
-def _answer(columns, reply, notes):
-    """Read the true answer of a row from its column or, if there is none, from the chat's `reply`.
+def _answer(
+    columns,  # `Columns` of the row
+    reply,  # text of the assistant's turn, if the row is a chat that has one; else None
+    notes,  # gets sentences about what was changed or not read
+):
+    """Read the true answer of a row, as a text, from its column or, if there is none, from the chat's reply.
 
-    Returns a text; several accepted answers are a JSON list in it. `notes` gets sentences about changes."""
+    Several accepted answers are a JSON list in the text, such as ["yes", "it is"]."""
     name = columns.name_of("answer")  # None if no column with a name for answers has a value
     if name is None and reply is None:
         if columns.has("answer"):  # there is such a column, without a value
@@ -247,8 +270,12 @@ def _answer(columns, reply, notes):
     return _answer_of_column(name, columns, notes)
 
 
-def _answer_of_column(name, columns, notes):
-    "The true answer in the column `name`, as a text; several accepted answers are a JSON list in it"
+def _answer_of_column(
+    name,  # of the column with the answer
+    columns,  # `Columns` of the row; its `row` is the dict
+    notes,  # gets sentences about what was changed
+):
+    "The true answer in a column, as a text; several accepted answers are a JSON list in it"
     value = columns.row[name]
     if isinstance(value, str):
         value = _written_list(value) or value  # the list or dict that is written as a text, such as in a CSV
@@ -277,8 +304,13 @@ def _written_list(text):
 _any_is_right = ("answers", "groundtruth", "gtanswer", "goldanswer", "rewardmodel")
 
 
-def _accepted_answers(values, name, columns, notes):
-    """Read a list of accepted answers from the column `name`, for example those of several annotators.
+def _accepted_answers(
+    values,  # the column's list, for example of several annotators: texts, or dicts {"answer": …} of VQA v2
+    name,  # of the column
+    columns,  # `Columns` of the row
+    notes,  # gets a sentence if several answers are accepted
+):
+    """Read a list of answers, any of which is right; `DataError` where it may mean that all must be named.
 
     Returns a JSON list as a text, which rewards can read; a single answer is returned as it is."""
     texts = [_listed_answer(value, name, columns.number, notes) for value in values]
@@ -289,7 +321,7 @@ def _accepted_answers(values, name, columns, notes):
     if len(different) == 1:
         return different[0]
     # In other columns a list may mean that an answer must name all of them, so the user has to decide.
-    user_accepts_any = columns.keys.get("any")  # set by `--keys answers=…`
+    user_accepts_any = columns.keys.get("any")  # a column's name, set by `--keys answers=…`; else None
     if plain_name(name) not in _any_is_right and not user_accepts_any:
         cure = f"if any of them is right, say --keys answers={name}"
         message = f"{name!r} is a list of {len(different)} answers: {cure}"
@@ -299,7 +331,7 @@ def _accepted_answers(values, name, columns, notes):
 
 
 def _without_repeats(texts):
-    "The texts in their order, of those that differ only by case the first"
+    'The texts in their order, of those that differ only by case the first: Yes, no, yes → Yes, no'
     by_folded = {}  # case-folded text → the first that is written so
     for text in texts:
         by_folded.setdefault(text.casefold(), text)
@@ -307,11 +339,14 @@ def _without_repeats(texts):
 
 
 def _listed_answer(value, name, number, notes):
-    'Read one answer of the list in the column `name`, a text or a dict {"answer": …} of VQA v2, as text'
+    """Read one answer of the list in the column `name`, a text or a dict {"answer": …} of VQA v2, as text.
+
+    `number` (of the row) is for an error; `notes` gets a sentence if the answer stood in tags."""
     if isinstance(value, dict):
         value = value.get("answer")
     if value is None:
         raise DataError("vqa.empty", f"one of the answers in {name!r} is empty", row=number)
+    # Of numbers, [3, 4] is more likely one point than two accepted answers.
     if not isinstance(value, str):
         kind = type(value).__name__
         message = f"{name!r} is a list with a {kind}: a box, or a point? Write the answer as a text"
@@ -322,7 +357,8 @@ def _listed_answer(value, name, number, notes):
 def _one_truth(value, name, number, notes):
     """Read one true answer as text: without the tags <think>, <answer> and \\boxed, and with single spaces.
 
-    `name` (of the column) and `number` (of the row) are for errors; `notes` gets a sentence about tags."""
+    So "<think>two and one</think> <answer>3</answer>" becomes "3". `name` (of the column) and `number` (of
+    the row) are for errors; `notes` gets a sentence about tags."""
     text = row_text(value, name, number)
     if "<answer>" in text or "</think>" in text or "\\boxed{" in text:
         text = final_answer(text)  # what stands in the tags or the box
