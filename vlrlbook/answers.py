@@ -212,8 +212,8 @@ def speakers(
     return [(before, model, model.disable_adapter), (after, model, nullcontext)], processor
 
 
-def _is_adapter(folder):  # a path, or a hub id, at which there is no such file
-    "Whether a folder holds a LoRA adapter, in the form in which PEFT writes it"
+def _is_adapter(folder):
+    "Whether a folder holds a LoRA adapter, as PEFT writes it; False for the hub id of a model, too"
     return Path(folder, "adapter_config.json").exists()
 
 
