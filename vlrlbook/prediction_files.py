@@ -31,7 +31,7 @@ def as_ours(
 
 
 def _flat(responses):
-    """The texts of `filtered_resps`, a field of lmms-eval, as one list.
+    """The texts of `filtered_resps`, a field of lmms-eval, as one list: [["a"], ["b"]] → ["a", "b"].
 
     The field is a text, a list of texts, or a list of lists, depending on how many requests the row made."""
     if not isinstance(responses, list):
@@ -77,8 +77,12 @@ def _for_lmms_eval(
     return "".join(lines)
 
 
-def _lmms_eval_sample(row, number, completions):
-    "A row with these completions (a list of texts) under lmms-eval's names; `number`: from 0, in the file"
+def _lmms_eval_sample(
+    row,  # dict with row, question, answer (the truth)
+    number,  # of the line in the file that is written, from 0
+    completions,  # the model's answers to it, a list of texts
+):
+    "A row of predictions as a dict with lmms-eval's names of fields"
     # As in lmms-eval: one completion is a text, several are a list. Its field `resps` is left out, as
     # lmms-eval does where it is equal to this one.
     responses = completions[0] if len(completions) == 1 else completions
@@ -113,7 +117,9 @@ def _for_vlmevalkit(
 
 
 def _refuse_several_answers(rows, column):
-    "Raise DataError at the first row that does not hold exactly one completion in this column"
+    """Raise DataError at the first row that does not hold exactly one completion in this column.
+
+    `rows` are dicts; row[column] is a list of texts: one of a greedy column, several of a sampled one."""
     several = next((row for row in rows if len(row[column]) != 1), None)
     if several:
         message = (f"{column} holds {len(several[column])} answers to a question, and VLMEvalKit's table has "
@@ -121,8 +127,10 @@ def _refuse_several_answers(rows, column):
         raise DataError("predictions.column", message, row=several["row"])
 
 
-def _as_tsv(table):
-    "The text of a table (dicts with the same names) as tab-separated values, with a header"
+def _as_tsv(
+    table,  # dicts, a row of the table each, all with the same keys
+):
+    "The text of a table as tab-separated values, with a header"
     text = io.StringIO()
     # Every cell in quotation marks, as VLMEvalKit writes them: an answer may hold tabs and line breaks.
     writer = csv.DictWriter(text, list(table[0]), delimiter="\t", quoting=csv.QUOTE_ALL, lineterminator="\n")
