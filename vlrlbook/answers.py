@@ -151,7 +151,7 @@ def _with_looks(
     processor,  # of the model
     samples,  # list of `Sample`
     n,  # answers to each
-    options,  # for `generate`, from `_options`
+    options,  # keyword arguments of `model.generate`: max_new_tokens, do_sample, temperature, …
     batch_size,  # samples at a time
     seed,  # of the sampling
     looks,  # calls of the tool `zoom` in one answer, at most
@@ -349,7 +349,8 @@ def _understood(
         # The model writes boxes in the scale of its family, and sees the picture as its processor resizes it.
         scale = scale_of_family.get(model.config.model_type, "thousandths")
         width, height = shown_size(processor, image.size)
-        seen = f"[] in {scale} of {width} x {height}"  # a truth without boxes, see `read_box_truth`
+        # In the form of a true answer, here without boxes: it only tells the helpers scale and size.
+        seen = f"[] in {scale} of {width} x {height}"
         shown = with_boxes_drawn(replace(sample, answer=seen), [text])
         return dict(read=read_in_task(text, "pointing", seen, image.size), picture=_url_of(shown))
     picture = None
@@ -385,7 +386,7 @@ def _boxes_in_pixels(
     size,  # width and height of the picture itself, in pixels
 ):
     "The boxes in pixels of the picture itself, as text: `[12, 40, 31, 59] in pixels of 640 x 480`"
-    truth = read_box_truth(seen)
+    truth = read_box_truth(seen)  # of it only scale and size are used: its list of boxes is empty
     # Width and height of the whole picture, in the model's scale (1000, 1000 in thousandths) and in pixels.
     whole_in_scale, whole_in_pixels = unit_of(truth.scale, truth.size), unit_of("pixels", size)
     rescaled_boxes = [rescaled(box, whole_in_scale, whole_in_pixels) for box in boxes]

@@ -38,8 +38,8 @@ class _Panel:
     _texts: Callable  # (one of `speakers` without its name, way, samples, seed) → a list of texts a sample
 
     def in_order(self,
-        batches,  # iterator over (asked, seed), the arguments of `answer`
-    ):  # yields what `answer` returns, batch by batch
+        batches,  # iterator over (asked, seed): way of asking (greedy, …) → samples; seed of the sampling
+    ):  # yields for each batch a list with a dict for each sample: before_greedy, … → texts
         "Answer one batch after the other"
         for asked, seed in batches:
             yield self.answer(asked, seed)
@@ -106,7 +106,7 @@ class Pool:
 
     def __init__(self,
         processes: int,  # how many; each loads the models for itself
-        *panel,  # the arguments of `Panel`
+        *panel,  # the arguments of `Panel`: base, adapter, names, sampling, loading
     ):
         # spawn: a forked process must not use CUDA, and torch's threads do not survive a fork
         context = multiprocessing.get_context("spawn")
@@ -124,8 +124,8 @@ class Pool:
             self.processor = self.executor.submit(_processor_of_panel).result()
 
     def in_order(self,
-        batches,  # iterator over (asked, seed), the arguments of `Panel.answer`
-    ):  # yields what `Panel.answer` returns, in the order of the batches
+        batches,  # iterator over (asked, seed): way of asking (greedy, …) → samples; seed of the sampling
+    ):  # yields for each batch, in their order, a list with a dict for each sample: before_greedy, … → texts
         "Answer several batches at a time"
         pending = deque()  # futures, in the order of the batches
         # If a process of the pool dies, the error says what to do.
@@ -150,7 +150,7 @@ _panel: Any = None
 def _load_panel(
     numbers,  # queue of 0, 1, …: each process takes one, and with it the GPU of that number
     processes,  # how many there are
-    panel,  # the arguments of `Panel`
+    panel,  # the arguments of `Panel`, as a tuple: base, adapter, names, sampling, loading
 ):
     """Runs first in each process of a pool: choose its GPU or its share of the CPU, and load the models.
 
@@ -345,7 +345,7 @@ def _engine(
 @contextmanager
 def panel_of(
     processes: int,  # 1: this process answers
-    *panel,  # the arguments of `Panel`
+    *panel,  # the arguments of `Panel`: base, adapter, names, sampling, loading
     engine: dict = None,  # share and longest of `EnginePanel`: vLLM answers; None: transformers does
 ):  # a `Panel`, `Pool` or `EnginePanel`, closed at the end
     "Within the block, an object whose `in_order` answers batches: in this process, in several, or by vLLM"

@@ -230,7 +230,7 @@ def _train(
     settings = _training_settings(reward_name, rules, folder)
     set_seed(settings.seed)
 
-    train, _held_out, _report = load_data(settings)
+    train, _held_out, _report = load_data(settings)  # newly drawn pictures, since the settings name no file
     _refuse_frozen(train, rules)  # ContestError if a frozen picture is among them
     model, processor = load_policy(settings)
     log = RunLog()

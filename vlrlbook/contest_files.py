@@ -245,7 +245,8 @@ def _rules_of(
 def _truths(rules):
     """Return a dict for each test picture: question, answer (the truth), picture (hash of its pixels)
 
-    The pictures are *frozen*: drawn from the contest's rules by a fixed seed, the same for everybody."""
+    The pictures are *frozen*: drawn by a fixed seed, so the same for everybody, as many as the rules say. The
+    result is kept for the next file (`cache`), so nobody may change it."""
     from .data import picture_key
     truths = []
     for sample in frozen_pictures(rules):

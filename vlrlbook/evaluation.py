@@ -366,7 +366,9 @@ def _batch_in_all_ways(
     lenders,  # for each row of the set the row whose pictures it gets as a control; None: no controls
     number,  # of the batch
 ):
-    "The samples of a batch in every way in which they are asked: greedy, sampled, no_picture, shuffled"
+    """A dict: way of asking (greedy, sampled, no_picture, shuffled) → a batch's samples, as they are asked.
+
+    The last two are controls: without a picture, and with that of another row; left out without `lenders`."""
     samples = [sample_at(dataset, i) for i in batches[number]]
     others = None  # samples whose pictures these get for `shuffled`; None: no controls are asked
     if lenders is not None:
@@ -382,6 +384,7 @@ def _line(
     "A line of the predictions file, as a dict: what is kept of one sample and of the answers to it"
     pictures = " ".join(map(picture_key, sample.images))  # fingerprints, since pixels are not kept
     fields = dict(row=sample.row, question=sample.question, answer=sample.answer, picture=pictures)
+    # Of equal names the right one stays: a bare question of `more_fields` replaces the whole prompt.
     return fields | more_fields.get(sample.row, {}) | texts
 
 def _append(
@@ -599,9 +602,10 @@ def judged_report(
     return results
 
 def _judged_scores(path):
-    """Judge a file of a reward model's scores (chapter 03).
+    """Judge a file of a reward model's scores for answers that people have ranked (chapter 03).
 
-    Returns the task, chapter 03's report, metrics and one question: is it better than a simple rule?"""
+    Returns the task's name, chapter 03's report, a list of metrics, and a dict with one question and its
+    answer: is it better than a simple rule?"""
     from vlrlbook.reward_model import pair_report  # imported here, since only these files need that chapter
     rows = read_scores(path)
     report = pair_report(rows, [row["scores"] for row in rows])  # a dict of figures
@@ -616,9 +620,10 @@ def _judged_scores(path):
     return "preference", report, [accuracy, *others], question
 
 def _judged_bins(path):
-    """Judge a file of a classifier's probabilities of ordered bins (chapter 04).
+    """Judge a file of a classifier's probabilities of ordered bins, from nothing done to all (chapter 04).
 
-    Returns the task, chapter 04's report, metrics and one question: is it better than the commonest bin?"""
+    Returns the task's name, chapter 04's report, a list of metrics, and a dict with one question and its
+    answer: is it better than always the commonest bin?"""
     report = classifier_metrics(**read_bins(path))
     report.pop("expected_bin")  # a number for each frame, which is in the file already
     names = ("macro_f1", "majority_accuracy", "mae_bins", "within_one")
@@ -699,7 +704,7 @@ def _fields_of_questions(
 
     A dict by row number, such as {7: {"question": "Is it left?", "answer_type": "CLOSED"}}."""
     raw_rows = dict(read_rows(path))  # row number → the row as the file has it
-    prompt_end = vqa_prompt("")  # the prompt of no question: the words that stand behind each question
+    prompt_end = vqa_prompt("")  # the prompt of an empty question: the words that follow every question
     more_fields = {}
     for number, question in zip(dataset["row"], dataset["question"]):
         fields = dict(question=question.removesuffix(prompt_end))

@@ -214,7 +214,7 @@ def _mean_marks(
         exact=mean_of(m["exact"] for m in marks_of_answers),
         error=mean_of(errors) if errors else _not_applicable,
         verbatim=mean_of(m["verbatim"] for m in marks_of_answers),
-        iou=mean_of(m.get("iou", 0.0) for m in marks_of_answers),  # 0 in another task than pointing
+        iou=mean_of(m.get("iou", 0.0) for m in marks_of_answers),  # 0 in other tasks, and not used
     )
 
 

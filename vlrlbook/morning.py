@@ -28,7 +28,8 @@ def write_morning(
     folder: str | Path,  # is made, and must not exist yet
 ) -> list:  # paths of the files, relative to the folder
     "Write the folder for a class of one morning: three notebooks, the glossary, TEACHER.md and stored runs"
-    # all files are written into a hidden folder, which gets its name when everything is there
+    # files are written into a hidden folder, which gets its name when everything is there. existing="none":
+    # FileExistsError where that name is taken; manifest=False: without a file of checksums
     with new_folder(folder, existing="none", manifest=False) as aside:
         for name in lessons:  # name of a notebook → what it is made of
             # the format of Jupyter itself, so that a notebook that is saved again shows no other changes

@@ -61,7 +61,7 @@ def curve_words(
     blind = log.baselines.get("blind_reward")  # what the best answer earns that ignores the picture
     if blind is not None:
         clauses.append(_blind_clause(end, blind))
-    _, silent_shares = log.series("silent")
+    _, silent_shares = log.series("silent")  # share of groups whose answers all earned the same
     if silent_shares:
         clauses.append(_silent_clause(silent_shares[-window:]))
     return "; ".join(clauses) + "."
@@ -333,7 +333,7 @@ def _curves(
 
 
 def _reward_figure(log):
-    """A chart over the steps of a training: reward, share of right answers, and baselines
+    """A matplotlib figure over the steps of a training: reward, share of right answers, and baselines
 
     `log`: RunLog with the column reward, with columns part/… of the reward's parts, and with `baselines`."""
     # The column with that share ends in `exact` or `accuracy`; in a sum of rewards a name stands before:
@@ -391,7 +391,9 @@ def _questions(
     return _table(["question", "answer", "numbers"], rows)
 
 
-def _cost(results):
+def _cost(
+    results,  # dict from results.json: seconds, peak_memory_mb, device (text), versions (name → version)
+):
     "Time, memory, device and versions of a run, as a paragraph of HTML; older runs lack some of them"
     facts = []  # short texts; `_text` below joins, escapes and cuts them after 400 characters
     if results.get("seconds"):

@@ -49,7 +49,7 @@ seen_gain = 0.10  # a gain that enough pictures would show: the interval reaches
 
 def questions(
     metrics: list,  # from `all_metrics`
-    flipped: dict = None,  # from `flips`
+    flipped: dict = None,  # from `flips`: became_right, became_wrong, p, …; None: not measured
     task: str = "counting",  # counting, vqa or pointing
 ) -> list:  # of {name, question, answer, because}
     """Ask the questions that a gain must survive, each answered from the metrics of a run
@@ -75,7 +75,7 @@ def _over_all_rows(metrics):
 
 def _questions_to_ask(
     main,  # the task's main mark: exact, accuracy or iou
-    overall,  # (column, mark), such as ("after_greedy", "exact") → metric over all rows
+    overall,  # (column, mark), such as ("after_greedy", "exact") → metric over all rows: value, ci95, …
     flipped,  # dict: became_right and became_wrong (counts of pictures), p; None: not measured
     losers,  # the gains of groups that got clearly worse; None: not measured
 ):
@@ -147,8 +147,8 @@ def _would_show_a_gain(gain):
 def _more_than_luck(flipped):
     """Answer whether more answers became right than became wrong, beyond luck
 
-    Returns (answer, the numbers as text). `flipped` comes from `flips`: how many became right, how many
-    became wrong, and the p value of McNemar's test for these two."""
+    Returns (yes, no or cannot tell, the numbers as text). `flipped` is a dict: became_right and became_wrong
+    (counts of pictures), and `p`, that of McNemar's test for these two."""
     gained, lost, p = flipped["became_right"], flipped["became_wrong"], flipped["p"]
     # With five flips even the best case, all gains, has p = 2 / 2^5 = 0.06: a no would mean nothing.
     could_be_shown = gained + lost >= 6
@@ -185,7 +185,8 @@ def _above(
 ):
     "Answer whether a metric's whole interval is above another's value: (answer, the numbers as text)"
     low, _ = m["ci95"]
-    # `_sees_a_gain`: at most ten points to either side, so that such an advantage would have shown
+    # Where it is not even larger, the answer is no. Else a no needs an interval of at most ten points to
+    # either side (`_sees_a_gain`), in which a clear advantage would have shown.
     could_be_shown = m["value"] <= other["value"] or _sees_a_gain(m)
     because = f"{with_interval(m)} against {other['value']:.3f}"
     return _decided(low > other["value"], could_be_shown), because
@@ -199,7 +200,7 @@ def _paid_for_right(pay, gain, sampled):
     because = f"pay {with_interval(pay, '+')}, right answers {with_interval(gain, '+')}"
     # A gain is clear if its whole 95 % interval, (low, high), is above zero.
     (pay_low, _), (gain_low, _) = pay["ci95"], gain["ci95"]
-    if pay_low <= 0:
+    if pay_low <= 0:  # no clearly higher pay, of which one could ask what it was paid for
         return "cannot tell", because
     sampled_gain_is_clear = bool(sampled and sampled["ci95"][0] > 0)
     more_are_right = gain_low > 0 or sampled_gain_is_clear
@@ -215,7 +216,8 @@ def _below(
     Returns (yes, no or cannot tell, the numbers as text)."""
     (_, shuffled_high), (right_low, _) = shuffled["ci95"], right["ci95"]
     is_shown = shuffled_high < right_low  # one interval is wholly below the other
-    # An interval of at most ten points to either side (`_sees_a_gain`) would have shown it.
+    # Where they are not even worse, the answer is no. Else a no needs an interval of at most ten points to
+    # either side (`_sees_a_gain`), which would have shown it.
     could_be_shown = shuffled["value"] >= right["value"] or _sees_a_gain(right)
     return _decided(is_shown, could_be_shown), f"{with_interval(shuffled)} with another picture"
 
@@ -302,6 +304,8 @@ def _get_one_answer(
     get_it = sum(group["count"] for group in groups)
     wrong_for = sum(group["others"] for group in groups)
     get_it_wrongly = sum(group["others_count"] for group in groups)
+    # Of a smaller part of the rows, nothing follows for the run. Where the answer is wrong for none, it is no
+    # fault to give it each time.
     if 2 * rows <= row_count or not wrong_for:
         return False
     # Where most rows have the same truth, a model that looks often gives it, too, but seldom wrongly.
@@ -517,9 +521,9 @@ def _outcome(
     if answers["different_answers"] == "no":
         return "collapsed"
     different_truths = commonest(rows, "after_greedy", task)["truths"]
-    if different_truths == 1:
+    if different_truths == 1:  # then one answer to everything is always right
         return "one truth"
-    if answers.get("paid_for_right") == "no":
+    if answers.get("paid_for_right") == "no":  # a trained reward pays more, and no more answers are right
         return "gamed"
     _, gain_high = overall["gain_greedy", main_mark(task)]["ci95"]  # upper end of the gain's interval
     return "worse" if gain_high < 0 else _outcome_by_gain(answers)
@@ -531,6 +535,7 @@ def _outcome_by_gain(answers):
     `answers`: name of a question → yes, no or cannot tell. Questions about sampled answers may be missing.
     "surer": only sampled answers got better, so the model makes the same best guesses with less doubt."""
     greedy, sampled = answers["greedy_rose"], answers.get("sampled_rose")
+    # as_meant: most of the gain is in answers that are the truth word for word
     if "yes" in (greedy, sampled) and answers.get("as_meant") == "no":
         return "not as meant"
     if greedy == "yes":
@@ -663,7 +668,7 @@ def _what_is_repeated(
     quoted = f"“{after['text']}”"
     if after["said"] == "none":  # no answer could be read: no count, or no boxes
         quoted = f"what holds no answer, such as {quoted},"
-    if after["count"] >= nearly_all * n:
+    if after["count"] >= nearly_all * n:  # 75 % of the rows
         return f"the model says {quoted} to {after['count']} of {n} {row_words}, whatever the picture shows"
     # So `_collapsed` found an answer for each type of VQA question, not one for all rows.
     return f"one kind of question gets one answer, such as {quoted}, on nearly all {n} {row_words}"
