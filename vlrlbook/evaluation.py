@@ -216,7 +216,7 @@ def _weights_key(folder):
     if folder is None:
         return None
     digest = hashlib.sha256()
-    for file in sorted(Path(folder).glob("*.safetensors")):
+    for file in sorted(Path(folder).glob("*.safetensors")):  # sorted: in the same order on every machine
         size = file.stat().st_size
         # The files of a whole model take minutes to read. For them the time of writing replaces the bytes.
         is_large = size >= 2**30
@@ -396,7 +396,7 @@ def _append(
     with open(path, "a", encoding="utf-8") as file:
         file.write("".join(lines))
         file.flush()
-        os.fsync(file.fileno())
+        os.fsync(file.fileno())  # without it they would be lost if the machine stopped now
 
 # %% ../nbs/06_evaluation.ipynb #c024
 def read_predictions(
@@ -534,6 +534,7 @@ def _label_and_bins(
         raise DataError("predictions.row", f"{type(row).__name__}, expected an object", row=number)
     values = _bins_of(row, number, bins)
     label = row.get("label")
+    # A whole number, also as 2.0: programs that write tables make floats of counts.
     if not _is_number(label) or label != int(label) or not 0 <= label < len(values):
         message = f"label = {label!r}, expected a bin from 0 to {len(values) - 1}"
         raise DataError("predictions.label", message, row=number)
@@ -663,7 +664,7 @@ def _beats_baseline(
     is_narrow = high - low <= 0.2
     if low > baseline:
         answer = "yes"
-    elif value <= baseline or is_narrow:
+    elif value <= baseline or is_narrow:  # no advantage at all, or none of ten points
         answer = "no"
     else:
         answer = "cannot tell"

@@ -455,6 +455,7 @@ def group_names(
         return [str(len(read_box_truth(row["answer"]).boxes))]
     words = str(row.get("question_type", "")).split(",")
     types = [word.strip().upper() for word in words if word.strip()]
+    # without types, by the form of the truth, such as "yes/no"
     return types or [answer_kind(row["answer"])]
 
 
@@ -509,7 +510,7 @@ def gains(
     differences, clusters = [], pictures_of(rows)  # clusters: rows of one picture are resampled together
     for how in hows:  # greedy, sampled, …
         before, after = scored.get(f"before_{how}"), scored.get(f"after_{how}")
-        if before is None or after is None:
+        if before is None or after is None:  # not both models were asked in this way
             continue
         for mark in before:  # exact, reward, …
             gain_per_row = after[mark] - before[mark]
@@ -545,6 +546,7 @@ def best_blind(
 
     It shows what can be earned without looking at the pictures. VQA has a group for each type of question,
     other tasks one group of all rows. The candidates are the group's own truths."""
+    # [0]: of several types of a question the main one, which data sets name first
     group_of_each = [group_names(row, task)[0] if task == "vqa" else "" for row in rows]
     rows_of_group = {}  # group → its rows
     for group, row in zip(group_of_each, rows):
@@ -638,7 +640,7 @@ def _blind_metric(
     earned = []  # a number per row
     for text, row in zip(best_blind(rows, pay, task), rows):
         pair = text, row["answer"]
-        if pair not in cache:
+        if pair not in cache:  # a reward may be slow
             cache[pair] = pay(text, row)
         earned.append(cache[pair])
     return metric(column, earned, pictures_of(rows), mark=mark)
@@ -730,6 +732,7 @@ def losing_groups(
     losers = []
     for m in group_gains:
         _, high = m["ci95"]
+        # the upper end moves away from the mean; the lower one does not matter for a loss
         widened_high = m["value"] + widening * (high - m["value"])
         if widened_high < 0:
             losers.append(m)

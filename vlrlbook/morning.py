@@ -154,7 +154,7 @@ def _part_of_text(
 
     "from WORDS": the paragraph that begins with WORDS and all after it. "until WORDS": all before that one.
     ValueError unless exactly one paragraph begins so: after a change in a chapter, it may be another."""
-    if not part:
+    if not part:  # the step wants the whole text
         return source
     which, _, words = part.partition(" ")
     paragraphs = source.split("\n\n")
@@ -171,6 +171,7 @@ def import_cell(
 ) -> dict:  # a code cell
     "Return a cell that imports from the package the public names which a chapter's exported cell defines"
     names = _defined_names("".join(_cells(chapter)[cell_id]["source"]))
+    # a class uses public names alone: `setup_source` raises ValueError for a cell that needs a private one
     public_names = [name for name in names if not name.startswith("_")]
     return _code_cell(_from_import(_exported_module(chapter), public_names), cell_id)
 
@@ -245,7 +246,7 @@ def _defined_names(source):
     for node in ast.parse(source).body:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
             names.append(node.name)
-        elif isinstance(node, ast.Assign):
+        elif isinstance(node, ast.Assign):  # of `a = b = 1` both; `a.b = 1` makes no name
             names += [target.id for target in node.targets if isinstance(target, ast.Name)]
     return names
 
@@ -324,7 +325,7 @@ def _import_lines(
     "Write import statements, sorted by module: first `import ...`, then `from ... import ...`"
     module_imports, names_of_module = [], {}
     for name, (module, original_name) in imports.items():
-        if original_name is None:
+        if original_name is None:  # the name of a whole module
             alias = f" as {name}" if name != module else ""
             module_imports.append(f"import {module}{alias}")
         else:
@@ -398,5 +399,6 @@ def _slide_type(cell):
         return "notes"
     if cell["cell_type"] == "code" or _is_caption(source):
         return "-"  # nbconvert's word for: on the same slide as the cell before
-    begins_slide = re.search(r"^##? ", source, re.M)  # it has a heading
+    # it has a heading; a subslide is reached with the key for "down"
+    begins_slide = re.search(r"^##? ", source, re.M)
     return "slide" if begins_slide else "subslide"

@@ -20,6 +20,7 @@ def as_ours(
     row: dict,  # of a file of predictions, ours or lmms-eval's
 ) -> dict:  # for a row of lmms-eval: the row with question, answer and prediction (a list of texts) added
     "Give a row of lmms-eval the names of columns that chapter 06 reads; any other row is returned unchanged"
+    # `_lmms_eval`: target and filtered_resps, two fields that every row of that program has.
     # A row with an `answer` is ours, even if a user has added columns with the names of lmms-eval's fields.
     if not set(_lmms_eval) <= set(row) or "answer" in row:
         return row
@@ -35,7 +36,7 @@ def _flat(responses):
 
     The field is a text, a list of texts, or a list of lists, depending on how many requests the row made."""
     if not isinstance(responses, list):
-        return [responses]
+        return [responses]  # a single text
     texts = []
     for part in responses:
         texts += _flat(part)
@@ -104,7 +105,7 @@ def _for_vlmevalkit(
     _refuse_several_answers(rows, column)
     table = []
     for row in rows:
-        prediction = row[column][0]
+        prediction = row[column][0]  # the only one, as has been checked
         cells = dict(index=row["row"], question=row["question"], answer=row["answer"], prediction=prediction)
         table.append(cells)
 

@@ -163,10 +163,10 @@ def stage_table(
 
 def _text(value, most=160):
     "A text escaped for HTML, on one line, cut after `most` characters; the text may come from anybody"
-    line = " ".join(str(value).split())
+    line = " ".join(str(value).split())  # each run of blanks and line breaks becomes one blank
     if len(line) > most:
         line = line[: most - 1] + "…"
-    return escape(line) or "(nothing)"
+    return escape(line) or "(nothing)"  # else an empty answer would look like a fault of the page
 
 
 def _image(
@@ -250,7 +250,7 @@ def _about_run(
 
 def _question_words(picture):
     "The question and the truth of a picture, as an example and as HTML: other pictures may have others"
-    question = picture["question"].replace("<image>", "").strip()
+    question = picture["question"].replace("<image>", "").strip()  # <image> marks the picture's place
     return f"“{_text(question)}”, for instance; a true answer is “{_text(picture['answer'], 60)}”"
 
 
@@ -269,6 +269,7 @@ def _changed_words(settings):
     if "reward" in changed:  # it may hold paths of the machine, which no reader of a report should see
         changed["reward"] = reward_without_paths(changed["reward"])
     changed_words = ", ".join(f"{name} = {value}" for name, value in changed.items())
+    # 600 characters, since many settings may differ; other texts are cut after 160
     return _text(changed_words, 600) if changed else "none"
 
 
@@ -429,6 +430,7 @@ def _title(results):
     "The title of a report, such as `model, task after training on data`; `results` is that of results.json"
     settings = results.get("settings") or {}
     title = f"{settings.get('task') or results.get('task') or 'a run'} after training"
+    # of paths only the last part: a report is sent to people who need not know the machine's folders
     if settings.get("data"):
         title += f" on {Path(settings['data']).name}"
     if settings.get("model"):

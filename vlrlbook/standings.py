@@ -157,7 +157,7 @@ def _read_files(paths, refused):
             entry = read_entry(path)
             content = path.read_bytes()
         except (ContestError, OSError) as error:
-            refused.append(str(error))
+            refused.append(str(error))  # a sentence that names the file
             continue
         if content not in contents:
             entries[path.name] = entry
@@ -196,6 +196,7 @@ def _with_same_rules(
     Only they can be compared. Returns them, file name → Entry."""
     if not entries:
         return entries
+    # what rules the class has agreed on is written nowhere, so the most frequent ones are taken for them
     rule_counts = Counter(entry.rules for entry in entries.values())
     common_rules, _ = rule_counts.most_common(1)[0]
     standings.rules, standings.pictures = common_rules, fingerprint(common_rules)
@@ -216,7 +217,7 @@ def _why_not_comparable(
     "Say in a sentence why an entry cannot be compared with others of `standings`; None if it can"
     if entry.rules != standings.rules:
         return _rule_difference(entry.rules, standings.rules)
-    if entry.pictures != standings.pictures:
+    if entry.pictures != standings.pictures:  # other versions of libraries may draw other pixels
         # cut, since it comes from a student's file and may be of any length
         its_own = entry.pictures[:16]
         return f"its pictures ({its_own}) are not those that are drawn here ({standings.pictures})"
