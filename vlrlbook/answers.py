@@ -83,10 +83,13 @@ def generate_ids(
     return answers
 
 
-def _by_sample(batch, rows, n):
-    "For each sample of a batch the number of tokens of its prompt, and the n of all `rows` that answer it"
+def _by_sample(
+    batch,  # the encoded prompts: `attention_mask` [samples, tokens] is 0 at padding
+    rows,  # token ids of all answers, n of the first sample, then n of the second, and so on
+    n,  # answers to each sample
+):
+    "For each sample a pair: number of tokens of its prompt without padding, and the token ids of its answers"
     prompt_lengths = batch["attention_mask"].sum(1).tolist()
-    # the n rows of one sample stand next to each other
     return [(prompt_length, rows[n * place:n * place + n])
             for place, prompt_length in enumerate(prompt_lengths)]
 
@@ -99,7 +102,7 @@ def _batches(samples, batch_size, title):
 
 
 def _bar_title(n, is_sampled):
-    "The words before a progress bar, such as `4 answers each`"
+    "The words before a progress bar: `4 answers each` of sampled ones, or `greedy` for the best guess"
     return f"{n} answers each" if is_sampled else "greedy"
 
 
@@ -107,16 +110,20 @@ def _bar_title(n, is_sampled):
 def _generating(model, seed):
     "Within the block the model is in eval mode and torch's random state begins at `seed`; both are restored"
     was_training = model.training
-    model.eval()
+    model.eval()  # no dropout in answers
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng():  # restores the random state of CPU and GPUs at its end
             torch.manual_seed(seed)
             yield
     finally:
         model.train(was_training)
 
 
-def _answer_ids(model, batch, options):
+def _answer_ids(
+    model,
+    batch,  # encoded prompts, padded on the left: input_ids [rows, tokens] and what else the model takes
+    options,  # keyword arguments of `model.generate`; num_return_sequences, if there, is n
+):
     "Token ids of the answers to a batch, without the prompts; the n answers of a row are next to each other"
     batch = batch.to(model.device)
     prompt_length = batch["input_ids"].shape[1]  # the same for all rows, which are padded on the left
@@ -125,7 +132,10 @@ def _answer_ids(model, batch, options):
 
 
 def _options(processor, temperature, max_new_tokens):
-    "Keyword arguments for transformers' `generate` that all answers of this book have; temperature 0: greedy"
+    """Keyword arguments for transformers' `generate`, the same for all answers in vlrlbook
+
+    Temperature 0: the best guess (greedy); any other: answers are sampled."""
+    # repetition_penalty 1.0 is none: a model's own generation config may set one
     options = dict(max_new_tokens=max_new_tokens, repetition_penalty=1.0, do_sample=bool(temperature))
     # Tokens that mark a picture are never sampled: the model would look for a picture that is not there.
     options["suppress_tokens"] = vision_marker_ids(processor)
@@ -141,7 +151,7 @@ def _with_looks(
     processor,  # of the model
     samples,  # list of `Sample`
     n,  # answers to each
-    options,  # for `generate`, from `_options`
+    options,  # keyword arguments of `model.generate`: max_new_tokens, do_sample, temperature, …
     batch_size,  # samples at a time
     seed,  # of the sampling
     looks,  # calls of the tool `zoom` in one answer, at most
@@ -157,8 +167,14 @@ def _with_looks(
     return answers
 
 
-def _next_turns(model, processor, options, batch, answers_each):
-    "Sample the next turn of each row of a batch, `answers_each` times, as texts; `options` are of `_options`"
+def _next_turns(
+    model,
+    processor,  # of the model
+    options,  # keyword arguments of `model.generate`, such as temperature
+    batch,  # encoded conversations, a row for each
+    answers_each,  # turns to sample for each row
+):
+    "Sample the next turn of each conversation: a list of texts, those of one row next to each other"
     rows = _answer_ids(model, batch, options | dict(num_return_sequences=answers_each))
     return processor.tokenizer.batch_decode(rows, skip_special_tokens=True)
 
@@ -197,12 +213,18 @@ def speakers(
 
 
 def _is_adapter(folder):
-    "Whether a folder holds a LoRA adapter, in the form in which PEFT writes it"
+    "Whether a folder holds a LoRA adapter, as PEFT writes it; False for the hub id of a model, too"
     return Path(folder, "adapter_config.json").exists()
 
 
-def _whole_models(names, folders, loading):
-    "Load whole models one by one: what `speakers` returns. A folder that is None is left out with its name"
+def _whole_models(
+    names,  # such as ("before", "after")
+    folders,  # of the models, or hub ids; one that is None is left out with its name
+    loading,  # further arguments of `load_vlm`, such as max_image_size
+):
+    """Load whole models one by one: a list of (name, model, context), and the processor of all of them
+
+    A model answers within `with context():`, which here does nothing: no adapter is to be switched off."""
     loaded = {}  # name → (model, processor)
     for name, folder in zip(names, folders):
         if folder:
@@ -263,8 +285,12 @@ def ask_model(
     return result
 
 
-def _refuse_bad_request(question, answers, temperature):
-    "Raise SettingsError for an argument of `ask_model` that no model can be asked with"
+def _refuse_bad_request(
+    question,  # must be a text that is not empty
+    answers,  # number of sampled answers, 0 or more
+    temperature,  # of sampling, above 0; None: as the model was trained
+):
+    "Raise SettingsError for the first argument with which no model can be asked"
     if not isinstance(question, str) or not question.strip():
         raise SettingsError("question: expected a text")
     if answers < 0:
@@ -273,8 +299,14 @@ def _refuse_bad_request(question, answers, temperature):
         raise SettingsError(f"temperature = {temperature}: expected more than 0")
 
 
-def _sample_to_ask(question, image, task, system_prompt):
-    "A question in the form in which a training asked its own, as a `Sample`; `system_prompt` may be None"
+def _sample_to_ask(
+    question,  # in the user's words
+    image,  # PIL image
+    task,  # counting, vqa, pointing or zoom
+    system_prompt,  # of the model's training; None: there was none
+):
+    "A question in the form in which a training asked its own, as a `Sample`"
+    # only VQA trains with a prompt around the question, which asks for the answer in tags
     prompt = vqa_prompt(question) if task == "vqa" else question.strip()
     sample = Sample(prompt, "", [image], task)  # "": the right answer is not known
     if system_prompt:
@@ -282,11 +314,16 @@ def _sample_to_ask(question, image, task, system_prompt):
     return sample
 
 
-def _answers_of(model, processor, sample, options, sampling):
-    """What one model answers, as `ask_model` returns it: a dict of greedy, sampled, read and picture.
+def _answers_of(
+    model,
+    processor,  # of the model
+    sample,  # `Sample`: the question with its picture
+    options,  # for every answer: max_new_tokens, and looks, the calls of the tool `zoom` that it may hold
+    sampling,  # for the sampled answers: n (0: there are none), seed, temperature
+):
+    """What one model answers, as a dict: greedy, a text, and sampled, a list of texts
 
-    `options`: arguments of `generate_answers` for every answer. `sampling`: further ones for the sampled
-    answers, of which there are none if its `n` is 0."""
+    And what is understood of the greedy answer: `read`, such as "3", and `picture`, a data URL; or None."""
     [[greedy]] = generate_answers(model, processor, [sample], **options)  # one answer to one sample
     sampled = []
     if sampling["n"]:
@@ -297,14 +334,23 @@ def _answers_of(model, processor, sample, options, sampling):
     return dict(greedy=texts[0], sampled=texts[1:]) | understood
 
 
-def _understood(text, sample, model, processor):
-    "Read an answer of `model` in the form of the sample's task: `read` and `picture` of `ask_model`, a dict"
+def _understood(
+    text,  # the answer
+    sample,  # `Sample` that was asked about, with one picture
+    model,  # that has answered
+    processor,  # of the model
+):
+    """Read an answer in the form of the sample's task, as a dict of two
+
+    `read`: such as "3"; None where nothing can be read. `picture`: a data URL of the picture with the boxes
+    of the answer, or with what the zoom tool showed; None for other tasks."""
     [image] = sample.images
     if sample.task == "pointing":
         # The model writes boxes in the scale of its family, and sees the picture as its processor resizes it.
         scale = scale_of_family.get(model.config.model_type, "thousandths")
         width, height = shown_size(processor, image.size)
-        seen = f"[] in {scale} of {width} x {height}"  # a truth without boxes, see `read_box_truth`
+        # In the form of a true answer, here without boxes: it only tells the helpers scale and size.
+        seen = f"[] in {scale} of {width} x {height}"
         shown = with_boxes_drawn(replace(sample, answer=seen), [text])
         return dict(read=read_in_task(text, "pointing", seen, image.size), picture=_url_of(shown))
     picture = None
@@ -333,10 +379,15 @@ def read_in_task(
     return _boxes_in_pixels(boxes, seen, size)
 
 
-def _boxes_in_pixels(boxes, seen, size):
-    "The text of boxes in pixels of a picture; `seen` and `size` are those of `read_in_task`"
-    truth = read_box_truth(seen)
-    # Width and height of the whole picture, in the model's scale and in pixels.
+def _boxes_in_pixels(
+    boxes,  # tuples (left, top, right, bottom) as the model wrote them
+    # their scale, and the size in which the model saw the picture, such as "[] in pixels of 112 x 112"
+    seen,
+    size,  # width and height of the picture itself, in pixels
+):
+    "The boxes in pixels of the picture itself, as text: `[12, 40, 31, 59] in pixels of 640 x 480`"
+    truth = read_box_truth(seen)  # of it only scale and size are used: its list of boxes is empty
+    # Width and height of the whole picture, in the model's scale (1000, 1000 in thousandths) and in pixels.
     whole_in_scale, whole_in_pixels = unit_of(truth.scale, truth.size), unit_of("pixels", size)
     rescaled_boxes = [rescaled(box, whole_in_scale, whole_in_pixels) for box in boxes]
     return box_truth(rescaled_boxes, "pixels", size)
@@ -383,7 +434,7 @@ def looks_of_run(
 
 def _settings_of_run(folder):
     "The settings of the run that made a folder, as a dict; an empty one where the folder holds none"
-    path = Path(folder, "training_args.json")  # written by `run_files.save_run`
+    path = Path(folder, "training_args.json")  # every training writes it beside its model
     return json.loads(path.read_text(encoding="utf-8"))["settings"] if path.exists() else {}
 
 

@@ -38,8 +38,8 @@ class _Panel:
     _texts: Callable  # (one of `speakers` without its name, way, samples, seed) → a list of texts a sample
 
     def in_order(self,
-        batches,  # iterator over (asked, seed), the arguments of `answer`
-    ):  # yields what `answer` returns, batch by batch
+        batches,  # iterator over (asked, seed): way of asking (greedy, …) → samples; seed of the sampling
+    ):  # yields for each batch a list with a dict for each sample: before_greedy, … → texts
         "Answer one batch after the other"
         for asked, seed in batches:
             yield self.answer(asked, seed)
@@ -72,8 +72,13 @@ class Panel(_Panel):
         self.speakers, self.processor = speakers(base, adapter, names, **loading)
         self.sampling = sampling
 
-    def _texts(self, model_parts, way, samples, seed):
-        """Ask one of `self.speakers`, given without its name: a list of answers for each sample.
+    def _texts(self,
+        model_parts,  # (model, context); the model answers within `with context():`
+        way,  # of asking: "sampled", "greedy", "no_picture" or "shuffled"
+        samples,  # list of `Sample`, with the pictures of that way
+        seed,  # of the sampling
+    ):
+        """Ask one model: a list of texts for each sample.
 
         They are several answers if `way` is "sampled"; for any other way one, the best guess."""
         model, context = model_parts
@@ -82,11 +87,12 @@ class Panel(_Panel):
                                     seed=seed, **_options(way, self.sampling))
 
 
-def _options(way, sampling):
-    """Arguments of `generate_answers`: several sampled answers if `way` is "sampled", else one, greedy.
-
-    `sampling`: answers, temperature, max_new_tokens; looks, the calls of the tool `zoom` in an answer, if
-    there is this tool."""
+def _options(
+    way,  # of asking: "sampled", "greedy", "no_picture" or "shuffled"
+    sampling,  # answers, temperature, max_new_tokens; looks, the calls of the tool `zoom`, if there is one
+):
+    "Arguments of `generate_answers`: several sampled answers if `way` is \"sampled\", else one, greedy"
+    # without temperature and n, it gives one greedy answer
     options = dict(max_new_tokens=sampling["max_new_tokens"], looks=sampling.get("looks", 0))
     if way == "sampled":
         options |= dict(n=sampling["answers"], temperature=sampling["temperature"])
@@ -100,7 +106,7 @@ class Pool:
 
     def __init__(self,
         processes: int,  # how many; each loads the models for itself
-        *panel,  # the arguments of `Panel`
+        *panel,  # the arguments of `Panel`: base, adapter, names, sampling, loading
     ):
         # spawn: a forked process must not use CUDA, and torch's threads do not survive a fork
         context = multiprocessing.get_context("spawn")
@@ -118,8 +124,8 @@ class Pool:
             self.processor = self.executor.submit(_processor_of_panel).result()
 
     def in_order(self,
-        batches,  # iterator over (asked, seed), the arguments of `Panel.answer`
-    ):  # yields what `Panel.answer` returns, in the order of the batches
+        batches,  # iterator over (asked, seed): way of asking (greedy, …) → samples; seed of the sampling
+    ):  # yields for each batch, in their order, a list with a dict for each sample: before_greedy, … → texts
         "Answer several batches at a time"
         pending = deque()  # futures, in the order of the batches
         # If a process of the pool dies, the error says what to do.
@@ -144,7 +150,7 @@ _panel: Any = None
 def _load_panel(
     numbers,  # queue of 0, 1, …: each process takes one, and with it the GPU of that number
     processes,  # how many there are
-    panel,  # the arguments of `Panel`
+    panel,  # the arguments of `Panel`, as a tuple: base, adapter, names, sampling, loading
 ):
     """Runs first in each process of a pool: choose its GPU or its share of the CPU, and load the models.
 
@@ -159,17 +165,20 @@ def _load_panel(
 
 
 def _choose_device(number, processes):
-    "Give this process, the one of that number from 0 on, a GPU or its share of the CPU's threads"
+    """Give this process a GPU, or without one its share of the CPU's threads.
+
+    `number`: of this process, from 0 on; `processes`: how many there are. Sets the whole process's state."""
     if torch.cuda.is_available():
         gpu = number % torch.cuda.device_count()  # with fewer GPUs than processes, several share one
         torch.cuda.set_device(gpu)
-        os.environ["LOCAL_RANK"] = str(gpu)  # read by `models` where it loads a checkpoint
+        os.environ["LOCAL_RANK"] = str(gpu)  # as torchrun does: models are loaded onto the GPU of this number
     else:
+        # by default each process would take all cores, and they would slow each other down
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
 
 
 def _loaded_panel():
-    "The `Panel` of this process; raises what loading it raised"
+    "The `Panel` (this process's models); raises the exception that loading it raised, if there was one"
     if isinstance(_panel, Exception):
         raise _panel
     return _panel
@@ -181,7 +190,7 @@ def _processor_of_panel():
 
 
 def _answer_of_panel(asked, seed):
-    "What the models of this process answer to a batch, see `Panel.answer`"
+    "What this process's models answer to a batch: for each sample a dict, such as before_greedy → texts"
     return _loaded_panel().answer(asked, seed)
 
 
@@ -198,7 +207,8 @@ def _dead_process_as_settings_error():
 
 # In vLLM
 
-never = -100.0  # added to the logit of a token that vLLM must not sample: its probability is practically 0
+# Added to the logit of a token that vLLM must not sample: its probability is practically 0
+never = -100.0
 
 
 _most_prompts = 1_000_000  # more than any batch has
@@ -246,24 +256,36 @@ class EnginePanel(_Panel):
             folders[after] = _whole_trained(base, str(adapter), str(copies / "after"))
         return folders
 
-    def _texts(self, model_parts, way, samples, seed):
-        """Ask one of `self.speakers`, given without its name: a list of answers for each sample.
+    def _texts(self,
+        model_parts,  # a list of one: the `EnginePrompts` of a model, called like vLLM's `generate`
+        way,  # of asking: "sampled", "greedy", "no_picture" or "shuffled"
+        samples,  # list of `Sample`, with the pictures of that way
+        seed,  # of the sampling
+    ):
+        """Ask one model: a list of texts for each sample.
 
         They are several answers if `way` is "sampled"; for any other way one, the best guess."""
-        [generate] = model_parts  # an `EnginePrompts`: called like vLLM's `generate`
+        [generate] = model_parts
         prompts = [self._prompt(sample) for sample in samples]
         parameters = self._sampling_parameters(way, len(samples), seed)
         outputs = generate(prompts, parameters, use_tqdm=False)
         return [[answer.text for answer in output.outputs] for output in outputs]
 
     def _prompt(self, sample):
-        "A sample's prompt as `EnginePrompts` takes it: all tokens, also those of pictures, and the pictures"
+        """A sample's prompt as a dict: prompt_token_ids, all tokens, and multi_modal_data, its pictures.
+
+        The tokens are those of training, all tokens of a picture included. `EnginePrompts` leaves one token
+        for each, since vLLM expands it itself, and checks that vLLM then reads the same tokens."""
         ids = encode(self.processor, [sample])["input_ids"][0].tolist()
         if not sample.images:
             return dict(prompt_token_ids=ids)
         return dict(prompt_token_ids=ids, multi_modal_data={"image": list(sample.images)})
 
-    def _sampling_parameters(self, way, count, seed):
+    def _sampling_parameters(self,
+        way,  # of asking: "sampled", or any other, for which there is one greedy answer
+        count,  # of prompts in the batch
+        seed,  # of the batch
+    ):
         """Make vLLM's `SamplingParams` for each of `count` prompts: several answers if `way` is "sampled".
 
         Each prompt has a seed of its own. With the same seed, equal prompts would get equal answers."""
@@ -273,7 +295,8 @@ class EnginePanel(_Panel):
         options = dict(max_tokens=self.sampling["max_new_tokens"], temperature=0.0, logit_bias=suppressed)
         if way == "sampled":
             options |= dict(n=self.sampling["answers"], temperature=self.sampling["temperature"])
-        first_seed = seed * _most_prompts  # no batch has so many prompts, so no two batches share a seed
+        # No batch has a million prompts (`_most_prompts`), so prompts of two batches never share a seed.
+        first_seed = seed * _most_prompts
         return [SamplingParams(seed=first_seed + number, **options) for number in range(count)]
 
     def close(self):
@@ -282,18 +305,26 @@ class EnginePanel(_Panel):
         self.copies.cleanup()
 
 
-def _whole_base(base, copy):
-    "The folder or hub id from which vLLM loads `base`; an untrained tiny model is saved into `copy` first"
+def _whole_base(
+    base,  # hub id, folder of a model, or `tiny-` and a family, such as tiny-qwen2_5_vl
+    copy,  # folder to write, if one is needed; it must not exist yet
+):
+    "What vLLM can load for `base`: that itself, or the folder `copy`, into which a tiny model is saved first"
     if not base.startswith("tiny-"):
         return base
-    # Its weights are drawn from a seed, so there are no files yet.
+    # A tiny model's weights are drawn from a seed, so there are no files yet.
     model, processor = load_vlm(base)
     save_model(model, processor, copy)
     return copy
 
 
-def _whole_trained(base, adapter, copy):
+def _whole_trained(
+    base,  # hub id or folder of the model under the adapter; not used for a whole trained model
+    adapter,  # folder of a LoRA adapter, or of a whole trained model
+    copy,  # folder to write, if one is needed; it must not exist yet
+):
     "A folder from which vLLM loads `adapter`: a LoRA adapter is merged with its base into the folder `copy`"
+    # PEFT writes this file beside every adapter
     if not Path(adapter, "adapter_config.json").exists():
         return adapter  # a whole trained model
     merge_lora(str(base), adapter, copy)
@@ -314,7 +345,7 @@ def _engine(
 @contextmanager
 def panel_of(
     processes: int,  # 1: this process answers
-    *panel,  # the arguments of `Panel`
+    *panel,  # the arguments of `Panel`: base, adapter, names, sampling, loading
     engine: dict = None,  # share and longest of `EnginePanel`: vLLM answers; None: transformers does
 ):  # a `Panel`, `Pool` or `EnginePanel`, closed at the end
     "Within the block, an object whose `in_order` answers batches: in this process, in several, or by vLLM"

@@ -38,7 +38,8 @@ def notebook(
 class PapermillHandler:
     """Lets papermill read a chapter by an address such as `vlrlbook://05_grpo.ipynb`
 
-    papermill finds it by the entry point `papermill.io`, and calls these four methods."""
+    papermill finds it by the entry point `papermill.io`, and calls these four methods. Chapters can be read
+    and listed; `write` must be there and always raises."""
 
     def read(self, path):
         return notebook(path.removeprefix("vlrlbook://")).read_text(encoding="utf-8")

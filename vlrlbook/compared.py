@@ -33,17 +33,25 @@ def compared_figures(
     return rows
 
 
-def _measures_of(gains):
-    "List the measures of which there is a gain, in the order of `measure_words`"
+def _measures_of(
+    gains,  # dict from results.json: exact_accuracy → gain, exact_accuracy_ci95 → its interval, …
+):
+    "List the measures of which there is a gain, in the order of `measure_words`: exact_accuracy and so on"
     measures = [measure for measure in measure_words if measure in gains]
     if "mean_iou" not in measures:
         return measures
-    # A box that is a pixel off is another text and as good an answer.
+    # Equality of texts says nothing of boxes: one that is a pixel off is another text and as good an answer.
     return [measure for measure in measures if measure != "verbatim_accuracy"]
 
 
-def _row(decoding, measure, before, after, gains):
-    "The row of one measure; `before`, `after` and `gains` are the parts of results.json for one `decoding`"
+def _row(
+    decoding,  # greedy (the best guess) or sampled
+    measure,  # such as exact_accuracy
+    before,  # measure → value before training
+    after,  # measure → value after it
+    gains,  # measure → gain; also exact_accuracy_ci95, (low, high), and exact_accuracy_interval, its method
+):
+    "The figures of one measure as a dict, a row of a table: asked, measure, words, before, after, gain, …"
     low, high = gains[f"{measure}_ci95"]
     return dict(
         asked="best guess" if decoding == "greedy" else decoding,

@@ -44,8 +44,12 @@ def as_reward(
     return reward
 
 
-def _value_of(function, completion, truth):
-    "What a student's function returns; ContestError if it raises, since it may raise anything"
+def _value_of(
+    function,  # a student's: (completion, truth) → a number or a dict
+    completion,  # what the model wrote
+    truth,  # the true answer
+):
+    "What a student's function returns; ContestError, with the completion in it, whatever it raises"
     try:
         return function(completion, truth)
     except Exception as error:
@@ -60,7 +64,7 @@ def _name_of(function):
 
 
 def _shown(value):
-    "A value and its type for messages, such as `'None' (NoneType)`"
+    "A value, its first 40 characters, and its type for messages: `'None' (NoneType)`"
     return f"{str(value)[:40]!r} ({type(value).__name__})"
 
 
@@ -101,6 +105,7 @@ def reward_of_file(
 
 def _names_of_file(path):
     "Run a student's Python file and return all that it defines, as a dict: name → value"
+    # the file's own name and not "__main__", so that `if __name__ == "__main__":` runs nothing
     module_names = {"__name__": Path(path).stem}
     try:
         source = Path(path).read_text(encoding="utf-8")
@@ -112,7 +117,7 @@ def _names_of_file(path):
 
 
 def _source_of(function):
-    "Return the source of a function for the contest's file, cut if it is very long"
+    "Return the source of a function for the contest's file, cut after 6000 characters (`longest_source`)"
     try:
         source = inspect.getsource(function)
     except (OSError, TypeError):
@@ -122,7 +127,10 @@ def _source_of(function):
 
 
 @contextmanager
-def _registered(name, reward):
+def _registered(
+    name,  # which no other reward has
+    reward,  # (completion, truth) → dict with `overall`
+):
     """Register a reward under a name for the length of a `with` block, and yield the name.
 
     The training's settings hold a reward by its name, and `known_rewards` maps names to functions."""
@@ -158,18 +166,25 @@ def enter(
     return entry
 
 
-def _train_and_measure(name, source, reward, rules, folder):
+def _train_and_measure(
+    name,  # of the student
+    source,  # the reward's text, which the entry keeps for people
+    reward,  # the function that trains: (completion, truth) → dict with `overall`
+    rules,  # Rules of the class: steps, pictures, answers, seed, warm_steps
+    folder,  # into which the trained adapter is written
+):
     """Train with a student's reward, ask the model before and after, and return all that as an Entry.
 
-    `source` is the reward's text, which the entry keeps; `reward` is the function that trains. The trained
-    adapter is written into `folder`."""
+    An Entry is what a student hands in: reward, rules, answers and the log of the training."""
+    # imported here, since it brings torch, which takes seconds
     import time
     from .evaluation import compare
     started = time.time()
     # settings hold a reward by its name, so it gets one for the length of the training
     with _registered("of_the_contest", reward) as reward_name:
         base, log = _train(reward_name, rules, folder)  # base: directory of the model before the training
-    # a row for each frozen picture; the numbers are those of chapter 05's preset for this small model
+    # a row for each frozen picture; the numbers are those of chapter 05's preset for this small model.
+    # 8 tokens are room for "A photo of 3 discs", 112 pixels squared are the size of the training's pictures
     rows = compare(base, adapter=folder, dataset=frozen_pictures(rules), answers=rules.answers,
                    max_new_tokens=8, batch_size=125, max_image_size=112)
     # `compare` returns its rows sorted by length; "row" is the picture's place in the dataset
@@ -180,8 +195,11 @@ def _train_and_measure(name, source, reward, rules, folder):
                  facts=facts)
 
 
-def _refuse_frozen(train, rules):
-    """Raise ContestError if the training pictures `train` contain some of the frozen pictures.
+def _refuse_frozen(
+    train,  # data set of the training pictures
+    rules,  # Rules of the class; `pictures` says how many frozen pictures there are
+):
+    """Raise ContestError if the training pictures contain some of the frozen pictures.
 
     The frozen pictures measure all students' models, so no training may use them. Both sets are drawn from
     seeds, and a class may choose a seed that draws some pictures again."""
@@ -196,7 +214,11 @@ def _refuse_frozen(train, rules):
                            "agree on another seed")
 
 
-def _train(reward_name, rules, folder):
+def _train(
+    reward_name,  # under which the reward is registered in `known_rewards`
+    rules,  # Rules of the class: steps, seed, warm_steps
+    folder,  # for the trained adapter
+):
     """Train with chapter 05's GRPO trainer, and write the trained adapter into `folder`.
 
     Returns the directory of the model as it was before this training, and the training's log."""
@@ -208,7 +230,7 @@ def _train(reward_name, rules, folder):
     settings = _training_settings(reward_name, rules, folder)
     set_seed(settings.seed)
 
-    train, _held_out, _report = load_data(settings)
+    train, _held_out, _report = load_data(settings)  # newly drawn pictures, since the settings name no file
     _refuse_frozen(train, rules)  # ContestError if a frozen picture is among them
     model, processor = load_policy(settings)
     log = RunLog()
@@ -216,12 +238,16 @@ def _train(reward_name, rules, folder):
     trainer.train()
     save_run(trainer, processor, settings)  # writes the adapter into `output_dir`
 
-    # the training began with this supervised model, which is in the cache by now
+    # `load_policy` began with this tiny supervised model: it is in the cache, and only its path is returned
     family = settings.model.removeprefix("tiny-")  # such as qwen2_5_vl
     return warm_start(family, settings.warm_steps), log
 
 
-def _training_settings(reward_name, rules, folder):
+def _training_settings(
+    reward_name,  # under which the reward is registered in `known_rewards`
+    rules,  # Rules of the class: steps, seed, warm_steps
+    folder,  # for the trained adapter
+):
     "The contest's settings for a training: those of the rules, the rest from chapter 05's small preset"
     from .settings import GRPOSettings, read_settings
     # every 5 steps, and more often in a short run, so that its curve has four points at least

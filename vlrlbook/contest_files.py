@@ -114,8 +114,12 @@ def entry_text(
     return "{" + ",\n".join(lines) + "}\n"
 
 
-def _without_repeats(rows):
-    "The fields `texts` and `answers` of `entry_text`, from rows with a list of texts in each column"
+def _without_repeats(
+    rows,  # dicts, one for each picture: in columns such as before_greedy a list of texts
+):
+    """The texts of all rows without repeats, and for each column and picture their places in that list.
+
+    Two rows with before_greedy ["3"] and ["3"] → ["3"], {"before_greedy": [[0], [0]], …}."""
     place_of_text = {}  # text → its place in `texts`, in the order in which the texts first occur
     answers = {}
     for column in _columns:  # before_greedy, before_sampled, ..., after_shuffled
@@ -162,7 +166,9 @@ def _json_of(path):
 
 
 def _refuse_other_form(content, file_name):
-    "Raise ContestError unless JSON is of a contest's file, in this version of the file format"
+    """Raise ContestError unless JSON is of a contest's file, in this version of the file format.
+
+    `content` may be any JSON; a contest's file is an object with the version's number in its field `form`."""
     if not isinstance(content, dict) or "form" not in content:
         raise ContestError(f"{file_name} is no file of the contest")
     if content["form"] != form:
@@ -177,7 +183,7 @@ def _entry_of(content):
     A ContestError has a sentence for the student. Any other exception means that the file is damaged: a field
     is missing or has another form."""
     rules = _rules_of(content["rules"])  # ContestError if a value is out of its range
-    entry_name(content["name"])  # ContestError if the name cannot be used
+    entry_name(content["name"])  # makes a file name of it: ContestError if the student's name cannot be used
     rows = _rows_of(content["texts"], content["answers"], rules)
     log = [{str(key): float(value) for key, value in row.items()} for row in content["log"]]
     # `pictures`: the fingerprint in the file, by which `standings` refuses an entry about other pictures
@@ -185,13 +191,17 @@ def _entry_of(content):
                  pictures=str(content["pictures"]), rows=rows, log=log, facts=dict(content["facts"]))
 
 
-def _rows_of(texts, answers, rules):
-    """Build the rows of an Entry; question, true answer and picture are drawn, not read from the file.
+def _rows_of(
+    texts,  # each different answer once: ["A photo of 3 discs", "3"]
+    answers,  # places in that list, by column and picture: {"before_greedy": [[0], [1]], …}
+    rules,  # Rules of the class: pictures (how many), answers (samples of each)
+):
+    """Build the rows of an Entry: a dict for each picture, with its answers in columns.
 
-    `texts` lists each different answer once; `answers` has places in this list: column → picture → places."""
+    Question, true answer and picture are drawn again, not read from the file, which a student may change."""
     if not all(isinstance(text, str) for text in texts) or set(answers) != set(_columns):
         raise ValueError("texts")
-    rows = [dict(truth) for truth in _truths(rules)]
+    rows = [dict(truth) for truth in _truths(rules)]  # copies: what `_truths` returns is shared by all files
     for column, places_of_pictures in answers.items():
         if len(places_of_pictures) != len(rows):
             raise ContestError(f"it answers {len(places_of_pictures)} pictures, its rules say {len(rows)}")
@@ -202,8 +212,12 @@ def _rows_of(texts, answers, rules):
     return rows
 
 
-def _texts_at(places, texts, answer_count):
-    "The answers to one picture: the texts at these places; ValueError if a place, or their number, is wrong"
+def _texts_at(
+    places,  # from a student's file, so perhaps no ints or beyond the list
+    texts,  # all different answers of the file
+    answer_count,  # how many places there must be
+):
+    "The answers to one picture: [2, 0] → [texts[2], texts[0]]; ValueError for a wrong place or number"
     # `type` and not `isinstance`, since True is an int to Python
     are_valid = all(type(place) is int and 0 <= place < len(texts) for place in places)
     if len(places) != answer_count or not are_valid:
@@ -211,7 +225,9 @@ def _texts_at(places, texts, answer_count):
     return [texts[place] for place in places]
 
 
-def _rules_of(values_in_file):
+def _rules_of(
+    values_in_file,  # dict: steps, pictures, answers, seed, warm_steps; whatever a student has written there
+):
     "Build Rules from the dict that a file holds; ContestError if a value is no whole number in its range"
     values = {field.name: values_in_file[field.name] for field in fields(Rules)}
     # a file must not make the reader draw pictures for hours; the other rules cost the reader nothing
@@ -229,7 +245,8 @@ def _rules_of(values_in_file):
 def _truths(rules):
     """Return a dict for each test picture: question, answer (the truth), picture (hash of its pixels)
 
-    The pictures are *frozen*: drawn from the contest's rules by a fixed seed, the same for everybody."""
+    The pictures are *frozen*: drawn by a fixed seed, so the same for everybody, as many as the rules say. The
+    result is kept for the next file (`cache`), so nobody may change it."""
     from .data import picture_key
     truths = []
     for sample in frozen_pictures(rules):

@@ -89,8 +89,14 @@ def other_pictures(
             _lend_in_circle(sets, lenders, rng)
     return lenders
 
-def _lend_in_circle(sets, lenders, rng):
-    "Put the sets (lists of rows) in a circle, in random order; each gets a row of the next one as lender"
+def _lend_in_circle(
+    sets,  # lists of row numbers: the rows of a list have the same pictures
+    lenders,  # changed in place: lenders[row] is the row whose pictures it gets
+    rng,  # NumPy's random generator
+):
+    """Put the sets in a circle, in random order; all rows of a set get the pictures of the next set.
+
+    A single set is next to itself: its rows keep their own pictures."""
     circle = [sets[j] for j in rng.permutation(len(sets))]
     next_sets = circle[1:] + circle[:1]
     for borrowing, lending in zip(circle, next_sets):
@@ -100,7 +106,8 @@ def _lend_in_circle(sets, lenders, rng):
 def _rows_by_pictures(dataset):
     """A dict: number of pictures → list of sets; a set is a list of the rows that have the same pictures.
 
-    Pictures can be exchanged only between rows that have as many, since each has an <image> mark."""
+    {1: [[0, 3], [1]]}: rows 0 and 3 show one picture, row 1 another one. Pictures can be exchanged only
+    between rows that have as many, since the question has an <image> mark for each."""
     groups = {}  # number of pictures → fingerprints of the pictures → row numbers
     for i in range(len(dataset)):
         images = sample_at(dataset, i).images
@@ -130,7 +137,7 @@ def ways(
 
 # %% ../nbs/06_evaluation.ipynb #c020
 def compare(
-    base: str,  # hub id, directory, or `tiny-` and a family for an untrained twin
+    base: str,  # hub id, directory, or `tiny-` and a family for an untrained tiny model
     adapter: str,  # directory of a LoRA adapter or of a whole trained model; None: only `base`
     dataset,  # made by chapter 01, or a list of `Sample`
     path: str | Path | None = None,  # predictions file that grows with the run; None keeps nothing
@@ -187,8 +194,14 @@ def by_length(
     return sorted(range(len(dataset)), key=lambda i: -lengths[i])
 
 # %% ../nbs/06_evaluation.ipynb #n73b35ed
-def _plan(base, adapter, dataset, options, engine):
-    """All that the answers of `compare` depend on, as a dict; `options` are added as they are.
+def _plan(
+    base,  # hub id or folder of the model before training; None where the adapter is a whole model
+    adapter,  # folder of a LoRA adapter or of a whole trained model; None: only `base`
+    dataset,  # the rows that are asked about: their fingerprint is kept
+    options,  # dict of all other settings, such as seed and temperature, kept as they are
+    engine,  # dict of vLLM's settings; None: transformers answers
+):
+    """All that the models' answers depend on, as a dict.
 
     It is kept beside the predictions file: a run with another plan cannot continue that file."""
     plan = dict(base=str(base), adapter=_weights_key(adapter), data=frozen_key(dataset), **options)
@@ -197,13 +210,13 @@ def _plan(base, adapter, dataset, options, engine):
     return plan
 
 def _weights_key(folder):
-    """A fingerprint of the weights in a folder; None for no folder.
+    """A fingerprint of the weights (*.safetensors) in a folder, as 16 hex digits; None for no folder.
 
     A path does not tell which weights were asked: later training may have written others to it."""
     if folder is None:
         return None
     digest = hashlib.sha256()
-    for file in sorted(Path(folder).glob("*.safetensors")):
+    for file in sorted(Path(folder).glob("*.safetensors")):  # sorted: in the same order on every machine
         size = file.stat().st_size
         # The files of a whole model take minutes to read. For them the time of writing replaces the bytes.
         is_large = size >= 2**30
@@ -212,15 +225,21 @@ def _weights_key(folder):
     return digest.hexdigest()[:16]
 
 # %% ../nbs/06_evaluation.ipynb #xc021
-def _written_plan(path, plan_file):
-    "The plan with which the predictions file `path` was begun; SettingsError if it is lost"
+def _written_plan(
+    path,  # predictions file of an earlier run
+    plan_file,  # JSON file beside it: all settings on which those answers depend
+):
+    "Read the plan with which a predictions file was begun; SettingsError if the plan's file is missing"
     if not plan_file.exists():
         missing = f"not {plan_file.name} that says how it was made"
         raise SettingsError(f"{path.name} is there, but {missing}; resume = false begins anew")
     return json.loads(plan_file.read_text())
 
-def _answered_in_full(batches, line_count):
-    "How many of the first `line_count` answered pictures are of batches that were answered in full"
+def _answered_in_full(
+    batches,  # lists of row numbers, in the order in which they were asked
+    line_count,  # pictures that were answered, in the same order
+):
+    "How many answered pictures are of batches that were answered in full: batches of 4, 6 lines → 4"
     # A batch is sampled with one seed, so an incomplete one is asked again as a whole.
     kept_count = 0
     for batch in batches:
@@ -246,7 +265,7 @@ def _earlier_rows(
     if path is None:
         return []
     path = Path(path)
-    plan_file = path.with_suffix(".settings.json")
+    plan_file = path.with_suffix(".settings.json")  # beside it: the plan with which it was begun
     if not resume or not path.exists():  # begin a new file
         write_json(plan_file, plan)
         write_whole(path, "")
@@ -277,10 +296,15 @@ def _refuse_other_plan(
         raise SettingsError(f"{path.name} was begun with {'; '.join(different)}: {advice}")
 
 # %% ../nbs/06_evaluation.ipynb #xncc2f2f8
-def _answered(panel, batch_numbers, asked_of, seed):
+def _answered(
+    panel,  # `panel.in_order` takes (questions, seed) of each batch and yields its answers, in that order
+    batch_numbers,  # of the batches to ask
+    asked_of,  # function: number of a batch → dict, way of asking such as "greedy" → its samples
+    seed,  # of the whole run
+):
     """Yield number, samples and answers of each batch, in the order of `batch_numbers`.
 
-    `asked_of`: number of a batch → its samples in every way of asking. Answers: a dict for each sample."""
+    The answers are a dict for each sample: column, such as before_greedy → list of texts."""
     waiting = deque()  # the samples of each batch that was asked and whose answers have not come yet
     def questions_with_seeds():
         "Yield for each batch a dict, way of asking → samples, and the seed of its sampling"
@@ -329,7 +353,7 @@ def _unanswered(
     done,  # how many pictures are answered: all of the first batches
 ):
     "Numbers of the batches that are not answered yet, from 0"
-    numbers, end = [], 0  # `end`: pictures up to the end of this batch
+    numbers, end = [], 0  # `end`: pictures up to the end of a batch, this one included
     for number, batch in enumerate(batches):
         end += len(batch)
         if end > done:
@@ -342,7 +366,9 @@ def _batch_in_all_ways(
     lenders,  # for each row of the set the row whose pictures it gets as a control; None: no controls
     number,  # of the batch
 ):
-    "The samples of a batch in every way in which they are asked: greedy, sampled, no_picture, shuffled"
+    """A dict: way of asking (greedy, sampled, no_picture, shuffled) → a batch's samples, as they are asked.
+
+    The last two are controls: without a picture, and with that of another row; left out without `lenders`."""
     samples = [sample_at(dataset, i) for i in batches[number]]
     others = None  # samples whose pictures these get for `shuffled`; None: no controls are asked
     if lenders is not None:
@@ -358,6 +384,7 @@ def _line(
     "A line of the predictions file, as a dict: what is kept of one sample and of the answers to it"
     pictures = " ".join(map(picture_key, sample.images))  # fingerprints, since pixels are not kept
     fields = dict(row=sample.row, question=sample.question, answer=sample.answer, picture=pictures)
+    # Of equal names the right one stays: a bare question of `more_fields` replaces the whole prompt.
     return fields | more_fields.get(sample.row, {}) | texts
 
 def _append(
@@ -369,7 +396,7 @@ def _append(
     with open(path, "a", encoding="utf-8") as file:
         file.write("".join(lines))
         file.flush()
-        os.fsync(file.fileno())
+        os.fsync(file.fileno())  # without it they would be lost if the machine stopped now
 
 # %% ../nbs/06_evaluation.ipynb #c024
 def read_predictions(
@@ -397,7 +424,7 @@ def _prediction_row(
     place = dict(row=number, entry=file)
     if not isinstance(row, dict):
         raise DataError("predictions.row", f"{type(row).__name__}, expected an object", **place)
-    row = as_ours(row)  # a row of lmms-eval gets the names of this chapter
+    row = as_ours(row)  # a row of lmms-eval, another program, gets our names of fields; others stay
     truth = row.get("answer")
     if not isinstance(truth, (str, int, float)) or not str(truth).strip():
         message = "no truth in field 'answer'" + _advice_for_other_chapters(row)
@@ -406,9 +433,12 @@ def _prediction_row(
     # If the row has a field `row`, that number is kept.
     return dict(row=number) | row | dict(answer=str(truth), **texts)
 
-def _texts_by_column(row, place):
-    "The answers of a row: column → list of texts. `place`: row and entry of a DataError about a bad one"
-    names = columns([row])  # the fields that hold answers, such as after_greedy
+def _texts_by_column(
+    row,  # dict from a predictions file; each field of answers holds a text or a list of texts
+    place,  # dict(row=number, entry=file): where a DataError says that the fault is
+):
+    "The answers of a row: column, such as after_greedy → list of texts; DataError where they are none"
+    names = columns([row])  # `prediction`, and the fields that end in _greedy, _sampled and so on
     if not names:
         ends = ", ".join("_" + how for how in hows)  # _greedy, _sampled, _no_picture, _shuffled
         fields = ", ".join(map(str, row))[:120]
@@ -453,16 +483,24 @@ def join(
     return joined
 
 # %% ../nbs/06_evaluation.ipynb #xn7996a90
-def _refuse_no_numbers(row, name, number):
-    "Raise DataError unless field `name` of a row (any JSON) is a list of two numbers or more"
+def _refuse_no_numbers(
+    row,  # as it was read: any JSON
+    name,  # of the field, such as scores: a number for each answer to one question
+    number,  # of the row, for the error message
+):
+    "Raise DataError unless a field holds a list of two numbers or more: fewer answers cannot be compared"
     values: Any = row.get(name) if isinstance(row, dict) else None
     is_list = isinstance(values, list) and len(values) >= 2
     if not is_list or not all(map(_is_number, values)):
         message = f"{str(values)[:60]}, expected a list of two numbers or more"
         raise DataError(f"predictions.{name}", message, row=number)
 
-def _bins_of(row, number, bins):
-    "The probabilities p0, p1, … of a row; DataError for bad ones. Arguments are those of `_label_and_bins`"
+def _bins_of(
+    row,  # dict; a good one has probabilities p0, p1, … that add up to 1
+    number,  # of the row, for error messages
+    bins,  # how many probabilities the first row has; None: this is the first
+):
+    "The probabilities of a row as a list, such as [0.2, 0.8] for p0 and p1; DataError for bad ones"
     names = [f"p{b}" for b in range(len(row)) if f"p{b}" in row]  # p0, p1, … as far as the row has them
     if not names:
         raise DataError("predictions.bins", "no probabilities p0, p1, …", row=number)
@@ -477,7 +515,7 @@ def _bins_of(row, number, bins):
     return values
 
 def _are_probabilities(values):
-    "Tell whether a list holds numbers from 0 that add up to 1, but for the rounding when they were written"
+    "Tell whether a list holds numbers from 0 on that add up to 1; the file may have rounded them"
     if not all(map(_is_number, values)):
         return False
     return min(values) >= 0 and abs(math.fsum(values) - 1) <= 1e-3
@@ -496,6 +534,7 @@ def _label_and_bins(
         raise DataError("predictions.row", f"{type(row).__name__}, expected an object", row=number)
     values = _bins_of(row, number, bins)
     label = row.get("label")
+    # A whole number, also as 2.0: programs that write tables make floats of counts.
     if not _is_number(label) or label != int(label) or not 0 <= label < len(values):
         message = f"label = {label!r}, expected a bin from 0 to {len(values) - 1}"
         raise DataError("predictions.label", message, row=number)
@@ -564,9 +603,10 @@ def judged_report(
     return results
 
 def _judged_scores(path):
-    """Judge a file of a reward model's scores (chapter 03).
+    """Judge a file of a reward model's scores for answers that people have ranked (chapter 03).
 
-    Returns the task, chapter 03's report, metrics and one question: is it better than a simple rule?"""
+    Returns the task's name, chapter 03's report, a list of metrics, and a dict with one question and its
+    answer: is it better than a simple rule?"""
     from vlrlbook.reward_model import pair_report  # imported here, since only these files need that chapter
     rows = read_scores(path)
     report = pair_report(rows, [row["scores"] for row in rows])  # a dict of figures
@@ -581,9 +621,10 @@ def _judged_scores(path):
     return "preference", report, [accuracy, *others], question
 
 def _judged_bins(path):
-    """Judge a file of a classifier's probabilities of ordered bins (chapter 04).
+    """Judge a file of a classifier's probabilities of ordered bins, from nothing done to all (chapter 04).
 
-    Returns the task, chapter 04's report, metrics and one question: is it better than the commonest bin?"""
+    Returns the task's name, chapter 04's report, a list of metrics, and a dict with one question and its
+    answer: is it better than always the commonest bin?"""
     report = classifier_metrics(**read_bins(path))
     report.pop("expected_bin")  # a number for each frame, which is in the file already
     names = ("macro_f1", "majority_accuracy", "mae_bins", "within_one")
@@ -595,9 +636,9 @@ def _judged_bins(path):
 def _metric_records(
     name,  # key in `report` of the accuracy, which has an interval
     report,  # dict of chapter 03 or 04, with n and ci95
-    others,  # name → value of what has no interval
+    others,  # name → value of the figures that have no interval
 ):
-    "The figures of a report of chapter 03 or 04 as a list of dicts like those of `metrics.metric`"
+    "The figures of a report as a list of dicts, the accuracy first: name, value, n, ci95 (low, high), …"
     no_interval = (float("nan"), float("nan"))
     how = "bootstrap over films or rows, else Wilson"  # how both chapters compute the interval
     metrics = [_metric_record(name, report[name], report["n"], report["ci95"], how)]
@@ -606,7 +647,8 @@ def _metric_records(
     return metrics
 
 def _metric_record(name, value, n, ci95, interval):
-    "A dict with the keys of `metrics.metric`; what does not apply to chapters 03 and 04 is empty"
+    "One figure as a dict with all keys that metrics of answers have, so that one table can show both"
+    # mark and group say which score, of which rows: these files have no such parts
     return dict(name=name, column=name, mark="", group=None, kind="amount",
                 value=value, n=n, ci95=ci95, interval=interval)
 
@@ -616,13 +658,13 @@ def _beats_baseline(
     baseline,  # accuracy of a rule that needs no model
     rule,  # name of that rule
 ):
-    "Answer whether an accuracy is above a baseline; a dict like those of `verdict.questions`"
+    "Answer whether an accuracy is above a baseline, as a dict: name, question, answer, because (numbers)"
     value, (low, high) = accuracy["value"], accuracy["ci95"]
-    # The book looks for gains of ten points or more, which an interval of ± ten points cannot hide.
+    # We look for gains of ten points or more, which an interval of ± ten points cannot hide.
     is_narrow = high - low <= 0.2
     if low > baseline:
         answer = "yes"
-    elif value <= baseline or is_narrow:
+    elif value <= baseline or is_narrow:  # no advantage at all, or none of ten points
         answer = "no"
     else:
         answer = "cannot tell"
@@ -630,8 +672,11 @@ def _beats_baseline(
     return dict(name="beats_baseline", question=question, answer=answer, because=because)
 
 # %% ../nbs/06_evaluation.ipynb #xc029
-def _drawn_samples(settings):
+def _drawn_samples(
+    settings,  # EvaluationSettings: eval_samples says how many, its task and model which ones
+):
     "Newly drawn samples of the task, a list of `Sample`, with the system prompt of the model's training"
+    # Always the same seed, so that all models are asked about the same pictures.
     draw = _drawing(settings)  # function: (number of samples, seed) → list of `Sample`
     samples = draw(settings.eval_samples, seed=frozen_seed)
     system = _system_words(settings)  # None if there was none
@@ -640,7 +685,11 @@ def _drawn_samples(settings):
             sample.turns = [("system", system)]
     return samples
 
-def _with_training_prompt(settings, dataset, report):
+def _with_training_prompt(
+    settings,  # EvaluationSettings: the model's folder keeps the system prompt of its training
+    dataset,  # the rows of a file
+    report,  # on reading the file: `own_system` lists the rows that bring their own system prompt
+):
     "The rows of a file with the system prompt of the model's training, but for rows with one of their own"
     system = _system_words(settings)
     if not system:
@@ -652,9 +701,11 @@ def _fields_of_questions(
     path,  # file of VQA rows
     dataset,  # what was read from it: its questions are prompts
 ):
-    "A dict: row number → a dict of the question without the prompt, and of its types if the file names them"
+    """Fields for the lines of the predictions file: the bare question, and its types if the file has them.
+
+    A dict by row number, such as {7: {"question": "Is it left?", "answer_type": "CLOSED"}}."""
     raw_rows = dict(read_rows(path))  # row number → the row as the file has it
-    prompt_end = vqa_prompt("")  # what the prompt puts behind a question
+    prompt_end = vqa_prompt("")  # the prompt of an empty question: the words that follow every question
     more_fields = {}
     for number, question in zip(dataset["row"], dataset["question"]):
         fields = dict(question=question.removesuffix(prompt_end))
@@ -687,25 +738,31 @@ def _system_words(
     trained = s.adapter or s.model
     return system_of_run(trained) if trained else None
 
-def _drawing(settings):
+def _drawing(
+    settings,  # EvaluationSettings
+):
     "The function that draws samples of the task: (number of samples, seed) → list of `Sample`"
     s = settings
     if s.asked_task == "pointing":
-        # True boxes are written in the coordinates of the asked model (`base_of`: under the adapter).
+        # A model family counts in pixels or in thousandths: true boxes are written as the asked model
+        # writes its own. `base_of`: the model under the adapter.
         return drawn_for(s.model or base_of(s.adapter), s.max_image_size)
     if s.asked_task == "zoom":
         return synthetic_zoom
     return drawn_questions if s.asks_vqa else synthetic_counting
 
-def _rows_of_file(settings):
-    """Read the file `settings.data` as chapter 05 does.
+def _rows_of_file(
+    settings,  # EvaluationSettings: data is the file, keys its names of columns
+):
+    """Read a file of questions as a training does, so that its split gives the same held-out rows.
 
     Returns the data set, and a dict: row number → further fields for the row's line in the predictions file,
     such as question_type."""
     s, task = settings, settings.asked_task
     dataset, report = read_task_rows(s.data, task, s.image_dir, s.keys, s.skip_bad_rows)
     if task == "pointing":
-        # True boxes are rewritten in the coordinates of the asked model (`base_of`: under the adapter).
+        # Boxes are rewritten in pixels or thousandths, as the asked model writes its own (`base_of`: the
+        # model under the adapter).
         dataset = in_scale_of(dataset, s.model or base_of(s.adapter), s.max_image_size)
 
     # Leave out the same rows as training does (true answers without a reward), so that the split is the same.
@@ -749,7 +806,7 @@ def _new_log(folder):
     return RunLog(log_file)
 
 def _vllm_options(settings):
-    "The argument `engine` of `compare`; None where transformers answers"
+    "vLLM's share of GPU memory, and its longest prompt with answer in tokens, as a dict; None without vLLM"
     s = settings
     if not s.use_vllm:
         return None
@@ -778,7 +835,9 @@ def interval_plot(
         ax.legend(fontsize=7.5, frameon=False, loc="lower right")
     return fig
 
-def _colour_of(record):
+def _colour_of(
+    record,  # a metric: its column is such as after_greedy, its kind "difference" for a gain
+):
     "Blue for a metric after training and for a gain, orange for one before training, grey for the rest"
     if record["kind"] == "difference" or record["column"].startswith("after"):
         return blue
@@ -806,8 +865,14 @@ def group_plot(
     ax.legend(fontsize=8, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(shown))
     return fig
 
-def _draw_upright(ax, x, metrics, colour, label):
-    "Draw metrics as dots on upright intervals, one at each place of `x`"
+def _draw_upright(
+    ax,  # matplotlib axes
+    x,  # places from left to right, one for each metric
+    metrics,  # dicts with value and ci95, which is (low, high)
+    colour,
+    label,  # for the legend
+):
+    "Draw metrics as dots on upright intervals"
     lows, highs = zip(*[record["ci95"] for record in metrics])
     ax.vlines(x, lows, highs, color=colour, lw=2)
     ax.plot(x, [record["value"] for record in metrics], "o", color=colour, ms=6, label=label)
@@ -831,8 +896,12 @@ def confusion_rows(
     answers = [other if answer in rare else answer for answer in answers]
     return classes, confusion(truths, answers, classes)
 
-def _truths_and_answers(rows, column, task):
-    "The classes of the truth and of the text of every answer of a column, as two lists"
+def _truths_and_answers(
+    rows,  # dicts with the truth, `answer`, and a list of texts in each column
+    column,  # such as after_greedy
+    task,  # counting, vqa or pointing
+):
+    "The classes of all answers of a column and of their truths, as two lists: truths, answers"
     truths, answers = [], []
     for row in rows:
         for text in row[column]:
@@ -861,11 +930,15 @@ def confusion_plot(
         ax.set_yticklabels(classes, fontsize=8)
     return fig
 
-def _write_counts(ax, table):
+def _write_counts(
+    ax,  # matplotlib axes on which the table's squares are drawn
+    table,  # array of counts [truths, answers]
+):
     "Write each count of a confusion table that is not 0 into its square"
     for (i, j), n in np.ndenumerate(table):
         if n:
-            shade = "white" if n > 0.6 * table[i].sum() else "black"  # white can be read on dark blue
+            # A square is the darker blue, the larger its share of the row: white can be read on dark blue.
+            shade = "white" if n > 0.6 * table[i].sum() else "black"
             ax.text(j, i, int(n), ha="center", va="center", fontsize=7, color=shade)
 
 # %% ../nbs/06_evaluation.ipynb #c087
@@ -888,8 +961,14 @@ def parting(
         paid_gain=float(paid_shares[-1] - paid_shares[0]),
         meant_gain=float(meant_shares[-1] - meant_shares[0]))
 
-def _step_of_parting(steps, gaps, allowed):
-    "The step from which on all gaps (an array, one for each step) are larger than `allowed`; None: never"
+def _step_of_parting(
+    steps,  # numbers of the logged steps
+    gaps,  # array, a gap for each step
+    allowed,  # largest gap of two curves that have not parted
+):
+    """The step from which on all gaps are larger than `allowed`; None if the last one is not.
+
+    Steps 5, 10, 15 and 20 with gaps 0, 0.1, 0, 0.1, of which 0.03 is allowed → 20."""
     close_rows = np.flatnonzero(gaps <= allowed)  # rows of the log
     first_apart = close_rows[-1] + 1 if len(close_rows) else 0  # the row behind the last close one
     has_parted = first_apart < len(steps)  # False if the last row of the log is close
@@ -912,9 +991,14 @@ def parting_plot(
     axes[0, 0].legend(fontsize=8, frameon=False, loc="lower left")
     return fig
 
-def _mark_parting(ax, log):
-    "Draw the dashed line of `parting_plot`; none where a column is missing or the shares never part"
-    # Shares of the answers that earn the reward, and of those that it should stand for
+def _mark_parting(
+    ax,  # matplotlib axes, over steps
+    log,  # RunLog of a training
+):
+    """Draw a dashed line at the step from which on a model earns its reward with answers that are not meant.
+
+    No line where a column is missing, or where there is no such step."""
+    # Columns: share of the answers that earn the reward, and of those that it should stand for
     paid, meant = "part/counting_exact", "part/verbatim"
     has_both = {paid, meant} <= set(log.columns)
     parting_step = parting(log, paid, meant)["step"] if has_both else None
@@ -942,8 +1026,11 @@ def recompute(
         table["gain"][how] = _mean_gains(before, after)
     return table
 
-def _mean_gains(before, after):
-    "The mean gain of each mark, under its name in results.json; arguments as in `_means`"
+def _mean_gains(
+    before,  # mark, such as "exact" → array with a number for each row
+    after,  # the same of the same rows, after training
+):
+    "The mean gain of each mark, under its name in results.json, such as exact_accuracy → 0.25"
     mean_gains = {}
     for mark in after:
         # `error` is nan where an answer holds no number, so a gain would compare different answers.
@@ -956,7 +1043,8 @@ def _means(
 ):
     "Average each mark, under its name in results.json; None if it applies to no row. `n` counts the rows"
     row_count = len(next(iter(marks.values())))  # all arrays have this length
-    means: dict = dict(n=row_count, mean_absolute_error=None)  # chapter 05 writes it for every task
+    # mean_absolute_error: chapter 05 writes it for every task, None where there are no counts
+    means: dict = dict(n=row_count, mean_absolute_error=None)
     for mark, values in marks.items():
         if mark in result_names:
             applicable = values[~np.isnan(values)]
@@ -986,7 +1074,9 @@ def report(
     return results
 
 def _text_reward(name):
-    "Load a reward that scores texts, or None for no name; SettingsError for a trained one"
+    """Load the reward of that name, such as "counting"; None for no name, which is the task's own reward.
+
+    SettingsError for a trained one: predictions files hold answers, and no pictures for it to look at."""
     reward = load_reward(name) if name else None
     is_trained = getattr(reward, "batched", False)  # a reward model, which scores whole batches with pictures
     if is_trained:

@@ -65,11 +65,13 @@ class EvaluationSettings(Settings):
     presets: ClassVar[dict] = presets
 
     def filled_in(self):
-        "Return the default values that depend on `size`: name of a setting → value"
+        """Return the default values that depend on `size` and on the task: name of a setting → value.
+
+        With size tiny and task vqa: {"eval_samples": 500, …, "max_completion_length": 24, …}."""
         task_index = tasks.index(self.asked_task)
         values = {}
         for name, value in presets[self.size].items():
-            # A tuple holds a value for each of `tasks`.
+            # A tuple holds a value for each of `tasks` (counting, vqa, …); any other value is of all of them.
             values[name] = value[task_index] if isinstance(value, tuple) else value
         return values
 
@@ -97,6 +99,7 @@ class EvaluationSettings(Settings):
 
     def _range_rules(self):
         "Yield (is wrong, message): each number is in its range, `split` and `task` have values that exist"
+        # None of these is None any more: `check` has filled in the values of `size`.
         positive = (
             "processes", "eval_samples", "eval_answers", "eval_batch_size", "temperature",
             "max_completion_length", "max_image_size")
@@ -120,7 +123,7 @@ class EvaluationSettings(Settings):
         "Yield (is wrong, message): vLLM's share of the memory, and the tokens that it makes room for"
         share = self.vllm_gpu_memory_utilization
         yield not 0 < share <= 1, f"vllm_gpu_memory_utilization = {share}: expected more than 0, up to 1"
-        most_tokens = self.vllm_max_model_length  # of prompt and answer together
+        most_tokens = self.vllm_max_model_length  # of prompt and answer together; None: no limit of ours
         longest_answer = self.max_completion_length  # in tokens
         no_room_for_prompt = most_tokens is not None and most_tokens <= longest_answer
         yield no_room_for_prompt, (
@@ -132,11 +135,11 @@ class EvaluationSettings(Settings):
         # In task zoom a tool returns parts of the picture as new pictures.
         calls_a_tool = self.use_vllm and self.asked_task == "zoom"
         yield calls_a_tool, "use_vllm with task = zoom: pictures that a tool gives are not tested there"
-        # vLLM takes the memory of the whole GPU.
+        # vLLM takes the memory of the whole GPU, and leaves none to another process.
         has_several_processes = self.use_vllm and self.processes > 1
         yield has_several_processes, f"use_vllm asks in one process, and processes = {self.processes}"
         yield self.use_vllm and self.use_4bit, "use_vllm loads whole weights: leave out use_4bit"
-        # `find_spec` looks for vLLM without the slow import.
+        # `find_spec` looks for vLLM without importing it, which takes many seconds.
         is_missing = self.use_vllm and not importlib.util.find_spec("vllm")
         yield is_missing, "use_vllm: vLLM is not installed (pip install 'vlrlbook[gpu]')"
 

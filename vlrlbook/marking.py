@@ -53,10 +53,15 @@ def answer_marks(
                 error=error)
 
 
-def _box_marks(text, answer):
-    "`answer_marks` of an answer of boxes"
+def _box_marks(
+    text,  # what the model wrote
+    answer,  # the truth, such as "[12, 40, 31, 59] in pixels of 112 x 112"
+):
+    """The marks of an answer of boxes, as a dict: exact and verbatim (1 or 0), error (nan), iou (0 to 1)
+
+    Right (`exact`): each box overlaps its true one with an IoU of 0.5 or more. `error` is of counts alone."""
     exact = float(is_right(text, answer, "pointing"))
-    # a truth also says its scale and the picture's size, which `answer_form` takes off
+    # a truth also says its scale and the picture's size: `answer_form` takes " in pixels of 112 x 112" off
     is_verbatim = final_answer(text) == answer_form(answer)
     iou = grade(text, answer, "pointing")
     return dict(exact=exact, verbatim=float(is_verbatim), error=_not_applicable, iou=iou)
@@ -70,7 +75,11 @@ def _count_error(text, answer):
     return float(abs(count - true_count))
 
 
-def _verbatim_mark(text, answer, task):
+def _verbatim_mark(
+    text,  # what the model wrote; of VQA such as "<think>…</think><answer>left</answer>"
+    answer,  # the truth
+    task,  # counting, vqa or zoom
+):
     "1.0 if an answer is the truth to the letter, else 0.0; of VQA the text in the answer tags"
     # `answer_text` is None without tags, which equals no truth
     answer_part = answer_text(text) if task == "vqa" else text.strip()
@@ -85,12 +94,13 @@ def counting_marks(
     """The marks of one answer to a counting question
 
     `exact` is 1 for the right count in any words, `verbatim` only for the text of the truth itself."""
-    # as "zoom", so that answers with calls of the tool are read, too; any other is marked as in "counting"
+    # "zoom" is counting with a tool: its answers are read behind the last call. An answer without a call gets
+    # the same marks in both tasks.
     basic = answer_marks(text, answer, "zoom")
     return dict(
         exact=basic["exact"],
         verbatim=basic["verbatim"],
-        within_one=float(basic["error"] <= 1),  # 0 where the error is nan: no count could be read
+        within_one=float(basic["error"] <= 1),  # 0 without a count: nan <= 1 is False
         error=basic["error"],
         reward=float(reward(text, answer)["overall"]),
     )
@@ -192,8 +202,11 @@ def marks(
     return marks_of_samples
 
 
-def _mean_marks(rewards, marks_of_answers):
-    "The marks of one sample: the means over its answers, from their rewards and their `answer_marks`"
+def _mean_marks(
+    rewards,  # a number for each answer to one sample
+    marks_of_answers,  # a dict for each: exact, error (nan without a count), verbatim; of boxes also iou
+):
+    "The marks of one sample, as a dict: the means over its answers"
     # An answer without a count has no error, and is left out of the mean error.
     errors = [m["error"] for m in marks_of_answers if not math.isnan(m["error"])]
     return dict(
@@ -201,12 +214,16 @@ def _mean_marks(rewards, marks_of_answers):
         exact=mean_of(m["exact"] for m in marks_of_answers),
         error=mean_of(errors) if errors else _not_applicable,
         verbatim=mean_of(m["verbatim"] for m in marks_of_answers),
-        iou=mean_of(m.get("iou", 0.0) for m in marks_of_answers),  # 0 in another task than pointing
+        iou=mean_of(m.get("iou", 0.0) for m in marks_of_answers),  # 0 in other tasks, and not used
     )
 
 
-def _reward_parts(samples, answers, reward):
-    """The reward's parts (a dict) of every answer: a flat list, sample after sample
+def _reward_parts(
+    samples,  # list of `Sample`
+    answers,  # for each of them a list of texts
+    reward,  # (completion, answer) → parts, or one marked `batched`: (completions, samples) → list of parts
+):
+    """What the reward gives each answer, a dict such as {"overall": 1.0}: a flat list, sample after sample
 
     The reward is called for many answers at once, which saves time where it is a model."""
     pairs = []
@@ -357,7 +374,7 @@ def said_as(
 
 
 def _boxes_in_one_form(text):
-    "The boxes of a truth or an answer in one form, whether it writes [1,2,3,4] or JSON; `none` without boxes"
+    "The boxes of a truth or an answer in one form, for [1,2,3,4] and for JSON; \"none\" without boxes"
     boxes = read_box_truth(text).boxes or read_boxes(text).boxes
     # "fractions" here only means three decimal places: the numbers are not converted
     return say_boxes(boxes, "fractions") if boxes else "none"
@@ -381,8 +398,14 @@ def score_rows(
     return scored
 
 
-def _marks_of(text, row, task, reward, cache):
-    "The marks of one answer to a row; short answers repeat, so their marks are kept in `cache`"
+def _marks_of(
+    text,  # an answer
+    row,  # dict with the truth, `answer`; of VQA also question and answer_type
+    task,  # counting, vqa, pointing or zoom
+    reward,  # (completion, answer) → parts
+    cache,  # is filled in: (text, truth) → marks, since short answers repeat
+):
+    "The marks of one answer to a row, as a dict, such as exact → 1.0"
     if task == "vqa":
         return vqa_marks(text, row, reward)  # not kept: these marks depend on the row's question, too
     truth = row["answer"]
@@ -392,11 +415,12 @@ def _marks_of(text, row, task, reward, cache):
     return cache[text, truth]
 
 
-def _averaged(marks_of_rows):
+def _averaged(
+    marks_of_rows,  # for each row a list with a dict of marks for each answer: [[{"exact": 1.0}, …], …]
+):
     """Average the marks over the answers of each row: returns mark → array with a number per row
 
-    `marks_of_rows` holds for each row a list with one dict of marks per answer. A mark that does not apply is
-    nan and is left out of the mean; the mean of nothing but nan is nan."""
+    A mark that does not apply is nan and is left out of the mean; the mean of nothing but nan is nan."""
     averages = {}
     for name in marks_of_rows[0][0]:  # every answer of a task has the same marks
         means = []
@@ -431,6 +455,7 @@ def group_names(
         return [str(len(read_box_truth(row["answer"]).boxes))]
     words = str(row.get("question_type", "")).split(",")
     types = [word.strip().upper() for word in words if word.strip()]
+    # without types, by the form of the truth, such as "yes/no"
     return types or [answer_kind(row["answer"])]
 
 
@@ -455,8 +480,13 @@ def by_group(
     return groups
 
 
-def _indices_by_group(rows, task):
-    "Group → indices of its rows, in the order in which `by_group` returns the groups"
+def _indices_by_group(
+    rows,  # dicts with the truth, `answer`; of VQA also question_type, where the set has it
+    task,  # counting, vqa, pointing or zoom
+):
+    """The rows of each group, a true count or a type of question: {"3": [0, 4], "10": [1]}, as indices
+
+    Counts come in their order, types of questions the largest group first. A row may have several types."""
     indices = {}
     for i, row in enumerate(rows):
         for group in group_names(row, task):
@@ -480,7 +510,7 @@ def gains(
     differences, clusters = [], pictures_of(rows)  # clusters: rows of one picture are resampled together
     for how in hows:  # greedy, sampled, …
         before, after = scored.get(f"before_{how}"), scored.get(f"after_{how}")
-        if before is None or after is None:
+        if before is None or after is None:  # not both models were asked in this way
             continue
         for mark in before:  # exact, reward, …
             gain_per_row = after[mark] - before[mark]
@@ -516,6 +546,7 @@ def best_blind(
 
     It shows what can be earned without looking at the pictures. VQA has a group for each type of question,
     other tasks one group of all rows. The candidates are the group's own truths."""
+    # [0]: of several types of a question the main one, which data sets name first
     group_of_each = [group_names(row, task)[0] if task == "vqa" else "" for row in rows]
     rows_of_group = {}  # group → its rows
     for group, row in zip(group_of_each, rows):
@@ -524,12 +555,17 @@ def best_blind(
     return [best[group] for group in group_of_each]
 
 
-def _best_for_all(rows, pay, task, most):
-    "The one answer that earns most when all of these rows get it; the arguments are those of `best_blind`"
+def _best_for_all(
+    rows,  # dicts with the truth, `answer`
+    pay,  # (text, row) → what the text earns as an answer to the row; the same for rows of one truth
+    task,  # counting, vqa, pointing or zoom
+    most,  # how many of the commonest truths are tried
+):
+    "The one answer, a text, that earns most when all of these rows get it"
     truths = Counter(row["answer"] for row in rows)  # truth → how many rows have it
     row_with = {row["answer"]: row for row in rows}  # a row for each truth; `pay` is the same for all of them
     best, most_earned = "", -math.inf
-    for candidate in _blind_candidates(truths, task, most):
+    for candidate in _blind_candidates(truths, task, most):  # texts; the earliest one wins a tie
         # `fsum` rounds the same on every Python, so that the same candidate wins
         earned = math.fsum(count * pay(candidate, row_with[truth]) for truth, count in truths.items())
         if earned > most_earned:
@@ -537,8 +573,12 @@ def _best_for_all(rows, pay, task, most):
     return best
 
 
-def _blind_candidates(truths, task, most):
-    "The `most` commonest of the truths (a Counter) as answers; for boxes two typical answers as well"
+def _blind_candidates(
+    truths,  # Counter: truth → how many rows have it
+    task,  # of pointing, truths are boxes
+    most,  # how many truths to take
+):
+    "The commonest truths as answers, the first one first; for boxes two typical answers as well"
     candidates = [truth for truth, _ in truths.most_common(most)]
     if task != "pointing":
         return candidates
@@ -547,7 +587,9 @@ def _blind_candidates(truths, task, most):
     return [answer_form(truth) for truth in candidates] + _middle_boxes(truths)
 
 
-def _middle_boxes(truths):
+def _middle_boxes(
+    truths,  # texts such as "[12, 40, 31, 59] in pixels of 112 x 112"
+):
     """Two answers that one could give without looking, as texts: the whole picture, and a typical box
 
     The typical box has the median edges of the first box of every truth. An empty list where no truth says
@@ -586,13 +628,19 @@ def blind_metrics(
             _blind_metric(rows, task, "blind", "reward", reward_of)]
 
 
-def _blind_metric(rows, task, column, mark, pay):
-    "The metric of the answers from `best_blind`; `pay` (text, row) → number measures them"
+def _blind_metric(
+    rows,  # dicts with the truth, `answer`
+    task,  # counting, vqa, pointing or zoom
+    column,  # name of the metric: majority or blind
+    mark,  # name of what is measured: the task's main mark, such as exact, or reward
+    pay,  # (text, row) → number: that mark of a text as the row's answer
+):
+    "What the best answers earn that are given without a look at the pictures, as a metric with its interval"
     cache = {}  # (text, truth) → number: the few pairs repeat
     earned = []  # a number per row
     for text, row in zip(best_blind(rows, pay, task), rows):
         pair = text, row["answer"]
-        if pair not in cache:
+        if pair not in cache:  # a reward may be slow
             cache[pair] = pay(text, row)
         earned.append(cache[pair])
     return metric(column, earned, pictures_of(rows), mark=mark)
@@ -653,8 +701,12 @@ def all_metrics(
     return metrics
 
 
-def _group_metrics(rows, scored, task):
-    "The main mark of every column in each group of rows, and the gain of the greedy answers"
+def _group_metrics(
+    rows,  # dicts with the truth, `answer`, and columns of answers
+    scored,  # column, such as after_greedy → mark, such as exact → array, a number per row
+    task,  # counting, vqa, pointing or zoom
+):
+    "A list of metrics: the task's main mark of each column in each group of rows, and the gain in each group"
     main = main_mark(task)
     values = {column: marks_of_column[main] for column, marks_of_column in scored.items()}
     metrics = []
@@ -680,6 +732,7 @@ def losing_groups(
     losers = []
     for m in group_gains:
         _, high = m["ci95"]
+        # the upper end moves away from the mean; the lower one does not matter for a loss
         widened_high = m["value"] + widening * (high - m["value"])
         if widened_high < 0:
             losers.append(m)
@@ -687,7 +740,9 @@ def losing_groups(
 
 
 def _bonferroni_widening(count):
-    "The factor by which 95 % intervals of a normal distribution widen, so that all of `count` hold together"
+    """The factor by which to widen each of `count` 95 % intervals, so that all hold at once with 95 %
+
+    1 → 1.0, 10 → 1.43: each of ten may then miss with a tenth of 5 %. For normal distributions."""
     normal = NormalDist()
     # half widths in standard errors
     half_width_for_all = normal.inv_cdf(1 - 0.025 / max(1, count))

@@ -28,7 +28,8 @@ def write_morning(
     folder: str | Path,  # is made, and must not exist yet
 ) -> list:  # paths of the files, relative to the folder
     "Write the folder for a class of one morning: three notebooks, the glossary, TEACHER.md and stored runs"
-    # all files are written into a hidden folder, which gets its name when everything is there
+    # files are written into a hidden folder, which gets its name when everything is there. existing="none":
+    # FileExistsError where that name is taken; manifest=False: without a file of checksums
     with new_folder(folder, existing="none", manifest=False) as aside:
         for name in lessons:  # name of a notebook → what it is made of
             # the format of Jupyter itself, so that a notebook that is saved again shows no other changes
@@ -42,7 +43,9 @@ def write_morning(
 
 
 def _copy_stored_runs(folder):
-    "Make a folder with finished runs of the contest, for a laptop on which training fails"
+    """Make a folder with finished runs of the contest, for a laptop on which training fails
+
+    The book's contest_the_books_reward.json becomes the_books_reward.json there, and so on."""
     folder.mkdir()
     for path in sorted((notebooks_dir() / "logs").glob("contest_*.json")):
         shutil.copy(path, folder / path.name.removeprefix("contest_"))
@@ -61,7 +64,7 @@ def lesson_notebook(
     title, *others = cells
     book = dict(cells=[title, setup, *others], nbformat=4, nbformat_minor=5,
                 metadata=dict(kernelspec=dict(display_name="python3", language="python", name="python3")))
-    # `twin` empties the exercises, and puts each solution into a folded cell behind its check
+    # `twin` makes the students' copy: exercises are emptied, solutions are put into folded cells
     notebook = twin(book, f"{name}.ipynb")
     _add_slide_types(notebook["cells"])  # which cell begins a slide, for nbconvert
     for cell in notebook["cells"]:
@@ -70,10 +73,12 @@ def lesson_notebook(
     return notebook
 
 
-def _cells_of_lesson(name):
-    "The cells of a lesson from `chosen_cell`, each with an id of its own; long texts are split for slides"
+def _cells_of_lesson(
+    name,  # of a notebook of the class, such as "2_rewards"
+):
+    "The cells of a lesson, as dicts, each with an id of its own; long texts are split for slides"
     cells = []
-    # a step names a cell of a chapter, or holds a cell that is in no chapter
+    # a step is such as "02_rewards:c063", chapter and id of a cell; or an `Own`, a cell that is in no chapter
     for number, step in enumerate(lessons[name].steps):
         cells += _split_for_slides(chosen_cell(step, f"{name}-{number:02d}"))
     ids = set()
@@ -88,7 +93,7 @@ def _cells_of_lesson(name):
 
 @cache
 def _cells(chapter):
-    "Return the cells of a chapter as a dict, id → cell, in their order"
+    "Return the cells of a chapter, such as 02_rewards, in their order: a dict, id → cell (as in the file)"
     book = json.loads((notebooks_dir() / f"{chapter}.ipynb").read_text(encoding="utf-8"))
     return {cell["id"]: cell for cell in book["cells"]}
 
@@ -140,12 +145,16 @@ def _shown_code_cell(cell):
     return _code_cell(shown_source, cell["id"]) | dict(metadata=metadata)
 
 
-def _part_of_text(source, part, place):
+def _part_of_text(
+    source,  # Markdown, empty lines between its paragraphs
+    part,  # "", "from WORDS" or "until WORDS"
+    place,  # such as "02_rewards:c063", for the error message
+):
     """Return the paragraphs of a text that `part` chooses; all of them if it is empty.
 
     "from WORDS": the paragraph that begins with WORDS and all after it. "until WORDS": all before that one.
-    Unless exactly one paragraph begins so, a ValueError is raised; `place` names the text in it."""
-    if not part:
+    ValueError unless exactly one paragraph begins so: after a change in a chapter, it may be another."""
+    if not part:  # the step wants the whole text
         return source
     which, _, words = part.partition(" ")
     paragraphs = source.split("\n\n")
@@ -162,12 +171,13 @@ def import_cell(
 ) -> dict:  # a code cell
     "Return a cell that imports from the package the public names which a chapter's exported cell defines"
     names = _defined_names("".join(_cells(chapter)[cell_id]["source"]))
+    # a class uses public names alone: `setup_source` raises ValueError for a cell that needs a private one
     public_names = [name for name in names if not name.startswith("_")]
     return _code_cell(_from_import(_exported_module(chapter), public_names), cell_id)
 
 
 def _exported_module(chapter):
-    "Return the module that a chapter is exported into, such as vlrlbook.rewards; None if there is none"
+    "Return the module that nbdev exports a chapter into, such as vlrlbook.rewards; None if there is none"
     for cell in _cells(chapter).values():
         # nbdev's directive for it: "#| default_exp rewards"
         match = re.match(r"#\| *default_exp (\S+)", "".join(cell["source"]))
@@ -177,13 +187,13 @@ def _exported_module(chapter):
 
 
 def _code_cell(source, cell_id):
-    "Return a code cell without outputs, as a dict in the format of a notebook's file"
+    "Return a code cell without outputs, as a dict in Jupyter's format; `source` is a text"
     lines = _cell_lines(source)
     return dict(cell_type="code", id=cell_id, metadata={}, source=lines, outputs=[], execution_count=None)
 
 
 def _markdown_cell(source, cell_id):
-    "Return a cell of text, as a dict in the format of a notebook's file"
+    "Return a cell of Markdown, as a dict in Jupyter's format; `source` is a text"
     return dict(cell_type="markdown", id=cell_id, metadata={}, source=_cell_lines(source))
 
 
@@ -195,7 +205,7 @@ def _cell_lines(source):
 def _from_import(module, names):
     "Return a statement `from module import names`, on several lines if one would be too long"
     line = f"from {module} import {', '.join(names)}"
-    if len(line) <= 110:
+    if len(line) <= 110:  # as long as a line of the book's code may be
         return line
     return f"from {module} import (\n    " + ",\n    ".join(names) + ",\n)"
 
@@ -212,8 +222,10 @@ def names_of_code(
     return _global_names_read(top) - made - set(dir(builtins)), made
 
 
-def _global_names_read(top):
-    "The set of global names that a cell reads anywhere; `top` is its outermost table from `symtable`"
+def _global_names_read(
+    top,  # table of the cell's global names, from Python's `symtable`; it holds those of inner scopes
+):
+    "The set of global names that a cell reads anywhere, also inside of its functions and classes"
     names = set()
     tables = [top]  # one for the cell, and one for each function, class and comprehension in it
     while tables:
@@ -227,12 +239,14 @@ def _global_names_read(top):
 
 
 def _defined_names(source):
-    "List the functions, classes and variables that Python code defines at its top level"
+    """List the functions, classes and variables that Python code defines at its top level.
+
+    `x = 1` and then `def f(): ...` → ["x", "f"]. Names in `a, b = 1, 2`, and imported ones, are left out."""
     names = []
     for node in ast.parse(source).body:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
             names.append(node.name)
-        elif isinstance(node, ast.Assign):
+        elif isinstance(node, ast.Assign):  # of `a = b = 1` both; `a.b = 1` makes no name
             names += [target.id for target in node.targets if isinstance(target, ast.Name)]
     return names
 
@@ -258,7 +272,9 @@ def _importable(chapter):
 
 
 def _imported_names(source):
-    "The names that the imports of a cell make: name → (module, name in the module), as in `_importable`"
+    """The names that the imports at the top of a cell make: name → (module, name in the module).
+
+    `import numpy as np` → np: ("numpy", None), a whole module; `from a import b as c` → c: ("a", "b")."""
     origins = {}
     for node in ast.parse(source).body:
         if isinstance(node, ast.Import):
@@ -277,7 +293,7 @@ def setup_source(
     ValueError names a cell that needs a name which no earlier cell makes, and no chapter imports or
     exports."""
     made_before = set()  # names that cells so far have made
-    imports = {}  # name → (module, name in the module)
+    imports = {}  # name → (module, name in the module, or None for a whole module)
     chapters = list(dict.fromkeys(cell["chapter"] for cell in cells if cell["chapter"]))
     for cell in cells:
         if cell["cell_type"] != "code":
@@ -294,20 +310,22 @@ def setup_source(
     return _import_lines(imports)
 
 
-def _origin_of(name, chapters):
+def _origin_of(
+    name,  # such as "np"
+    chapters,  # names of chapters, in the order in which they are searched
+):
     "(module, name in the module) of a name in the first chapter that imports or exports it; None without one"
     origins = [_importable(chapter).get(name) for chapter in chapters]
     return next(filter(None, origins), None)
 
 
-def _import_lines(imports):
-    """Write import statements, sorted by module: first `import ...`, then `from ... import ...`.
-
-    `imports` is a dict, name → (module, name in the module). The second is None where the name is that of a
-    whole module, as np → ("numpy", None) for `import numpy as np`."""
+def _import_lines(
+    imports,  # name → (module, name in the module); np → ("numpy", None) for a whole module
+):
+    "Write import statements, sorted by module: first `import ...`, then `from ... import ...`"
     module_imports, names_of_module = [], {}
     for name, (module, original_name) in imports.items():
-        if original_name is None:
+        if original_name is None:  # the name of a whole module
             alias = f" as {name}" if name != module else ""
             module_imports.append(f"import {module}{alias}")
         else:
@@ -324,8 +342,9 @@ def _import_lines(imports):
 def _split_for_slides(cell):
     """Split a cell of text into cells that can stand on different slides; a code cell comes back as it is.
 
-    A text in a chapter often ends one slide and begins the next. A new cell begins at each heading, and after
-    a caption at the start of the text, which belongs to the figure before it."""
+    `cell` is a dict in Jupyter's format, and so are those in the list that is returned. A text in a chapter
+    often ends one slide and begins the next. A new cell begins at each heading, and after a caption
+    at the start of the text, which belongs to the figure before it."""
     if cell["cell_type"] != "markdown":
         return [cell]
     cells = []
@@ -338,7 +357,10 @@ def _split_for_slides(cell):
 
 
 def _slide_texts(text):
-    "The pieces of a text that `_split_for_slides` makes cells of"
+    """Split a text, paragraphs with empty lines between, into the pieces that go on different slides.
+
+    A piece begins at each heading (# or ##). A caption (in italics, *so*) at the very start is a piece of its
+    own, since it belongs to the figure of the slide before."""
     pieces = []  # each a list of paragraphs
     for paragraph in text.split("\n\n"):
         # the text so far is one paragraph, and that is a caption
@@ -350,11 +372,13 @@ def _slide_texts(text):
 
 
 def _is_caption(paragraph):
-    "Return True if a paragraph begins in italics, `*like this*`, as the captions of the chapters' figures do"
+    "Return True if a paragraph begins in italics, `*so*` and not `**so**`, as the chapters' captions do"
     return re.match(r"\*[^*]", paragraph) is not None
 
 
-def _add_slide_types(cells):
+def _add_slide_types(
+    cells,  # dicts in Jupyter's format; their metadata is changed
+):
     """Add nbconvert's `slide_type` to each cell: it says on which slide the cell is shown.
 
     A heading begins a slide, other text goes on a slide below it, and code stays on the slide of the text
@@ -365,13 +389,16 @@ def _add_slide_types(cells):
 
 
 def _slide_type(cell):
-    "nbconvert's `slide_type` for a cell, by the rules of `_add_slide_types`"
+    """nbconvert's `slide_type` for a cell (a dict in Jupyter's format): on which slide it is shown.
+
+    skip: on none. notes: for the speaker. slide: on a new one. subslide: on one below it. -: on the same."""
     tags, source = cell["metadata"].get("tags", []), "".join(cell["source"])
     if "check" in tags or "parameters" in tags:
         return "skip"
-    if cell["id"].endswith("-solution"):  # `twin` has made it, from the solution of an exercise
+    if cell["id"].endswith("-solution"):  # so `workshop.twin` names the folded solution of an exercise
         return "notes"
     if cell["cell_type"] == "code" or _is_caption(source):
         return "-"  # nbconvert's word for: on the same slide as the cell before
-    begins_slide = re.search(r"^##? ", source, re.M)  # it has a heading
+    # it has a heading; a subslide is reached with the key for "down"
+    begins_slide = re.search(r"^##? ", source, re.M)
     return "slide" if begins_slide else "subslide"

@@ -20,6 +20,7 @@ def as_ours(
     row: dict,  # of a file of predictions, ours or lmms-eval's
 ) -> dict:  # for a row of lmms-eval: the row with question, answer and prediction (a list of texts) added
     "Give a row of lmms-eval the names of columns that chapter 06 reads; any other row is returned unchanged"
+    # `_lmms_eval`: target and filtered_resps, two fields that every row of that program has.
     # A row with an `answer` is ours, even if a user has added columns with the names of lmms-eval's fields.
     if not set(_lmms_eval) <= set(row) or "answer" in row:
         return row
@@ -31,11 +32,11 @@ def as_ours(
 
 
 def _flat(responses):
-    """The texts of `filtered_resps`, a field of lmms-eval, as one list.
+    """The texts of `filtered_resps`, a field of lmms-eval, as one list: [["a"], ["b"]] → ["a", "b"].
 
     The field is a text, a list of texts, or a list of lists, depending on how many requests the row made."""
     if not isinstance(responses, list):
-        return [responses]
+        return [responses]  # a single text
     texts = []
     for part in responses:
         texts += _flat(part)
@@ -77,8 +78,12 @@ def _for_lmms_eval(
     return "".join(lines)
 
 
-def _lmms_eval_sample(row, number, completions):
-    "A row with these completions (a list of texts) under lmms-eval's names; `number`: from 0, in the file"
+def _lmms_eval_sample(
+    row,  # dict with row, question, answer (the truth)
+    number,  # of the line in the file that is written, from 0
+    completions,  # the model's answers to it, a list of texts
+):
+    "A row of predictions as a dict with lmms-eval's names of fields"
     # As in lmms-eval: one completion is a text, several are a list. Its field `resps` is left out, as
     # lmms-eval does where it is equal to this one.
     responses = completions[0] if len(completions) == 1 else completions
@@ -100,7 +105,7 @@ def _for_vlmevalkit(
     _refuse_several_answers(rows, column)
     table = []
     for row in rows:
-        prediction = row[column][0]
+        prediction = row[column][0]  # the only one, as has been checked
         cells = dict(index=row["row"], question=row["question"], answer=row["answer"], prediction=prediction)
         table.append(cells)
 
@@ -113,7 +118,9 @@ def _for_vlmevalkit(
 
 
 def _refuse_several_answers(rows, column):
-    "Raise DataError at the first row that does not hold exactly one completion in this column"
+    """Raise DataError at the first row that does not hold exactly one completion in this column.
+
+    `rows` are dicts; row[column] is a list of texts: one of a greedy column, several of a sampled one."""
     several = next((row for row in rows if len(row[column]) != 1), None)
     if several:
         message = (f"{column} holds {len(several[column])} answers to a question, and VLMEvalKit's table has "
@@ -121,8 +128,10 @@ def _refuse_several_answers(rows, column):
         raise DataError("predictions.column", message, row=several["row"])
 
 
-def _as_tsv(table):
-    "The text of a table (dicts with the same names) as tab-separated values, with a header"
+def _as_tsv(
+    table,  # dicts, a row of the table each, all with the same keys
+):
+    "The text of a table as tab-separated values, with a header"
     text = io.StringIO()
     # Every cell in quotation marks, as VLMEvalKit writes them: an answer may hold tabs and line breaks.
     writer = csv.DictWriter(text, list(table[0]), delimiter="\t", quoting=csv.QUOTE_ALL, lineterminator="\n")

@@ -61,20 +61,27 @@ def curve_words(
     blind = log.baselines.get("blind_reward")  # what the best answer earns that ignores the picture
     if blind is not None:
         clauses.append(_blind_clause(end, blind))
-    _, silent_shares = log.series("silent")
+    _, silent_shares = log.series("silent")  # share of groups whose answers all earned the same
     if silent_shares:
         clauses.append(_silent_clause(silent_shares[-window:]))
     return "; ".join(clauses) + "."
 
 
-def _blind_clause(reward, blind_reward):
-    "A clause that compares a reward with that of the best answer that ignores the picture"
+def _blind_clause(
+    reward,  # mean reward at the end of the training
+    blind_reward,  # what the best answer earns that ignores the picture
+):
+    "`that is above what the best answer without a picture earns, 0.40`: a clause"
     where = "above" if reward > blind_reward else "not above"
     return f"that is {where} what the best answer without a picture earns, {blind_reward:.2f}"
 
 
-def _silent_clause(shares):
-    "A clause about the last logged shares of silent groups: all answers to a prompt earned the same"
+def _silent_clause(
+    shares,  # of silent groups, 0 to 1, one for each of the last logged steps
+):
+    """A clause about silent groups: all answers to one prompt earned the same
+
+    Then no answer was better than another one, and nothing is learned from the group."""
     last = sum(shares) / len(shares)
     return (f"at last all answers of a group earned the same in {100 * last:.0f} % of the groups, "
             "which teach nothing (silent groups)")
@@ -120,8 +127,11 @@ class StageCards:
         rows = [self._cells(place) for place in range(len(self.pictures))]
         return _table(heads, rows)
 
-    def _cells(self, place):
-        "The cells of a picture's row, as HTML; `_text` escapes a text for that"
+    def _cells(self,
+        place,  # index of the picture in `pictures`
+    ):
+        "The cells of a picture's row, as a list of HTML texts: picture, truth, and the answers at each stage"
+        # `_text` escapes a text for HTML, since truths and answers may hold anything
         picture = self.pictures[place]
         cells = [_image(picture["image"], width=72), _text(picture["answer"])]
         for stage in self.stages:
@@ -133,7 +143,9 @@ class StageCards:
 
 
 def _on_one_line(stage):
-    "A stage whose answers of several turns (task zoom) are on one line each; others stay as they are"
+    """A stage with each answer of several turns (task zoom) on one line; other answers stay as they are
+
+    `stage`: a dict of when, step, and `greedy` and `sampled`: for each picture a list of texts."""
     answers = {}
     for how in ("greedy", "sampled"):
         answers[how] = [list(map(on_one_line, texts)) for texts in stage[how]]
@@ -151,14 +163,17 @@ def stage_table(
 
 def _text(value, most=160):
     "A text escaped for HTML, on one line, cut after `most` characters; the text may come from anybody"
-    line = " ".join(str(value).split())
+    line = " ".join(str(value).split())  # each run of blanks and line breaks becomes one blank
     if len(line) > most:
         line = line[: most - 1] + "…"
-    return escape(line) or "(nothing)"
+    return escape(line) or "(nothing)"  # else an empty answer would look like a fault of the page
 
 
-def _image(url, width):
-    """An <img> of a picture that the page itself holds, as a data URL of a PNG; `width` in pixels
+def _image(
+    url,  # such as "data:image/png;base64,…"; None or "" without a picture
+    width,  # pixels on the page
+):
+    """An HTML <img> of a picture that the page itself holds, as a data URL of a PNG
 
     Any other URL is left out: a browser would fetch it, or it might hold a script."""
     if not url or not url.startswith("data:image/png;base64,"):
@@ -166,8 +181,11 @@ def _image(url, width):
     return f'<img src="{escape(url)}" alt="picture" width="{width}">'
 
 
-def _row(cells, tag="td"):
-    "A row of an HTML table; `cells` are HTML, so texts in them must have been escaped before"
+def _row(
+    cells,  # HTML
+    tag="td",  # of a cell; "th" in the row of titles
+):
+    "A row of an HTML table; texts in the cells must have been escaped before"
     inside = "".join(f"<{tag}>{cell}</{tag}>" for cell in cells)
     return f"<tr>{inside}</tr>"
 
@@ -208,10 +226,11 @@ def changed_settings(
     return changed
 
 
-def _about_run(results, kept):
-    """Question, data, model, reward and settings of a run, as an HTML list
-
-    `results` is the content of results.json, `kept` that of pictures.json."""
+def _about_run(
+    results,  # dict from the run's results.json; older runs lack some keys
+    kept,  # dict from its pictures.json: `pictures` are dicts with question and answer; empty without it
+):
+    "Question, data, model, reward and settings of a run, as an HTML list of definitions (<dl>)"
     settings = results.get("settings") or {}
     items = []  # (name, HTML); `_text` escapes a text for HTML and cuts it to a length
     if kept.get("pictures"):
@@ -231,11 +250,13 @@ def _about_run(results, kept):
 
 def _question_words(picture):
     "The question and the truth of a picture, as an example and as HTML: other pictures may have others"
-    question = picture["question"].replace("<image>", "").strip()
+    question = picture["question"].replace("<image>", "").strip()  # <image> marks the picture's place
     return f"“{_text(question)}”, for instance; a true answer is “{_text(picture['answer'], 60)}”"
 
 
-def _judge_words(judge):
+def _judge_words(
+    judge,  # dict: name, kind, and for some pair_accuracy, the share of pairs that it ranks as people do
+):
     "A model that took part in the reward: its name, kind and, where it is known, its accuracy; as HTML"
     accuracy = judge.get("pair_accuracy")
     quality = f", pair accuracy {accuracy:.3f} by its own run" if accuracy is not None else ""
@@ -245,13 +266,17 @@ def _judge_words(judge):
 def _changed_words(settings):
     "The settings that differ from the defaults, as HTML such as `seed = 3, max_steps = 50`"
     changed = changed_settings(settings)
-    if "reward" in changed:
+    if "reward" in changed:  # it may hold paths of the machine, which no reader of a report should see
         changed["reward"] = reward_without_paths(changed["reward"])
     changed_words = ", ".join(f"{name} = {value}" for name, value in changed.items())
+    # 600 characters, since many settings may differ; other texts are cut after 160
     return _text(changed_words, 600) if changed else "none"
 
 
-def _data_words(settings, results):
+def _data_words(
+    settings,  # dict of the run's settings; `data` is a path, or None
+    results,  # dict from results.json: `after` has the measures, where the run was measured
+):
     "The name of a run's data and how many held-out rows it was measured on, as HTML"
     name = "drawn pictures"  # without a data set the chapter draws its own
     if settings.get("data"):
@@ -263,12 +288,14 @@ def _data_words(settings, results):
     return words
 
 
-def _comparison(results):
+def _comparison(
+    results,  # dict from the run's results.json; older runs lack some keys
+):
     """An HTML table of the measures before and after training, with the gain and its interval
 
     A row for each way of asking (greedy, sampled, …) and each measure."""
     rows = []
-    for row in compared_figures(results):
+    for row in compared_figures(results):  # dicts: asked, words (of the measure), before, after, gain, …
         if row["before"] is None:  # it was not measured
             continue
         before, after = f"{row['before']:.3f}", f"{row['after']:.3f}"
@@ -286,7 +313,10 @@ def _ends_of(interval):
     return f"{low:+.3f} to {high:+.3f}"
 
 
-def _curves(folder, results):
+def _curves(
+    folder,  # of the run, with run_log.csv: a row per logged step
+    results,  # dict from results.json: `baselines` maps a name to a value
+):
     """A chart of reward and share of right answers over the steps, embedded as a PNG, and its words
 
     Horizontal lines show the baselines: what can be reached without looking at the picture. Empty text where
@@ -304,8 +334,11 @@ def _curves(folder, results):
 
 
 def _reward_figure(log):
-    "The chart of `_curves`: a line each for the reward and for the share of right answers, and the baselines"
-    # The column with that share ends in `exact` or `accuracy`; in a sum of rewards a name stands before.
+    """A matplotlib figure over the steps of a training: reward, share of right answers, and baselines
+
+    `log`: RunLog with the column reward, with columns part/… of the reward's parts, and with `baselines`."""
+    # The column with that share ends in `exact` or `accuracy`; in a sum of rewards a name stands before:
+    # part/counting_exact. The first of them is drawn; a reward may have none.
     parts = [name for name in log.columns if name.startswith("part/")]
     right_parts = [name for name in parts if name.endswith(("exact", "accuracy"))]
     names = ["reward"] + right_parts[:1]
@@ -322,17 +355,22 @@ def _reward_figure(log):
     return fig
 
 
-def _draw_baselines(ax, baselines):
-    "Draw at most two baselines (name → value) as horizontal lines, each with its kind of dashes"
+def _draw_baselines(
+    ax,  # matplotlib axes
+    baselines,  # majority and blind_reward → value: what is reached without looking at the picture
+):
+    "Draw at most two baselines as horizontal lines, dotted and dashed, with words and value in the legend"
     words = dict(majority="right: one answer to all", blind_reward="reward: best answer without a picture")
     for (name, value), dashes in zip(baselines.items(), (":", "--")):
         ax.axhline(value, color="black", lw=0.9, ls=dashes, label=f"{words.get(name, name)} ({value:.2f})")
 
 
-def _flips(kept):
+def _flips(
+    kept,  # dict from pictures.json; of each flip: image, became_right, before, after, answer (the truth)
+):
     """Cards of the pictures whose answer became right and of those whose answer became wrong, as HTML
 
-    `kept` is the content of pictures.json. Both kinds are shown, so that the report shows losses, too."""
+    Both kinds are shown, so that the report shows losses, too."""
     cards = []
     for flip in kept.get("flips", []):
         kind = "became right" if flip["became_right"] else "became wrong"
@@ -344,7 +382,9 @@ def _flips(kept):
     return f'<div class="cards">{"".join(cards)}</div>' if cards else ""
 
 
-def _questions(verdict):
+def _questions(
+    verdict,  # dict; its `questions` are dicts of question, answer (yes, no or cannot tell) and detail
+):
     "An HTML table of the questions that a verdict answers, each with its answer and the numbers behind it"
     rows = []
     for entry in verdict["questions"]:  # `_text` escapes a text for HTML
@@ -352,7 +392,9 @@ def _questions(verdict):
     return _table(["question", "answer", "numbers"], rows)
 
 
-def _cost(results):
+def _cost(
+    results,  # dict from results.json: seconds, peak_memory_mb, device (text), versions (name → version)
+):
     "Time, memory, device and versions of a run, as a paragraph of HTML; older runs lack some of them"
     facts = []  # short texts; `_text` below joins, escapes and cuts them after 400 characters
     if results.get("seconds"):
@@ -388,6 +430,7 @@ def _title(results):
     "The title of a report, such as `model, task after training on data`; `results` is that of results.json"
     settings = results.get("settings") or {}
     title = f"{settings.get('task') or results.get('task') or 'a run'} after training"
+    # of paths only the last part: a report is sent to people who need not know the machine's folders
     if settings.get("data"):
         title += f" on {Path(settings['data']).name}"
     if settings.get("model"):
@@ -413,11 +456,16 @@ def report_html(
     return f'<!doctype html><html lang="en"><head>{head}</head><body>{body}</body></html>\n'
 
 
-def _body(folder, results, kept):
-    "The report under its title, as HTML, from the contents of results.json and of pictures.json"
+def _body(
+    folder,  # of the run
+    results,  # dict from its results.json
+    kept,  # dict from its pictures.json; empty for a run without it
+):
+    "The report under its title, as HTML"
     verdict = read_verdict(folder)  # outcome (a word), sentence, questions
     stages = StageCards(kept)
-    # `_section` puts a heading over a part, or leaves an empty one out.
+    # Each helper returns HTML, or "" where the run kept nothing to show: then `_section` leaves the part
+    # out with its heading.
     return "".join([
         _verdict_box(verdict),
         _about_run(results, kept),
@@ -432,10 +480,12 @@ def _body(folder, results, kept):
     ])
 
 
-def _verdict_box(verdict):
+def _verdict_box(
+    verdict,  # dict of outcome, a word such as "better", and sentence
+):
     "A verdict's sentence and outcome as HTML, in the colour of the outcome"
-    outcome = verdict["outcome"]  # a word, such as "better"
-    meaning = outcomes.get(outcome, "")
+    outcome = verdict["outcome"]
+    meaning = outcomes.get(outcome, "")  # what the word means; another version may have other words
     colour = outcome_colours.get(outcome, _grey)
     sentence = escape(verdict["sentence"])  # whole; `_text` would cut it after 160 characters
     return (f'<div class="verdict" style="border-color: {colour}">{sentence}'

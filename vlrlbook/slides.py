@@ -48,8 +48,13 @@ def executed(
     return book
 
 
-def _with_parameters(path, parameters):
-    "Read a notebook, and put parameters (name → value) behind its parameters cell, if it has one"
+def _with_parameters(
+    path,  # of a notebook
+    parameters,  # name of a variable → value, such as my_run_failed → True
+):
+    """Read a notebook, and put a cell that sets the parameters behind its cell tagged `parameters`.
+
+    A notebook without that cell takes no parameters, and comes back as it is."""
     from papermill.iorw import load_notebook_node
     from papermill.parameterize import parameterize_notebook
     # read with papermill, whose reader adds metadata that `parameterize_notebook` needs

@@ -64,8 +64,10 @@ def judge(
                   after=_right_share(entry.rows, "after_greedy"), often=most_frequent)
 
 
-def _all_eight_questions(answered):
-    "Chapter 06's eight questions in their order, with the answers of the verdict or else \"not measured\""
+def _all_eight_questions(
+    answered,  # dicts from a verdict: name, question, answer, detail; those not measured are left out there
+):
+    "Chapter 06's eight questions in their order: such dicts, with \"not measured\" for those left out"
     answer_of = {question["name"]: question for question in answered}
     asked = []
     all_eight = questions([], None, "counting")  # no rows and no metrics: all questions, without answers
@@ -139,14 +141,15 @@ def ranked(
 
 def _sort_key(result):
     "Return the key that sorts results: by rank, inside a place the larger gain first, then by name"
-    minus_gain = result.before - result.after
+    minus_gain = result.before - result.after  # shares of right answers; the smallest key comes first
     return result.rank_key(), minus_gain, result.entry.name
 
 
 def _read_files(paths, refused):
-    """Read the students' files, and return a dict: file name → Entry.
+    """Read the students' files, and return a dict: file name → Entry, what a student handed in.
 
-    For a file that cannot be read, a sentence with the reason is appended to the list `refused`."""
+    Of two files with equal bytes, the second one is left out without a word: it is a copy. For a file that
+    cannot be read, a sentence with the reason is appended to the list `refused`."""
     entries, contents = {}, set()  # contents: the bytes of all files so far, to leave copies out
     for path in paths:
         try:
@@ -154,7 +157,7 @@ def _read_files(paths, refused):
             entry = read_entry(path)
             content = path.read_bytes()
         except (ContestError, OSError) as error:
-            refused.append(str(error))
+            refused.append(str(error))  # a sentence that names the file
             continue
         if content not in contents:
             entries[path.name] = entry
@@ -162,11 +165,13 @@ def _read_files(paths, refused):
     return entries
 
 
-def _without_same_names(entries, refused):
+def _without_same_names(
+    entries,  # file name → Entry, which holds the student's name as `name`
+    refused,  # list of sentences; for each name that is dropped, one is added
+):
     """Drop all entries of students who have the same name, since nobody can tell which one counts.
 
-    `entries` is a dict, file name → Entry, and so is the result. For each name that is dropped, a sentence
-    is appended to the list `refused`."""
+    Returns the others, file name → Entry."""
     files_of_name = {}
     # names that differ only in upper and lower case are the same name, as they look alike on the page
     for file, entry in entries.items():
@@ -182,13 +187,16 @@ def _without_same_names(entries, refused):
     return kept
 
 
-def _with_same_rules(entries, standings):
+def _with_same_rules(
+    entries,  # file name → Entry, which holds its rules (steps, pictures, …) and its pictures' fingerprint
+    standings,  # Standings: rules and pictures are set; `refused` gets a sentence for each other entry
+):
     """Keep the entries with the rules of most files and with the pictures that this machine draws.
 
-    `entries` is a dict, file name → Entry, and so is the result. Sets `rules` and `pictures` of `standings`;
-    for each other entry, a sentence is added to `standings.refused`."""
+    Only they can be compared. Returns them, file name → Entry."""
     if not entries:
         return entries
+    # what rules the class has agreed on is written nowhere, so the most frequent ones are taken for them
     rule_counts = Counter(entry.rules for entry in entries.values())
     common_rules, _ = rule_counts.most_common(1)[0]
     standings.rules, standings.pictures = common_rules, fingerprint(common_rules)
@@ -202,11 +210,14 @@ def _with_same_rules(entries, standings):
     return kept
 
 
-def _why_not_comparable(entry, standings):
+def _why_not_comparable(
+    entry,  # Entry of a student, with rules and pictures: a fingerprint of the pictures that were asked about
+    standings,  # Standings with the rules of the class, and the fingerprint of what this machine draws
+):
     "Say in a sentence why an entry cannot be compared with others of `standings`; None if it can"
     if entry.rules != standings.rules:
         return _rule_difference(entry.rules, standings.rules)
-    if entry.pictures != standings.pictures:
+    if entry.pictures != standings.pictures:  # other versions of libraries may draw other pixels
         # cut, since it comes from a student's file and may be of any length
         its_own = entry.pictures[:16]
         return f"its pictures ({its_own}) are not those that are drawn here ({standings.pictures})"
@@ -214,7 +225,9 @@ def _why_not_comparable(entry, standings):
 
 
 def _rule_difference(rules, common_rules):
-    "Describe how the rules of one file differ from those of most files; rules that agree are not named"
+    """Describe how the `Rules` of one file differ from those of most files; what agrees is not named.
+
+    Such as "made under other rules (steps = 200, most have 400)"."""
     differences = []
     for name, value in vars(rules).items():
         common_value = vars(common_rules)[name]

@@ -84,7 +84,7 @@ def teachers_page() -> str:
 def _timetable():
     "Return the timetable of the morning as a Markdown table"
     rows = ["| from | what | minutes |", "|---|---|---|"]
-    now = 9 * 60  # minutes after midnight
+    now = 9 * 60  # minutes after midnight: the class begins at nine
     for minutes, what in _parts_of_the_morning():
         rows.append(f"| {now // 60}:{now % 60:02d} | {what} | {minutes} |")
         now += minutes
@@ -102,9 +102,12 @@ def _parts_of_the_morning():
     yield 20, "the results page, read together"
 
 
-def _for_teacher(name, lesson):
-    "Return the section of TEACHER.md about one notebook; `name` is that of its file, without .ipynb"
-    # goal, usual mistakes, and (question, answer) pairs for the class
+def _for_teacher(
+    name,  # of the notebook's file without .ipynb, such as "2_rewards"; a key of `notes`
+    lesson,  # `Lesson` with minutes, the time that the class has for it
+):
+    "Return the section of TEACHER.md about one notebook, as Markdown"
+    # goal, usual mistakes, and (question, answer) pairs for the class; an answer is set in italics
     own_notes = notes[name]
     mistakes = "\n".join(f"- {mistake}" for mistake in own_notes.mistakes)
     ask = "\n".join(f"- {question} *{answer}*" for question, answer in own_notes.ask)

@@ -49,7 +49,7 @@ seen_gain = 0.10  # a gain that enough pictures would show: the interval reaches
 
 def questions(
     metrics: list,  # from `all_metrics`
-    flipped: dict = None,  # from `flips`
+    flipped: dict = None,  # from `flips`: became_right, became_wrong, p, …; None: not measured
     task: str = "counting",  # counting, vqa or pointing
 ) -> list:  # of {name, question, answer, because}
     """Ask the questions that a gain must survive, each answered from the metrics of a run
@@ -59,6 +59,7 @@ def questions(
     # the gains of those groups that got worse; None where no gain was measured
     losers = losing_groups(metrics, main) if ("gain_greedy", main) in overall else None
     answered = []
+    # judge(*evidence) returns (answer, because); `evidence` is a list, with None for what was not measured
     for name, question, judge, evidence in _questions_to_ask(main, overall, flipped, losers):
         answer, because = "not measured", ""
         if None not in evidence:
@@ -72,11 +73,15 @@ def _over_all_rows(metrics):
     return {(m["column"], m["mark"]): m for m in metrics if m["group"] is None}
 
 
-def _questions_to_ask(main, overall, flipped, losers):
+def _questions_to_ask(
+    main,  # the task's main mark: exact, accuracy or iou
+    overall,  # (column, mark), such as ("after_greedy", "exact") → metric over all rows: value, ci95, …
+    flipped,  # dict: became_right and became_wrong (counts of pictures), p; None: not measured
+    losers,  # the gains of groups that got clearly worse; None: not measured
+):
     """The questions as (name, question, judge, evidence): judge(*evidence) returns (answer, because)
 
-    `main`: the task's main mark, `overall`: (column, mark) → metric. What was not measured is None in the
-    evidence."""
+    What was not measured is None in the evidence, and its judge must not be called."""
     sampled_gain, greedy_gain = overall.get(("gain_sampled", main)), overall.get(("gain_greedy", main))
     # best guesses with the right picture, and with that of another row
     after, shuffled = overall.get(("after_greedy", main)), overall.get(("after_shuffled", main))
@@ -96,7 +101,10 @@ def _questions_to_ask(main, overall, flipped, losers):
 
 
 def _word_for_word_evidence(overall):
-    "The arguments of `_mostly_meant`, from (column, mark) → metric; None for each that was not measured"
+    """Four metrics that tell if a gain was earned word for word; None for each that was not measured
+
+    `overall`: (column, mark) → metric. They are, of sampled answers, the gain in answers equal to the truth
+    and in right ones, and both shares before training: the arguments of `_mostly_meant`."""
     # marks of 1 or 0: `verbatim` for an answer equal to the truth to the letter, `exact` for one that is
     # right in any words
     columns_and_marks = [("gain_sampled", "verbatim"), ("gain_sampled", "exact"),
@@ -115,19 +123,23 @@ def _decided(is_shown, could_be_shown):
 
 
 def _sees_a_gain(m):
-    "Whether a metric's 95 % interval is so narrow that a gain of ten points (`seen_gain`) would have shown"
+    "Whether a metric's 95 % interval is at most ten points (`seen_gain`) to either side: a gain would show"
     low, high = m["ci95"]
     return (high - low) / 2 <= seen_gain  # False where there is no interval, and both ends are nan
 
 
-def _rose(gain):
-    "Answer whether a gain is above zero, its whole interval: returns (answer, the numbers as text)"
+def _rose(
+    gain,  # metric of a gain by training: value and ci95, (low, high)
+):
+    "Answer whether a gain's whole 95 % interval is above zero: (yes, no or cannot tell, the numbers as text)"
     low, high = gain["ci95"]
     return _decided(low > 0, _would_show_a_gain(gain)), with_interval(gain, "+")
 
 
 def _would_show_a_gain(gain):
-    "Whether a gain would have shown, so that a missing one is a no: its interval is narrow, or below zero"
+    """Whether a gain would have shown if there were one, so that a missing one means no
+
+    `gain` is a metric with ci95, (low, high): its interval must be narrow, or end at zero or below."""
     _, high = gain["ci95"]
     return high <= 0 or _sees_a_gain(gain)
 
@@ -135,8 +147,8 @@ def _would_show_a_gain(gain):
 def _more_than_luck(flipped):
     """Answer whether more answers became right than became wrong, beyond luck
 
-    Returns (answer, the numbers as text). `flipped` comes from `flips`: how many became right, how many
-    became wrong, and the p value of McNemar's test for these two."""
+    Returns (yes, no or cannot tell, the numbers as text). `flipped` is a dict: became_right and became_wrong
+    (counts of pictures), and `p`, that of McNemar's test for these two."""
     gained, lost, p = flipped["became_right"], flipped["became_wrong"], flipped["p"]
     # With five flips even the best case, all gains, has p = 2 / 2^5 = 0.06: a no would mean nothing.
     could_be_shown = gained + lost >= 6
@@ -144,7 +156,12 @@ def _more_than_luck(flipped):
     return _decided(is_shown, could_be_shown), f"{gained} against {lost}, p = {p:.2g}"
 
 
-def _mostly_meant(verbatim_gain, exact_gain, verbatim_before, exact_before):
+def _mostly_meant(
+    verbatim_gain,  # metric, a dict with value and ci95: gain in answers equal to the truth
+    exact_gain,  # the same: gain in right answers, in any words
+    verbatim_before,  # metric before training: share of answers equal to the truth
+    exact_before,  # the same: share of right answers
+):
     """Answer whether most of the gain in right answers is in answers that repeat the truth word for word
 
     `exact`: right in any words; `verbatim`: in the truth's own words. Returns (answer, reason as text)."""
@@ -162,10 +179,14 @@ def _mostly_meant(verbatim_gain, exact_gain, verbatim_before, exact_before):
     return answer, because
 
 
-def _above(m, other):
-    "Answer whether a metric's whole interval is above another's value: returns (answer, the numbers as text)"
+def _above(
+    m,  # metric: value and ci95, (low, high)
+    other,  # metric of which only the value counts, such as that of one answer to everything
+):
+    "Answer whether a metric's whole interval is above another's value: (answer, the numbers as text)"
     low, _ = m["ci95"]
-    # `_sees_a_gain`: so narrow an interval would have shown the metric above the other value
+    # Where it is not even larger, the answer is no. Else a no needs an interval of at most ten points to
+    # either side (`_sees_a_gain`), in which a clear advantage would have shown.
     could_be_shown = m["value"] <= other["value"] or _sees_a_gain(m)
     because = f"{with_interval(m)} against {other['value']:.3f}"
     return _decided(low > other["value"], could_be_shown), because
@@ -179,20 +200,24 @@ def _paid_for_right(pay, gain, sampled):
     because = f"pay {with_interval(pay, '+')}, right answers {with_interval(gain, '+')}"
     # A gain is clear if its whole 95 % interval, (low, high), is above zero.
     (pay_low, _), (gain_low, _) = pay["ci95"], gain["ci95"]
-    if pay_low <= 0:
+    if pay_low <= 0:  # no clearly higher pay, of which one could ask what it was paid for
         return "cannot tell", because
     sampled_gain_is_clear = bool(sampled and sampled["ci95"][0] > 0)
     more_are_right = gain_low > 0 or sampled_gain_is_clear
     return _decided(more_are_right, _would_show_a_gain(gain)), because
 
 
-def _below(shuffled, right):
+def _below(
+    shuffled,  # metric of the answers that were given with the picture of another row
+    right,  # the same metric, value and ci95, with the right pictures
+):
     """Answer whether answers to another picture are clearly worse than those to the right one
 
-    Returns (answer, the numbers as text)."""
+    Returns (yes, no or cannot tell, the numbers as text)."""
     (_, shuffled_high), (right_low, _) = shuffled["ci95"], right["ci95"]
     is_shown = shuffled_high < right_low  # one interval is wholly below the other
-    # A narrow interval (`_sees_a_gain`) would have shown it.
+    # Where they are not even worse, the answer is no. Else a no needs an interval of at most ten points to
+    # either side (`_sees_a_gain`), which would have shown it.
     could_be_shown = shuffled["value"] >= right["value"] or _sees_a_gain(right)
     return _decided(is_shown, could_be_shown), f"{with_interval(shuffled)} with another picture"
 
@@ -237,7 +262,10 @@ def _commonest_text(answers):
     return texts.most_common(1)[0][0]
 
 
-def _by_kind(rows, task):
+def _by_kind(
+    rows,  # dicts with the truth, `answer`; of VQA also question_type, where the set has it
+    task,  # counting, vqa, pointing or zoom
+):
     "The rows in groups (lists): for VQA a group for each type of question, else one group of all rows"
     if task != "vqa":
         return [rows]
@@ -248,7 +276,11 @@ def _by_kind(rows, task):
     return list(groups.values())
 
 
-def _collapsed(rows, column, task):
+def _collapsed(
+    rows,  # dicts with the truth, `answer`, and lists of texts in columns
+    column,  # whose answers, such as after_greedy
+    task,  # counting, vqa, pointing or zoom
+):
     """Whether nearly every picture (`nearly_all`, 75 %) gets the commonest answer, also where that is wrong
 
     Tried for all rows together, then for each type of VQA question with its own commonest answer."""
@@ -259,14 +291,21 @@ def _collapsed(rows, column, task):
     return _get_one_answer([of_all_rows], len(rows)) or _get_one_answer(of_groups, len(rows))
 
 
-def _get_one_answer(groups, row_count):
+def _get_one_answer(
+    # dicts: n rows, of which `count` get the group's commonest answer; it is wrong for `others` rows, of
+    # which `others_count` get it
+    groups,
+    row_count,  # all rows, those outside these groups included
+):
     """Whether nearly all rows of these groups get the commonest answer of their group, also where it is wrong
 
-    `groups` are dicts from `commonest`. False if they hold no more than half of all `row_count` rows."""
+    False if they hold no more than half of all rows, or if that answer is wrong for none."""
     rows = sum(group["n"] for group in groups)
     get_it = sum(group["count"] for group in groups)
     wrong_for = sum(group["others"] for group in groups)
     get_it_wrongly = sum(group["others_count"] for group in groups)
+    # Of a smaller part of the rows, nothing follows for the run. Where the answer is wrong for none, it is no
+    # fault to give it each time.
     if 2 * rows <= row_count or not wrong_for:
         return False
     # Where most rows have the same truth, a model that looks often gives it, too, but seldom wrongly.
@@ -302,10 +341,15 @@ def verdict_of(
     return dict(outcome=outcome, sentence=sentence, questions=all_questions)
 
 
-def _needed_metrics(rows, task, reward):
-    """The numbers from which a verdict is made: a list of metrics, and the dict of `flips`
+def _needed_metrics(
+    rows,  # dicts with the truth, `answer`, and columns before_greedy and after_greedy: lists of texts
+    task,  # counting, vqa, pointing or zoom
+    reward,  # (completion, answer) → parts; None: the task's own
+):
+    """The numbers from which a verdict is made: a list of metrics, and how many answers became right or wrong
 
-    `all_metrics` computes more metrics, and takes ten times as long."""
+    The second is a dict: became_right, became_wrong, p, …. `all_metrics` computes more metrics, and takes ten
+    times as long."""
     scored = _needed_scores(rows, task, reward)  # column → mark → array with a number per row
     pictures = pictures_of(rows)  # of each row, or None
     metrics = []
@@ -323,7 +367,11 @@ def _needed_metrics(rows, task, reward):
     return metrics, flips(scored["before_greedy"][right_or_wrong], scored["after_greedy"][right_or_wrong])
 
 
-def _gains_of_groups(rows, scored, task):
+def _gains_of_groups(
+    rows,  # dicts with the truth, `answer`
+    scored,  # column, such as after_greedy → mark, such as exact → array, a number per row
+    task,  # counting, vqa, pointing or zoom
+):
     "The gain of the best guess in each group of rows (a count, a type of question), as a list of metrics"
     main = main_mark(task)
     gain_of_rows = {"gain_greedy": scored["after_greedy"][main] - scored["before_greedy"][main]}
@@ -331,7 +379,11 @@ def _gains_of_groups(rows, scored, task):
     return [group["gain_greedy"] for group in groups]
 
 
-def _needed_scores(rows, task, reward):
+def _needed_scores(
+    rows,  # dicts with the truth, `answer`, and lists of texts in columns such as after_greedy
+    task,  # counting, vqa, pointing or zoom
+    reward,  # (completion, answer) → parts; None: the task's own
+):
     """The marks that a verdict needs: column → mark → array with a number per row
 
     A mark is a number for each answer, such as `exact` (1 or 0) or `iou`, the overlap of boxes."""
@@ -370,11 +422,14 @@ def not_measured(
     return dict(outcome="not measured", sentence=why, questions=[])
 
 
-def _all_questions(rows, task, overall, from_metrics, pays_text):
-    """The verdict's questions with their answers, in the order in which people want to know
-
-    `overall` maps (column, mark) to a metric, `from_metrics` comes from `questions`. `pays_text`: the reward
-    reads text alone, so that its pay was computed. Returns a list of {name, question, answer, detail}."""
+def _all_questions(
+    rows,  # dicts with the truth, `answer`, and columns before_greedy and after_greedy: lists of texts
+    task,  # counting, vqa, pointing or zoom
+    overall,  # (column, mark) → metric, such as ("gain_greedy", "exact") → dict with value and ci95
+    from_metrics,  # list of {name, question, answer, because}: what the metrics alone answer
+    pays_text,  # True: the reward reads text alone, so that its pay was computed from the rows
+):
+    "The verdict's questions, those that people ask first in front: dicts of name, question, answer, detail"
     gain = overall["gain_greedy", main_mark(task)]
     asked = [_about_variety(rows, task), _about_enough_pictures(gain)]
     if ("gain_greedy", "reward") in overall:  # only of a trained reward
@@ -392,27 +447,37 @@ _question_order = ("different_answers", "enough_pictures", "beats_one_answer", "
                    "no_group_paid", "needs_picture", "learned_to_see")
 
 
-def _about_variety(rows, task):
-    "Whether different pictures get different answers: a question of `_all_questions`"
+def _about_variety(
+    rows,  # dicts with the truth, `answer`, and the column after_greedy, a list of one text
+    task,  # counting, vqa, pointing or zoom
+):
+    "Answer whether different pictures get different answers: a dict of name, question, answer, detail"
+    # {said, text, count, n, …}: the answer that most rows get, and how many get it
     top = commonest(rows, "after_greedy", task)
     answer = "no" if _collapsed(rows, "after_greedy", task) else "yes"
-    if top["n"] < fewest_to_collapse:  # so few may have one answer by chance
+    if top["n"] < fewest_to_collapse:  # so few pictures may get one answer by chance
         answer = "cannot tell"
     return dict(name="different_answers", question="Does it say different things to different pictures?",
                 answer=answer, detail=f"“{top['text']}” to {top['count']} of {top['n']} pictures")
 
 
-def _about_enough_pictures(gain):
-    "Whether there are enough pictures to tell gain from luck: a question of `_all_questions`"
+def _about_enough_pictures(
+    gain,  # metric of the gain by training: value, n, ci95 (low, high), interval (its method)
+):
+    "Answer whether there are enough pictures to tell gain from luck: a dict of name, question, …, detail"
     low, high = gain["ci95"]
+    # a narrow interval tells, and a wide one that lies on one side of zero
     is_decided = _sees_a_gain(gain) or low > 0 or high < 0
     return dict(name="enough_pictures", question="Are there enough pictures to tell?",
                 answer="yes" if is_decided else "no",
                 detail=f"{gain['n']}: {with_interval(gain, '+')}, {gain['interval']}")
 
 
-def _about_pay(overall, main):
-    "Whether answers for which a trained reward pays more are right: a question of `_all_questions`"
+def _about_pay(
+    overall,  # (column, mark) → metric, such as ("gain_greedy", "exact") → dict with value and ci95
+    main,  # the task's main mark: exact, accuracy or iou
+):
+    "Answer whether right answers rose where a trained reward paid more: a dict of name, question, …, detail"
     answer, because = _paid_for_right(
         overall["gain_greedy", "reward"], overall["gain_greedy", main], overall.get(("gain_sampled", main)))
     question = "Where the trained reward pays more, are more answers right?"
@@ -420,14 +485,19 @@ def _about_pay(overall, main):
 
 
 def _about_blind_reward(overall):
-    "Whether the reward is above that of the best blind answer: a question of `_all_questions`"
+    """Answer whether the reward is above that of the best answer that ignores the picture ("blind")
+
+    `overall` maps (column, mark) to a metric. Returns a dict of name, question, answer and detail."""
     question = "Does it earn more than the best answer that ignores the picture?"
     answer, because = _above(overall["after_greedy", "reward"], overall["blind", "reward"])
     return dict(name="beats_blind_reward", question=question, answer=answer, detail=because)
 
 
-def _in_plain_words(question, task):
-    "A question from `questions`, as `_all_questions` returns it: in plainer words, and with `detail`"
+def _in_plain_words(
+    question,  # {name, question, answer, because}, such as "Did greedy exact rise?"
+    task,  # counting, vqa, pointing or zoom
+):
+    "The same question, in plainer words for the names below, and with `detail` in place of `because`"
     words = dict(greedy_rose="More than sharper guessing: is the best guess right more often?",
                  sampled_rose="Are sampled answers right more often?")
     # a box is seldom right or wrong: it overlaps more or less
@@ -439,24 +509,33 @@ def _in_plain_words(question, task):
                 detail=question["because"])
 
 
-def _outcome(rows, task, overall, answers):
+def _outcome(
+    rows,  # dicts with the truth, `answer`, and columns before_greedy and after_greedy: lists of texts
+    task,  # counting, vqa, pointing or zoom
+    overall,  # (column, mark) → metric, such as ("gain_greedy", "exact") → dict with value and ci95
+    answers,  # name of a question → yes, no or cannot tell
+):
     """The one word for a run, a key of `outcomes`, where each word is explained
 
-    `overall` maps (column, mark) to a metric, `answers` the name of a question to yes, no or cannot tell."""
+    First come the faults that make any gain worthless: of several, the first one counts."""
     if answers["different_answers"] == "no":
         return "collapsed"
     different_truths = commonest(rows, "after_greedy", task)["truths"]
-    if different_truths == 1:
+    if different_truths == 1:  # then one answer to everything is always right
         return "one truth"
-    if answers.get("paid_for_right") == "no":
+    if answers.get("paid_for_right") == "no":  # a trained reward pays more, and no more answers are right
         return "gamed"
     _, gain_high = overall["gain_greedy", main_mark(task)]["ci95"]  # upper end of the gain's interval
     return "worse" if gain_high < 0 else _outcome_by_gain(answers)
 
 
 def _outcome_by_gain(answers):
-    "The word for a run without a fault that makes its gain worthless; `answers` as in `_outcome`"
+    """The word for a run whose gain may be worth something, a key of `outcomes`
+
+    `answers`: name of a question → yes, no or cannot tell. Questions about sampled answers may be missing.
+    "surer": only sampled answers got better, so the model makes the same best guesses with less doubt."""
     greedy, sampled = answers["greedy_rose"], answers.get("sampled_rose")
+    # as_meant: most of the gain is in answers that are the truth word for word
     if "yes" in (greedy, sampled) and answers.get("as_meant") == "no":
         return "not as meant"
     if greedy == "yes":
@@ -469,10 +548,13 @@ def _outcome_by_gain(answers):
 
 # Words
 
-def _sentence(outcome, rows, task, overall):
-    """The verdict in one plain sentence or two, with the numbers
-
-    `overall` maps (column, mark) to a metric; a mark is a way of scoring an answer, such as "exact"."""
+def _sentence(
+    outcome,  # a word, one of the keys of `outcomes`
+    rows,  # dicts with the truth, `answer`, and columns before_greedy and after_greedy: lists of texts
+    task,  # counting, vqa, pointing or zoom
+    overall,  # (column, mark) → metric, such as ("gain_greedy", "exact") → dict with value and ci95
+):
+    "The verdict in one plain sentence or two, with the numbers, such as `Better: right answers went from …`"
     change = _change_clause(rows, task, overall)  # most sentences hold it
     if outcome == "collapsed":
         return _collapse_sentence(rows, task, change)
@@ -495,8 +577,12 @@ def _sentence(outcome, rows, task, overall):
     return f"{first_words[outcome]}: {change}."
 
 
-def _change_clause(rows, task, overall):
-    "A clause with the main mark before and after training, such as `right answers went from …`"
+def _change_clause(
+    rows,  # dicts: several with the same `picture` are called questions
+    task,  # counting, vqa, pointing or zoom
+    overall,  # (column, mark) → metric, such as ("gain_greedy", "exact") → dict with value and ci95
+):
+    "`right answers went from 20.0 % to 60.0 % of 50 held-out pictures (…)`, or the mean IoU of boxes"
     main = main_mark(task)  # exact, accuracy or iou
     before, after = overall["before_greedy", main], overall["after_greedy", main]
     gain = overall["gain_greedy", main]
@@ -507,7 +593,11 @@ def _change_clause(rows, task, overall):
     return f"right answers went from {_percent(before)} to {_percent(after)} of {asked}"
 
 
-def _not_meant_sentence(rows, task, overall):
+def _not_meant_sentence(
+    rows,  # dicts: several with the same `picture` are called questions
+    task,  # counting, vqa, pointing or zoom
+    overall,  # (column, mark) → metric, such as ("gain_greedy", "exact") → dict with value and ci95
+):
     "The sentence about a run whose answers became right, but not in the words of the truth"
     main = main_mark(task)
     right_gain = _points(overall["gain_sampled", main])
@@ -517,16 +607,24 @@ def _not_meant_sentence(rows, task, overall):
             f"equal to the truth did not keep up ({verbatim_gain}); {row_count} {_words_for_rows(rows)}.")
 
 
-def _surer_sentence(task, overall, change):
-    "The sentence about a run of which only sampled answers got better; `change` is from `_change_clause`"
+def _surer_sentence(
+    task,  # counting, vqa, pointing or zoom; the IoU of boxes is not called right or wrong
+    overall,  # (column, mark) → metric, such as ("gain_greedy", "exact") → dict with value and ci95
+    change,  # clause such as "right answers went from 20.0 % to 22.0 % of …", about the best guess
+):
+    "The sentence about a run of which only sampled answers got better: it is surer of the same best guesses"
     sampled_gain = _points(overall["gain_sampled", main_mark(task)])
     more = "overlap more" if task == "pointing" else "are right more often"
     no_more = "does not" if task == "pointing" else "is not"
     return f"Surer, not better: sampled answers {more} ({sampled_gain}), the best guess {no_more}: {change}."
 
 
-def _too_few_sentence(rows, task, change):
-    "The sentences about a run with too few pictures; `change` is from `_change_clause`"
+def _too_few_sentence(
+    rows,  # dicts with the truth, `answer`, and columns before_greedy and after_greedy: lists of texts
+    task,  # counting, vqa, pointing or zoom
+    change,  # clause such as "right answers went from 20.0 % to 40.0 % of 5 held-out pictures (…)"
+):
+    "The sentences about a run with too few pictures, with the one answer if nearly all of them got the same"
     one_answer = ""
     if _collapsed(rows, "after_greedy", task):  # nearly all of the few got the same answer
         one_answer = " " + _said_to_all(rows, task)
@@ -539,10 +637,12 @@ def _words_for_rows(rows):
     return "held-out pictures" if pictures_of(rows) is None else "held-out questions"
 
 
-def _collapse_sentence(rows, task, change):
-    """The sentences about a collapsed run: the one answer that it gives, and what its score is worth
-
-    `change` is from `_change_clause`."""
+def _collapse_sentence(
+    rows,  # dicts with the truth, `answer`, and columns before_greedy and after_greedy: lists of texts
+    task,  # counting, vqa, pointing or zoom
+    change,  # clause such as "right answers went from 20.0 % to 40.0 % of …"
+):
+    "The sentences about a run that gives nearly all pictures one answer: which, and what its score is worth"
     finding = _what_is_repeated(rows, task)
     before = _how_uniform_before(rows, task)  # a clause: how often the model gave one answer before
     change = change[0].upper() + change[1:]
@@ -556,34 +656,45 @@ def _best_answer_clause(rows, task):
     return f"always saying “{answer}” {verb} {share}"
 
 
-def _what_is_repeated(rows, task):
-    "A clause that says which answer a collapsed model gives, and how often"
-    after = commonest(rows, "after_greedy", task)
+def _what_is_repeated(
+    rows,  # dicts with the truth, `answer`, and columns before_greedy and after_greedy: lists of texts
+    task,  # counting, vqa, pointing or zoom
+):
+    """`the model says “3” to 49 of 50 held-out pictures, whatever the picture shows`: a clause
+
+    Other words where nearly all rows of each type of VQA question get one answer, and not nearly all rows."""
+    after = commonest(rows, "after_greedy", task)  # text, said (its meaning), count of the n rows
     n, row_words = after["n"], _words_for_rows(rows)  # such as "held-out pictures"
     quoted = f"“{after['text']}”"
     if after["said"] == "none":  # no answer could be read: no count, or no boxes
         quoted = f"what holds no answer, such as {quoted},"
-    if after["count"] >= nearly_all * n:
+    if after["count"] >= nearly_all * n:  # 75 % of the rows
         return f"the model says {quoted} to {after['count']} of {n} {row_words}, whatever the picture shows"
     # So `_collapsed` found an answer for each type of VQA question, not one for all rows.
     return f"one kind of question gets one answer, such as {quoted}, on nearly all {n} {row_words}"
 
 
-def _said_to_all(rows, task):
-    "A sentence that says which answer nearly all of the few pictures got, and how it was before training"
+def _said_to_all(
+    rows,  # dicts with the truth, `answer`, and columns before_greedy and after_greedy: lists of texts
+    task,  # counting, vqa, pointing or zoom
+):
+    "`The model says “3” to 4 of 4 (before training its commonest answer went to 2 of 4).`: a sentence"
     after = commonest(rows, "after_greedy", task)
     before = _how_uniform_before(rows, task)
     return f"The model says “{after['text']}” to {after['count']} of {after['n']} ({before})."
 
 
 def _how_uniform_before(rows, task):
-    "A clause that says to how many pictures the commonest answer went before training"
+    "`before training its commonest answer went to 20 of 50`: of the best guesses in the column before_greedy"
     before = commonest(rows, "before_greedy", task)
     return f"before training its commonest answer went to {before['count']} of {before['n']}"
 
 
-def _one_answer(rows, task):
-    """The best answer to everything, and its mean grade in percent, as text
+def _one_answer(
+    rows,  # dicts with the truth, `answer`
+    task,  # counting, vqa, pointing or zoom
+):
+    """The best answer to everything, and its mean grade in percent, as text: ("3", "40.0 %")
 
     VQA has a best answer for each type of question; the one for most rows is returned."""
     def right(text, row):
@@ -603,9 +714,9 @@ def _percent(m):
 
 
 def _points(gain):
-    "A gain as text: percentage points, the 95 % interval, and by which method that was computed"
+    "A gain as text: `+12.0 points, 95 % interval +3.1 to +20.9, Tango` (the method of the interval)"
     low, high = gain["ci95"]
-    if math.isnan(low):
+    if math.isnan(low):  # too few rows for an interval
         return f"{100 * gain['value']:+.1f} points, no interval"
     interval = f"95 % interval {100 * low:+.1f} to {100 * high:+.1f}, {gain['interval']}"
     return f"{100 * gain['value']:+.1f} points, {interval}"
@@ -627,7 +738,7 @@ def verdict_line(
 def read_answers(
     path: str | Path,  # predictions.jsonl of chapter 05 or 06
 ) -> list:  # rows: `answer`, the truth, is a text; each column of a model's answers (`columns`) is a list
-    "Read the rows of a predictions file that this book wrote; a ValueError names the first line that is none"
+    "Read the rows of a predictions file that vlrlbook wrote; a ValueError names the first line that is none"
     # Files that others wrote are read by chapter 06, which checks each field.
     rows = []
     for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
@@ -666,18 +777,24 @@ def read_verdict(
     return _verdict_with_settings(rows, results.get("settings") or {})
 
 
-def _verdict_with_settings(rows, settings):
-    "The verdict on answers of a run with these settings; of an unknown task or reward `verdict_of` guesses"
+def _verdict_with_settings(
+    rows,  # of the run's predictions file
+    settings,  # dict from its results.json; only task and reward are used, and both may be missing
+):
+    """The verdict on a run's answers
+
+    None for task: `verdict_of` guesses it from the answers. None for reward: the task's own is taken."""
     task = settings.get("task") if settings.get("task") in tuple(by_task) else None
-    # a reward of this book; None for any other, whose code is not run to read a result
+    # a reward of vlrlbook; None for any other, whose code is not run to read a result
     reward = _plain_reward(settings.get("reward"))
     return verdict_of(rows, task, reward)
 
 
 def _plain_reward(spec):
-    """The reward that a run's settings name, if it is one of this book's or a sum of such; else None
+    """The reward that a run's settings name, if it is one of vlrlbook's or a sum of such; else None
 
-    Any other, such as `my.module:function`, would run other people's code only to read a result."""
+    `spec` is a text such as "counting" or "0.9*counting+0.1*format", or None. Any other reward, such as
+    `my.module:function`, would run other people's code only to read a result."""
     # of each term such as "0.9*counting" the name
     names = [term.rpartition("*")[2].strip() for term in (spec or "").split("+")]
     if not all(name in known_rewards for name in names):
