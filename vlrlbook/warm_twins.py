@@ -113,7 +113,7 @@ def lessons(
 def _pointing_lessons(n, seed, family):
     """Lessons of task pointing: `n` drawn samples, and to each the right answer, a box as text.
 
-    Its numbers are in the scale that the family (such as qwen2_5_vl) writes: pixels, thousandths or fractions."""
+    Its numbers are as the family, such as qwen2_5_vl, writes them: pixels, thousandths or fractions."""
     side = by_task["pointing"]["tiny"]["max_image_size"]  # of the pictures, as in the run
     draw = drawn_for(f"tiny-{family}", side)
     samples = draw(n, seed)
