@@ -464,7 +464,7 @@ def load_vlm(
     """Load a vision-language model of one of the six families with its processor, which pads on the left
 
     A `tiny-` name builds an untrained twin instead."""
-    warn_of_untested() # prints libraries whose versions this book was not tested with
+    warn_of_untested() # prints libraries whose versions vlrlbook was not tested with
     # A twin ignores dtype, attention and use_4bit: it is float32, with transformers' own choice of attention.
     if name.startswith("tiny-"):
         model = _load_twin(name)
