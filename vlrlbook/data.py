@@ -209,7 +209,7 @@ def _dataset(records):
     from datasets import Dataset
     from datasets.table import InMemoryTable
     schema = _features().arrow_schema # names and types of the columns
-    records, tables = iter(records), []
+    records, tables = iter(records), [] # tables: one for each thousand rows
     while batch := list(itertools.islice(records, 1000)):
         tables.append(pa.Table.from_pylist(batch, schema=schema))
     # A data set without rows still has its columns.
@@ -221,7 +221,7 @@ def _record(
     sample, # a `Sample`; its own `images` are not used
     pictures, # in their place: dicts of `bytes` and `path`, one of them None, as `datasets` stores pictures
 ):
-    "One row of a data set as a dict, in the columns of `_features`"
+    "One row of a data set as a dict: the six columns that all data sets of vlrlbook have"
     return dict(
         # TRL reads `prompt` and `images`; rewards and reports read the others.
         prompt=_messages(sample.question, len(pictures), sample.turns),
@@ -240,7 +240,9 @@ def _png(image):
     return {"bytes": buffer.getvalue(), "path": None}
 
 def _features():
-    "Names and types of the columns that every data set of this book has"
+    """Names and types of the columns that every data set of vlrlbook has.
+
+    Without them the types would be guessed from the rows, and an empty data set would have no columns."""
     from datasets import Features, Image as Picture, List, Value
     text = Value("string")
     # One part of a message. Arrow gives every part both fields, so the text of an image part is None.
@@ -326,6 +328,7 @@ def convert_vqa(
     _check_conversion(output, input_jsonl, split)
     open_pictures = image_dir is not None # otherwise nobody knows where the picture files are
     # `kept`: (row number, `VQARow`) of each good row
+    # `look`: each picture is opened, and a row whose picture cannot be read is a bad row.
     kept, report = read_vqa_file(input_jsonl, image_dir, keys, skip_bad_rows, look=open_pictures)
     if not open_pictures:
         # The pictures may be elsewhere, so those that are not beside the file of rows are no error.
@@ -360,32 +363,40 @@ def _with_ending(path, ending):
     "Add an ending to a file's name: rows.jsonl and \"train\" give rows_train.jsonl"
     return path.with_stem(f"{path.stem}_{ending}")
 
-def _train_and_test(split, kept, input_jsonl, image_dir):
-    """Indices of training rows and of test rows in `kept`, a list of (row number, `VQARow`).
-
-    `split` is "picture" (rows that share a picture stay on one side) or "published" (VQA-RAD's own split)."""
+def _train_and_test(
+    split, # "picture": rows that share a picture stay on one side; "published": VQA-RAD's own split
+    kept, # (row number in the file, `VQARow`) of each good row
+    input_jsonl, # path of the file that the rows were read from
+    image_dir, # folder of relative picture paths; None: that of the file
+):
+    "Two lists of indices in `kept`: those of the training rows, and those of the test rows"
     if split == "picture":
         folder = Path(image_dir or Path(input_jsonl).parent)
         identities = [] # for each row a list of texts; equal pictures have equal texts
         for _, row in kept:
             identities.append([_picture_identity(picture, folder) for picture in row.pictures])
-        return _split(identities, share=0.2, seed=0)
+        return _split(identities, share=0.2, seed=0) # a fifth for the test, the same rows in each call
     # Only the raw rows have the column that marks VQA-RAD's test rows.
     raw_rows = dict(read_rows(input_jsonl)) # row number → row
     return _published([raw_rows[number] for number, _ in kept])
 
 def _picture_identity(picture, folder):
-    "A text that is equal for equal pictures: the hash of the bytes or, if there is no such file, the path"
+    """A text that is equal for equal pictures: the hash of the bytes or, if there is no such file, the path.
+
+    `picture` is encoded bytes or a path, which may be relative to `folder`."""
     try:
-        return picture_content(located(picture, folder))
-    except DataError:
+        return picture_content(located(picture, folder)) # `located` gives bytes back as they are
+    except DataError: # no such file
         return picture
 
-def _easyr1_row(row, output, absolute):
-    """A `VQARow` as a dict in EasyR1's form: prompt, answer and a list of picture paths.
+def _easyr1_row(
+    row, # `VQARow`: question, answer, and pictures as paths or as encoded bytes
+    output, # path of the file that the row will be written into
+    absolute, # write absolute paths of pictures that were bytes; else paths relative to `output`'s folder
+):
+    """A row as a dict in EasyR1's form: prompt, answer and a list of picture paths.
 
-    Pictures that the row holds as bytes are written into a folder beside `output`. Their paths are made
-    absolute or, if not `absolute`, relative to the folder of `output`."""
+    Pictures that the row holds as bytes are written into a folder beside `output`; paths stay as they are."""
     images = []
     for picture in row.pictures:
         if isinstance(picture, bytes):
@@ -397,17 +408,20 @@ def _easyr1_row(row, output, absolute):
 def _write_picture(picture, output):
     "Write the bytes of a picture into a folder beside `output`, under their hash; returns the new file"
     is_jpeg, is_png = picture.startswith(b"\xff\xd8"), picture.startswith(b"\x89PNG")
-    data = picture if is_jpeg or is_png else as_meant(picture) # other formats are converted to PNG
+    # JPEG and PNG are written as they are; another format, such as TIFF, becomes an RGB PNG.
+    data = picture if is_jpeg or is_png else as_meant(picture)
     suffix = "jpg" if is_jpeg else "png"
     file = output.parent / f"{output.stem}_images" / f"{picture_content(picture)[:32]}.{suffix}"
     with new_file(file) as aside: # a hidden file, renamed to `file` when all is written
         aside.write_bytes(data)
     return file
 
-def _note_missing(kept, folder, report):
-    """Count the rows with a picture that is not found from `folder`, and add a note to the report.
-
-    `folder` is that of the rows' file. It is only a guess, so a missing picture is no error."""
+def _note_missing(
+    kept, # (row number, `VQARow`) of each good row
+    folder, # of the rows' file: a guess where pictures are, so that a missing one is no error
+    report, # `RowReport`; its `notes` are (text, number of rows)
+):
+    "Count the rows with a picture that is not found from `folder`, and add a note to the report if any"
     missing = 0
     for number, row in kept:
         try:
@@ -436,13 +450,20 @@ def vqa_prompt(
     return Template(vqa_template).render(content=content)
 
 # %% ../nbs/01_data.ipynb #xnb47b804
-def _good_rows(dataset, reward, skip, report):
-    "The indices of rows whose true answer earns enough; DataError if there are none. See `with_good_truths`"
+def _good_rows(
+    dataset, # with columns `row` (number in the file) and `answer`
+    reward, # (completion, answer) → dict of its parts
+    skip, # leave bad rows out; False: DataError for the first
+    report, # of the reader; rows that are left out are added to its `skipped`
+):
+    """The indices of rows whose true answer earns enough that a model can learn from it.
+
+    DataError if there are none: then no row could teach anything."""
     faults = {} # true answer → what is wrong with it, or None; each answer is tried once
     good = []
     for index, (row_number, answer) in enumerate(zip(dataset["row"], dataset["answer"])):
         if answer not in faults:
-            faults[answer] = check_truth(reward, answer)
+            faults[answer] = check_truth(reward, answer) # such as "the answer 'x' earns nothing …", or None
         if faults[answer] is None:
             good.append(index)
         else:
@@ -454,7 +475,7 @@ def _good_rows(dataset, reward, skip, report):
     return good
 
 def _leave_out(row_number, fault, skip, report):
-    "Add a row whose true answer has a fault to what `report` says was skipped; DataError without `skip`"
+    "Add a row whose true answer has a `fault`, a text, to the report's `skipped`; without `skip` DataError"
     if not skip:
         raise DataError("row.truth", fault, row=row_number)
     # `image` is a field of a ZIP's report, `entry` one of a table's report.
@@ -483,9 +504,11 @@ def vqa_dataset(
 def _vqa_records(kept, task):
     "Yield one row of a data set, a dict, for each (row number, `VQARow`) in `kept`"
     for number, row in kept:
+        # Task vqa asks for a thought and an answer in tags; other tasks for a short answer, without tags.
         question = vqa_prompt(row.question) if task == "vqa" else row.question
         sample = Sample(question, row.answer, [], task, number)
-        # `needs_white` says of each picture whether it must be converted, such as one with transparency.
+        # `needs_white` says of each picture whether it must be converted: transparency is put on white, and
+        # greys of more than 8 bits are scaled to 8.
         pictures = [_stored(picture, convert) for picture, convert in zip(row.pictures, row.needs_white)]
         yield _record(sample, pictures)
 
@@ -516,12 +539,13 @@ def _stored(picture, convert):
 def _converted(picture):
     "The file in the cache of a picture (a path or bytes) as RGB PNG, written unless it is there"
     data = picture if isinstance(picture, bytes) else Path(picture).read_bytes()
-    # The name is a hash of the bytes, so each picture is converted only once.
+    # The name is a hash of the bytes, so each picture is converted only once. 32 hex digits (128 bits) of it
+    # are enough: no two pictures will have the same.
     file = cache_dir() / "pictures" / f"{hashlib.sha256(data).hexdigest()[:32]}.png"
     if not file.exists():
         # durable=False: it need not survive a power cut, since it can be made again.
         with new_file(file, durable=False) as aside: # a hidden file, renamed when all is written
-            aside.write_bytes(as_meant(data))
+            aside.write_bytes(as_meant(data)) # an RGB PNG: transparency on white, deep greys scaled to 8 bits
     return file
 
 def load_vqa(
@@ -623,11 +647,14 @@ def _groups_of_rows(pictures):
     parent_of = {}
     for names in names_of_rows:
         for name in names:
-            parent_of[_root(parent_of, name)] = _root(parent_of, names[0]) # joins their groups
+            # The groups of this name and of the row's first name become one.
+            parent_of[_root(parent_of, name)] = _root(parent_of, names[0])
     return [_root(parent_of, names[0]) for names in names_of_rows]
 
 def _root(parent_of, name):
-    "The root of the group of `name`, which is its own parent; a new name becomes a group by itself"
+    """The root of the group of `name`, which is its own parent; a new name becomes a group by itself.
+
+    `parent_of`: name → parent, changed in place. With {"a": "b", "b": "b"} the root of "a" is "b"."""
     while parent_of.setdefault(name, name) != name:
         name = parent_of[name]
     return name
@@ -725,7 +752,7 @@ def _scene(rng):
     Returns the picture of 112 × 112 pixels, and for each colour's name the (x, radius) of its disc."""
     image = Image.new("RGB", (112, 112), "white")
     draw = ImageDraw.Draw(image)
-    radii = rng.sample(range(8, 15), 4) # of the disc in each quarter
+    radii = rng.sample(range(8, 15), 4) # of the disc in each quarter, all different: one is the largest
     count = rng.randint(1, 4)
     quarters = rng.sample(range(4), count) # 0 upper left, 1 upper right, 2 lower left, 3 lower right
     colours = rng.sample(range(6), count) # indices in `disc_colours` and in `colour_names`
@@ -769,7 +796,9 @@ def _scene_question(placed, row, rng):
     return "What colour is the largest disc?", max(radius_of, key=radius_of.__getitem__)
 
 def _question_of_presence(colours, is_there, rng):
-    "A question whether there is a disc of some colour, one of `colours` if `is_there`, and its answer"
+    """A question whether there is a disc of some colour, and its answer, "yes" if `is_there`, else "no".
+
+    `colours`: those in the picture, such as ["red", "blue"]: the colour is one of them if `is_there`."""
     absent = [name for name in colour_names if name not in colours]
     colour = rng.choice(colours if is_there else absent)
     article = "an" if colour == "orange" else "a"
@@ -850,7 +879,7 @@ def _from_above(side, cups, gripper):
     draw.rectangle([x - 5, y - 5, x + 5, y + 5], outline="black", width=2)
     return image
 
-def _draw_cup(draw, centre, colour, radius):
+def _draw_cup(draw, centre, colour, radius): # draw: PIL's, on the picture; centre: (x, y)
     "Draw a cup as the camera above sees it: a disc"
     x, y = centre
     draw.ellipse([x - radius, y - radius, x + radius, y + radius], fill=colour)
@@ -869,9 +898,9 @@ def _wrist(
     "Draw what a wrist camera sees: the cup grows as the gripper comes near, and rises when it is lifted"
     image = Image.new("RGB", (side, side), "#d7dde0")
     draw = ImageDraw.Draw(image)
-    radius = 4 + 20 * reach
-    x = side / 2 + direction * 18 * (1 - reach)
-    y = side * (0.65 - 0.3 * lift)
+    radius = 4 + 20 * reach # nearer looks larger
+    x = side / 2 + direction * 18 * (1 - reach) # in the middle when the gripper holds it
+    y = side * (0.65 - 0.3 * lift) # smaller is higher
     draw.ellipse([x - radius, y - radius, x + radius, y + radius], fill=colour)
     # The gripper's own jaw is always in view, at the lower edge.
     draw.rectangle([side / 2 - 30, side - 14, side / 2 + 30, side], fill="#444444")
@@ -917,7 +946,7 @@ def _failing(time, peak):
 
     It rises to `peak` until 0.6; then the cup is lost, and it falls to a fifth of the peak by the end."""
     rise = min(1.0, time / 0.6)
-    fall = max(0.0, time - 0.6) / 0.5 # 0.8 at time 1
+    fall = max(0.0, time - 0.6) / 0.5 # 0.8 at time 1, so that a fifth is left
     return peak * rise - peak * fall
 
 # %% ../nbs/01_data.ipynb #n1e70b07
@@ -971,7 +1000,7 @@ def _lerobot_frame(task, moment, bins, has_label):
     `moment`: (three pictures, progress, reward bin), from `aloha_episode`."""
     import numpy as np
     views, progress, reward_bin = moment
-    one_hot = np.eye(bins, dtype=np.float32)[reward_bin] * has_label
+    one_hot = np.eye(bins, dtype=np.float32)[reward_bin] * has_label # such as [0, 0, 1, 0, 0]
     # LeRobot wants a state and an action. No policy is trained on them: both are just the progress.
     state = np.array([progress], np.float32)
     frame = {"observation.state": state, "action": state, "reward_bins": one_hot, "task": task}
@@ -1038,6 +1067,7 @@ def _check_held_out(held_out, processor):
 
     A problem is a dict of row, code and message. `held_out` may be None."""
     pictures, problems = set(), []
+    # `_rows` yields each row or, if its pictures cannot be decoded, the exception.
     rows = zip(held_out["row"], _rows(held_out)) if held_out is not None else ()
     for number, row in rows:
         if isinstance(row, Exception): # its pictures cannot be decoded
@@ -1046,7 +1076,7 @@ def _check_held_out(held_out, processor):
             continue
         pictures.update(map(picture_key, row["images"]))
         # No training on these rows: it is enough that the processor takes their pictures.
-        _, fault = _tokens_of(processor, row["images"])
+        _, fault = _tokens_of(processor, row["images"]) # fault: a text, or None
         if fault:
             problems.append(dict(row=number, code="image.shape", message=fault))
     return pictures, problems
@@ -1055,7 +1085,9 @@ def _check_held_out(held_out, processor):
 _eight_bit_modes = {"RGB", "L", "RGBA", "P", "LA", "CMYK", "1"}
 
 def _mode_problems(images):
-    "A list of one (code, message) if a picture has more than 8 bits a channel, else an empty list"
+    """A list of one (code, message) if a PIL image has more than 8 bits a channel, else an empty list.
+
+    Such as [("image.mode", "a picture of mode I;16, …")]: its white is 65535, and a processor cuts at 255."""
     deep_modes = {image.mode for image in images} - _eight_bit_modes
     if not deep_modes:
         return []
@@ -1213,7 +1245,9 @@ def load_counting(
         return _dataset(_counting_records(file, folder, task))
 
 def _counting_records(lines, folder, task):
-    "Yield one row of a data set, a dict, for each line of an unpacked counting ZIP's table `rows.jsonl`"
+    """Yield one row of a data set, a dict, for each line of an unpacked counting ZIP's table `rows.jsonl`.
+
+    A line is JSON with row, question, answer and file, the picture's path in `folder`."""
     for line in lines:
         row = json.loads(line)
         sample = Sample(row["question"], row["answer"], [], task, row["row"])
@@ -1228,7 +1262,7 @@ def unpacked_counting_zip(
 ): # datasets.Dataset; `Report` of the rows that were kept and left out
     """A counting ZIP as a data set.
 
-    It is unpacked into the book's cache, in a folder named by the hash of the archive's bytes, so that a
+    It is unpacked into vlrlbook's cache, in a folder named by the hash of the archive's bytes, so that a
     second call only reads that folder."""
     folder = Path(path)
     if not folder.is_dir(): # else the ZIP was unpacked into it before
@@ -1246,6 +1280,7 @@ def _cache_folder(path, kind):
     "The folder in the cache for an unpacked ZIP whose answers are of a kind, counting or pointing"
     with open(path, "rb") as file:
         key = hashlib.file_digest(file, "sha256").hexdigest()[:16]
-    # Which rows are good depends on what the answers shall be, so each kind has a folder of its own.
+    # Which rows are good depends on what the answers shall be, so each kind has a folder of its own. That of
+    # counting has no word for its kind: it was the only kind at first, and old caches are still found.
     prefix = "data" if kind == "counting" else f"data-{kind}"
     return cache_dir() / f"{prefix}-{key}"

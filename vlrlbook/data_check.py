@@ -127,11 +127,16 @@ def _look_for_leaks(
         check.problems.append(DataError("split.leak", message))
 
 
-def _rows_of(path, kind, image_dir, keys, work):
-    """The usable rows of a file, as (row number, object with `pictures`), to be compared with another file.
-
-    An archive is unpacked into the folder `work`; the other arguments are those of `check_file`."""
+def _rows_of(
+    path,  # a file of rows, a counting ZIP, or a folder that one was unpacked into
+    kind,  # of the rows: vqa, preferences, counting or pointing
+    image_dir,  # where picture paths begin; None: beside the file
+    keys,  # which column holds what, such as "question=problem image=scan"
+    work,  # new folder that a ZIP is unpacked into
+):
+    "The usable rows of a file, as (row number, object with `pictures`), to be compared with another file"
     if _is_archive(path):
+        # Not strict: bad rows of this file are no problem of the file that is checked.
         _, _, rows = _unpacked(path, work, _kind_of_zip(kind), strict=False)
     elif kind == "preferences":
         rows, _ = inspect_preferences(path, image_dir, keys)
@@ -161,16 +166,16 @@ def _unpacked(
 
 def _rows_in(folder):
     "The rows of a folder that a counting ZIP was unpacked into, as (row number, object with `pictures`)"
-    rows = []  # in the form that `leaks` takes
+    rows = []  # in the form that `leaks` takes, which looks for pictures in two files
     with open(folder / "rows.jsonl", encoding="utf-8") as file:
         for line in file:
-            row = json.loads(line)
+            row = json.loads(line)  # row (its number), question, answer, file (of its picture)
             rows.append((row["row"], SimpleNamespace(pictures=[str(folder / row["file"])])))
     return rows
 
 
 def _report_in(folder):
-    "Read the `Report` that was written when a counting ZIP was unpacked into this folder"
+    "Read the `Report` that was written when a counting ZIP was unpacked into this folder, else DataError"
     try:
         return Report(**json.loads((folder / "report.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
@@ -193,6 +198,7 @@ def _counting(
     dataset = load_counting(folder, kind)
     # `skip=False`: bad rows of a ZIP were left out already, but an answer that gets nothing from this reward
     # stops a run.
+    # Problems are added to `check`; the result is not needed, since all rows are kept.
     _rewarded_rows(dataset, reward or kind, skip=False, check=check)
     return check, dataset, rows
 
@@ -220,10 +226,12 @@ def _questions(
     return check, dataset, rows
 
 
-def _add_bad_rows(rows, skip_bad_rows, check):
-    """Add a problem to `check` for the first bad row in its report; with `skip_bad_rows` if no row is left.
-
-    `rows`: the usable ones."""
+def _add_bad_rows(
+    rows,  # the usable ones
+    skip_bad_rows,  # bad rows will be left out in training
+    check,  # `DataCheck`; its report has the bad rows in `skipped`
+):
+    "Add a problem to `check` for the first bad row; if bad rows are left out, only if no row remains"
     report = check.report
     if report.skipped and not skip_bad_rows:
         check.problems.append(report.refusal())  # the first bad row as an error
@@ -244,6 +252,7 @@ def _preferences(
     rows, report = inspect_preferences(path, image_dir, keys)
     check = DataCheck(report, "preferences")
     _add_bad_rows(rows, skip_bad_rows, check)
+    # human_ranking: a rank for each response, 0 is the best, such as [0, 1]; equal ranks are a tie.
     all_ties = all(len(set(row.human_ranking)) == 1 for _, row in rows)
     if rows and all_ties:
         message = "no pair has a preference: there is nothing to learn from"
@@ -251,11 +260,16 @@ def _preferences(
     return check, None, rows
 
 
-def _rewarded_rows(dataset, reward, skip, check):
-    """Return the rows whose true answer gets the highest score from the reward named `reward`.
+def _rewarded_rows(
+    dataset,  # questions with their true answers
+    reward,  # its name, such as vqa
+    skip,  # leave rows out whose true answer earns too little for a model to learn from it
+    check,  # `DataCheck`
+):
+    """Return the rows whose true answer the reward pays well, as a data set.
 
-    With `skip`, other rows are left out. Without it, the first of them becomes a problem of `check`, and the
-    result is None."""
+    Without `skip` the first other row becomes a problem of `check`, and the result is None; with it that
+    happens only if no row is left."""
     try:
         return with_good_truths(dataset, load_reward(reward), skip, check.report)
     except DataError as error:

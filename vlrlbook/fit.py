@@ -121,8 +121,8 @@ def model_config(
     import transformers
     if name.startswith("tiny-"):
         family = name.removeprefix("tiny-")
-        return twin_config(family, twin_processor(family).tokenizer)
-    if name in published:
+        return twin_config(family, twin_processor(family).tokenizer)  # the vocabulary is the tokenizer's
+    if name in published:  # the table of known checkpoints, by hub id
         return _published_config(name)
     try:
         return transformers.AutoConfig.from_pretrained(name, local_files_only=True)
@@ -133,10 +133,11 @@ def model_config(
 
 
 def _published_config(name):
-    "The transformers configuration of a checkpoint in `published`, by its hub id"
+    "The transformers configuration of a known checkpoint by its hub id, such as Qwen/Qwen2.5-VL-3B-Instruct"
     import transformers
+    # `tied`: input and output embeddings are one tensor; `text` and `vision`: settings of the two parts
     class_name, tied, text, vision = published[name]
-    # the same in all checkpoints of the table
+    # Ids of special tokens, the same in all checkpoints of the table.
     ids = dict(image_token_id=151655, video_token_id=151656, vision_start_token_id=151652,
                vision_end_token_id=151653)
     return getattr(transformers, class_name)(
@@ -148,19 +149,22 @@ def run_of(
     config=None,  # a transformers configuration; None: that of `settings.model`
     prompt_tokens: int = None,  # of text in a prompt; None: as many as a drawn question of the task has
     pictures: int = 1,  # of a prompt, each of the largest size
-    gpu: bool = None,  # count for a GPU; None: for all but tiny twins
+    gpu: bool = None,  # count for a GPU; None: for all but tiny models, whose names begin with `tiny-`
 ) -> Run:
     "The `Run` of some settings, ready to be counted; SettingsError for a model family that cannot be counted"
     config = model_config(settings.model) if config is None else config
     _check_countable(settings, config.model_type)
-    # `size` names the preset: "tiny" for a tiny twin, else "gpu".
+    # `size` names the preset: "tiny" for a tiny model, which trains on a CPU, else "gpu".
     gpu = settings.size == "gpu" if gpu is None else gpu
     prompt = _prompt(settings, config, prompt_tokens, pictures)
     return Run(settings, config, prompt, gpu)
 
 
-def _check_countable(settings, family):
-    "Raise SettingsError if memory cannot be counted for a model family, such as qwen3_vl, or for `max_looks`"
+def _check_countable(
+    settings,  # `GRPOSettings`; the model's name is for the message, `max_looks` is of calls of a tool
+    family,  # `model_type` of the model's configuration, such as qwen3_vl
+):
+    "Raise SettingsError if a run's memory cannot be counted: in most model families, and with a tool"
     if family not in ("qwen2_vl", "qwen2_5_vl"):
         # In the other families the values of tensors decide what is computed (which of Aria's experts, which
         # of Qwen3-VL's positions), and fake tensors have no values.
@@ -176,7 +180,7 @@ def _prompt(
     config,  # of the model
     text_tokens,  # at least so many tokens beside those of pictures; None: those of a drawn question
     pictures,  # how many, each of the largest size
-):  # a dict, see `Run.prompt`
+):  # input_ids and mm_token_type_ids [1, P], image_grid_thw [pictures, 3], and `patches`, a shape
     "The longest prompt that a run is counted with, as the tensors that a processor would make of it"
     # A tiny model's processor, so that nothing is downloaded. It cuts pictures as the real one does.
     processor = twin_processor(config.model_type)
@@ -202,8 +206,9 @@ def _placeholder_ids(is_picture, picture_id, text_tokens):
 
 
 def _largest_sample(settings, pictures):
-    "A `Sample`: a drawn question of the run's task with `pictures` black pictures of the largest size"
+    "A question of the run's task (`Sample`) with `pictures` black pictures of the largest size it allows"
     from PIL import Image
+    # Only the length of the question counts. Other tasks have longer ones: they say how to answer.
     draw = synthetic_counting if settings.task == "counting" else drawn_questions
     drawn = draw(1, seed=0)[0]
     side = settings.max_image_size
@@ -247,10 +252,14 @@ class _Counter(TorchDispatchMode):
     def leave_out(self, tensors):
         "Do not count these tensors: they existed before the block"
         for tensor in tensors:
+            # A storage in `held` is known, so it is not added later; its entry here says 0 bytes.
             self.held[tensor.untyped_storage()._cdata] = 0
 
 
-def _faked(model, mode):
+def _faked(
+    model,  # changed in place, and returned
+    mode,  # PyTorch's `FakeTensorMode`: tensors made within it have shapes and no numbers
+):
     "Replace every weight and buffer of a model by a fake tensor of the same shape; tied weights stay tied"
     fakes = {}  # id of a real tensor → its fake: a weight that two modules share gets one fake
     for module in model.modules():
@@ -293,7 +302,9 @@ class _FusedAttention(torch.autograd.Function):
 
 
 def _attention_of_a_gpu(query, key, value, *args, **kwargs):
-    "Replaces `scaled_dot_product_attention` while a GPU's memory is counted; masks and options do not matter"
+    """Replaces `scaled_dot_product_attention` while a GPU's memory is counted: an empty output [..., size].
+
+    `_FusedAttention` holds the tensors that a GPU's kernel holds, whatever the mask and the options are."""
     # Under autocast a GPU casts these inputs; here everything runs "on the CPU", with fake tensors.
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else query.dtype
     return _FusedAttention.apply(query.to(dtype), key.to(dtype), value.to(dtype))
@@ -305,12 +316,14 @@ def _dropout_of_a_gpu(x, p=0.5, training=True, inplace=False):
 
 
 def _kernels(run):
-    "Functions and constants to replace while a run is counted: (module, name) -> what stands in its place"
-    # TRL computes the logits of `_chunk_words` words at a time. With a smaller vocabulary a part of its
-    # buffer is never written and takes no memory, so it is not counted.
+    """Functions and constants to replace while a `Run` is counted: (module, name) → what stands in its place.
+
+    Such as (torch.nn.functional, "dropout") → a function that takes the memory of a GPU's dropout."""
+    # TRL computes the logits of `_chunk_words` (32,768) words of the vocabulary at a time. With a smaller
+    # vocabulary a part of its buffer is never written and takes no memory, so it is not counted.
     words = min(_chunk_words, run.config.get_text_config().vocab_size)
     replacements = {(trl.trainer.utils, "_CHUNKED_LOGPROB_CHUNK_SIZE"): words}
-    if run.gpu:
+    if run.gpu:  # a GPU's memory is wanted
         # The count runs on a CPU. These stand-ins hold the tensors that a GPU's kernels would hold.
         functional, attention = torch.nn.functional, "scaled_dot_product_attention"
         replacements[functional, "dropout"] = _dropout_of_a_gpu
@@ -338,9 +351,9 @@ class _FusedHead(torch.autograd.Function):
 
     @staticmethod
     def chunk(hidden, weight):
-        "What is held at once: logits of some tokens over a part of the vocabulary, and that part's weight"
-        dtype = torch.get_autocast_dtype("cpu")
-        part = weight[:_chunk_words].to(dtype)
+        "What is held at once: logits of 4096 tokens at most over 32,768 words, and these words' weight"
+        dtype = torch.get_autocast_dtype("cpu")  # bfloat16; fake tensors lie "on the CPU"
+        part = weight[:_chunk_words].to(dtype)  # of the words that TRL takes at a time
         return hidden.new_empty(min(len(hidden), _chunk_tokens), len(part), dtype=dtype), part
 
     @staticmethod
@@ -370,6 +383,7 @@ def _fuse_head(model):
         "With `fused_lm_head`, as TRL calls it: log-probs (here without meaning) in place of logits"
         if not fused_lm_head:
             return plain_forward(*args, **kwargs)
+        # The last position predicts nothing that is scored, so it is cut off.
         hidden = model.base_model(*args, use_cache=False, **kwargs).last_hidden_state[:, :-1]
         targets = labels[:, 1:]  # each position predicts the next token
         logps = _empty_logps(hidden, targets, model.get_output_embeddings().weight)
@@ -411,8 +425,8 @@ def _small(
     mode,  # `FakeTensorMode`
 ):  # `_Small`
     "A run's model with fewer layers, as fake tensors, and how many bytes its weights and optimizer take"
-    core, model, quantised = _meta_model(run, layers, blocks)
-    sizes = _byte_counts(run.settings, model, quantised)
+    core, model, quantised = _meta_model(run, layers, blocks)  # without and with adapter; ids of weights
+    sizes = _byte_counts(run.settings, model, quantised)  # the fields of `_Small` that are numbers
     _faked(model, mode)
     return _Small(model=model.train(), core=core, **sizes)
 
@@ -427,8 +441,9 @@ def _meta_model(run, layers, blocks):
         dtype = torch.bfloat16 if run.gpu else torch.float32
         config = _shortened(run.config, layers, blocks)
         core = AutoModelForImageTextToText.from_config(config, dtype=dtype)
+        # flash-attn needs a GPU. On one, sdpa runs a kernel that holds as much.
         core.set_attn_implementation("eager" if settings.attention == "eager" else "sdpa")
-        quantised = _cast_for_4bit(core) if settings.use_4bit else set()
+        quantised = _cast_for_4bit(core) if settings.use_4bit else set()  # ids of the weights in 4 bits
         model = _with_adapter(core, settings) if settings.use_lora else core
     if settings.use_4bit:
         for weight in model.parameters():
@@ -438,10 +453,14 @@ def _meta_model(run, layers, blocks):
     return core, model, quantised
 
 
-def _byte_counts(settings, model, quantised):
-    """The fields weights, trained, state and largest of `_Small`, as a dict.
+def _byte_counts(
+    settings,  # `GRPOSettings`; beta is the weight of the KL term, which needs a reference model
+    model,  # with its adapter, if the run has one
+    quantised,  # `id()`s of the weights in 4 bits
+):
+    """Bytes of all weights, of the trained ones and of the optimizer's state, and the largest 4-bit weight.
 
-    `quantised` holds the ids of the weights in 4 bits."""
+    A dict of weights, trained, state (bytes) and largest (numbers of that weight)."""
     parameters = list(model.parameters())
     trained = [w for w in parameters if w.requires_grad]
     weights = sum(_weight_bytes(w, id(w) in quantised) for w in parameters)
@@ -458,7 +477,7 @@ def _byte_counts(settings, model, quantised):
 
 
 def _with_adapter(model, settings):
-    "A model with a new LoRA adapter of the size that the run's settings say"
+    "A model with a new LoRA adapter of the size that the run's settings (`GRPOSettings`) say"
     s = settings
     return add_lora(model, s.lora_r, s.lora_alpha, s.lora_dropout, s.lora_vision)
 
@@ -537,21 +556,22 @@ def _counting(
     "Within the block, count the tensors that are made, without the model's weights and its inputs"
     counter = _Counter()
     counter.leave_out([*small.model.parameters(), *small.model.buffers(), *inputs])
-    # `_kernels`: stand-ins for functions, which hold the tensors that a GPU's kernels would hold.
+    # `_kernels`: stand-ins for functions, which hold the tensors that a GPU's kernels would hold. They are
+    # taken back when the block ends.
     with replaced_methods(_kernels(run)), counter:
         yield counter
 
 
 def _batch(
-    run,  # `Run`
+    run,  # `Run`: P tokens of a prompt, C tokens of an answer at most
     rows,  # each the same prompt with its own pictures
-    mode,  # `FakeTensorMode`
+    mode,  # `FakeTensorMode`: tensors made within it have shapes and no numbers
     answers,  # whether an answer of full length follows each prompt
 ):  # ids and mask [rows, P or P + C]; pixel_values, image_grid_thw and mm_token_type_ids as a dict
     "Model inputs for `rows` copies of the run's prompt: text as real tensors, pixels as a fake one"
     prompt = run.prompt
     C = run.C if answers else 0
-    ids = _with_answers(prompt["input_ids"], rows, C, token=1)
+    ids = _with_answers(prompt["input_ids"], rows, C, token=1)  # any token of text will do
     token_types = _with_answers(prompt["mm_token_type_ids"], rows, C, token=0)  # 0: text
     mask = torch.ones_like(ids)
     if answers and rows > 1:
@@ -566,7 +586,7 @@ def _batch(
 
 
 def _with_answers(prompt, rows, C, token):
-    "[1, P] → [rows, P + C]: in each row the prompt, and behind it C times `token`"
+    "Ids or types of a prompt, [1, P] → [rows, P + C]: in each row the prompt, and behind it C times `token`"
     answers = torch.full((rows, C), token, dtype=torch.long)
     return torch.cat([prompt.expand(rows, -1), answers], 1)
 
@@ -582,12 +602,16 @@ def _trained_step(
     _prepare_training(run, small)  # the model gets TRL's head, which returns log-probs
     for weight in small.model.parameters():
         weight.grad = None  # of an earlier count
-    batch = _batch(run, rows, mode, answers=True)
+    batch = _batch(run, rows, mode, answers=True)  # ids and mask [rows, P + C], and a dict of pixels
     return _shared_pass(run, small, batch) if shared else _stock_pass(run, small, batch)
 
 
-def _stock_pass(run, small, batch):
-    "Most bytes in a forward and backward pass that reads every prompt anew; `batch`: what `_batch` returns"
+def _stock_pass(
+    run,  # `Run`: its prompt has P tokens
+    small,  # `_Small`: its `model` has few layers, and TRL's head, which returns log-probs
+    batch,  # ids and mask [rows, P + C] of prompts and answers, and a dict of pixel_values and the like
+):
+    "Most bytes that a forward and backward pass of stock TRL holds: it reads the prompt of each row anew"
     ids, mask, fields = batch
     labels = ids.clone()
     labels[:, :run.P] = -100  # prompts are not scored
@@ -600,19 +624,23 @@ def _stock_pass(run, small, batch):
     return counter.peak
 
 
-def _shared_pass(run, small, batch):
-    "Most bytes in a forward and backward pass that reads a prompt once for its group; `batch`: of `_batch`"
+def _shared_pass(
+    run,  # `Run`: P tokens of a prompt, C of an answer at most, groups of G answers
+    small,  # `_Small`: `model` is the model of few layers, `core` the same without its adapter
+    batch,  # ids and mask [rows, P + C] of whole groups, and a dict of pixel_values and the like
+):
+    "Most bytes that a forward and backward pass holds in which each prompt is read once for its group"
     core, G = small.core, run.settings.num_generations
     ids, mask, fields = batch
-    use_grouped_attention(small.model)
-    fields = _fields_of_groups(fields, G, run.P)
+    use_grouped_attention(small.model)  # attention that lets the G answers read one copy of their prompt
+    fields = _fields_of_groups(fields, G, run.P)  # of one prompt a group
     features = []
     tower_trains = any(w.requires_grad for w in core.model.visual.parameters())
     if not tower_trains:
         # As in a real run, the tower does not run within the step: its features were remembered before.
         features = _remember(core, fields)
 
-    # Inputs and features were there before, so they are not counted.
+    # Inputs and features were there before, so they are not counted: `peak` is of what is made in the block.
     with _counting(run, small, inputs=[*fields.values(), *features]) as counter:
         scorer = _Scorer(lambda: _autocast(run))  # has the trainer's own method
         logps = scorer.logps(small.model, ids, mask, fields, run.C, G)
@@ -621,8 +649,12 @@ def _shared_pass(run, small, batch):
     return counter.peak
 
 
-def _fields_of_groups(fields, G, P):
-    "The fields of `_batch` for one prompt (P tokens, without an answer) in each group of G rows"
+def _fields_of_groups(
+    fields,  # of all rows: pixel_values [patches, numbers], image_grid_thw, mm_token_type_ids [rows, P + C]
+    G,  # answers of a group, all to the same prompt
+    P,  # tokens of a prompt
+):
+    "The same fields for the prompts alone, one for each group; mm_token_type_ids become [groups, P]"
     # All rows have the same prompt and as many patches, so the first 1/G of each field will do.
     fields = {name: value[:len(value) // G] for name, value in fields.items()}
     fields["mm_token_type_ids"] = fields["mm_token_type_ids"][:, :P]
@@ -638,13 +670,13 @@ def _prepare_training(run, small):
     core = small.core  # the model without its adapter
     vars(core).pop("forward", None)  # remove the head of an earlier call: it replaces the object's `forward`
     if run.gpu:  # counted for a GPU, where TRL's own head would start GPU kernels; the count needs no GPU
-        _fuse_head(core)
+        _fuse_head(core)  # takes as much memory
     else:
         add_fused_lm_head(core, outputs=("log_probs", "entropy"))
     if run.recomputes:
         # Random states are not preserved: they cannot be read under fake tensors, and take little memory.
         core.gradient_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": False})
-        if run.settings.use_lora:
+        if run.settings.use_lora:  # as TRL 1.16 does for an adapter
             small.model.enable_input_require_grads()
 
 
@@ -674,14 +706,15 @@ def _prefill(
     # Undo `_prepare_training`: remove the fused head, which replaces `forward`, and gradient checkpointing.
     vars(small.core).pop("forward", None)
     small.core.gradient_checkpointing_disable()
-    ids, mask, fields = _batch(run, rows, mode, answers=False)
+    ids, mask, fields = _batch(run, rows, mode, answers=False)  # [rows, P], and a dict of pixels
     positions = prompt_positions(small.model, ids, mask, fields)
+    # Only the last position's logits are kept: they give the first token of an answer.
     fields |= dict(position_ids=positions, use_cache=True, logits_to_keep=1)
     # Inputs, above all pixels, were there before, so they are not counted.
     inputs = [value for value in fields.values() if torch.is_tensor(value)]
     with torch.no_grad(), _counting(run, small, inputs) as counter, _autocast(run):
         out = small.model(input_ids=ids, attention_mask=mask, **fields)
-    cache_layers = getattr(out, cache_keyword(small.model)).layers
+    cache_layers = getattr(out, cache_keyword(small.model)).layers  # named past_key_values or cache
     cache_bytes = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache_layers)
     return counter.peak, cache_bytes
 
@@ -695,7 +728,7 @@ def _logits(
 ):  # bytes
     "Most bytes that the vocabulary head holds at once, from hidden states to log-probs and in backward"
     weight = small.core.get_output_embeddings().weight  # [words, size]: the whole model's, and fake
-    tokens = _scored_tokens(run, rows, shared)
+    tokens = _scored_tokens(run, rows, shared)  # how many the head gets
     with mode:  # fake tensors: shapes without numbers
         hidden = torch.empty(tokens, weight.shape[1], dtype=torch.bfloat16 if run.gpu else torch.float32)
         targets = torch.empty(tokens, dtype=torch.long)
@@ -703,12 +736,16 @@ def _logits(
     with _counting(run, small) as counter, _autocast(run):
         logps, *_others = _head_outputs(run, hidden, targets, weight)  # all are held during backward
         logps.sum().backward()
-    weight.grad = None
+    weight.grad = None  # so that the next count does not find it
     return counter.peak
 
 
-def _scored_tokens(run, rows, shared):
-    "How many tokens the vocabulary head scores for so many answers; `shared`: prompts are read once a group"
+def _scored_tokens(
+    run,  # `Run`: P tokens of a prompt, C of an answer at most; `gpu` if it is counted for a GPU
+    rows,  # answers in one forward pass
+    shared,  # whether each prompt is read once for its group, in a pass of its own
+):
+    "How many tokens the vocabulary head scores: prompts and answers, or the answers alone"
     # On a CPU TRL 1.16 scores all tokens that are read (but the last of a row, which predicts nothing), and
     # with shared prompts only answers are read in this pass.
     scores_prompts = not run.gpu and not shared
@@ -718,7 +755,7 @@ def _scored_tokens(run, rows, shared):
 def _head_outputs(run, hidden, targets, weight):
     """Log-probs, and what else the run's vocabulary head returns: (log-probs [tokens], ...).
 
-    `hidden` is [tokens, size], `targets` [tokens], `weight` [words, size]."""
+    `hidden` is [tokens, size], `targets` [tokens], `weight` [words, size]; `run.gpu`: count for a GPU."""
     from trl.kernels.chunked_logprob import ChunkedLogProbFunction
     if run.gpu:
         return (_FusedHead.apply(hidden, weight),)  # holds what TRL's GPU kernel holds, computes nothing
@@ -748,18 +785,19 @@ class _Counted:
             self.parts.append((_small(run, layers, blocks, self.mode), factor))
 
     def of_model(self, name):
-        "An attribute of `_Small` in bytes (weights, trained, state), for the whole model"
+        "Bytes of the whole model's weights, its `trained` weights or its optimizer `state`, by that name"
         return sum(factor * getattr(small, name) for small, factor in self.parts)
 
     def training(self, rows):
         "Most bytes that a forward and backward pass of `rows` answers holds at once, beside weights"
+        # `measure` gives it for one model of few layers. The key is remembered, so nothing is measured twice.
         def measure(small):
             return _trained_step(self.run, small, rows, self.shared, self.mode)
         return self._weighted_sum(self._of_each_part(("training", rows), measure))
 
     def reading(self, rows):
         "Reading `rows` prompts into a cache: (most bytes at once, bytes of the cache)"
-        def measure(small):
+        def measure(small):  # a model of few layers → its two numbers
             return _prefill(self.run, small, rows, self.mode)
         peaks, caches = zip(*self._of_each_part(("reading", rows), measure))
         return self._weighted_sum(peaks), self._weighted_sum(caches)
@@ -775,7 +813,10 @@ class _Counted:
         return self.measured[key]
 
 
-def _sizes_to_build(run, shared):
+def _sizes_to_build(
+    run,  # `Run`; its `config` says how many layers and blocks the whole model has
+    shared,  # whether each prompt is read once for its group
+):
     """Which small models stand for a run's whole model: a list of (layers of text, blocks of vision, factor).
 
     A number of bytes of the whole model is the sum of factor · bytes of the small model."""
@@ -795,8 +836,11 @@ def _sizes_to_build(run, shared):
     ]
 
 
-def _smallest_size(run, shared):
-    "The smallest model to build for a run: (layers of text, blocks of the vision tower)"
+def _smallest_size(
+    run,  # `Run`; `recomputes`: gradient checkpointing is on
+    shared,  # whether each prompt is read once for its group, into a cache
+):
+    "The smallest model whose memory grows as the whole one's: (layers of text, blocks of the vision tower)"
     # Qwen3-VL needs a layer for each block that hands features to one.
     deepstack_blocks = getattr(run.config.vision_config, "deepstack_visual_indexes", None) or ()
     smallest = max(2, len(deepstack_blocks))
@@ -814,14 +858,14 @@ def memory_of_step(
 ) -> dict:  # part: bytes; `training`, `sampling` and `most` are what is held at once
     "Memory of one optimizer step by its parts"
     run = counted.run
-    # bytes that the whole model takes, here for all weights and for the optimizer's state
+    # `of_model`: bytes that the whole model takes, here for all weights and for the optimizer's state
     parts = dict(weights=counted.of_model("weights"), optimizer=counted.of_model("state"))
     small, _ = counted.parts[0]  # a `_Small` of few layers; its head is the whole model's
     parts["logits"] = _logits(run, small, rows, counted.shared, counted.mode)
     in_training = _training_peak(counted, rows, passes)
     # All but the logits, so gradients and the unpacked weight, too.
     parts["activations"] = max(0, in_training - parts["logits"])
-    parts["pictures"] = _picture_bytes(counted, rows * passes)
+    parts["pictures"] = _picture_bytes(counted, rows * passes)  # of all answers of a step
     parts["cache"], in_sampling = _sampling_bytes(counted, rows * passes)
     parts["rewards"] = run.rewards
     if run.settings.use_vllm:
@@ -836,7 +880,7 @@ def _training_peak(counted, rows, passes):
     """Most bytes that a forward and backward pass of `rows` answers holds beside weights and optimizer state.
 
     These are logits, activations and gradients. `counted`: `_Counted`; `passes`: forward passes of a step."""
-    small, _ = counted.parts[0]
+    small, _ = counted.parts[0]  # any of the models of few layers: `largest` is the same in all
     peak = counted.training(rows)
     # bitsandbytes unpacks one 4-bit weight at a time, to 2 bytes a number. `largest` is the number of numbers
     # of the whole model's largest 4-bit weight, 0 if there is none.
@@ -847,12 +891,15 @@ def _training_peak(counted, rows, passes):
 
 
 def _prompts_of(counted, rows):
-    "How many prompts are read for `rows` answers: one for each, or with shared prompts one for a group"
+    "How many prompts are read for `rows` answers: one for each, or where `counted` shares them one a group"
     return rows // counted.run.settings.num_generations if counted.shared else rows
 
 
-def _picture_bytes(counted, rows):
-    "Bytes of the pictures of a step with `rows` answers, which are held all the time"
+def _picture_bytes(
+    counted,  # `_Counted`; `shared` is True where each prompt is read once for its group
+    rows,  # answers of a whole step
+):
+    "Bytes of the pictures of a step, which are held all the time"
     run = counted.run
     patches, patch_size = run.prompt["patches"]  # of all pictures of a prompt; numbers of a patch
     size = _prompts_of(counted, rows) * patches * patch_size * 4  # float32, as the processor makes them
@@ -862,15 +909,18 @@ def _picture_bytes(counted, rows):
     return size
 
 
-def _sampling_bytes(counted, rows):
-    "Memory while `rows` answers are sampled: (bytes of the full cache, most bytes at once, cache included)"
+def _sampling_bytes(
+    counted,  # `_Counted`; `shared` is True where each prompt is read once for its group
+    rows,  # answers that are sampled together
+):
+    "Memory while answers are sampled: (bytes of the full cache, most bytes at once, cache included)"
     run, prompts = counted.run, _prompts_of(counted, rows)
     reading, prompt_cache = counted.reading(prompts)  # most at once, and the prompts' cache
     # A cache grows with each token, so that of the prompts gives that of whole answers.
-    cache = prompt_cache * (run.P + run.C) / run.P
+    cache = prompt_cache * (run.P + run.C) / run.P  # P tokens of a prompt, C of an answer at most
     if counted.shared:
         # The prompts' cache stays beside that of the answers, which has its full length from the beginning.
-        token_bytes = prompt_cache / prompts / run.P
+        token_bytes = prompt_cache / prompts / run.P  # of one token in the cache
         cache = prompt_cache + token_bytes * rows * (run.P + run.C)
     # The peak lies at reading the prompts or at the last token.
     return cache, max(reading, cache + _last_token_bytes(counted, rows))
@@ -881,7 +931,7 @@ def reward_weights(
 ) -> float:  # bytes; 0 where the reward is a rule, or a judge behind an endpoint
     "What the weights of models that are rewards take: they lie beside the policy during the whole run"
     total = 0.0
-    for chapter, folder in trained_rewards(settings.reward):
+    for chapter, folder in trained_rewards(settings.reward):  # such as ("reward_model", "runs/03/model")
         if chapter != "judge":
             total += _bytes_of_trained(Path(folder))
             continue
@@ -899,7 +949,8 @@ def _bytes_of_trained(folder):
         return _bytes_of_files(folder)
     notes = json.loads(adapter_files[0].read_text())
     base = notes["base_model_name_or_path"]
-    for name in ("reward_model.json", "classifier.json"):  # what the loading of either goes by
+    # Its own notes win: the loading of either kind goes by them. `base`: hub id or folder of its base model.
+    for name in ("reward_model.json", "classifier.json"):
         if (folder / name).is_file():
             base = json.loads((folder / name).read_text())["base"] or base
     return _bytes_of_files(folder) + _bytes_of_model(base, use_4bit=False)
@@ -915,7 +966,7 @@ def _bytes_of_model(name, use_4bit):
     "Weights of a model by its name, from its shapes alone and in the number type of its checkpoint"
     from transformers import AutoModelForImageTextToText
     config = model_config(name)
-    # a twin is float32; checkpoints of `published` are bfloat16, and others say it in their config
+    # A tiny random model is float32. Known checkpoints are bfloat16, and others say it in their config.
     dtype = torch.float32 if name.startswith("tiny-") else config.dtype or torch.bfloat16
     with torch.device("meta"):  # shapes without memory
         model = AutoModelForImageTextToText.from_config(config, dtype=dtype)
@@ -924,14 +975,14 @@ def _bytes_of_model(name, use_4bit):
 
 
 def _weight_bytes(weight, is_4bit):
-    "Bytes of one weight"
+    "Bytes of one weight: in the number type that it has or, if `is_4bit`, as bitsandbytes would store it"
     # NF4: half a byte for each number, a byte of scale for 64 of them, and 4 bytes for 256 scales (the scales
     # are quantised, too)
     return weight.numel() * (0.5 + 1 / 64 + 4 / (64 * 256) if is_4bit else weight.element_size())
 
 
 def _last_token_bytes(
-    counted,  # `_Counted`; its `shared` says whether each prompt is read once for its group
+    counted,  # `_Counted`; `shared` is True where prompts are read once a group. `run`: P + C tokens a row
     rows,  # answers that are sampled together
 ):  # bytes
     "What is held for a moment while the last token of each answer is sampled; the cache is not counted"
@@ -956,12 +1007,12 @@ def will_fit(
 ) -> dict:  # `run` (what was counted), `ways` (a row for stock and for shared), `cards` (a row for each size)
     "Memory in GB that a run will take, with stock TRL and with shared prompts, and which cards it fits on"
     run = run_of(settings, prompt_tokens=prompt_tokens, pictures=pictures)
-    usable = [_usable_bytes(run, size) for size in sizes]  # of each card
+    usable = [_usable_bytes(run, size) for size in sizes]  # bytes of each card that the run may take
     ways = []  # a row for "stock", and one for "shared" where prompts can be shared
     largest_groups = {}  # "stock" or "shared" → for each card the most groups that one pass may hold
     for way, counted in _counted_ways(run).items():
-        row = _row_of_way(way, counted)
-        if row is not None:
+        row = _row_of_way(way, counted)  # memory by part in GB
+        if row is not None:  # else a pass holds no whole groups, so prompts cannot be shared
             ways.append(row)
             largest_groups[way] = _largest_groups(counted, usable)
 
@@ -973,7 +1024,9 @@ def will_fit(
 
 
 def _counted_ways(run):
-    "The `_Counted` of a run by the way prompts are read: \"stock\", and \"shared\" where attention allows it"
+    """What counts a run's bytes (`_Counted`), by the way prompts are read: "stock" and "shared".
+
+    Stock TRL reads a prompt for each answer; shared, it is read once for the answers of its group."""
     counted = {"stock": _Counted(run, shared=False)}
     if run.settings.attention in ("auto", "sdpa"):  # other attention functions cannot share a prompt
         counted["shared"] = _Counted(run, shared=True)
@@ -985,7 +1038,8 @@ def _row_of_way(way, counted):
 
     `way` is "stock" or "shared", `counted` the `_Counted` for it."""
     settings = counted.run.settings
-    # answers in a forward pass, and forward passes in a step
+    # Answers in a forward pass, and forward passes in a step: with shared prompts a pass is made of whole
+    # groups, where a step has some.
     rows, passes = whole_groups(replace(settings, shared_prompt=way == "shared"))
     if way == "shared" and rows % settings.num_generations:
         return None  # a pass holds no whole groups
@@ -994,10 +1048,14 @@ def _row_of_way(way, counted):
     return dict(way=way, rows=rows, passes=passes) | gigabytes
 
 
-def _row_of_card(ways, usable, groups):
+def _row_of_card(
+    ways,  # dicts: `way` is "stock" or "shared", `most` the GB that the run takes at its peak
+    usable,  # bytes of the card that a run may take
+    groups,  # way → how many groups of answers would fit into one pass
+):
     """Whether a run fits on a card as it is set, and how many groups would fit into one pass, for each way.
 
-    `ways`: rows of `_row_of_way`; `usable`: bytes of the card; `groups`: way, such as "stock" → groups."""
+    Such as dict(stock_fits=False, stock_groups=3, shared_fits=True, shared_groups=9)."""
     row = {}
     for row_of_way in ways:
         way = row_of_way["way"]
@@ -1007,22 +1065,22 @@ def _row_of_card(ways, usable, groups):
 
 
 def _facts_of(run):
-    "What was counted, for people: model, tokens, answers of a group (G), number type"
+    "What was counted (a `Run`), for people: model, tokens, answers of a group (G), number type"
     return dict(model=run.settings.model, prompt_tokens=run.P, answer_tokens=run.C,
                 G=run.settings.num_generations, recomputes=run.recomputes,
                 number_type="bfloat16" if run.gpu else "float32")
 
 
 def _usable_bytes(run, size):
-    "How many bytes of a card of `size` GB a run may take"
-    share = 1.0
+    "How many bytes of a card of `size` GB a `Run` may take: less with vLLM on the same card"
+    share = 1.0  # of the card
     if run.settings.use_vllm and run.settings.vllm_mode == "colocate":
         share -= run.settings.vllm_gpu_memory_utilization  # vLLM's engine lies on the same card
-    return (size * share - _left_free_gb) * GiB
+    return (size * share - _left_free_gb) * GiB  # a GB stays free for what is not counted
 
 
 def _largest_groups(
-    counted,  # `_Counted`
+    counted,  # `_Counted`, from which `memory_of_step` computes the bytes of any number of answers
     limits,  # bytes, a number for each card
 ):  # a list of numbers of groups, 0 where not even one fits
     "The most groups that fit under each limit when a step is a single forward pass"
@@ -1033,8 +1091,12 @@ def _largest_groups(
     return [_groups_within(limit, one_group, two_groups) for limit in limits]
 
 
-def _groups_within(limit, one_group, two_groups):
-    "How many groups fit into `limit` bytes, from the memory of one and of two groups (of `memory_of_step`)"
+def _groups_within(
+    limit,  # bytes of a card
+    one_group,  # bytes that are held in `training` and in `sampling`, if a step has one group of answers
+    two_groups,  # the same with two groups
+):
+    "How many groups of answers fit into `limit` bytes, if each more takes what the second one takes"
     fits = []  # how many groups fit in training, and in sampling
     for part in ("training", "sampling"):
         of_each_more = two_groups[part] - one_group[part]
@@ -1050,8 +1112,11 @@ def fit_tables(
     return [_table_of_parts(found["run"], found["ways"]), _table_of_cards(found)]
 
 
-def _table_of_parts(run, ways):
-    "A `Table` of a run's memory in GB by part, a row for each way: prompts \"stock\" or \"shared\""
+def _table_of_parts(
+    run,  # facts as a dict: model, prompt_tokens, answer_tokens, number_type, recomputes
+    ways,  # dicts: `way` ("stock" or "shared"), `rows` of a pass, `passes` of a step, and GB by part
+):
+    "A `Table` of a run's memory in GB by part, a row for each way in which prompts are read"
     parts = ["weights", "optimizer", "activations", "logits", "cache", "training", "sampling", "most"]
     if ways[0]["rewards"]:  # weights of models that are rewards
         parts.insert(1, "rewards")
@@ -1067,7 +1132,9 @@ def _table_of_parts(run, ways):
 
 
 def _table_of_cards(found):
-    "A `Table` of what fits on each card, from the result of `will_fit`"
+    """A `Table` of what fits on each card, a row for each of `found["cards"]`.
+
+    `found` is the result of `will_fit`: `run` (with G, answers of a group), `ways` and `cards`."""
     rows = []
     for card in found["cards"]:  # gb, and for each way such as "stock": stock_fits, stock_groups
         row = {"GB of the card": card["gb"]}
@@ -1093,7 +1160,7 @@ def real_model(
     limit_pixels(processor, run.settings.max_image_size)
     config = _with_ids_of(processor, run.config)
     on_gpu = torch.cuda.is_available()
-    torch.manual_seed(0)
+    torch.manual_seed(0)  # the same weights in every run
     with torch.device("cuda" if on_gpu else "cpu"):
         dtype = torch.bfloat16 if on_gpu else torch.float32
         model = AutoModelForImageTextToText.from_config(config, dtype=dtype)
@@ -1103,7 +1170,9 @@ def real_model(
 
 
 def _with_ids_of(processor, config):
-    "A copy of a model's configuration with a processor's ids for pictures"
+    """A copy of a model's configuration with a processor's ids for pictures.
+
+    The model finds a picture's place by them, and a small tokenizer has other ids than the checkpoint's."""
     config = copy.deepcopy(config)
     config.image_token_id = processor.image_token_id
     config.vision_start_token_id = processor.tokenizer.convert_tokens_to_ids("<|vision_start|>")
@@ -1121,7 +1190,7 @@ def real_steps(
     if settings.use_lora:
         model = _with_adapter(model, settings)
     samples = _drawn_samples(steps * settings.prompts_per_step, settings.max_image_size)
-    # The run's settings, but few steps on drawn pictures, without checkpoints or reports.
+    # The run's settings, but few steps on drawn pictures (data=None), without checkpoints or reports.
     changed: dict = dict(max_steps=steps, save_steps=0, logging_steps=1, report_to="none", data=None)
     short = replace(settings, **changed)
     trainer = make_trainer(short, model, processor, to_dataset(samples))
@@ -1144,7 +1213,7 @@ def _drawn_samples(count, side):
 
 def measured_mb(
     settings: dict,  # of the run
-    shape: dict,  # `width`, `depth` and `vocabulary` of a Qwen2.5-VL twin
+    shape: dict,  # `width`, `depth` and `vocabulary` of a tiny Qwen2.5-VL with random weights
 ) -> float:  # MB
     """Most memory that a real run of a tiny model takes on a CPU, without that of the libraries.
 
@@ -1162,7 +1231,7 @@ def twin_run(
     settings: dict,  # of the run
     shape: dict,  # `width`, `depth` and `vocabulary`
 ) -> Run:  # on a CPU
-    """A `Run` for a twin of a given shape: an untrained Qwen2.5-VL of few and narrow layers.
+    """A `Run` for a tiny model (twin) of a given shape: an untrained Qwen2.5-VL of few and narrow layers.
 
     It is so small that its memory can be measured, too, and compared with what is counted."""
     config = twin_config("qwen2_5_vl", twin_processor("qwen2_5_vl").tokenizer, shape["width"], shape["depth"])
@@ -1183,13 +1252,16 @@ def counted_step(
 
 def counted_mb(
     settings: dict,  # of the run
-    shape: dict,  # `width`, `depth` and `vocabulary` of a Qwen2.5-VL twin
+    shape: dict,  # `width`, `depth` and `vocabulary` of a tiny Qwen2.5-VL with random weights
 ) -> float:  # MB at once
     "Most memory that a run of a tiny model takes on a CPU: counted here, where `measured_mb` measures it"
     return counted_step(twin_run(settings, shape))["most"] / 2**20
 
 
-def _measure_here(settings, shape):
+def _measure_here(
+    settings,  # a dict, by the names of `GRPOSettings`
+    shape,  # `width`, `depth` and `vocabulary` of a tiny model
+):
     """MB that a run adds to this process at its peak.
 
     A very small run goes first, so that all libraries are loaded and not counted."""

@@ -79,12 +79,14 @@ def grpo_loss(
     return _mean_loss(loss * mask, mask, loss_type)
 
 def _kl(logps, ref_logps):
-    "KL of each token to the reference model, by the k3 estimator, which is never below 0"
+    "KL of each token to the reference model, [rows, C], by the k3 estimator, which is never below 0"
+    # On average over tokens that the policy has sampled, ratio - log ratio - 1 is the KL divergence.
     log_ref_ratio = ref_logps - logps
     return log_ref_ratio.exp() - log_ref_ratio - 1
 
 def _mean_loss(loss, mask, loss_type):
     "The mean of a loss [rows, C] over all tokens (dapo), or over answers of their means (grpo)"
+    # The loss is 0 already where `mask` is; clamp: an answer without a token gives 0, not NaN.
     if loss_type == "dapo": return loss.sum() / mask.sum().clamp(min=1)
     if loss_type == "grpo": return (loss.sum(1) / mask.sum(1).clamp(min=1)).mean()
     raise ValueError(f"by hand there is dapo and grpo, not {loss_type!r}")
@@ -118,8 +120,13 @@ def make_trainer(
     share_prompts(trainer, settings.shared_prompt, settings.picture_memory_mb)
     return trainer
 
-def _reward_for_trl(settings, model, processor, recorder):
-    "The reward that `settings` name, as TRL calls it on a batch; `recorder`: called with each batch, or None"
+def _reward_for_trl(
+    settings, # `GRPOSettings`
+    model, # its generation config names tokens that end an answer
+    processor, # of the model
+    recorder, # called with the answers and rewards of each batch, or None
+):
+    "The reward that `settings` name, as TRL calls it on a batch of answers"
     recorders = [recorder] if recorder else []
     if settings.keep_completions: recorders.append(Completions(settings.output_dir))
     # An answer that was cut at the token limit is "paid" like any other, "masked" (left out of its group), or
@@ -130,13 +137,18 @@ def _reward_for_trl(settings, model, processor, recorder):
     return for_trl(load_reward(settings.reward), recorder=record, name="reward",
                    group_size=settings.num_generations, when_cut=when_cut, end_tokens=ends)
 
-def _callbacks(settings, processor, held_out, log):
-    "The callbacks of a run's trainer, whose rows go into the `RunLog`; `held_out`: see `make_trainer`"
+def _callbacks(
+    settings, # `GRPOSettings`
+    processor, # of the model
+    held_out, # `Sample`s that are asked every `eval_steps`; None asks nothing
+    log, # `RunLog`, which gets a row per logged step
+):
+    "The callbacks of a run's trainer: they fill the log, stop when asked, and ask the held-out samples"
     # Copies TRL's columns, renamed by `logged_as`, and the reward's parts (part/…) into `log`.
     run_log = RunLogCallback(log, logged_as, "GRPO", prefix="part/")
     # A stop that was asked for waits until every batch of answers has had its `num_iterations` steps.
     callbacks = [run_log, StopWhenAsked(every=settings.num_iterations)]
-    if settings.eval_steps and held_out:
+    if settings.eval_steps and held_out: # 0 steps: held-out samples are asked before and after the run only
         # First, so that its row of a step stands in the log before that of the training.
         callbacks.insert(0, HeldOutReward(processor, held_out, settings, log))
     return callbacks
@@ -161,7 +173,8 @@ def load_policy(
 
 # %% ../nbs/05_grpo.ipynb #xnb71eaf4
 def _load(settings, first):
-    "Training and held-out data set, model and processor of a run; SettingsError for rows it cannot train on"
+    "Training and held-out data set, model, processor of a run; SettingsError for rows it cannot train on"
+    # Rows are checked last: by the model's processor, which knows how many tokens a prompt has.
     train, held_out, report = load_data(settings) # report: what was wrong with rows, None for drawn ones
     if first and report: print(report) # first: of all processes
     model, processor = load_policy(settings)
@@ -169,23 +182,30 @@ def _load(settings, first):
     if checked.problems: raise SettingsError(repr(checked))
     return train, held_out, model, processor
 
-def _compared(settings, train, samples, before, after):
-    """(The results of a run as a dict, a row for each held-out picture), by the answers before and after it.
-
-    `train`: the rows of training; `samples`: held out; `before` and `after`: from `predict_together`."""
+def _compared(
+    settings, # `GRPOSettings`
+    train, # data set of the training, with columns `question` and `answer`
+    samples, # held-out `Sample`s
+    before, # "greedy" and "sampled" → the answers to each of them (a list of texts) before the run
+    after, # the same after it
+):
+    "(The results of a run as a dict, a row for each held-out picture), by the answers before and after it"
     reward = load_reward(settings.reward)
+    # Not `for row in train`, which would decode every picture.
     rows = [dict(question=q, answer=a) for q, a in zip(train["question"], train["answer"])]
     blind = baselines(rows, settings.task, reward) # what answers without a look at the picture earn
     return results_of(settings, samples, before, after, reward, blind)
 
 def _unmeasured(settings, wanted) -> dict:
-    "The results of a run whose held-out pictures were not asked, though perhaps `wanted`"
+    "The results, a dict, of a run whose held-out pictures were not asked, though perhaps `wanted`"
     why = "nobody asked for it"
+    # No process has the whole model then, so none can generate answers by itself.
     if wanted: why = "its weights lie on several processes; `vlrlbook evaluate --adapter` measures it"
     return dict(verdict=not_measured(f"The run was not measured: {why}."), settings=asdict(settings))
 
 def _numbers_of_run(trainer, started):
-    "Steps, processes, time since `started`, memory and versions of a run that has trained"
+    "Steps, processes, time since `started`, memory and versions of a run that has trained, as a dict"
+    # started: of `time.time()`; sharing_state: "on", or "off: " and the reason
     return dict(steps=trainer.state.global_step, processes=trainer.accelerator.num_processes,
                 seconds=time.time() - started, peak_memory_mb=peak_memory_mb(),
                 shared_prompt=sharing_state(trainer), **run_facts())

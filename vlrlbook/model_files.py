@@ -58,7 +58,9 @@ def copy_descriptions(
 
 
 def _is_excluded(inside, leave):
-    "Whether a path inside a model directory is hidden, of a training run, or fits the patterns `leave`"
+    """Whether a path inside a model directory is hidden, of a training run, or fits the patterns `leave`
+
+    `inside`: a `Path` relative to it, such as checkpoint-40/config.json; `leave`: such as ("*.csv",)."""
     patterns = (".*", *_files_of_a_run, *leave)
     return any(_matches(part, patterns) for part in inside.parts) # also by a folder around the file
 
@@ -117,7 +119,11 @@ def replace_weights(
     return len(changed)
 
 
-def _check_replaceable(files, changed, model):
+def _check_replaceable(
+    files, # paths of a model's safetensors files
+    changed, # name of a tensor → its new numbers
+    model, # name of the model, for the message
+):
     "Raise ValueError unless each tensor of `changed` is in one of the files, of floats and of the same shape"
     stored = {} # tensor → {dtype, shape, data_offsets}, over all files
     for path in files:
@@ -127,8 +133,8 @@ def _check_replaceable(files, changed, model):
         if name not in stored:
             suggestion = nearest(name, list(stored)) # ": did you mean …?", or a list of all
             raise ValueError(f"{model}: no weight file holds {name!r}{suggestion}")
-        shape, stored_type = stored[name]["shape"], stored[name]["dtype"]
-        is_quantised = stored_type not in _torch_names # not a floating type
+        shape, stored_type = stored[name]["shape"], stored[name]["dtype"] # such as [640, 128] and BF16
+        is_quantised = stored_type not in _torch_names # not one of the floating types F64, F32, F16, BF16
         if is_quantised or list(tensor.shape) != shape:
             raise ValueError(
                 f"{model}: {name!r} is stored as {stored_type} {shape}, its new numbers are "
@@ -143,7 +149,7 @@ def _rewrite(
 ):
     "Copy one weight file with some tensors replaced; one tensor at a time is in memory"
     header, begin = read_header(source) # begin: place of the first number, behind the header
-    names = _names_by_place(header)
+    names = _names_by_place(header) # the order in which the numbers lie in the file, so it is read once
     types = _new_types(header, names, dtype) # tensor → its type in the new file, such as BF16
     is_converted = any(types[name] != header[name]["dtype"] for name in names)
     with open(source, "rb") as old, open(target, "wb") as new:
@@ -161,10 +167,14 @@ def _rewrite(
                 new.write(_as_bytes(name, tensor, types[name]))
 
 
-def _new_types(header, names, dtype):
+def _new_types(
+    header, # of the old file: tensor → {dtype, shape, data_offsets}
+    names, # of its tensors
+    dtype, # torch's name of the new type, such as bfloat16; None: every tensor keeps its own
+):
     """Return the type of each tensor in a new file: tensor → safetensors' name of the type, such as BF16
 
-    Floating tensors get the type `dtype`, torch's name; with None, and in any other tensor, it stays."""
+    Floating tensors get the new type. All others, such as whole numbers, keep their own."""
     types = {}
     for name in names:
         old_type = header[name]["dtype"]
@@ -176,20 +186,22 @@ def _new_types(header, names, dtype):
 def _read_tensor(file, entry):
     "Read a floating tensor at the current place of an open file; `entry`: its dtype, shape and data_offsets"
     import torch
-    first, end = entry["data_offsets"]
-    dtype = getattr(torch, _torch_names[entry["dtype"]])
+    first, end = entry["data_offsets"] # bytes, of which only the number is used here
+    dtype = getattr(torch, _torch_names[entry["dtype"]]) # such as BF16 → torch.bfloat16
     numbers = torch.frombuffer(bytearray(file.read(end - first)), dtype=dtype)
     return numbers.reshape(entry["shape"])
 
 
 def _names_by_place(header):
-    "Return the names of a file's tensors in the order in which their numbers lie in the file"
+    """Return the names of a file's tensors in the order in which their numbers lie in the file
+
+    `header`: tensor → {dtype, shape, data_offsets}, and __metadata__, which is no tensor."""
     names = [name for name in header if name != "__metadata__"]
     return sorted(names, key=lambda name: header[name]["data_offsets"]) # [first byte, byte behind the last]
 
 
 def _copy_bytes(old, new, count):
-    "Copy `count` bytes from one open file to another, a piece at a time"
+    "Copy `count` bytes from the open file `old` to the open file `new`, a piece at a time"
     while count:
         piece = old.read(min(count, _copied_at_once)) # at most 16 MiB in memory
         if not piece:
@@ -200,6 +212,7 @@ def _copy_bytes(old, new, count):
 
 def _as_bytes(name, tensor, new_type):
     "Return a tensor's numbers as bytes of a type such as BF16; ValueError if one is infinite or NaN in it"
+    # `name` is for the message. Infinite numbers would make a model that computes nothing but NaN.
     import torch
     dtype = getattr(torch, _torch_names[new_type])
     tensor = tensor.detach().cpu()
@@ -227,6 +240,7 @@ def _new_header(
     end = 0
     for name in names:
         size = _new_size(header[name], types[name])
+        # [first byte, byte behind the last], counted from the end of the header
         table[name] = dict(dtype=types[name], shape=header[name]["shape"], data_offsets=[end, end + size])
         end += size
 
@@ -240,16 +254,20 @@ def _new_size(entry, new_type):
     "Return the bytes of a tensor in another number type, such as BF16; `entry`: its dtype and data_offsets"
     first, last = entry["data_offsets"]
     size = last - first
-    if new_type == entry["dtype"]:
+    if new_type == entry["dtype"]: # also a type that is not in the table below, such as I64
         return size
     bytes_per_number = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
     return size // bytes_per_number[entry["dtype"]] * bytes_per_number[new_type]
 
 
-def _copy_index(source, target, dtype):
-    """Copy the table (index) that says which weight file holds which tensor
+def _copy_index(
+    source, # directory of the old model
+    target, # directory of the new one, which has its weight files already
+    dtype, # name of the new type of all floating tensors; None: no tensor's size has changed
+):
+    """Copy the table (index) that says which weight file holds which tensor, if the model has one
 
-    Where a new `dtype` has changed the sizes of tensors, the total size in it is computed again."""
+    A new number type changes the sizes of tensors, so the total size in the table is computed again."""
     for path in source.glob("*.safetensors.index.json"):
         if dtype is None:
             shutil.copyfile(path, target / path.name)
@@ -321,9 +339,10 @@ def _problems_of_config(config):
     parts = {"config.json": config, "config.json, text_config": config.get("text_config") or {}}
     for where, part in parts.items():
         if "rope_parameters" in part and "rope_theta" not in part:
+            # rope: rotary positions, which transformers 5 describes in one dict, 4 in two entries
             problems.append(f"{where}: rope_parameters without rope_theta, "
                             "and transformers 4 would take its own default")
-    text = config.get("text_config")
+    text = config.get("text_config") # where transformers 4 looks; unset there, the output head stays random
     if text and config.get("tie_word_embeddings") and not text.get("tie_word_embeddings"):
         problems.append("config.json: tie_word_embeddings is true at the top alone, "
                         "where transformers 4 does not look")
@@ -336,6 +355,7 @@ def _problems_of_tokenizer(tokenizer):
     if tokenizer.get("tokenizer_class") in _tokenizer_classes: # those that only transformers 5 has
         problems.append(f"tokenizer_config.json: tokenizer_class {tokenizer['tokenizer_class']}, "
                         "which transformers 4 does not have")
+    # A dict is read by both: name, such as image_token → token.
     if isinstance(tokenizer.get("extra_special_tokens"), list):
         problems.append("tokenizer_config.json: extra_special_tokens is a list, "
                         "where transformers 4 wants names")
@@ -366,13 +386,14 @@ def _split_processor_file(folder):
     """Give each part of a processor a file of its own, as transformers 4 reads it
 
     transformers 5 keeps all parts in processor_config.json."""
-    processor = _read_json(folder / "processor_config.json")
-    if not processor:
+    processor = _read_json(folder / "processor_config.json") # {} if there is no such file
+    if not processor: # there is no processor, or each part has a file of its own already
         return
     file_of_part = {"image_processor": "preprocessor_config.json",
                     "video_processor": "video_preprocessor_config.json"}
     for part, name in file_of_part.items():
         if part in processor:
+            # Each file must say which class all parts belong to.
             content = {"processor_class": processor["processor_class"]} | processor[part]
             write_json(folder / name, content)
     rest = {key: value for key, value in processor.items() if key not in file_of_part}
@@ -414,9 +435,9 @@ def _read_json(path):
 
 
 def _config_for_4(config):
-    """Return config.json, or a config inside it, as transformers 4 reads it
+    """Return config.json of transformers 5, or a config inside it, a dict, as transformers 4 reads it
 
-    Above all, `rope_parameters` become `rope_theta` and `rope_scaling`."""
+    Above all, `rope_parameters` (of rotary positions) become `rope_theta` and `rope_scaling`."""
     out = {}
     for key, value in config.items():
         if key == "rope_parameters" and value is not None:
@@ -436,7 +457,7 @@ def _config_for_4(config):
 
 def _copied_to_text_config(config):
     "Return the values at the top of a config that transformers 4.57 reads in its text_config instead"
-    copied = {}
+    copied = {} # added to the text_config by the caller
     # Whether input and output embeddings are one tensor. If this is missing in text_config, 4.57 leaves the
     # output head with random weights.
     if config.get("tie_word_embeddings") is not None:
@@ -451,7 +472,7 @@ def _with_both_dtypes(config):
     """Return a config with its number type under two names, if it has one
 
     transformers 5 reads `dtype`, and 4 reads `torch_dtype`."""
-    stored_types = [config[name] for name in _dtype_keys if name in config]
+    stored_types = [config[name] for name in _dtype_keys if name in config] # such as ["bfloat16"]
     if not stored_types:
         return config
     return config | dict.fromkeys(_dtype_keys, stored_types[0])
@@ -461,7 +482,9 @@ def _rope_for_4(
     parameters, # rope_parameters: how rotary positions are computed
     owner, # model_type of the config that they stand in, for the message
 ):
-    "Return {rope_theta, rope_scaling} of transformers 4, made of `rope_parameters` of transformers 5"
+    """Return {rope_theta, rope_scaling} of transformers 4, made of `rope_parameters` of transformers 5
+
+    {"rope_type": "default", "rope_theta": 1e6} → {"rope_theta": 1e6, "rope_scaling": None}."""
     if "rope_theta" not in parameters:
         raise SettingsError(f"config.json, {owner}: rope_parameters = {parameters} hold no rope_theta, or "
                             "differ from layer to layer, which transformers 4.57 has no words for")
@@ -486,17 +509,17 @@ def _vision_config_for_4(config):
 
 
 def _tokenizer_for_4(config):
-    "Return tokenizer_config.json as transformers 4 reads it"
+    "Return the content of transformers 5's tokenizer_config.json, a dict, as transformers 4 reads it"
     # `backend` is new in transformers 5; `extra_special_tokens` is set again below, in 4's form.
     out = {key: value for key, value in config.items() if key not in ("backend", "extra_special_tokens")}
     name = out.get("tokenizer_class")
     if name is not None:
-        out["tokenizer_class"] = _tokenizer_classes.get(name, name)
+        out["tokenizer_class"] = _tokenizer_classes.get(name, name) # a class that 4 lacks → its counterpart
 
     extra = config.get("extra_special_tokens")
     if isinstance(extra, list) and extra: # a list is called `additional_special_tokens` in transformers 4
         out["additional_special_tokens"] = extra
-    named_tokens = _named_tokens(config)
+    named_tokens = _named_tokens(config) # name, such as image_token → token
     if named_tokens:
         out["extra_special_tokens"] = named_tokens
     return out

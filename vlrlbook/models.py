@@ -54,7 +54,7 @@ The answer is the first second response better worse"""
 
 @cache
 def _trained_tokenizer() -> str:
-    "Train the tokenizer of all tiny models of this book, once a process, and return it as JSON"
+    "Train the tokenizer of all tiny models of vlrlbook, once a process, and return it as JSON"
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -73,7 +73,7 @@ def _trained_tokenizer() -> str:
 def tiny_tokenizer(
     **more: str, # names that a family's processor looks for, and the special tokens that they stand for
 ): # transformers tokenizer, padding on the left as generation needs it
-    "Return a byte-level BPE tokenizer, trained on the sentences of this book"
+    "Return a byte-level BPE tokenizer, trained on a few sentences such as vlrlbook's questions and answers"
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
     # Each becomes an attribute of the tokenizer: the processors of Qwen and Aria read `image_token` from it.
@@ -93,10 +93,10 @@ families = {"qwen2_vl": "Qwen/Qwen2-VL-2B-Instruct", "qwen2_5_vl": "Qwen/Qwen2.5
 # %% ../nbs/00a_models.ipynb #xnfbafb38
 def _qwen_config(
     family, # one of the four Qwens, such as qwen2_5_vl
-    common, # settings of the language model that all twins share
+    common, # dict of settings of the language model that all families share, such as hidden_size
     ids, # special token → its id
 ):
-    "Return the configuration of a Qwen twin"
+    "Return the configuration of a tiny Qwen (a twin: the real class with few and narrow layers)"
     import transformers
     classes = {"qwen2_vl": "Qwen2VLConfig", "qwen2_5_vl": "Qwen2_5_VLConfig",
                "qwen3_vl": "Qwen3VLConfig", "qwen3_5": "Qwen3_5Config"}
@@ -107,7 +107,7 @@ def _qwen_config(
         vision_start_token_id=ids["<|vision_start|>"], vision_end_token_id=ids["<|vision_end|>"])
 
 def _qwen_text_settings(family, width):
-    "Return the settings that only a Qwen's language model has, of hidden size `width`, as a dict"
+    "Return the settings that only a tiny Qwen's language model has, of hidden size `width`, as a dict"
     if family == "qwen3_5":
         return _qwen3_5_settings(width)
     # mrope_section: of a head's 16 rotary pairs 4 encode time, 6 height and 6 width.
@@ -127,7 +127,7 @@ def twin_config(
 ): # a transformers configuration
     """Return the configuration of a tiny model (twin) of `family`: the real class, about a million parameters
 
-    Its weights are random, and it runs on a CPU; the book's tests and first lessons train it."""
+    Its weights are random, and it runs on a CPU; vlrlbook's tests and first lessons train it."""
     ids = {t: tokenizer.convert_tokens_to_ids(t) for t in special_tokens}
     # Settings that all six language models call the same. An attention head is 32 wide in each of them.
     common = dict(
@@ -147,13 +147,13 @@ def _vision_config(
     width, # hidden size of the language model
     spread, # standard deviation of the initial weights
 ):
-    "Return the settings of a Qwen twin's vision tower, which has three layers, as a dict"
+    "Return the settings of a tiny Qwen's vision tower, which has three layers, as a dict"
     # `out_hidden_size` is the width of the tower's output, which must be the language model's. Qwen2-VL
     # calls it `hidden_size`, and the tower's own width `embed_dim`.
     tower_sizes = dict(hidden_size=64, intermediate_size=128, out_hidden_size=width)
     settings_of = dict(
         qwen2_vl=dict(embed_dim=64, hidden_size=width, mlp_ratio=2, patch_size=14),
-        # All three layers have full attention: the largest picture of a twin is one window of 112 pixels.
+        # All three layers have full attention: the largest picture here is one window of 112 pixels.
         qwen2_5_vl=dict(tower_sizes, patch_size=14, window_size=112, fullatt_block_indexes=[0, 1, 2]),
         # A position for each of the 8 × 8 patches of the largest picture. The outputs of layers 0 and 1 also
         # go directly to the language model (DeepStack).
@@ -163,7 +163,7 @@ def _vision_config(
     return dict(depth=3, num_heads=4, spatial_merge_size=2, initializer_range=spread) | settings_of[family]
 
 def _qwen3_5_settings(width): # hidden size of the language model
-    "Return the settings that only Qwen3.5's language model has, as a dict"
+    "Return the settings that only a tiny Qwen3.5's language model has, as a dict"
     # Layers with linear attention (gated delta nets): by transformers' default three of four layers.
     nets = dict(linear_key_head_dim=32, linear_value_head_dim=32, linear_num_key_heads=2,
                 linear_num_value_heads=width // 32)
@@ -173,21 +173,21 @@ def _qwen3_5_settings(width): # hidden size of the language model
     return dict(nets, head_dim=32, rope_parameters=rope)
 
 def _gemma3_config(
-    common, # settings of the language model that all twins share
+    common, # dict of settings of the language model that all families share, such as hidden_size
     ids, # special token → its id
 ):
-    """Return the configuration of the Gemma 3 twin
+    """Return the configuration of a tiny Gemma 3 (a twin: the real class with few and narrow layers)
 
     Every second layer looks back 32 tokens only, and the 64 patches of a picture are pooled to 16 tokens."""
     import transformers
-    # In the real model every sixth layer attends to all tokens, but a twin has four layers.
+    # In the real model every sixth layer attends to all tokens, but a tiny one has four layers.
     layer_types = ["sliding_attention", "full_attention"] * common["num_hidden_layers"]
     # Attention scores are divided by the root of query_pre_attn_scalar: here, as usual, the width of a head.
     text = dict(common, head_dim=32, query_pre_attn_scalar=32, sliding_window=32,
                 layer_types=layer_types[:common["num_hidden_layers"]])
     vision = dict(hidden_size=64, intermediate_size=128, num_hidden_layers=3, num_attention_heads=4,
                   image_size=112, patch_size=14)
-    # boi and eoi: begin and end of image, for which the twins use Qwen's tokens.
+    # boi and eoi: begin and end of image, for which all tiny models have Qwen's tokens.
     return transformers.Gemma3Config(
         text_config=text, vision_config=vision, mm_tokens_per_image=16,
         image_token_index=ids["<|image_pad|>"],
@@ -195,10 +195,10 @@ def _gemma3_config(
         initializer_range=common["initializer_range"], tie_word_embeddings=True)
 
 def _aria_config(
-    common, # settings of the language model that all twins share
+    common, # dict of settings of the language model that all families share, such as hidden_size
     ids, # special token → its id
 ):
-    """Return the configuration of the Aria twin
+    """Return the configuration of a tiny Aria (a twin: the real class with few and narrow layers)
 
     Its language model is a mixture of four experts. A picture has 49 patches, which become 16 tokens."""
     import transformers
@@ -229,7 +229,7 @@ def twin_processor(
         raise ValueError(f"unknown family {family!r}{suggestion}")
 
     if family == "aria":
-        # size_conversion: longest side of a picture → its tokens, as many as the twin's projector makes
+        # size_conversion: longest side of a picture → its tokens, as many as the tiny model makes
         return t.AriaProcessor(t.AriaImageProcessor(max_image_size=490), tiny_tokenizer(),
                                chat_template=chat_template, size_conversion={490: 16, 980: 16})
     if family == "gemma3":
@@ -244,6 +244,7 @@ def _qwen_processor(family):
     patch, largest_side = (16, 128) if is_qwen3 else (14, 112)
 
     # In spite of their names, the two "edges" are the smallest and largest number of pixels of a picture.
+    # At least 4 × 4 patches, of which the model makes 2 × 2 tokens.
     size = {"shortest_edge": (4 * patch) ** 2, "longest_edge": largest_side**2}
     images = t.Qwen2VLImageProcessor(patch_size=patch, size=size)
 
@@ -261,7 +262,7 @@ def _gemma3_processor():
     # picture's tokens and eoi.
     tokenizer = tiny_tokenizer(boi_token="<|vision_start|>", eoi_token="<|vision_end|>")
     template = chat_template.replace("<|vision_start|><|image_pad|><|vision_end|>", "<|vision_start|>")
-    # image_seq_length: tokens of a picture, as many as mm_tokens_per_image in the twin's config
+    # image_seq_length: tokens of a picture, as many as mm_tokens_per_image in the tiny model's config
     return t.Gemma3Processor(images, tokenizer, chat_template=template, image_seq_length=16)
 
 # %% ../nbs/00a_models.ipynb #nfc8c795
@@ -284,12 +285,12 @@ def tiny_twin(
     return model, processor
 
 def _drawn_model(config):
-    "Return a model of a configuration, with random weights"
+    "Return a model of a transformers configuration, with random weights drawn on the CPU"
     from transformers import AutoModelForImageTextToText
     model = AutoModelForImageTextToText.from_config(config)
     if config.model_type == "gemma3":
         # transformers sets this weight to 0, which makes all pictures look alike
-        spread = model.config.get_text_config().initializer_range
+        spread = model.config.get_text_config().initializer_range # standard deviation of the other weights
         torch.nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight, std=spread)
     return model
 
@@ -316,7 +317,7 @@ def token_kinds(
     return kinds
 
 def _kind_of(is_real, is_image, in_prompt):
-    "Return what a token stands for: padding, image, prompt or answer; `is_real` is its attention mask"
+    "Return what a token stands for: padding, image, prompt or answer; `is_real`: its attention mask, 0 or 1"
     # The order matters: a padded place may hold any token, and a picture lies inside the prompt.
     if not is_real:
         return "padding"
@@ -401,7 +402,9 @@ def pick_attention(
     return "flash_attention_2", "attention: flash-attn 2"
 
 def _no_flash_attention(dtype):
-    """Return why flash-attn cannot run here, such as "there is no CUDA GPU"; None if it can"""
+    """Return why flash-attn cannot run here, such as "there is no CUDA GPU"; None if it can
+
+    `dtype` is torch's number type of the model's weights."""
     # The GPU comes first: without one it would be no help to install flash-attn.
     if not torch.cuda.is_available():
         return "there is no CUDA GPU"
@@ -461,7 +464,7 @@ def load_vlm(
     """Load a vision-language model of one of the six families with its processor, which pads on the left
 
     A `tiny-` name builds an untrained twin instead."""
-    warn_of_untested() # prints libraries whose versions this book was not tested with
+    warn_of_untested() # prints libraries whose versions vlrlbook was not tested with
     # A twin ignores dtype, attention and use_4bit: it is float32, with transformers' own choice of attention.
     if name.startswith("tiny-"):
         model = _load_twin(name)
@@ -496,7 +499,7 @@ def _with_adapter(
     trainable, # whether the adapter's weights are to be trained
 ):
     "Return `model` with a LoRA adapter; ValueError if the adapter was made for another model"
-    _check_base(model, name, adapter) # by what its adapter_config.json says
+    _check_base(model, name, adapter) # ValueError by what its adapter_config.json says
     complaint = _of_another_base(name, adapter) # "… is an adapter of another base than …"
     try:
         adapted = _quietly_adapted(model, adapter, trainable)
@@ -508,7 +511,7 @@ def _with_adapter(
     return adapted
 
 def _quietly_adapted(model, adapter, trainable):
-    "Return `model` with the LoRA adapter of a directory, without PEFT's warning of missing weights"
+    "Return `model` with the LoRA adapter of directory `adapter`, without PEFT's warning of missing weights"
     from peft import PeftModel
     with warnings.catch_warnings():
         # For an adapter of another family or depth PEFT only warns; `_check_weights` raises an error instead.
@@ -516,10 +519,16 @@ def _quietly_adapted(model, adapter, trainable):
         return PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
 
 def _of_another_base(name, adapter):
-    "Return the beginning of each message about an adapter that does not fit its base"
+    """Return the beginning of each message about an adapter that does not fit its base
+
+    Such as "counting is an adapter of another base than Qwen2-VL-2B-Instruct": the ends of two paths."""
     return f"{Path(adapter).name} is an adapter of another base than {Path(name).name}"
 
-def _check_base(model, name, adapter):
+def _check_base(
+    model, # the base, loaded
+    name, # hub id or directory of the base
+    adapter, # directory of a LoRA adapter
+):
     """Refuse an adapter whose adapter_config.json names another base than `name`, or no usable scale
 
     FileNotFoundError if there is no such file, else ValueError."""
@@ -528,13 +537,17 @@ def _check_base(model, name, adapter):
         raise FileNotFoundError(f"{adapter}: no adapter_config.json there, so this is no LoRA adapter")
     config = json.loads(config_path.read_text())
     _check_alpha(adapter, config) # ValueError for a lora_alpha of 0 or none
-    trained_on = config.get("base_model_name_or_path") or ""
-    fault = _base_mismatch(trained_on, name, model.config.model_type)
+    trained_on = config.get("base_model_name_or_path") or "" # a hub id, or a folder of some machine
+    fault = _base_mismatch(trained_on, name, model.config.model_type) # a clause, or None
     if fault:
         raise ValueError(f"{_of_another_base(name, adapter)}: {fault}")
 
-def _base_mismatch(trained_on, name, family):
-    "Return why an adapter's base `trained_on` is not the model `name` of a family, such as qwen2_vl, or None"
+def _base_mismatch(
+    trained_on, # hub id or directory of the model that the adapter was trained on; may be empty
+    name, # hub id or directory of the model that it shall be put on
+    family, # of the latter, such as qwen2_vl
+):
+    "Return why an adapter's base is another model, as \"it was trained on …\"; None if it may be the same"
     adapter_family = _family_of(trained_on) # None: the name does not tell it; later the weights are compared
     if adapter_family not in (None, family):
         return f"it was trained on {Path(trained_on).name}, a {adapter_family}, and this is a {family}"
@@ -544,11 +557,15 @@ def _base_mismatch(trained_on, name, family):
     return None
 
 def _is_hub_id(name):
-    "Whether the name of a model has the form owner/name, and is no folder here"
+    "Whether the name of a model has the form owner/name, such as Qwen/Qwen2-VL-2B-Instruct, and is no folder"
     return re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not Path(name).exists()
 
-def _check_weights(adapted, adapter, complaint):
-    "Raise ValueError (`complaint: …`) unless the adapter's file and the model have weights of the same names"
+def _check_weights(
+    adapted, # peft model, the adapter on it
+    adapter, # directory of that LoRA adapter
+    complaint, # begins the message, such as "x is an adapter of another base than y"
+):
+    "Raise ValueError unless the adapter's file and the model have adapter weights of the same names"
     from peft import get_peft_model_state_dict
     from peft.utils import load_peft_weights
     # Both functions leave out the adapter's name, so that names can be compared (read in peft 0.21).
@@ -565,7 +582,7 @@ def _family_of(name):
     """Return the family of the base model that an adapter names, such as qwen3_vl; None if it cannot be told
 
     It is read from the base's config.json, if that is still there, or else found by words in the hub id."""
-    config = Path(name) / "config.json"
+    config = Path(name) / "config.json" # a hub id is no folder, so there is no such file
     if config.is_file():
         return json.loads(config.read_text()).get("model_type")
     # a part of hub ids, in lower case → family
@@ -583,7 +600,7 @@ def _check_alpha(
     """Raise ValueError if an adapter's config gives some layers a lora_alpha of 0, or no lora_alpha at all
 
     An adapter's update is scaled by lora_alpha / r, so 0 would switch it off."""
-    if config.get("peft_type") != "LORA":
+    if config.get("peft_type") != "LORA": # other kinds of adapters have no lora_alpha
         return
     # verl's merge tool once wrote 0 for an unknown alpha. PEFT accepts 0, and takes 8 where none is given.
     own_alphas = config.get("alpha_pattern") or {} # names of layers → their own alpha
@@ -597,12 +614,18 @@ def _check_alpha(
                          "write the alpha of its training into it")
 
 def _load_twin(name):
-    "Build the twin called `name` (tiny- and a family), on the GPU if there is one"
+    "Build the tiny random model `name`, such as tiny-qwen2_5_vl, on the GPU if there is one"
     model, _ = tiny_twin(name.removeprefix("tiny-"))
     return model.to("cuda" if torch.cuda.is_available() else "cpu")
 
-def _load_checkpoint(name, dtype, attention, use_4bit, cache_dir):
-    "Load the weights of checkpoint `name` and print its family, number type and attention"
+def _load_checkpoint(
+    name, # hub id or directory
+    dtype, # name of the number type: auto, float32, bfloat16 or float16
+    attention, # auto, flash_attention_2, sdpa or eager
+    use_4bit, # 4-bit weights, which need CUDA and bitsandbytes
+    cache_dir, # where hub downloads go; None: the hub's own cache
+):
+    "Load the model of a checkpoint, and print its family, number type and attention"
     from transformers import AutoModelForImageTextToText
     dtype = pick_dtype(dtype) # from a name to torch's type
     extra = {"quantization_config": four_bit(dtype)} if use_4bit else {}
@@ -661,7 +684,8 @@ def lora_config(
 def _layers_to_adapt(model, vision):
     """Return the names of a language model's linear layers, and with `vision` those of the vision tower
 
-    PEFT gets whole names: endings alone, such as q_proj, would also match layers of the vision tower."""
+    Such as model.language_model.layers.0.self_attn.q_proj. PEFT gets whole names: endings alone, such as
+    q_proj, would also match layers of the vision tower."""
     linear_layers = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
     # Qwen3.5 also has layers with linear attention (gated delta nets), whose parts have other names.
     delta_nets = r"language_model\..*\.linear_attn\.(in_proj_qkv|in_proj_z|out_proj)$"
@@ -724,11 +748,16 @@ def base_files(
     return Path(snapshot_download(name, cache_dir=cache_dir, ignore_patterns=list(other_weights)))
 
 # %% ../nbs/00a_models.ipynb #xnmergf01
-def _touched_weights(merged, layers, state):
-    "Return the names in `state` of the weights that an adapter of `layers` changes, and of all tied to them"
+def _touched_weights(
+    merged, # the model with the adapter merged into it
+    layers, # names of the layers that the adapter has changed
+    state, # the model's state dict: name → tensor
+):
+    "Return the names in `state` of the weights that the adapter has changed, and of all tied to them"
     beginnings = tuple(f"{layer}." for layer in layers)
     touched = {name for name in state if name.startswith(beginnings)}
-    # tied: name → name of the tensor with which it shares its numbers; a file may hold either or both
+    # Tied: name → name of the tensor with which it shares its numbers, such as lm_head.weight → that of the
+    # embeddings. A file may hold either or both.
     for pair in merged.all_tied_weights_keys.items():
         if touched & set(pair):
             touched |= set(pair)
@@ -737,7 +766,8 @@ def _touched_weights(merged, layers, state):
 def _names_of_weights(merged, state):
     """Return each weight under the hub's name and under its name in `state`, either of which a file may use
 
-    A list of (name that a file may use, name in `state` or None, tensor); the hub's names come first."""
+    A list of (name that a file may use, name in `state` or None, tensor); the hub's names come first. None:
+    the file's tensor is made of several. `merged`: the model; `state`: its state dict."""
     # Not a public name (read in transformers 5.17): it turns names of a state dict into those of the hub's
     # files, as save_pretrained does. A base may also have been saved with the names of today's state dict.
     from transformers.core_model_loading import revert_weight_conversion
@@ -746,10 +776,12 @@ def _names_of_weights(merged, state):
     names = [*revert_weight_conversion(merged, dict(state)).items(), *state.items()]
     return [(name, name_by_id.get(id(tensor)), tensor) for name, tensor in names]
 
-def _without_place(touched, placed, tied):
-    """Return the names of `touched` weights that came into no file, sorted
-
-    Its own place counts, or that of a weight it is tied to. `placed`: names; `tied`: name → other name."""
+def _without_place(
+    touched, # names of the weights that an adapter has changed
+    placed, # names of those that will be written into a file
+    tied, # name → name of the weight with which it shares its numbers
+):
+    "Return the names of touched weights that come into no file, nor any weight tied to them, sorted"
     missing = []
     for name in sorted(touched):
         tied_to_it = {other for other, source in tied.items() if source == name}
@@ -786,7 +818,7 @@ def _keep_files(
     if left_out:
         print(f"{files.name}: weights in other forms were not copied, since they are not merged: "
               f"{', '.join(left_out)}")
-    if dtype is not None: # the config must name the new type
+    if dtype is not None: # the base's config, copied above, names its old type
         config = json.loads((aside / "config.json").read_text(encoding="utf-8"))
         write_json(aside / "config.json", config_with_dtype(config, dtype))
 

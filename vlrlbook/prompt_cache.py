@@ -46,7 +46,7 @@ class _PromptKeys(DynamicLayer):
         its values are not kept."""
         if self.keys is None:
             self.keys, self.values = key_states, value_states
-        self.is_initialized = True
+        self.is_initialized = True  # tells transformers that this layer holds keys and values
         return key_states, value_states
 
     def get_seq_length(self):
@@ -67,10 +67,11 @@ class _PromptStates(LinearAttentionLayer):
 
     def update_conv_state(self, conv_states, state_idx=0, conv_kernel_size=None, **kwargs):
         "Overrides transformers' (5.17): keep the last columns of [B, channels, P] that the convolution needs"
-        width = conv_kernel_size or conv_states.shape[-1]
+        width = conv_kernel_size or conv_states.shape[-1]  # how many columns the convolution needs
         # A prompt may be shorter than the kernel: it is then padded with zeros on the left, as any sequence
         # is.
         missing = max(0, width - conv_states.shape[-1])
+        # Only the first time: gradient checkpointing runs the prompt's forward again during backward.
         if self.conv_states[state_idx] is None:
             self.conv_states[state_idx] = pad(conv_states, (missing, 0))[..., -width:]
         return conv_states
@@ -79,6 +80,7 @@ class _PromptStates(LinearAttentionLayer):
         """Overrides transformers' (5.17), which copies in place and so breaks the graph.
 
         Keeps the first matrices [B, heads, size, size] that come, one for each head."""
+        # A later call is the same forward, run again by gradient checkpointing.
         if self.recurrent_states[state_idx] is None:
             self.recurrent_states[state_idx] = recurrent_states
         return recurrent_states
@@ -130,6 +132,7 @@ class _AnswerKeys(DynamicLayer):
     def _with_room(self, states, room):
         "A buffer [B·G, heads, P + room, size] that begins with a prompt's keys or values [B, heads, P, size]"
         rows, heads, length, size = states.shape
+        # room: tokens of an answer, still to come. Each prompt's states are copied into its G answers' rows.
         buffer = states.new_empty(rows * self.G, heads, length + room, size)
         buffer[:, :, :length] = states.repeat_interleave(self.G, 0)
         return buffer
@@ -163,7 +166,7 @@ class _AnswerKeys(DynamicLayer):
 
     def get_mask_sizes(self, query_length):
         "Overrides transformers' (5.17): (keys that the mask covers, place of the first)"
-        return self.length + query_length, 0
+        return self.length + query_length, 0  # all tokens so far, and the `query_length` new ones
 
 
 class _AnswerStates(LinearAttentionLayer):
@@ -191,12 +194,13 @@ class _AnswerStates(LinearAttentionLayer):
         `conv_states` are the new columns [B·G, channels, n]; the kept columns come before them."""
         before: Any = self.conv_states[state_idx]
         whole = torch.cat([before, conv_states], -1)
-        if self.keeps_new_states:
+        if self.keeps_new_states:  # in sampling; in training nothing is kept, so that it may run again
             self.conv_states[state_idx] = whole[..., -before.shape[-1]:]
         return whole
 
     def update_recurrent_state(self, recurrent_states, state_idx=0, **kwargs):
         "Overrides transformers' (5.17): take the matrices after the new tokens [B·G, heads, size, size]"
+        # In sampling the next token continues from them; in training all tokens of an answer come at once.
         if self.keeps_new_states:
             self.recurrent_states[state_idx] = recurrent_states
         return recurrent_states
@@ -287,5 +291,6 @@ def cache_under_checkpointing(
 
 def _is_decoder_layer(layer):
     "Whether gradient checkpointing recomputes this module; False for the model around the layers"
+    # transformers' class of all layers that are recomputed in backward, to save memory
     from transformers.modeling_layers import GradientCheckpointingLayer
     return isinstance(layer, GradientCheckpointingLayer)

@@ -48,7 +48,9 @@ class RefillGroups(BeforeGRPOTrainer):
         return batch | {"num_items_in_batch": tokens_of_all}
 
     def _log_shares(self, advantages, extra_share):
-        "Log which share of the batch is in silent groups still, and how many more answers were sampled"
+        """Log which share of the batch is in silent groups still, and how many more answers were sampled.
+
+        A silent group has equal rewards. `advantages`: [rows]; `extra_share`: 0.5 for half a batch more."""
         G = self.num_generations
         silent = silent_groups(advantages, G)
         metrics = self._metrics["train"]  # TRL's, by name; it logs their means
@@ -58,7 +60,8 @@ class RefillGroups(BeforeGRPOTrainer):
     def _most_silent(self, batch):
         """How many silent groups (all rewards equal) the process with the most of them has.
 
-        Every process takes this number, since all must sample together in a round or none may."""
+        Every process takes this number, since all must sample together in a round or none may. `batch`: as
+        TRL scored it, with `advantages` [rows]."""
         silent = silent_groups(batch["advantages"], self.num_generations)
         own_count = torch.tensor([len(silent)], device=self.accelerator.device)
         return int(self.accelerator.gather(own_count).max())
@@ -72,14 +75,14 @@ class RefillGroups(BeforeGRPOTrainer):
         chosen = random.Random(draw_seed).sample(range(len(self.train_dataset)), n)
         rows = []
         for i in chosen:
-            for _ in range(self.num_generations):
+            for _ in range(self.num_generations):  # TRL wants a row for each answer
                 # Each access makes a dictionary of its own, so that TRL may change one and not the others.
                 rows.append(self.train_dataset[i])
         return rows
 
 
 def _answer_tokens(batch):
-    "How many tokens of a batch's answers the model wrote, as a tensor [1]"
+    "How many tokens of a batch's answers the model wrote, as a tensor [1], which processes can gather"
     answer_mask = batch["completion_mask"]  # [rows, answer], 1 on tokens
     if "tool_mask" in batch:
         answer_mask = answer_mask * batch["tool_mask"]  # 0 on text that a tool returned
@@ -110,7 +113,8 @@ def swap_groups(
     silent = silent_groups(batch["advantages"], G)
     if not silent or not teaching:
         return batch
-    # `split_rows` makes lists of the pictures, an item for each row; `join_rows` undoes it.
+    # `split_rows` makes lists of the pictures, an item for each row; `join_rows` undoes it. In between rows
+    # can be taken in any order.
     both = _concatenated(split_rows(batch), split_rows(fresh))
     chosen = _chosen_rows(len(batch["advantages"]), silent, teaching, G)
     return join_rows(take_rows(both, chosen))
@@ -119,17 +123,21 @@ def swap_groups(
 def _chosen_rows(n, silent, teaching, G):
     """Numbers of n rows: those of a batch, and in the place of its silent groups those of groups that teach.
 
-    The latter are in another batch, whose rows are counted from n on. `silent`, `teaching`: group numbers."""
+    The latter are in another batch, whose rows are counted from n on. `silent`, `teaching`: group numbers.
+    n = 4, silent = [1], teaching = [0], G = 2 → [0, 1, 4, 5]."""
     chosen = list(range(n))
-    for old_group, new_group in zip(silent, teaching):
+    for old_group, new_group in zip(silent, teaching):  # as many as there are of both
         old_start = old_group * G
         new_start = n + new_group * G
         chosen[old_start:old_start + G] = range(new_start, new_start + G)
     return chosen
 
 
-def _concatenated(a, b):
-    "Two batches from `split_rows` as one, the rows of `a` first, padded to equal lengths"
+def _concatenated(
+    a,  # dict: name of a field → tensor with a row for each answer, or list of such rows (pictures)
+    b,  # another such batch; it may have other lengths, and lack the fields of pictures
+):
+    "Two batches as one, the rows of `a` first; prompts and answers are padded to the longest of both"
     P, C = _widths(a)  # tokens of its prompts and of its answers
     other_P, other_C = _widths(b)
     P, C = max(P, other_P), max(C, other_C)
@@ -154,9 +162,10 @@ def _both_rows(of_a, of_b):
 
 
 def _with_missing_fields(batch, other):
-    """A batch from `split_rows`, with empty values added for the fields that only the batch `other` has.
+    """A batch with empty values added for the fields that only the batch `other` has.
 
-    A batch without any picture has no fields of pictures."""
+    A batch without any picture has no fields of pictures. In both a field is a tensor with a row for each
+    answer, or (pictures) a list of such rows."""
     n = len(batch["advantages"])
     added = {}
     for name in other.keys() - batch.keys():
@@ -171,10 +180,11 @@ def _with_missing_fields(batch, other):
     return batch | added
 
 
-def _has_one_column(name, a, b):
+def _has_one_column(name, a, b):  # a, b: dicts of fields, each a tensor or a list
     """Whether the field `name` of two batches is [rows, 1]: one number for each answer, not for each token.
 
     With vLLM, TRL keeps such a field (the ratio of a whole answer's probabilities). It must not be padded."""
+    # A list, a tensor [rows], or a field of prompts, whose columns say nothing about answers.
     if not torch.is_tensor(a[name]) or a[name].dim() < 2 or name.startswith("prompt"):
         return False
     # Only a batch with answers of several tokens can tell: in others every field has one column.
@@ -199,7 +209,7 @@ def _padded(name, batch, P, C):
     if not torch.is_tensor(value) or value.dim() < 2:
         return value
     own_P, own_C = _widths(batch)
-    left, right = P - own_P, C - own_C
+    left, right = P - own_P, C - own_C  # how many zeros
     if name.startswith("prompt"):
         return torch.nn.functional.pad(value, (left, 0))
     is_prompt_and_answer = value.shape[1] == own_P + own_C  # such as token types

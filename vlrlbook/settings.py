@@ -57,7 +57,7 @@ def as_type(
 
     "5e-5" becomes a float and "true" a bool, but 2.5 is not taken for an int."""
     kinds = typing.get_args(kind) or (kind,) # the types of a union such as `int | None`, or the one type
-    takes_none = type(None) in kinds
+    takes_none = type(None) in kinds # a text "none" then means None, else it is a text like others
     if value is None or (takes_none and isinstance(value, str) and value.lower() == "none"):
         return None # `read_settings`, which knows the default, refuses a None that is not allowed
     # The first type that fits is taken: `int | float` makes an int of "2".
@@ -69,7 +69,9 @@ def as_type(
 
 
 def _fits(value, kind):
-    "Return True if `value` has the type `kind`, or is a text or number that can only mean that type"
+    """Return True if `value` has the type `kind`, or is a text or number that can only mean that type
+
+    `kind` is bool, str, dict, list, int or float. For int "2" and 2.0 fit, 2.5 and True do not."""
     if kind is bool:
         return isinstance(value, bool) or str(value).strip().lower() in ("true", "false")
     if kind is str:
@@ -86,7 +88,9 @@ def _fits(value, kind):
 
 
 def _converted(value, kind):
-    "Convert `value` to the type `kind`; `_fits` has checked before that this is possible"
+    """Convert `value` to the type `kind`: bool, str, dict, list, int or float
+
+    The caller has checked that it fits: such as "true" for bool, "5e-5" for float, 2.0 for int."""
     if kind is bool:
         return str(value).strip().lower() == "true"
     if kind is str:
@@ -128,8 +132,13 @@ def read_settings(
     return settings
 
 
-def _typed_values(cls, given):
-    "Return (name of a setting → value of its type, messages about all that is wrong in `given`)"
+def _typed_values(
+    cls, # a dataclass of settings; it may have `aliases`, other names of some of them
+    given, # name → value, as the user wrote them, such as {"learning_rate": "5e-5"}
+):
+    """Return (name of a setting → value of its type, messages about all that is wrong in `given`)
+
+    Such as ({"lr": 5e-05}, ["there is no 'epoch': did you mean 'num_epochs'?"])."""
     defaults = {f.name: f.default for f in fields(cls)}
     kinds = typing.get_type_hints(cls) # name → type
     values, problems = {}, []
@@ -152,6 +161,7 @@ def _typed_values(cls, given):
 def _canonical_name(cls, written, value):
     """Return (name of the setting, its value), where a user may have `written` another name
 
+    A name that is unknown comes back as it is.
     cls.aliases: such as {"learning_rate": "lr"}. cls.stand_ins: other names whose values are translated too,
     such as {"mask_truncated_completions": ("when_cut", {"true": "masked", "false": "paid"})}."""
     stand_ins = getattr(cls, "stand_ins", {})
@@ -168,7 +178,7 @@ def _all_names(cls):
 
 
 def _takes_none(default, kind):
-    "Whether a setting may be None, by its default or its type: a preset then fills in the value"
+    "Whether a setting may be None: its default is None (a preset fills it in), or its type `int | None`"
     return default is None or type(None) in typing.get_args(kind)
 
 
@@ -177,7 +187,7 @@ def _unknown(name, known):
     if re.search(r"(^|_)(api_?key|key|token|password|secret)$", name.lower()):
         return (f"{name}: a key is never taken from a command line, a page or a file; "
                 "set it in the environment (WANDB_API_KEY, HF_TOKEN)")
-    suggestion = nearest(name, known) # ": did you mean …?", or a list of all
+    suggestion = nearest(name, known) # ": did you mean …?", or a list of all `known` names
     return f"there is no {name!r}{suggestion}"
 
 
@@ -219,7 +229,7 @@ def named_options(
 
 
 def _value_behind(option, words, is_flag):
-    """Take the value of an option such as --lr from the `words` behind it, and return it
+    """Take the value of an option such as --lr from the `words` behind it, a list, and return it
 
     A flag without a value is "true"; SettingsError for another option without one."""
     if words and not words[0].startswith("--"): # also a negative number, such as -1
@@ -285,15 +295,15 @@ def _source(cls):
 
 # A class of settings
 
-# The largest `hidden_size` of a model that is taken for a tiny twin. Those of this book have 128, the
+# The largest `hidden_size` of a model that is taken for a tiny twin. Those of vlrlbook have 128, the
 # smallest real model that is supported has 1536.
 WIDEST_TWIN = 512
 
 
 def size_by_model(
-    model: str | None, # hub id, directory or the name of a twin
+    model: str | None, # hub id, directory or the name of a tiny model, such as tiny-qwen2_5_vl
 ) -> str: # tiny or gpu
-    """Return the preset for a model: "tiny" for a tiny model of this book (a twin), "gpu" for any other
+    """Return the preset for a model: "tiny" for a tiny model of vlrlbook (a twin), "gpu" for any other
 
     A twin is known by a name that begins with tiny-, or in a directory by the width of its hidden states."""
     if not model or model.startswith("tiny-"):
@@ -304,7 +314,7 @@ def size_by_model(
         base_model = _read_object(folder / name).get(base_key)
         if base_model and base_model != model: # else endless recursion
             return size_by_model(base_model)
-    width = _hidden_size(folder)
+    width = _hidden_size(folder) # of the hidden states; None for a hub id
     return "tiny" if isinstance(width, int) and width <= WIDEST_TWIN else "gpu"
 
 
@@ -375,7 +385,7 @@ class Settings:
 
 
 def _say_size(model):
-    "Print that the model has decided the preset, only in the first process of a run"
+    "Print that the model, no tiny one, has decided the preset \"gpu\"; only in the first process of a run"
     # torchrun and accelerate give each process its number in RANK
     if os.environ.get("RANK", "0") == "0":
         print(f"size = gpu, since model = {model!r} is no tiny twin; write size to choose it yourself",
@@ -624,7 +634,7 @@ class GRPOSettings(Settings):
         yield from self._file_rules()
 
     def _range_rules(self):
-        "Yield (is wrong, message) for numbers that must lie in a range"
+        "Yield (is wrong, message) for each number that must lie in a range, whether it does or not"
         positive = ("lr", "num_epochs", "batch_size", "gradient_accumulation_steps", "max_completion_length",
                     "temperature", "lora_r", "lora_alpha", "max_image_size", "epsilon", "num_iterations",
                     "logging_steps", "eval_samples", "eval_answers", "eval_batch_size", "warm_steps")
@@ -647,8 +657,10 @@ class GRPOSettings(Settings):
         yield self.min_p is not None and not 0 <= self.min_p <= 1, f"min_p = {self.min_p}: expected 0 to 1"
 
     def _clip_rules(self):
-        "Yield (is wrong, message) for the clip range of the probability ratio"
-        high = self.epsilon_high
+        """Yield (is wrong, message) for the clip range of the probability ratio
+
+        The ratio: how many times likelier a token is now than when it was sampled."""
+        high = self.epsilon_high # None: the range upwards is `epsilon`
         yield high is not None and high <= 0, f"epsilon_high = {high}: expected more than 0"
         # CISPO clips the ratio at epsilon_high, other losses at 1 + epsilon_high.
         yield self.loss_type == "cispo" and (high is None or high <= 1), (
@@ -663,7 +675,7 @@ class GRPOSettings(Settings):
         yield longest is not None and longest <= self.max_completion_length, (
             f"vllm_max_model_length = {longest}: no room for a prompt beside max_completion_length = "
             f"{self.max_completion_length}")
-        level = self.vllm_sleep_level
+        level = self.vllm_sleep_level # while training computes: awake, weights on the CPU, weights dropped
         yield level not in (0, 1, 2), f"vllm_sleep_level = {level}: expected 0, 1 or 2"
 
     def _batch_rules(self):
@@ -675,7 +687,8 @@ class GRPOSettings(Settings):
         answers = answers_a_step(self.batch_size, accumulation, self.processes)
         problem = whole_groups_problem(answers, G, "batch_size × gradient_accumulation_steps × processes")
         yield bool(problem), problem
-        # `refill` replaces whole groups on each process alone.
+        # `refill` replaces whole groups on each process alone, so it needs them there; without it a group may
+        # be spread over processes.
         answers_of_process = answers_a_step(self.batch_size, accumulation)
         product = "refill: batch_size × gradient_accumulation_steps of one process"
         refill_problem = whole_groups_problem(answers_of_process, G, product)
@@ -685,7 +698,7 @@ class GRPOSettings(Settings):
     def _checkpoint_rules(self):
         "Yield (is wrong, message) for `save_steps`: a checkpoint must lie between batches"
         # TRL takes num_iterations steps on one batch of answers, which a checkpoint does not hold.
-        is_valid = self.num_iterations > 0 # `_range_rules` refuses other numbers
+        is_valid = self.num_iterations > 0 # another rule refuses other numbers; 0 would divide by zero below
         splits_a_batch = is_valid and self.save_steps % self.num_iterations != 0
         yield splits_a_batch, (
             f"save_steps = {self.save_steps}: a checkpoint between the {self.num_iterations} passes over a "
@@ -709,22 +722,23 @@ class GRPOSettings(Settings):
         has_tool = self.max_looks > 0
         yield has_tool and self.task != "zoom", (
             f"max_looks = {self.max_looks} with task = {self.task}: the tool belongs to task zoom")
-        # TRL 1.16 hands a tool's pictures on to vLLM, but this book has no test of that.
+        # TRL 1.16 hands a tool's pictures on to vLLM, but vlrlbook has no test of that.
         yield has_tool and self.use_vllm, (
             "use_vllm with max_looks: pictures that a tool gives are not tested there")
-        # TRL's loop of tool calls cannot give pictures to these two; zoom_turns.py says what is missing.
+        # TRL's loop of tool calls cannot give pictures to these two families; vlrlbook/zoom_turns.py says
+        # what is missing.
         unable = self.model in ("tiny-gemma3", "tiny-aria")
         yield has_tool and unable, (
             f"max_looks with model = {self.model}: TRL 1.16 hands a tool's picture to Qwen's families only")
 
     def _name_rules(self):
-        "Yield (is wrong, message) for settings that take one of a few words"
+        "Yield (is wrong, message) for settings that take one of a few words, or (`when_cut`) a number"
         for name, allowed in _allowed_words.items(): # such as vllm_mode → [colocate, server]
             word = getattr(self, name)
             suggestion = nearest(word, allowed) # ": did you mean …?", or a list of all
             yield word not in allowed, f"{name} = {word!r}{suggestion}"
         if self.when_cut not in ("paid", "masked"):
-            # a number is the reward of an answer that was cut at the token limit
+            # It is a text also where it stands for a number, the reward of an answer cut at the token limit.
             message = f"when_cut = {self.when_cut!r}: expected paid, masked or a number"
             yield not is_number(self.when_cut), message
 
@@ -820,12 +834,14 @@ def untrained_reward(
 
 
 def _holds_model(path, chapter):
-    "Return True if a folder holds one of the files by which a model of this chapter is known"
+    """Return True if a folder holds one of the files by which a trained reward is known
+
+    `chapter` is reward_model (known by reward_model.json) or aloha (classifier.json and three others)."""
     return any((path / name).is_file() for name in _files_of_trained_reward[chapter])
 
 
 def _model_places(run):
-    "List the folders in which a run of chapter 03 or 04 may have left its model, as paths"
+    "List the folders in which a run, by its output folder, may have left a trained reward, as paths"
     places = [run / "model", run / "classifier"]
     results = _read_object(run / "results.json") # {} if there is no such file
     for key in ("model", "ckpt_dir"): # where chapter 03 and chapter 04 write the model's folder
@@ -835,7 +851,7 @@ def _model_places(run):
 
 
 def _no_judge(file):
-    "Return why a file cannot hold a judge's settings, or None; the file is not opened"
+    "Return why a file (a `Path`) cannot hold a judge's settings, or None; the file is not opened"
     if file.suffix not in (".yaml", ".yml", ".json"):
         return "expected a .yaml or .json file of a judge's settings"
     if file.is_file():
@@ -875,7 +891,7 @@ def whole_groups(
 
 
 def service_settings(
-    training_config: dict, # by the names of the counting system, which this book rebuilds
+    training_config: dict, # by the names of the counting system, which vlrlbook rebuilds
     lora_config: dict = None, # r, lora_alpha or alpha, lora_dropout or dropout
     **more, # settings that the caller decides, such as data and output_dir
 ) -> GRPOSettings: # checked

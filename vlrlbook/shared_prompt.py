@@ -66,7 +66,7 @@ def prompt_positions(
     positions, _ = core.get_rope_index(ids, **inputs)
     return positions
 
-def _bare(model):
+def _bare(model): # of any family, an adapter on it or not
     "The model without a PEFT adapter around it"
     # only PEFT's models have this method
     return model.get_base_model() if hasattr(model, "get_base_model") else model
@@ -125,6 +125,7 @@ def _read_prompts(
 
     The last token is read with each answer, whose first token it predicts (`answer_rows`)."""
     fields = dict(fields)
+    # Copied above, since the caller's dict must keep its token types.
     for name in _token_type_fields: # [B, P]: which of the prompt's tokens are a picture's
         if name in fields:
             fields[name] = fields[name][:, :-1] # without the prompt's last token
@@ -203,7 +204,7 @@ def share_attention(
     if can_share: use_grouped_attention(model)
     return can_share
 
-def _text_config(model):
+def _text_config(model): # of any family, an adapter on it or not
     "Configuration of the language model within a model"
     return _bare(model).config.get_text_config()
 
@@ -256,7 +257,7 @@ def sample_groups(
     return ids[:, prompt_ids.shape[1]:]
 
 # %% ../nbs/07_shared_prompt.ipynb #n0fe045d
-def _next_token(scores, sample):
+def _next_token(scores, sample): # scores: after temperature, top-k, …; sample: True or False
     "The next token of each row, from scores [rows, vocabulary]: drawn if `sample`, else the likeliest"
     if not sample: return scores.argmax(-1)
     return torch.multinomial(scores.softmax(-1), 1)[:, 0]
@@ -266,7 +267,8 @@ def _complete_config(model, config, ids):
     """A GenerationConfig with the model's own values where it has none, and a function that changes scores.
 
     The function, (ids, scores) → scores, applies temperature, top-k, suppressed tokens, … of this config."""
-    # Private methods of GenerationMixin (5.17 to 5.24). Where they are missing, prompts are not shared.
+    # ids: [rows, tokens], the prompts. Private methods of transformers' GenerationMixin (5.17 to 5.24). Where
+    # they are missing, prompts are not shared.
     core = _bare(model)
     config, _ = core._prepare_generation_config(config)
     lengths = dict(input_ids_seq_length=ids.shape[1], encoder_input_ids=ids, device=ids.device)
@@ -329,6 +331,7 @@ class PictureMemory:
     @torch.no_grad()
     def _compute(self, keys, pixels, grid, kwargs):
         "Let the tower compute new pictures, and keep their features in `known` under `keys`"
+        # pixels: a row for each patch of the new pictures; grid: [pictures, 3], in time, height, width
         out = self.own_method(pixels, grid, **kwargs)
         self.output_class = type(out) # `__call__` returns an object of it, as the model's own method does
         # out.pooler_output: a tensor [tokens, hidden] for each picture
@@ -370,6 +373,7 @@ def _remembering(memories, keys):
 
     `keys` (from `_picture_keys`) are those of all pictures that a model reads in the block, in order. With
     None nothing is remembered."""
+    # one key for each picture, such as (row in the data set, its place in that row)
     for memory in memories: memory.keys = keys
     try: yield
     finally:
@@ -383,6 +387,7 @@ def _picture_keys(
 ): # list of (row in the data set, place of the picture in this row), or None
     "Keys by which `PictureMemory` knows the pictures that a model reads, those of one row a group, in order"
     if data_rows is None or num_images is None: return None
+    # [rows][::G]: the first row of each group, whose pictures are those of all its rows
     keys = []
     for data_row, count in zip(data_rows[rows][::G], num_images[rows][::G]):
         keys += [(data_row, place) for place in range(count)]
@@ -406,6 +411,7 @@ def replaced_methods(
 # %% ../nbs/07_shared_prompt.ipynb #n3e5cf9a
 def _gated_product(act, gate, up):
     "What a gated feed-forward layer hands to its `down_proj`: the activation function of `gate`, times `up`"
+    # A function of its own, so that `checkpoint` can call it again in backward.
     return act(gate) * up
 
 def _memory_saving_forward(self, x):
@@ -433,7 +439,7 @@ def _memory_saving(model):
     """Within the block, a model's gated feed-forward layers keep less for backward.
 
     Nothing changes without gradients, or with gradient checkpointing, which keeps even less."""
-    core = _bare(model)
+    core = _bare(model) # without an adapter around it
     new_forwards = {} # (layer, "forward") → the method that takes its place
     if torch.is_grad_enabled() and not _has_gradient_checkpointing(core):
         for module in core.modules():
@@ -486,6 +492,7 @@ class SharedFallback(BeforeGRPOTrainer):
 
     def _on_any_process(self, flag):
         "Whether `flag` is true on at least one process; all processes must call this at the same point"
+        # Processes can only gather tensors of numbers, so the flag is sent as 0 or 1.
         if self.accelerator.num_processes == 1: return flag
         flags = self.accelerator.gather(torch.tensor([float(flag)], device=self.accelerator.device))
         return flags.max().item() > 0
@@ -498,6 +505,7 @@ class SharedFallback(BeforeGRPOTrainer):
 
     def _restore_trl_counters(self, counters):
         "Set TRL's metrics and its number of tokens back to what `_trl_counters` returned"
+        # counters: (TRL's `_metrics`, tokens that the model had read), copied before a batch that then failed
         self._metrics, self.state.num_input_tokens_seen = counters
 
     def _go_plain(self, why, raised_here=False):
@@ -558,6 +566,8 @@ class SharedSampling(SharedFallback):
 
     def _with_own_numbers(self, data_rows):
         "Rows of the data set as they are; for None a negative number that no other group has"
+        # [7, 7, None, None] → [7, 7, −2, −2] in a run's first batch with groups of two. A picture is known by
+        # its row's number.
         numbers, G = [], self._group_size()
         for row, data_row in enumerate(data_rows):
             if row % G == 0: self._groups_so_far += 1
@@ -619,6 +629,7 @@ class SharedTraining(SharedFallback):
 
     def _shared_micro_batches(self, generation_batch):
         "Sample and score answers to a batch, in micro-batches of whole groups; may raise SharedPathFailed"
+        # generation_batch: dicts of `prompt`, `images`, …, one for each answer that is wanted
         batch = self._generate_and_score_completions(generation_batch)
         self._compare_once(batch) # with the path that does not share
         arguments = (batch, self.num_generations, self.args.steps_per_generation)
@@ -674,7 +685,7 @@ class SharedTraining(SharedFallback):
 
         ids and mask are [rows, P + C], P tokens of prompt and C of answer; `fields` are the picture inputs of
         one row for each group of G rows."""
-        bare = self.accelerator.unwrap_model(model)
+        bare = self.accelerator.unwrap_model(model) # without what accelerate puts around it, such as DDP
         with self.accelerator.autocast(), _memory_saving(bare): # feed-forward layers keep less for backward
             return shared_log_probs(model, bare, ids, mask, fields, C, G)
 
@@ -714,7 +725,7 @@ class SharedCheck(SharedFallback):
         """The first group of a batch whose pictures are copied to every row (`copied`), as a model's inputs.
 
         Returns ids and mask [G, P + C], the answers' mask [G, C], and a dict of picture fields."""
-        plain = _first_rows(batch, G)
+        plain = _first_rows(batch, G) # of one prompt, with G answers
         ids = torch.cat([plain["prompt_ids"], plain["completion_ids"]], 1)
         mask = torch.cat([plain["prompt_mask"], plain["completion_mask"]], 1)
         fields = {k: plain[k] for k in (*_picture_fields, "num_images", *_token_type_fields) if k in plain}
@@ -738,13 +749,15 @@ class SharedCheck(SharedFallback):
         "Log-probs [G, C] of a batch's first group (G answers to one prompt), the prompt read once"
         ids, mask, is_answer, fields = self._first_group(batch, G) # fields: picture inputs of all G rows
         C = is_answer.shape[1] # tokens of an answer
-        pictures = _group_fields(fields, slice(0, G), G, ids.shape[1] - C) # of one row
+        # Of one row, as a prompt that is read once has them; token types of the prompt's P tokens only.
+        pictures = _group_fields(fields, slice(0, G), G, ids.shape[1] - C)
         logps, _ = self._group_logps(self.model, ids, mask, pictures, C, G)
         return logps
 
     def _try_backward(self, batch, G):
         "Compute gradients of a batch's first group of G rows and drop them, to see whether backward raises"
         trained = [p for p in self.model.parameters() if p.requires_grad]
+        # The caller has switched gradients off. Nothing is added to `.grad`, so that training is not changed.
         with torch.enable_grad():
             total = self._first_group_logps(batch, G).sum()
             torch.autograd.grad(total, trained, allow_unused=True)
@@ -759,6 +772,7 @@ class _WithoutEmptyPictures:
     def __getattr__(self, name): return getattr(self._model, name)
     def __call__(self, **inputs):
         empty = [name for name, value in inputs.items() if torch.is_tensor(value) and len(value) == 0]
+        # TRL's picture inputs have no rows if no row of the batch has a picture.
         # A model that gets token types, which say which tokens are a picture's, expects pictures.
         if empty:
             for name in (*empty, *_token_type_fields):
@@ -790,14 +804,14 @@ class _FlatPictures:
     def __getattr__(self, name): return getattr(self._processor, name)
     def __call__(self, *args, images=None, **kwargs):
         if images is None: return self._processor(*args, **kwargs)
-        by_row = [list(row or ()) for row in images]
+        by_row = [list(row or ()) for row in images] # such as [[a], [], [b, c]]; flat: [a, b, c]
         is_gemma = hasattr(self._processor, "boi_token") # "begin of image": only Gemma's processor has it
         return self._processor(*args, images=by_row if is_gemma else sum(by_row, []), **kwargs)
 
 @contextmanager
 def _processor_replaced(trainer, stand_in):
     "Within the block, `stand_in(processor, trainer)` takes the place of the trainer's processor"
-    real = trainer.processing_class
+    real = trainer.processing_class # TRL's name of the processor
     trainer.processing_class = stand_in(real, trainer)
     try: yield
     finally: trainer.processing_class = real
@@ -805,6 +819,7 @@ def _processor_replaced(trainer, stand_in):
 # %% ../nbs/07_shared_prompt.ipynb #nc84b5e7
 def _left_padded(rows, value):
     "Lists of unequal length as one tensor [rows, longest], filled up with `value` on the left"
+    # [[5], [6, 7]] and value 0 → [[0, 5], [6, 7]]
     longest = max(map(len, rows))
     return torch.tensor([[value] * (longest - len(row)) + list(row) for row in rows])
 
@@ -813,15 +828,17 @@ def _tensors(fields):
     def as_tensor(field):
         "One field as a tensor"
         if torch.is_tensor(field): return field
-        if isinstance(field[0], list): return _left_padded(field, 0) # token types, a list for each prompt
+        # Token types, a list for each prompt: padded as the prompts are, with 0, which stands for text.
+        if isinstance(field[0], list): return _left_padded(field, 0)
         return torch.stack([torch.as_tensor(row) for row in field]) # a list of arrays of equal size
     return {name: as_tensor(field) for name, field in fields.items()}
 
 def _until_end(row, eos):
     "The ids of an answer up to and with the first of `eos`, the ids that end an answer"
+    # row: a list of ids, with padding behind its end
     for place, token in enumerate(row):
         if token in eos: return row[:place + 1]
-    return row
+    return row # it was cut at the length limit, and has no end
 
 # %% ../nbs/07_shared_prompt.ipynb #n42573c1
 @contextmanager
@@ -873,11 +890,13 @@ def take_rows(
 
 def _first_rows(batch, n):
     "The first `n` rows of a batch; neither it nor the result is split (see `split_rows`)"
+    # The pictures of all rows lie in one tensor, of which no rows can be taken: split, taken, joined again.
     return join_rows(take_rows(split_rows(batch), list(range(n))))
 
 # %% ../nbs/07_shared_prompt.ipynb #nb9f482a
 def _micro_batches(batch, G, n):
     "A batch in `n` micro-batches of whole groups of G rows; the groups are in random order"
+    # Random as in TRL, which shuffles single rows: a group must not be cut in two, so groups are shuffled.
     groups, split = len(batch["advantages"]) // G, split_rows(batch) # `split`: rows can be taken from it
     first_rows = torch.randperm(groups)[:, None] * G # [groups, 1]: number of each group's first row
     rows = (first_rows + torch.arange(G)).flatten().tolist() # numbers of all rows, group by group
@@ -922,6 +941,7 @@ def copied(
 # %% ../nbs/07_shared_prompt.ipynb #n9c24380
 def _tolerance(model, args):
     "Largest difference of a log-prob that rounding explains: in float32 small, in half precision large"
+    # args: training arguments; with bf16 or fp16 the computation is in half precision, whatever the weights.
     is_float32 = next(model.parameters()).dtype == torch.float32 and not (args.bf16 or args.fp16)
     return 1e-3 if is_float32 else 0.5
 
@@ -1032,16 +1052,19 @@ def shared_hidden(
 # %% ../nbs/07_shared_prompt.ipynb #n8578216
 def _common_lengths(ids, mask, G):
     "With how many equal tokens all rows of a group begin: [B], from ids and mask [B·G, T]"
+    # With G = 2, [1, 2, 3] and [1, 2, 9] have a common length of 2. Padding (mask 0) is not counted.
     first = ids[::G].repeat_interleave(G, 0) # for each row the first row of its group
     same = ((ids == first) & mask).view(-1, G, ids.shape[1]).all(1) # [B, T]
     return same.long().cumprod(1).sum(1) # `cumprod` is 0 from the first difference on
 
 def _window(rows, begins, length):
     "Cut `length` places out of each row [B, T, …], from its own begin; places outside repeat the row's edge"
+    # The row [5, 6, 7] from −1 on, 3 places: [5, 5, 6]. The caller masks what repeats the edge.
     places = begins[:, None] + torch.arange(length, device=rows.device) # [B, length]
     row_numbers = torch.arange(len(rows), device=rows.device)[:, None]
     return rows[row_numbers, places.clamp(0, rows.shape[1] - 1)]
 
 def _mask_of_first(lengths, width):
     "A mask [B, width]: in each row 1 on its first places, as many as `lengths` [B] says, then 0"
+    # lengths [1, 3] and width 3 → [[1, 0, 0], [1, 1, 1]]
     return (torch.arange(width, device=lengths.device) < lengths[:, None]).long()

@@ -101,6 +101,7 @@ class CommittedCheckpoints(BeforeTrainer):
 
     def _correct_best_path(self, run):
         "Let the path of the best checkpoint, which may still lead into `.saving`, lead into the folder `run`"
+        # Checkpoints are written in the hidden folder `.saving` and renamed into that of the run afterwards.
         best = self.state.best_model_checkpoint
         if best:
             self.state.best_model_checkpoint = str(run / Path(best).name)
@@ -121,6 +122,7 @@ class CommittedCheckpoints(BeforeTrainer):
 
     def _remove_old_checkpoints(self, run):
         "Delete the oldest checkpoints beyond `save_total_limit`, by step number and not by file time"
+        # `run`: the folder with all of them. The best one is kept, however old it is.
         best = self.state.best_model_checkpoint
         for old in surplus_checkpoints(run, self.args.save_total_limit, best):
             shutil.rmtree(old)
@@ -133,7 +135,7 @@ class CommittedCheckpoints(BeforeTrainer):
         super()._load_from_checkpoint(checkpoint, model)
         model = self.model if model is None else model
         has_second_adapter = any(Path(checkpoint).glob("*/adapter_config.json"))
-        if has_second_adapter:
+        if has_second_adapter: # then the one that trains lies in the folder itself, and is the first active
             model.load_adapter(checkpoint, model.active_adapters[0], is_trainable=True)
 
     # Trainer's further arguments, `trial` and `ignore_keys_for_eval`, can be given by keyword only.
@@ -161,7 +163,7 @@ class CommittedCheckpoints(BeforeTrainer):
 
         transformers' Trainer would take one step too many from there."""
         self.state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
-        if self.args.max_steps > 0:
+        if self.args.max_steps > 0:  # else the length of the run is given in epochs
             return self.state.global_step >= self.args.max_steps
         return self.state.epoch >= self.args.num_train_epochs
 
@@ -169,7 +171,8 @@ class CommittedCheckpoints(BeforeTrainer):
 def _committed(checkpoint, aside):
     """A context manager that makes the folder `aside`, and at the end renames the checkpoint in it.
 
-    A manifest is added then; after an error `aside` is deleted. `checkpoint`: the final path."""
+    run/.saving/checkpoint-40 becomes run/checkpoint-40 (`checkpoint`), with a manifest of its files. After an
+    error `aside` is deleted."""
     # existing="any": a checkpoint of that name is replaced. mode=None: permissions stay.
     return new_folder(checkpoint, existing="any", mode=None, aside=aside, part=checkpoint.name)
 
@@ -180,7 +183,9 @@ def _not_finite(named_tensors):
 
 
 def _way_back(args):
-    "Return advice for a run that met NaN: the checkpoint to go on from, and settings to change"
+    """Return advice for a run that met NaN: the checkpoint to go on from, and settings to change
+
+    `args`: transformers' TrainingArguments, of which output_dir and learning_rate are read."""
     path, _ = newest_whole_checkpoint(args.output_dir)  # None if there is no complete one
     start = f"{path.name} is whole: go on from it" if path else "There is no checkpoint before it: begin"
     return f"{start} with a smaller learning rate (lr = {args.learning_rate:g}) or more warmup_steps"
@@ -271,7 +276,9 @@ def _settings_at_begin(checkpoint):
 
 
 def _changed_settings(then, now):
-    "List the names of settings whose values differ between two dicts; `then` was read from a JSON file"
+    """List the names of settings whose values differ between two dicts, name → value
+
+    `then` was read from a JSON file, so a tuple of `now` is a list there. Names of only one are left out."""
     changed = []
     for name, value in now.items():
         if name not in then:  # a setting that is newer than the run
@@ -314,7 +321,7 @@ class RunLogCallback(TrainerCallback):
     ):
         "Prepare to copy some columns of the trainer's log into `log`"
         self.log, self.names, self.desc, self.prefix = log, names, desc, prefix
-        self.bar = None  # the progress bar; made when training begins
+        self.bar = None  # the progress bar; made when training begins, in the first process only
 
     def on_train_begin(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
@@ -333,7 +340,7 @@ class RunLogCallback(TrainerCallback):
         if not state.is_world_process_zero:
             return
         row = self._row_of(logs)
-        if not row:
+        if not row:  # the trainer has logged none of our columns, as at the end of a run
             return
         self.log.append({"step": state.global_step} | row)
         if self.bar is not None:

@@ -61,6 +61,7 @@ def grpo_config(
 
 def _renamed_options(s):
     "The settings (`GRPOSettings`) that have another name in TRL's configuration, as a dict with its names"
+    # Answers in a forward pass, and forward passes in a step: as set, or regrouped into whole groups.
     # A group must not be cut in two by a micro-batch, or its prompt would be read twice (chapter 07).
     batch_size, accumulation = whole_groups(s)
     return dict(
@@ -76,7 +77,9 @@ def _renamed_options(s):
 
 
 def _no_picture_marks(settings, processor):
-    "Options of generation, vLLM's or transformers', by which no token that marks a picture is sampled"
+    """Options of generation, by which no token that marks a picture is sampled.
+
+    vLLM's are {"logit_bias": {id: -100}} for each token, transformers' {"suppress_tokens": [ids]}."""
     # After one the model would look for a picture that is not there.
     markers = vision_marker_ids(processor)
     return {"logit_bias": {i: NEVER for i in markers}} if settings.use_vllm else {"suppress_tokens": markers}
@@ -88,6 +91,7 @@ def check_transformers_words(
     "Raise SettingsError if transformers does not know the optimizer or the schedule of the learning rate"
     from transformers import SchedulerType
     from transformers.training_args import OptimizerNames
+    # Here, before the model is loaded; transformers would refuse them only afterwards.
     for name, enum in (("optim", OptimizerNames), ("lr_scheduler_type", SchedulerType)):
         value = getattr(settings, name)
         valid_values = [str(member.value) for member in enum]

@@ -89,7 +89,8 @@ class EnginePrompts:
     def _for_vllm(self, prompt):
         """A prompt as vLLM expects it: one token for each picture, and the picture size of training.
 
-        A prompt without pictures is returned unchanged."""
+        `prompt` is a dict: prompt_token_ids, and multi_modal_data = {"image": a picture or a list of them}.
+        One without pictures is returned unchanged."""
         pictures = (prompt.get("multi_modal_data") or {}).get("image")
         if pictures is None:
             return prompt
@@ -98,7 +99,7 @@ class EnginePrompts:
         return prompt | dict(prompt_token_ids=ids, mm_processor_kwargs=self.size)
 
     def _check_same_tokens(self, training_ids, vllm_ids):
-        "Raise SettingsError if vLLM read a prompt as other tokens than training does"
+        "Raise SettingsError if vLLM read a prompt as other tokens (a list of ids) than training does"
         if list(training_ids) == vllm_ids:
             return
         of_training = picture_runs(training_ids, self.image_token)  # tokens of each picture
@@ -143,12 +144,14 @@ class PicturesForVLLM(BeforeGRPOTrainer):
         list."""
         if self.use_vllm and images is not None:
             images = [row or None for row in images]
-            images = images if any(images) else None
+            images = images if any(images) else None  # None: no row has a picture
         return super()._generate_single_turn(prompt_ids, images, *args, **kwargs)
 
 
 def _sleep_at_level(sleep, level):
-    "vLLM's `sleep` as a function that ignores the level it is called with and uses this one"
+    """vLLM's `sleep` as a function that ignores the level it is called with and uses this one.
+
+    Asleep, vLLM frees the GPU for training: level 1 moves its weights to the CPU, level 2 drops them."""
     def asleep(*args, **kwargs):
         return sleep(level=level)
     return asleep
@@ -157,6 +160,7 @@ def _sleep_at_level(sleep, level):
 @contextmanager
 def _engine_dtype_of(model):
     "Within a `with` block, a vLLM engine that TRL makes gets the number type of `model`, such as float32"
+    # `model`: loaded, or its name; then nothing is changed.
     # TRL 1.16 passes no dtype, and vLLM 0.24 then takes 16 bits for a float32 model, which changes its
     # probabilities (training's are 0.94 times as large on average).
     import trl.generation.vllm_generation as generation
@@ -198,6 +202,7 @@ def _with_picture_check(
 
 def _check_server_tokens(features, prompt_ids, processor):
     "Raise SettingsError if a vLLM server's `features` of pictures have other lengths than training's prompt"
+    # A server runs elsewhere, so its limits of a picture's size can only be set where it is started.
     of_server = [placeholder["length"] for placeholder in features["mm_placeholders"]["image"]]
     of_training = picture_runs(prompt_ids, processor.image_token_id)
     if of_server != of_training:
@@ -218,9 +223,9 @@ class RatioWatch(TrainerCallback):
         self.has_warned = False
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        "Keep the mean ratio of this step, and warn at the first one that is outside of `ratio_bounds`"
+        "Keep the mean ratio of this step, and warn at the first one that is outside of 0.8 to 1.25"
         ratio = (logs or {}).get(_logged_ratio)
-        if ratio is None:
+        if ratio is None:  # a row that is not of a training step
             return
         self.ratios.append(ratio)
         if not self.has_warned and _is_out_of_bounds(ratio):
@@ -228,13 +233,14 @@ class RatioWatch(TrainerCallback):
             self._warn(state, f"at step {state.global_step} the ratio", ratio)
 
     def on_train_end(self, args, state, control, **kwargs):
+        "Called at the end of a run: warn if the mean of all steps' ratios is outside of 0.8 to 1.25"
         if self.ratios:
             mean = math.fsum(self.ratios) / len(self.ratios)
             if _is_out_of_bounds(mean):
                 self._warn(state, "over the whole run the ratio", mean)
 
     def _warn(self, state, when, ratio):
-        "One loud warning, by the first process only; `when` begins its sentence"
+        "One loud warning, by the first process only; `when` begins its sentence: \"at step 7 the ratio\""
         if state.is_world_process_zero:
             low, high = ratio_bounds
             warn_loudly(f"use_vllm: {when} of training's probabilities to vLLM's is {ratio:.3g}, outside "
@@ -243,6 +249,6 @@ class RatioWatch(TrainerCallback):
 
 
 def _is_out_of_bounds(ratio):
-    "Whether a mean ratio lies outside of `ratio_bounds`; also True for NaN, which compares as False"
+    "Whether a mean ratio lies outside of 0.8 to 1.25; also True for NaN, which compares as False"
     low, high = ratio_bounds
     return not low <= ratio <= high

@@ -32,10 +32,10 @@ def warm_start(
     task: str = "counting",  # counting, vqa, pointing or zoom
     looks: int = 0,  # 0: no lesson calls the zoom tool; any other number: some call it, once each
 ) -> str:  # directory of a checkpoint
-    """A twin (small model with random weights) after a supervised start; made once, then found in the cache.
+    """A twin (tiny model with random weights) after a supervised start; made once, then found in the cache.
 
     It has learned the form of an answer and to see a little, so that some of its answers earn a reward."""
-    path = _folder(family, steps, seed, task, looks)
+    path = _folder(family, steps, seed, task, looks)  # its name is a hash of all that decides the weights
     if path.exists():
         print("warm start: from the cache")
         return str(path)
@@ -47,16 +47,23 @@ def warm_start(
 
 
 def _save_twin(model, family, path):
-    "Save a twin and its processor in the folder `path`, unless another process has done so meanwhile"
+    "Save a tiny model and its processor in the folder `path`, unless another process has done so meanwhile"
     try:
+        # Raises FileExistsError, an OSError, if `path` is there. It appears complete, by a rename.
         save_model(model, twin_processor(family), path)
     except OSError:
-        if not path.exists():
+        if not path.exists():  # then it is another error, such as a full disk
             raise
 
 
-def _folder(family, steps, seed, task, looks):
-    """The folder in the cache for the twin (a small model) of this warm start; it need not be there.
+def _folder(
+    family,  # of the model that is copied, such as qwen2_5_vl
+    steps,  # supervised steps
+    seed,  # of weights and pictures
+    task,  # counting, vqa, pointing or zoom
+    looks,  # 0: no lesson calls the zoom tool; any other number: some call it
+):
+    """The folder in the cache for a tiny model after its supervised start; it need not be there.
 
     The folder's name is a hash of all that the weights depend on: first weights, training and shape."""
     processor = twin_processor(family)
@@ -65,7 +72,7 @@ def _folder(family, steps, seed, task, looks):
     recipe = [steps, seed, lesson_keys, config, processor.tokenizer.backend_tokenizer.to_str()]
     if task == "zoom":
         picture_size = dict(_zoom_eye(family).processor.image_processor.size)  # in which pictures are shown
-        # Training begins with the weights of another twin, after task counting's warm start.
+        # Training begins with the weights of another tiny model, after task counting's warm start.
         counting_twin = _folder(family, _counting_steps(), seed, "counting", looks=0)
         recipe += [picture_size, counting_twin.name, aiming_share]
     key = hashlib.sha256(repr(recipe).encode()).hexdigest()[:12]
@@ -73,7 +80,10 @@ def _folder(family, steps, seed, task, looks):
 
 
 def _lesson_keys(task, seed, family, looks):
-    "A list of (question, answer, keys of the pictures) of eight lessons, which stand for all lessons"
+    """A list of (question, answer, keys of the pictures) of eight lessons, which stand for all lessons.
+
+    It changes if the drawing of lessons does. The arguments are those of `lessons`; a picture's key is a hash
+    of its pixels."""
     lesson_keys = []
     for sample, answer in zip(*lessons(task, 8, seed, family, looks)):
         lesson_keys.append((sample.question, answer, *map(picture_key, sample.images)))
@@ -84,7 +94,7 @@ def lessons(
     task: str,  # counting, vqa, pointing or zoom
     n: int,  # samples
     seed: int,  # of the pictures
-    family: str = "qwen2_5_vl",  # of the model that the twin copies; it sets the scale of boxes
+    family: str = "qwen2_5_vl",  # of the model that learns; it sets the scale of boxes
     looks: int = 0,  # 0: no answer calls the zoom tool; any other number: half of them call it, once
 ) -> tuple:  # list of `Sample`, and a good model's answer to each
     "Questions about drawn pictures, and the answers to them that the warm start teaches"
@@ -101,7 +111,9 @@ def lessons(
 
 
 def _pointing_lessons(n, seed, family):
-    "As `lessons`, for task pointing: the answers are boxes in the scale that the family writes"
+    """Lessons of task pointing: `n` drawn samples, and to each the right answer, a box as text.
+
+    Its numbers are as the family, such as qwen2_5_vl, writes them: pixels, thousandths or fractions."""
     side = by_task["pointing"]["tiny"]["max_image_size"]  # of the pictures, as in the run
     draw = drawn_for(f"tiny-{family}", side)
     samples = draw(n, seed)
@@ -109,7 +121,7 @@ def _pointing_lessons(n, seed, family):
 
 
 def _zoom_eye(family):
-    """How a twin sees pictures in task `zoom`: an `Eye`.
+    """How a tiny model of a family, such as qwen2_5_vl, sees pictures in task `zoom`: an `Eye`.
 
     It holds a processor that shows pictures in the size of the run's preset, and the scale in which the
     family writes coordinates."""
@@ -124,14 +136,14 @@ def supervised(
     looks: int = 0,  # 0: no lesson calls the zoom tool; any other number: some call it, once each
     **config,  # see `models.twin_config`
 ):  # model, loss per step
-    """Teach a twin (small model with random weights) to answer, by supervised steps on `lessons`.
+    """Teach a twin (tiny model with random weights) to answer, by supervised steps on `lessons`.
 
     AdamW; the learning rate rises over 30 steps and falls to 0 over the second half."""
     is_zoom = task == "zoom"
-    # The twin of zoom can count discs already.
+    # The model that learns to zoom can count discs already.
     model, processor = _counting_twin(family, seed) if is_zoom else tiny_twin(family, seed, **config)
     model.train()
-    lr = 7e-4 if is_zoom else 1e-3  # less for the twin that has much to keep
+    lr = 7e-4 if is_zoom else 1e-3  # less for the model that has much to keep
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.95), weight_decay=0.0)
     schedule = _rise_and_fall(optimizer, steps)
     # A function (processor, samples, answers) → batch, labels. In task zoom an answer has several turns.
@@ -149,14 +161,14 @@ def supervised(
 
 def _rise_and_fall(optimizer, steps):
     "A schedule of the learning rate: it rises over 30 steps and falls to 0 over the second half of `steps`"
-    def lr_factor(step):
+    def lr_factor(step):  # step: from 0 on → what the learning rate is multiplied by
         rising, falling = (step + 1) / 30, (steps - step) / (steps / 2)
         return min(1, rising) * min(1, falling)
     return torch.optim.lr_scheduler.LambdaLR(optimizer, lr_factor)
 
 
 def _step(model, optimizer, batch, labels):
-    "Take one optimizer step on a batch, and return its loss"
+    "Take one optimizer step on a batch (model inputs; labels [rows, tokens]), and return its loss, a number"
     loss = model(**batch, labels=labels).loss
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -166,10 +178,11 @@ def _step(model, optimizer, batch, labels):
 
 
 def _counting_twin(family, seed):
-    """The twin that task zoom begins with: one that counts discs already, after task counting's warm start.
+    """(model, processor) with which task zoom begins: a tiny model that counts discs already.
 
     From random weights 700 steps of zoom's lessons left the count a guess, with a look and without one: most
     tokens of a lesson are coordinates, so the count is a small part of the loss."""
+    # The directory of the model that task counting's supervised start has made; found in the cache later on.
     start = warm_start(family, _counting_steps(), seed)
     return load_vlm(start, trainable=True, max_image_size=by_task["zoom"]["tiny"]["max_image_size"])
 
@@ -183,7 +196,7 @@ def _lessons_by_step(
     task,  # counting, vqa, pointing or zoom
     steps,  # supervised steps
     seed,  # of the pictures
-    family,  # of the model that the twin is a tiny copy of
+    family,  # of the model that learns, such as qwen2_5_vl
     looks,  # 0: no lesson calls the zoom tool; any other number: some call it, once each
 ):
     "Yields the lessons of each step: (as many samples as `PICTURES_A_STEP`, the answer to each)"
@@ -196,11 +209,16 @@ def _lessons_by_step(
         yield samples[of_step], answers[of_step]
 
 
-def _zoom_lessons_by_step(steps, seed, family, looks):
-    "As `_lessons_by_step`, for task zoom"
+def _zoom_lessons_by_step(
+    steps,  # supervised steps
+    seed,  # of the pictures
+    family,  # of the model that learns, such as qwen2_5_vl
+    looks,  # 0: no lesson calls the zoom tool; any other number: some call it, once each
+):
+    "Yields the lessons of each step of task zoom: (samples, the answer to each), 32 of them"
     # Each step draws its own pictures: they are large, and those of all steps would fill the memory.
     for step in range(steps):
-        is_first_part = step < aiming_share * steps
+        is_first_part = step < aiming_share * steps  # 45 percent of the steps
         only_where_to_zoom = looks > 0 and is_first_part  # then the lessons teach nothing else
         eye = _zoom_eye(family)  # the size in which the model sees pictures, and its scale of coordinates
         yield zoom_lessons(PICTURES_A_STEP, seed + step, eye, looks, only_where_to_zoom)
@@ -211,8 +229,8 @@ def _one_turn(processor, samples, answers):
     batch = encode(processor, samples, answers)
     # Rows are padded on the left, so an answer is the end of its row.
     labels = batch["input_ids"].clone()
-    for row, length in enumerate(len_of_answers(processor, answers)):
-        labels[row, :-length] = UNSEEN
+    for row, length in enumerate(len_of_answers(processor, answers)):  # tokens, the ending one included
+        labels[row, :-length] = UNSEEN  # left out of the loss
     return batch, labels
 
 
@@ -224,7 +242,7 @@ def _several_turns(family):
     eye = _zoom_eye(family)  # also cuts out the parts of pictures that calls ask for
     processor = eye.processor  # shows pictures in the size of the run
     teach_calls(processor)  # adds a form for calls of the tool to its chat template
-    def encode_lessons(_ignored_processor, samples, answers):
+    def encode_lessons(_ignored_processor, samples, answers):  # the other one has no form for calls
         batch = encode_turns(processor, samples, answers, eye)
         return batch, turn_labels(batch["input_ids"], processor)
     return encode_lessons
