@@ -5,7 +5,6 @@ import json
 import os
 import re
 import signal
-from pathlib import Path
 
 from .folder import JobFolder
 from .ledger import logger

@@ -11,7 +11,7 @@ from operator import itemgetter
 from pathlib import Path
 
 from .errors import LedgerLost
-from .folder import DataFolder, JobFolder
+from .folder import DataFolder
 from .job import clean, utc
 from .ledger import Ledger, ledger_problem, logger
 from .lock_file import is_held, order_of_lock_file

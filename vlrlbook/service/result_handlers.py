@@ -209,9 +209,10 @@ class EventSide:
     @contextlib.contextmanager
     def _listening(self, job_id, folder):
         "Count one more client that listens to a job until the block ends; yields the job's `JobWatch`"
-        self.streaming += 1
         new_watch = JobWatch(self.jobs, job_id, folder, self.logs.of(folder.run_log))
         watch = self.watches.setdefault(job_id, new_watch)  # the one of other listeners, if there are any
+        # Counted only now: if the lines above raised, nothing would count this client off again.
+        self.streaming += 1
         watch.listeners += 1
         try:
             yield watch
