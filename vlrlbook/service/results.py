@@ -79,7 +79,7 @@ def add_outlook(
     if told["status"] in ("interrupted", "failed", "cancelled"):
         # With a manifest a checkpoint was written to its end; resuming will check its bytes.
         has_checkpoint = any(folder.run.glob(f"checkpoint-*/{manifest_name}"))
-        # What the job trains on. Without an upload it draws its pictures: "." is its own folder, which exists.
+        # What the job trains on. Without an upload it draws its pictures: then ".", its own folder, exists.
         file_id = told["data_file_id"]
         data_path = folder.path / (f"../../uploads/{file_id}" if file_id else ".")
         told["can_resume"] = has_checkpoint and data_path.exists()
