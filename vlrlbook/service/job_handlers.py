@@ -120,7 +120,7 @@ class StateSide:
         """Return the notes on what the server decided for a job when it was started, such as its steps.
 
         They are a list of texts in a file of the job's folder, and are read only once."""
-        if job_id not in self.notes:
+        if job_id not in self.notes:  # a dict: job_id → its notes
             path = JobFolder(self.jobs.folder(job_id)).notes
             try:
                 self.notes[job_id] = _read_notes(path, job_id)

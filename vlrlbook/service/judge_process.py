@@ -105,8 +105,10 @@ class Judge:
         exchange = asyncio.ensure_future(self._exchange(asked))
         return await asyncio.shield(exchange)
 
-    async def _exchange(self, rank_request):
-        "Send a request, a dict, to the process; return the dict that it answers, a Problem where it refuses"
+    async def _exchange(self,
+        rank_request,  # a dict: question, answers (a list of texts), image (base64, or None)
+    ):
+        "Send a request to the process; return the dict that it answers, or raise a Problem where it refuses"
         async with self.turn:  # a lock: one request at a time
             await self._ensure_started()
             try:

@@ -316,9 +316,9 @@ def _second_successes(
     responses,  # of this address so far: status as a text → its description
 ):
     "Return further responses of an address that are no errors; only three addresses have some"
-    if endpoint.name == "cancel":
+    if endpoint.name == "cancel":  # with ?purge=true it removes the job, and there is nothing to reply
         return {"204": dict(description="Removed")}
-    if endpoint.name == "front":
+    if endpoint.name == "front":  # with ?token=… it redirects to itself
         return {"303": dict(description="The token is kept in a cookie")}
     if endpoint.name == "download":
         # 206: a part of the file, which a Range header asked for; otherwise like the whole file.

@@ -121,7 +121,8 @@ class Uploads:
     def _check_quota(self, quota_gb):
         "Raise a Problem, before any byte is received, if all uploads together have used up the quota"
         held_bytes = 0
-        for upload in list(self.known.values()):  # a copy: other requests may change the dict
+        # Facts about each upload. The list is a copy: other requests may change the dict.
+        for upload in list(self.known.values()):
             held_bytes += upload["size_bytes"] + upload["unpacked_bytes"]
         held_gb = held_bytes / 2**30
         if held_gb >= quota_gb:
@@ -236,7 +237,7 @@ class Uploads:
             with os.scandir(self.folder(file_id)) as entries:
                 return {entry.name for entry in entries if entry.is_file() and entry.stat().st_size > 0}
         except FileNotFoundError as error:
-            # Another request is deleting the upload.
+            # Another request is deleting the upload: it takes it out of the list first, its folder next.
             self.get(file_id)  # a Problem if it is already out of the list
             raise Problem("file.damaged", "its files are being deleted") from error
 
@@ -250,6 +251,7 @@ class Uploads:
             return remembered
 
         names = {row["row"]: row["file"] for row in self._stored_rows(file_id)}
+        # valid_images: how many rows were stored. With fewer the file of rows was cut off.
         if len(names) != self.get(file_id)["valid_images"]:
             raise Problem("file.damaged", f"{len(names)} rows are left: upload it again")
         self._forget_oldest_index()
