@@ -88,7 +88,9 @@ def _body(standings):
     return "".join(parts)
 
 
-def _introduction(standings):
+def _introduction(
+    standings,  # ranked results of a class: `results`, `rules` and `pictures`
+):
     "Return two paragraphs of HTML: what the contest compared, and how the results are ranked"
     # the rules are those of most files, and None if no file could be read
     if standings.rules is None:
@@ -124,11 +126,14 @@ def _result_item(result):
     return f'<li class="one" style="border-color: {colour}">{row}{_details(result)}</li>'
 
 
-def _name_cell(result, colour):
-    "Return a student's name and the outcome of the training as HTML, with a dot of a colour such as #0072B2"
+def _name_cell(
+    result,  # a student's `Result`: `outcome`, such as better; `often`, such as ["60 × A photo of 3 discs"]
+    colour,  # of the dot before the outcome, such as #0072B2
+):
+    "Return a student's name and the outcome of the training as HTML"
     collapsed_answer = ""
     if result.outcome == "collapsed":
-        # the model gives this one answer to nearly every picture
+        # collapsed: the model gives one answer, the most frequent, to nearly every picture
         most_frequent_answer = escape(result.often[0])
         collapsed_answer = f'<div class="tally">{most_frequent_answer}</div>'
     return (f'<div><div class="name">{escape(result.entry.name)}</div>'
@@ -138,7 +143,8 @@ def _name_cell(result, colour):
 def _question_marks(asked):
     """Return the answers to the eight questions as marks in HTML, such as ✓ for yes.
 
-    `asked` is a list of dicts with question and answer; both are shown when the mouse is over a mark."""
+    `asked` is a list of dicts with question and answer (yes, no, cannot tell, not measured); both are shown
+    when the mouse is over a mark."""
     marks = []
     for number, question in enumerate(asked, 1):
         title = escape(f"{number}. {question['question']} {question['answer']}", quote=True)
@@ -175,8 +181,10 @@ def _details(result):
             f'<div class="wide"><table>{_heads}{_question_rows(result.asked)}</table></div></details>')
 
 
-def _question_rows(asked):
-    "Return the rows of a table in HTML: for each question, a dict, its text, the answer and the numbers"
+def _question_rows(
+    asked,  # dicts: question and detail are texts, answer is one of four known ones
+):
+    "Return the rows of a table in HTML: for each question its text, the answer and the numbers behind it"
     rows = []
     for question in asked:
         cells = (escape(question["question"]), f"<b>{question['answer']}</b>", escape(question["detail"]))
@@ -213,7 +221,7 @@ def curve_svg(
 
 
 def _points(values):
-    "Return a point of the curve for each value, in a picture of 100 x 30, as text such as 50.0,27.0"
+    "Return a point of the curve for each of two or more values: in a picture of 100 x 30, such as 50.0,27.0"
     # each curve fills its own height, since rewards of different students have different units
     low = min(values)
     span = (max(values) - low) or 1.0  # 1.0 avoids a division by zero where all values are equal

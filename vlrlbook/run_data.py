@@ -83,7 +83,9 @@ def _check_row_count(settings, rows):
         raise SettingsError(f"{few}: {advice}")
 
 
-def _drawn(settings):
+def _drawn(
+    settings,  # `GRPOSettings`, checked, without a file of data
+):
     """Draw the pictures of a run; returns its training data set and its held-out data set.
 
     No training picture is held out, or belongs to the frozen set on which chapter 06 evaluates."""
@@ -99,6 +101,7 @@ def _drawn(settings):
 
 def _drawing_function(settings):
     "The function (n, seed) → list of `Sample` that draws the pictures and questions of the run's task"
+    # The coordinates of a true answer depend on the model: pixels of the resized picture, or thousandths.
     if settings.task == "pointing":
         return drawn_for(settings.model, settings.max_image_size)
     if settings.task == "zoom":
@@ -106,7 +109,10 @@ def _drawing_function(settings):
     return synthetic_counting if settings.task == "counting" else drawn_questions
 
 
-def _read(settings, reward):
+def _read(
+    settings,  # `GRPOSettings`, checked, with a file of data
+    reward,  # (completion, answer) → dict of its parts, or a batched one that scores lists of completions
+):
     """Read the file of a run and split it by picture.
 
     Returns the training data set, the held-out data set and the report of what was kept and left out."""
@@ -122,6 +128,7 @@ def _read(settings, reward):
     # DataError for a row whose true answer earns nothing; with `skip_bad_rows` it is left out.
     dataset = with_good_truths(dataset, reward, s.skip_bad_rows, report)
 
+    # Rows with the same picture stay together, so that no held-out picture was trained on.
     train, held = split_by_picture(dataset, seed=s.seed)
     held_rows = min(s.eval_samples, len(held))
     return train, held.select(range(held_rows)), report
@@ -183,6 +190,7 @@ def _cost_of_weights(model):
     weights = list(model.parameters())
     trained = sum(p.numel() for p in weights if p.requires_grad)
     weight_bytes = sum(p.numel() * p.element_size() for p in weights)
+    # Frozen weights, as all but the adapter's with LoRA, have neither gradient nor moments.
     optimizer_bytes = 12 * trained  # float32: 4 bytes of gradient, 8 of AdamW's two moments
     return {
         "parameters that train": trained,
@@ -191,9 +199,13 @@ def _cost_of_weights(model):
     }
 
 
-def _cost_of_tokens(settings, model, longest_row):
-    "Estimate the memory that grows with the tokens, `longest_row` of a prompt and its answer: words → MB"
-    config = model.config.get_text_config()
+def _cost_of_tokens(
+    settings,  # `GRPOSettings`, checked
+    model,  # the model that is trained
+    longest_row,  # tokens of a prompt and its answer, at most
+):  # dict: words → MB
+    "Estimate the memory that grows with the tokens: the cache while answers are sampled, logits in the loss"
+    config = model.config.get_text_config()  # of the language model, without the part that sees
     answers_per_pass, passes = whole_groups(settings)  # answers in a forward pass, forward passes in a step
     # All answers of a step are sampled at once, so the key-value cache holds the tokens of all passes.
     cached_tokens = longest_row * answers_per_pass * passes
@@ -211,7 +223,9 @@ def _megabytes(size):
     return round(size / 2**20)
 
 
-def _cached_numbers(config):
+def _cached_numbers(
+    config,  # of a language model in transformers: its numbers of layers and heads
+):
     "How many numbers the key-value cache holds for one token: a key and a value for each head in each layer"
     # Not every configuration states the size of a head; then it is the usual one.
     head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads

@@ -55,8 +55,10 @@ def as_it_began(
     same_run(settings, checkpoint, may_differ, rows_of_data=fingerprint)
 
 
-def _fingerprint_of_rows(dataset):
-    "16 characters that change with any row's number, question or answer"
+def _fingerprint_of_rows(
+    dataset,  # of `datasets`, with the columns row, question, answer and pictures
+):
+    "16 hexadecimal digits that change with any row's number, question or answer"
     # Without pictures, since hashing them would open every file of a large set.
     columns = [list(dataset[name]) for name in ("row", "question", "answer")]
     return hashlib.sha256(json.dumps(columns).encode()).hexdigest()[:16]
@@ -80,8 +82,10 @@ def check_hub(
         raise SettingsError(f"hub_model_id = {repository!r}: {user['name']} may write to {allowed} only")
 
 
-def _hub_user(repository):
-    "What the hub knows of the user who is logged in, a dict; SettingsError if nobody is"
+def _hub_user(
+    repository,  # such as somebody/model, for the message
+):
+    "What the hub knows of the user who is logged in: dict of name, orgs and more; SettingsError if nobody is"
     from huggingface_hub import HfApi
     try:
         return HfApi().whoami()
@@ -93,8 +97,8 @@ def _hub_user(repository):
 
 def prediction_rows(
     samples: list,  # of `Sample`
-    before: dict,  # from `predict`
-    after: dict,  # from `predict`
+    before: dict,  # from `predict`: greedy and sampled, each with a list of texts for each sample
+    after: dict,  # the same after training
     paid: dict = None,  # column, such as before_greedy → mean reward of each sample; None: not kept
 ) -> list:  # of dicts: row, question, answer, picture, lists of texts such as before_greedy; `paid` if kept
     "A row for each held-out sample: question, right answer, and the model's answers before and after"
@@ -118,8 +122,11 @@ def save_predictions(
     write_whole(path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
 
 
-def _named_by_time(before, after):
-    "Two dicts, greedy and sampled → something, as one: before_greedy, before_sampled, after_greedy, …"
+def _named_by_time(
+    before,  # dict with the keys greedy and sampled: something about the answers before training
+    after,  # the same after training
+):
+    "Two dicts as one, with the keys before_greedy, before_sampled, after_greedy and after_sampled"
     columns = {f"before_{how}": value for how, value in before.items()}
     return columns | {f"after_{how}": value for how, value in after.items()}
 
@@ -127,8 +134,8 @@ def _named_by_time(before, after):
 def results_of(
     settings: GRPOSettings,  # a checked object
     samples: list,  # the held-out `Sample`s
-    before: dict,  # from `predict`
-    after: dict,  # from `predict`
+    before: dict,  # from `predict`: greedy and sampled, each with a list of texts for each sample
+    after: dict,  # the same after training
     reward,  # (completion, answer) → parts, or a batched one
     lines: dict = None,  # from `marking.baselines`: what the best answer earns that needs no picture
 ) -> tuple:  # dict of verdict, settings, before, after, gain and baselines; rows of predictions.jsonl
@@ -149,7 +156,11 @@ def results_of(
     return results, rows
 
 
-def _rewards_of_model(scores_before, scores_after, reward):
+def _rewards_of_model(
+    scores_before,  # "greedy" and "sampled" → a dict: reward and others → a number for each sample
+    scores_after,  # the same after training
+    reward,  # of the run; marked `batched` if a model gives it
+):
     """A dict, column such as before_greedy → the mean reward of each sample; None if the reward is a rule.
 
     A rule's rewards can be computed again from the answers. A reward model needs the pictures, too."""
@@ -202,6 +213,7 @@ def _fingerprint(folder):
 
 def _object_in(path):
     "The JSON object in a file, as a dict; an empty one where there is no such file or no object in it"
+    # Whatever is missing is left out of a description: it is no reason to lose a run at its end.
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
@@ -215,6 +227,7 @@ def announce(
     "Print a run's verdict in one line, and also write it to the terminal from which the job was started"
     line = verdict_line(found)
     print(line)
+    # In a job, papermill puts what is printed into the executed notebook, where nobody looks while it runs.
     terminal = job_terminal()  # the descriptor of that terminal, or None
     if terminal is None:
         return
@@ -270,9 +283,12 @@ def model_card(
     return "\n".join(lines) + "\n"
 
 
-def _fact_lines(settings, results):
+def _fact_lines(
+    settings,  # `GRPOSettings`, its reward without paths
+    results,  # dict of results.json: may have judges, device, commit, seconds, versions
+):
     "A list in Markdown, as lines: data, reward, models that gave the reward, machine and versions"
-    data = Path(settings.data).name if settings.data else "drawn pictures"
+    data = Path(settings.data).name if settings.data else "drawn pictures"  # a card shows no folders
     lines = [f"- data: {data}", f"- reward: `{settings.reward}`"]
     # The models that gave the reward, from `judges_of`. Another fingerprint means other files or settings.
     for model in results.get("judges", []):
@@ -290,8 +306,10 @@ def _setting_lines(settings):
     return lines + [f"| {k} | `{v}` |" for k, v in asdict(settings).items() if k not in PRIVATE]
 
 
-def _verdict_lines(verdict):
-    "A verdict (from `verdict.verdict_of`) as lines of Markdown: its sentence, and a table of its questions"
+def _verdict_lines(
+    verdict,  # dict of sentence and questions, a list of dicts: question, answer, detail
+):
+    "A verdict on a run as lines of Markdown: its sentence, and a table of its questions"
     lines = ["", f"**{verdict['sentence']}**", ""]
     if verdict["questions"]:
         lines += ["| question | answer | numbers |", "| --- | --- | --- |"]
@@ -304,7 +322,9 @@ def _verdict_lines(verdict):
     return lines
 
 
-def _gain_table(results):
+def _gain_table(
+    results,  # dict of before, after and gain, each: "greedy" or "sampled" → dict of metrics
+):
     "Yields the lines of a Markdown table: accuracy and reward before and after, the gain and its interval"
     yield "| held-out pictures | before | after | gain, 95 % interval |"
     yield "| --- | --- | --- | --- |"
@@ -312,7 +332,7 @@ def _gain_table(results):
         before, after = results["before"][how], results["after"][how]
         overlap = ["mean_iou"] if "mean_iou" in gained else []  # only where boxes were asked for
         for metric in (*overlap, "exact_accuracy", "mean_reward"):
-            low, high = gained[f"{metric}_ci95"]
+            low, high = gained[f"{metric}_ci95"]  # ends of the 95 % interval
             change = f"{gained[metric]:+.3f} ({low:+.3f} to {high:+.3f})"
             values = f"{before[metric]:.3f} | {after[metric]:.3f}"
             yield f"| {how} {metric}, n = {after['n']} | {values} | {change} |"

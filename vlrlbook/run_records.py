@@ -52,8 +52,13 @@ class Completions:
         self.path = Path(output_dir) / name
         self.is_cleaned = False  # whether rows that an earlier attempt left have been removed
 
-    def __call__(self, texts, parts, samples, state):
-        "Append a line to the file for each answer; `parts` has a dict for each, part of its reward → number"
+    def __call__(self,
+        texts,  # the answers of a batch
+        parts,  # a dict for each answer: part of its reward, such as overall → number
+        samples,  # the `Sample` that each answer belongs to
+        state,  # transformers' `TrainerState`
+    ):
+        "Append a line of JSON to the file for each answer of a batch"
         if not self.is_cleaned:
             self._remove_later_rows(state.global_step)  # of an earlier attempt at this run; sets `is_cleaned`
         step = state.global_step + 1  # `global_step` counts finished steps
@@ -64,7 +69,9 @@ class Completions:
                 line |= dict(answer=text) | part
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
-    def _remove_later_rows(self, steps_done):
+    def _remove_later_rows(self,
+        steps_done,  # optimizer steps: 0, or those up to the checkpoint from which the run is resumed
+    ):
         """Remove the rows of steps that this run will do itself.
 
         A run that is resumed from a checkpoint keeps the rows up to it: later steps are done again. A run
@@ -123,8 +130,13 @@ class Recorder:
         self.scale = scale
         self.kept = {}  # "1 first", "2 middle", "3 last" → a `RolloutGroup` of that batch, see `_slot`
 
-    def __call__(self, texts, parts, samples, state):
-        "Record a batch of whole groups; `parts` has a dict for each answer, part of reward → number"
+    def __call__(self,
+        texts,  # the answers of a batch: whole groups, one after the other
+        parts,  # a dict for each answer: part of its reward, such as overall → number
+        samples,  # the `Sample` that each answer belongs to
+        state,  # transformers' `TrainerState`: global_step counts finished steps
+    ):
+        "Record a batch of answers: keep one group of it, and write the file for the web page"
         step, last_step = state.global_step, state.max_steps
         groups = self._groups(texts, parts, samples, title=f"step {step + 1} of {last_step}")
         # Prefer a group with advantages: where all answers earn the same, there is nothing to show.
@@ -138,8 +150,13 @@ class Recorder:
             shown = [self._as_dict(group) for group in groups[:self.most]]
             write_json(self.path, dict(step=step + 1, total_steps=last_step, groups=shown))
 
-    def _groups(self, texts, parts, samples, title):
-        "The answers of a batch as a list of `RolloutGroup`s; `texts`, `parts` and `samples` are equally long"
+    def _groups(self,
+        texts,  # the answers of a batch: whole groups, one after the other
+        parts,  # a dict for each answer: part of its reward → number; `overall` is the reward itself
+        samples,  # the `Sample` that each answer belongs to; a group has one
+        title,  # of each group, such as "step 3 of 100"
+    ):
+        "The answers of a batch as a list of `RolloutGroup`s"
         G = self.group_size
         batch_advantages = scaled_advantages([part["overall"] for part in parts], G, self.scale)
         groups = []
@@ -148,7 +165,10 @@ class Recorder:
             groups.append(self._group(texts[rows], parts[rows], batch_advantages[rows], samples[i], title))
         return groups
 
-    def _slot(self, step, last_step):
+    def _slot(self,
+        step,  # finished steps, from 0
+        last_step,  # steps of the whole run
+    ):
         """Key in `kept` for the group of this step.
 
         The first step, then the first from the middle on, have keys of their own. All others share "3 last",
@@ -162,7 +182,7 @@ class Recorder:
     def _group(self, texts, parts, group_advantages, sample, title):
         "The answers to one sample, with rewards and advantages, as a `RolloutGroup`"
         rollouts = []
-        for text, part, advantage in zip(texts, parts, group_advantages):
+        for text, part, advantage in zip(texts, parts, group_advantages):  # part: a dict of numbers
             rollouts.append(Rollout(on_one_line(text), part, advantage))
         return RolloutGroup(_drawn(sample, texts, self.eye), rollouts, title=title)
 
@@ -207,7 +227,7 @@ def scaled_advantages(
 
 
 def _centred(group):
-    "The rewards of one group less their mean; 0 for an answer that is left out (None)"
+    "The rewards of one group less their mean; 0 for one that is left out: [1, 0, None] → [0.5, -0.5, 0]"
     counted = [reward for reward in group if reward is not None]
     mean = mean_of(counted) if counted else 0.0
     return [0.0 if reward is None else reward - mean for reward in group]
@@ -269,8 +289,8 @@ class SamePictures(TrainerCallback):
         return {how: [texts[i] for i in self.places] for how, texts in answers.items()}
 
     def keep_flips(self,
-        before: dict,  # from `predict`
-        after: dict,  # from `predict`
+        before: dict,  # from `predict`, on all samples: `greedy` has a list of one text for each
+        after: dict,  # the same after training
         most: int = 4,  # of each kind
     ):
         "Choose for the report the first pictures whose greedy answer became right, and that became wrong"
@@ -284,7 +304,12 @@ class SamePictures(TrainerCallback):
                 flips.append(self._flip(sample, text_before, text_after, now_right))
         self.flips = became_right + became_wrong
 
-    def _flip(self, sample, text_before, text_after, became_right):
+    def _flip(self,
+        sample,  # `Sample` whose answer became right or wrong
+        text_before,  # the greedy answer before training
+        text_after,  # and after it
+        became_right,  # False: it became wrong
+    ):
         "A dict for the report: question, right answer, the two answers, and the picture"
         # On the picture stand the boxes or crops of both answers.
         shown = _pictured(sample, [text_before, text_after], self.eye)
@@ -300,16 +325,24 @@ class SamePictures(TrainerCallback):
         self.keep("middle", state.global_step, predict(model, self.processor, asked, self.settings))
 
 
-def _drawn(sample, answers, eye):
-    """A sample as a card shows it, with what the task needs drawn on its picture.
+def _drawn(
+    sample,  # `Sample`
+    answers,  # texts of the model
+    eye,  # `Eye`: how the model sees pictures; None but for task zoom
+):
+    """A sample as a card of the page or the report shows it, with what its task needs drawn on its picture.
 
     Task pointing: boxes of the right answer and of `answers`. Task zoom: the parts that were looked at,
     framed and enlarged. The other tasks: the sample itself."""
     return with_looks_drawn(with_boxes_drawn(sample, answers), answers, eye)
 
 
-def _pictured(sample, answers=(), eye=None):
-    "A sample as a dict for a JSON file; its first picture is a data URL, with boxes of `answers` drawn on it"
+def _pictured(
+    sample,  # `Sample`
+    answers=(),  # texts of the model, whose boxes or looks are drawn on the picture
+    eye=None,  # `Eye`: how the model sees pictures; None but for task zoom
+):
+    "A sample as a dict for a JSON file: row, question, answer, and the first picture as a data URL"
     image = _data_url(_drawn(sample, answers, eye))
     return dict(row=sample.row, question=sample.question, answer=sample.answer, image=image)
 
@@ -318,5 +351,6 @@ def _data_url(sample):
     "The first picture of a sample, made small, as a data URL; None where it has none"
     if not sample.images:
         return None
+    # In task zoom the parts that were looked at stand beside the picture, so it must be larger.
     side = THUMBNAIL_WITH_LOOKS if sample.task == "zoom" else THUMBNAIL
     return thumbnail_url(sample.images[0], side)

@@ -117,18 +117,26 @@ class SubmititBackend(LocalBackend):
         self.executor.update_parameters(**self.options)
         self.submitted_jobs = {}  # handle → submitit's object of the job
 
-    def start(self, folder, attempt, devices, lock=None):
-        "Submit the supervisor and return its handle, the number of the Slurm job; `lock` is not used here"
+    def start(self,
+        folder,  # of the job
+        attempt,  # number of the attempt that the supervisor is to run, from 1
+        devices,  # for CUDA_VISIBLE_DEVICES; only for submitit's local jobs
+        lock=None,  # not used: a supervisor on another machine inherits no descriptor
+    ):
+        "Submit the supervisor of a job and return its handle, the number of the Slurm job as a text"
         self.executor.update_parameters(name=f"vlrlbook-{folder.name}-{attempt}")
-        # Slurm sets CUDA_VISIBLE_DEVICES itself to the GPUs that the job gets; "" leaves that alone.
+        # Slurm sets CUDA_VISIBLE_DEVICES itself to the GPUs that the job gets; "" leaves that alone. The
+        # cluster "local" is no cluster: submitit starts a process on this machine.
         own_devices = devices if self.executor.cluster == "local" else ""
         # On the node this calls supervise(folder, attempt, own_devices), which takes the job's lock itself.
         job = self.executor.submit(supervise, str(folder), attempt, own_devices)
         self.submitted_jobs[job.job_id] = job
         return job.job_id
 
-    def _state(self, handle):
-        "submitit's word for the state of a job, in capitals; UNKNOWN if it does not know the job"
+    def _state(self,
+        handle,  # number of the Slurm job, as a text; a job that was never submitted has none
+    ):
+        "submitit's word for the state of a job, such as PENDING; UNKNOWN if it does not know the job"
         import submitit
         # A server that was restarted did not submit the job itself. Slurm can be asked by number, but
         # submitit's local executor knows only what it started.
@@ -160,8 +168,13 @@ class RayBackend(LocalBackend):
         self.options = dict(options or {})
         self.client = JobSubmissionClient(self.options.pop("address", None))
 
-    def start(self, folder, attempt, devices, lock=None):
-        "Submit the supervisor and return its handle, Ray's name of the job; `lock` is not used here"
+    def start(self,
+        folder,  # of the job
+        attempt,  # number of the attempt that the supervisor is to run, from 1
+        devices,  # for CUDA_VISIBLE_DEVICES, unless Ray gives out the GPUs itself
+        lock=None,  # not used: a supervisor on another machine inherits no descriptor
+    ):
+        "Submit the supervisor of a job and return its handle, Ray's name of the job: JOB_ID-ATTEMPT"
         # devices="": the supervisor leaves CUDA_VISIBLE_DEVICES as it finds it in the environment below.
         command = shlex.join(supervisor_command(folder, attempt, devices=""))
         environment = {}
@@ -173,12 +186,13 @@ class RayBackend(LocalBackend):
         return self.client.submit_job(
             entrypoint=command, submission_id=name, runtime_env=environment, **self.options)
 
-    def _state(self, handle):
-        "Ray's word for the state of a job, in capitals; UNKNOWN if Ray does not know the job"
-        # `handle` is None in the ledger until `start` has returned.
+    def _state(self,
+        handle,  # Ray's name of the job; None in the ledger until `start` has returned
+    ):
+        "Ray's word for the state of a job, such as PENDING; UNKNOWN if Ray does not know the job"
         try:
             return str(self.client.get_job_status(handle or ""))
-        except RuntimeError:
+        except RuntimeError:  # Ray's error for a name that it does not know, such as ""
             return "UNKNOWN"
 
     def alive(self, folder, handle):

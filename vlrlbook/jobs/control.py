@@ -41,8 +41,8 @@ class JobControl:
         """Stop a job, at once or as soon as its processes are dead.
 
         Raises UnknownJob, or WrongState if the job has ended already."""
-        row = self._row_of_now(job_id)
-        if row["status"] in ends:
+        row = self._row_of_now(job_id)  # of the ledger; UnknownJob if there is no such job
+        if row["status"] in ends:  # completed, failed, cancelled
             raise WrongState(f"the job is {row['status']} already")
 
         # `move` changes a job only if it is still in an expected state. One without a process ends at once.
@@ -61,6 +61,8 @@ class JobControl:
 
     def _row_of_now(self, job_id):
         "The ledger's row of a job, after a look whether the job has just ended; raises UnknownJob"
+        # The ledger may be older than the end of the job: the dispatcher, which writes that down, looks at
+        # each job from time to time only.
         row = self.records.row(job_id)
         if row["status"] in live:  # training or cancelling
             self.running.look_at(row)  # writes it into the ledger if the job has ended
@@ -74,6 +76,7 @@ class JobControl:
         if row is None or row["status"] != "cancelling":
             return  # it has ended meanwhile
         lock_file = self.data.job(row["job_id"]).lock
+        # The order names the attempt, so that it stops no later one.
         try:
             give_order(lock_file, cancel_order, row["attempt"])
         except OSError as e:
@@ -93,8 +96,10 @@ class JobControl:
         if not self.ledger.move(row["job_id"], resumable, to="queued", why="resume asked", **columns):
             raise WrongState("the job has moved meanwhile")
 
-    def _check_resumable(self, row):
-        "Raise WrongState, NoData or NoCheckpoint if the job of a row of the ledger cannot be resumed"
+    def _check_resumable(self,
+        row,  # of the ledger's table of jobs
+    ):
+        "Raise WrongState, NoData or NoCheckpoint if a job cannot be resumed"
         if row["status"] not in resumable:
             raise WrongState(f"the job is {row['status']}; "
                              "only one that was interrupted, failed or cancelled can be resumed")
@@ -107,6 +112,7 @@ class JobControl:
         row,  # of the ledger's table of jobs
     ):
         "Raise NoData if the data that a job trains on has been deleted: the job would fail at once"
+        # A job without `data` trains on pictures that it draws itself: there is nothing to miss.
         # The path is relative to the job's folder, so that a data directory can be moved.
         data_path = json.loads(row["parameters"]).get("data")
         if data_path and not (self.data.job(row["job_id"]).path / data_path).exists():
@@ -117,7 +123,7 @@ class JobControl:
     ):
         "Forget a job and delete its files; raises UnknownJob, or WrongState if it waits or runs"
         row = self.records.row(job_id)
-        if row["status"] not in (*ends, "interrupted"):
+        if row["status"] not in (*ends, "interrupted"):  # ends: completed, failed, cancelled
             raise WrongState(f"the job is {row['status']}; cancel it first")
         # `forget` deletes the row and notes that the folder must go, in one transaction: if the server is
         # killed now, the next one removes the folder. It returns False if the state has changed meanwhile.

@@ -144,14 +144,18 @@ class Jobs:
             raise AlreadyServed("another server works on this data directory")
         return lock
 
-    def _make_backend(self, name, options):
-        "Make what starts supervisors, such as a LocalBackend; `name` is a key of `backends`"
+    def _make_backend(self,
+        name,  # a key of `backends`: local, submitit or ray
+        options,  # dict of what that back end takes, such as slurm_partition; or None
+    ):
+        "Make what starts supervisors, the processes that watch over jobs: a LocalBackend, for example"
         if name == "submitit":
             # Where submitit keeps its scripts and logs, unless the options say otherwise.
             options = {"folder": str(self.data.submitit)} | (options or {})
         backend = backends[name](options)
         if name == "local":
-            # Each job would use all cores, and jobs that run at a time would slow each other down.
+            # Without a number of threads each job would use all cores, and jobs that run at a time would slow
+            # each other down. So each slot gets its share of the cores that this process may use.
             cores = len(os.sched_getaffinity(0))
             backend.threads = max(1, cores // len(self.devices))
         return backend
@@ -315,6 +319,7 @@ class Jobs:
 
     def look(self):
         "One turn of the dispatcher: write down which jobs ended or died, and start jobs on the free slots"
+        # First, since a job that has ended leaves a free slot.
         self.running.look_at_all()  # writes down which jobs ended or died
         self.waiting.queue_interrupted(self.restarts)  # those that may be restarted automatically
         for slot in self.waiting.free_slots(self.devices):
@@ -340,7 +345,7 @@ class Jobs:
         If on_exit is "interrupt", running jobs save a checkpoint and stop; else they outlive this server."""
         if self.server_lock is None:
             return  # `stop` was called before
-        self.dispatcher.stop()
+        self.dispatcher.stop()  # first, so that it starts no job on a slot that becomes free now
         try:
             if self.on_exit == "interrupt":
                 self.running.interrupt_all(timeout)

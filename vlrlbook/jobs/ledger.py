@@ -87,8 +87,10 @@ def ledger_problem(
         db.close()
 
 
-def _content_problem(db):
-    "Say what is wrong with a database that should be a ledger; None if it is sound"
+def _content_problem(
+    db,  # an open sqlite3 connection
+):
+    "Say what is wrong with a database that should be a ledger, such as `is no ledger`; None if it is sound"
     check_result = db.execute("PRAGMA quick_check").fetchone()[0]  # "ok", or lines that name faults
     columns = {row[1] for row in db.execute("PRAGMA table_info(jobs)")}  # row[1]: a column's name
     if check_result != "ok":
@@ -99,10 +101,14 @@ def _content_problem(db):
     return "is no ledger of jobs" if missing_columns else None
 
 
-def _compare_and_set(columns, states):
-    """The SQL that sets columns of a job if it is in one of `states` and at an attempt.
+def _compare_and_set(
+    columns,  # names of the columns to set, such as status and updated_at
+    states,  # in which the job must be; of none, nothing is changed
+):
+    """The SQL, with question marks, that sets columns of a job if it is in one of `states` and at an attempt.
 
-    Its values, in this order: those of the columns, the job's id, the states, the attempt (None: any)."""
+    The values for its question marks, in this order: those of the columns, the job's id, the states, the
+    attempt (None: any)."""
     assignments = ", ".join(f"{column} = ?" for column in columns)
     placeholders = ", ".join("?" * len(states))
     # Where the attempt is None (NULL), coalesce compares the column with itself.
@@ -177,7 +183,7 @@ class Ledger:
             return self.db.execute(query, values).fetchall()
 
     def _read_one(self, query, *values):
-        "The first row of a query, or None"
+        "The first row of an SQL query, or None; `values` are for its question marks"
         rows = self.read(query, *values)
         return rows[0] if rows else None
 
@@ -333,6 +339,7 @@ class Ledger:
 
     def running(self) -> list:  # rows of jobs
         "Jobs that are training or cancelling, in the order in which they were queued"
+        # `live` is a tuple of texts, which SQL writes as Python does.
         return self.read(f"SELECT * FROM jobs WHERE status IN {live} ORDER BY place")
 
     def next_waiting(self) -> sqlite3.Row | None:
@@ -351,6 +358,7 @@ class Ledger:
 
     def ended(self) -> list:  # rows with job_id and ended_clock
         "Jobs that are completed, failed or cancelled; the one that ended first comes first"
+        # `ends` is a tuple of texts, which SQL writes as Python does.
         return self.read(f"SELECT job_id, ended_clock FROM jobs WHERE status IN {ends} ORDER BY ended_clock")
 
     def job_ids(self) -> set:

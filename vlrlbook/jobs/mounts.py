@@ -35,7 +35,9 @@ def file_system(
 
 
 def _mount_of(line):
-    "The mount point, such as /home, and the file system's type, such as ext4, of a line of mountinfo"
+    """The mount point and the file system's type in a line of /proc/self/mountinfo.
+
+    `36 25 8:2 / /home rw shared:1 - ext4 /dev/sda2 rw` → ("/home", "ext4")"""
     words = line.split()
     mount_point = without_escapes(words[mount_point_field])  # the kernel writes a space as \040
     # Any number of optional fields stands before a lone "-"; the type is the word behind it.
@@ -51,5 +53,5 @@ def without_escapes(
 
 
 def _character_of_escape(match):
-    "The character of an octal escape that a regular expression found"
+    r"The character of an octal escape that a regular expression found: \040 → a space"
     return chr(int(match[1], 8))

@@ -5,7 +5,6 @@ import json
 import os
 import re
 import signal
-from pathlib import Path
 
 from .folder import JobFolder
 from .ledger import logger
@@ -68,7 +67,9 @@ class Outcome:
 
 
 def _outcome_in(path):
-    "The content of an outcome.json; None if there is none, or, with a warning in the log, if it is damaged"
+    """The content of an outcome.json: a dict of attempt, state, error_code, error_message.
+
+    None if there is no such file, or, with a warning in the log, if it is damaged."""
     try:
         outcome = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -97,6 +98,7 @@ def is_outcome(
     "Tell whether `found` has the fields of an outcome, with a number of an attempt and a state that exists"
     if not isinstance(found, dict) or not isinstance(found.get("attempt"), int):
         return False
+    # outcome_states: completed, failed, cancelled, interrupted
     return found.get("state") in outcome_states and {"error_code", "error_message"} <= set(found)
 
 
@@ -128,8 +130,11 @@ def verdict(
     return _failure_by_last_words(code, tail)
 
 
-def _failure_by_last_words(code, tail):
-    "The outcome of a trainer that failed, judged by the end of what it printed; parameters as in `verdict`"
+def _failure_by_last_words(
+    code,  # exit status of the trainer; negative: minus the number of the signal that ended it
+    tail,  # end of what the trainer printed
+):  # dict of state ("failed"), error_code and error_message
+    "The outcome of a trainer that failed, judged by the end of what it printed"
     lines = [line.strip() for line in tail.splitlines() if line.strip()]
     last_line = lines[-1] if lines else ""
     ended_by = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit {code}"
@@ -145,6 +150,7 @@ def cause_in(
     text: str,  # what a trainer printed
 ) -> str | None:  # an error code of `causes`; None if no cause is named
     "The error code of the first known cause that a text names"
+    # causes: pairs such as ("trainer.disk_full", "No space left on device|Disk quota exceeded")
     for error_code, pattern in causes:
         if re.search(pattern, text):
             return error_code

@@ -36,6 +36,7 @@ def prctl(
     value: int,  # for die_with_parent the signal's number, for adopt_orphans 1
 ):
     "Call Linux's prctl(2), which sets an option of this process; OSError if it fails"
+    # By ctypes, since Python's `os` has no such function.
     library = ctypes.CDLL(None, use_errno=True)  # None: the C library that Python itself uses
     failed = library.prctl(option, value, 0, 0, 0)
     if failed:
@@ -58,7 +59,7 @@ def parents() -> dict:  # process id → (parent's id, state letter)
 
 
 def _parent_and_state(line):
-    "The parent's id and the state letter in a line of /proc/PID/stat: PID (NAME) STATE PARENT …"
+    "The parent's id and the state letter in a line of /proc/PID/stat: `17 (my app) S 4 …` → (4, `S`)"
     # A name may hold spaces and brackets, so the line is read from its last ")".
     state, parent = line.rsplit(")", 1)[1].split()[:2]
     return int(parent), state

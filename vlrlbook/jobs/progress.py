@@ -55,6 +55,7 @@ def last_row(
 
 def _rows_at_the_end(file):
     "The rows in the last `end_of_log` bytes of a CSV file that is open in binary, as dicts: column → text"
+    # The columns' names stand at the beginning of the file; the rows that are wanted, at its end.
     header = file.readline().decode("utf-8", "replace")
     # A long run has many thousand rows and is looked at ten times a second: only the end is read.
     size = os.fstat(file.fileno()).st_size
@@ -82,13 +83,17 @@ def progress_of(
     return dict(current_step=step, loss=loss, total_steps=total, progress=percent(step, total))
 
 
-def _step_and_loss(row):
-    "The step and the loss (None: there is none) in a row of a run's log, a dict of column → text"
+def _step_and_loss(
+    row,  # of a run's log: column → text; {} if there is no row yet
+):
+    """The step and the loss of a row as numbers; the loss is None where there is none.
+
+    {"step": "5", "loss": "0.1"} → (5, 0.1); {} → (0, None)"""
     try:
         step = int(float(row["step"]))
         loss = float(row["loss"]) if row["loss"] else None
     except (KeyError, ValueError, OverflowError):
-        return 0, None  # there is no row yet, or the step is not a finite number
+        return 0, None  # there is no row yet, or what stands there is no number
     if loss is not None and not math.isfinite(loss):
         loss = None  # JSON has no NaN
     return step, loss

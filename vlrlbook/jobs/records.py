@@ -72,8 +72,9 @@ class JobRecords:
         row,  # sqlite3.Row of the ledger
     ) -> Job:
         "Make the `Job` that is shown to people from a row of the ledger"
+        # Relative: where the server keeps its data is nobody's business.
         run = self.data.job(row["job_id"]).run.relative_to(self.data.path)
-        columns = {name: row[name] for name in shown_columns}
+        columns = {name: row[name] for name in shown_columns}  # all fields of `Job` but the two below
         return Job(**columns, output_dir=run.as_posix(), parameters=json.loads(row["parameters"]))
 
     # Last: below it `list` in an annotation of this class would mean this method.

@@ -24,8 +24,11 @@ def commit_result(
                 os.link(path, aside / path.name)  # a hard link needs no space for a copy
 
 
-def _is_part_of_result(path, folder):
-    "Tell whether a path in a job's run is a file that its result keeps; `folder` is the JobFolder"
+def _is_part_of_result(
+    path,  # of a file or a folder: something in the job's run/, or its executed notebook
+    folder,  # JobFolder of the job
+):
+    "Tell whether something that a job made is a file that its result keeps"
     if not path.is_file():
         return False  # checkpoints, which are folders, are not kept
     if path.name.startswith("."):

@@ -79,13 +79,15 @@ class CleanUp:
         # `remove` returns False for a job that its owner has removed or resumed meanwhile.
         return [job_id for job_id in too_old + over_limit if self.remove(job_id)]
 
-    def _by_age(self, now, days):
-        """Two lists of ids of ended jobs: those that ended `days` or longer ago, and the others.
+    def _by_age(self,
+        now,  # seconds of service: those in which a server worked on the data directory
+        days,  # of service since a job ended, from which on it is too old; None: no job is
+    ):
+        """Two lists of ids of ended jobs: those that are too old, and the others.
 
-        `now` is in seconds of service; with `days` None no job is too old. In each list the job that ended
-        first stands in front."""
+        In each list the job that ended first stands in front."""
         too_old, others = [], []
-        for row in self.ledger.ended():
+        for row in self.ledger.ended():  # the one that ended first comes first
             is_old = days is not None and now - row["ended_clock"] >= seconds_a_day * days
             if is_old:
                 too_old.append(row["job_id"])

@@ -91,8 +91,11 @@ class RunningJobs:
         if outcome is not None:
             self._close(row, folder, outcome)  # writes into the ledger how it ended
 
-    def _outcome_after_sweep(self, row, folder):
-        "Kill what lives of a job without a supervisor; return how it ended, or None if something still lives"
+    def _outcome_after_sweep(self,
+        row,  # of the ledger's table of jobs: a job whose supervisor was killed
+        folder,  # JobFolder of that job
+    ):  # dict of state, error_code, error_message and why; None if something still lives
+        "Kill what lives of a job without a supervisor, and judge how it ended"
         # All processes must be dead before the job can be started again: else it would run twice.
         nothing_left = self.backend.sweep(folder.path, row["handle"])  # kills them
         if not nothing_left:
@@ -134,7 +137,8 @@ class RunningJobs:
             # Automatic restarts without a new checkpoint: after too many the job is not restarted.
             columns["restarts"] = restarts_after(row, folder, outcome)
         why = outcome["error_code"] or outcome.get("why", "its outcome says so")
-        # Changes nothing if the job is no longer running or is at a later attempt.
+        # Changes nothing if the job is no longer running (`live`: training, cancelling) or is at a later
+        # attempt.
         self.ledger.move(row["job_id"], live, state, why, of_attempt=row["attempt"], **columns)
 
     def interrupt_all(self,

@@ -11,7 +11,7 @@ from operator import itemgetter
 from pathlib import Path
 
 from .errors import LedgerLost
-from .folder import DataFolder, JobFolder
+from .folder import DataFolder
 from .job import clean, utc
 from .ledger import Ledger, ledger_problem, logger
 from .lock_file import is_held, order_of_lock_file
@@ -50,12 +50,14 @@ def need_ledger(
     _put_ledger_aside(data)  # renames it and its files, so that `Ledger` makes a new one
 
 
-def _put_ledger_aside(data):
+def _put_ledger_aside(
+    data,  # DataFolder: data.ledger is the path of the ledger
+):
     "Rename a ledger that cannot be used, and SQLite's files beside it, to ledger.sqlite3.damaged-1 and so on"
     number = 1  # the first one that is free: damaged ledgers of earlier starts are kept too
     while os.path.lexists(f"{data.ledger}.damaged-{number}"):
         number += 1
-    for ending in ledger_endings:
+    for ending in ledger_endings:  # "" for the ledger itself; -wal and -shm, which SQLite keeps beside it
         old = f"{data.ledger}{ending}"
         if os.path.lexists(old):
             os.rename(old, f"{data.ledger}.damaged-{number}{ending}")
@@ -81,18 +83,25 @@ def tidy(
         logger.warning("the folder of job %s is gone", job_id)
 
 
-def _finish_removals(ledger, data):
+def _finish_removals(
+    ledger,  # notes each job that is being removed, until its folder is gone
+    data,  # DataFolder: names the jobs' folders
+):
     "Delete the folders of jobs whose rows were deleted by a server that died before it came to the folders"
     for job_id in ledger.removed():
         folder = data.job(job_id)
-        # If the lock is held, processes of the job still live: the folder stays, and `tidy` names it.
+        # If the lock is held, processes of the job still live: the folder stays, and is named in the log
+        # later on, as every folder that the ledger does not know.
         if folder.path.exists() and not is_held(folder.lock):
             data.discard(folder)
-        ledger.removal_done(job_id)
+        ledger.removal_done(job_id)  # deletes the note
 
 
-def _report_folders_without_row(data, ledger_ids):
-    "Name in the log all that lies in jobs/ and is not of `ledger_ids`; remove what is an empty folder"
+def _report_folders_without_row(
+    data,  # DataFolder: data.jobs is the folder with the jobs' folders
+    ledger_ids,  # a set: ids of all jobs that the ledger knows
+):
+    "Name in the log all that lies in jobs/ and is of no known job; remove what is an empty folder"
     for path in sorted(data.jobs.iterdir()):
         if path.name in ledger_ids:
             continue
@@ -110,6 +119,7 @@ def adopt_unknown_jobs(
 ) -> list:  # ids of the jobs that were added to the ledger
     "Add a row to the ledger for every job folder that has none, in the order of their submission"
     adopted_ids = []
+    # Sorted by the time alone: folders cannot be compared where two times are equal.
     for submitted_at, folder in sorted(_unknown_jobs(ledger, data), key=itemgetter(0)):
         # `_columns_of`: what the files of the folder tell of state, progress and parameters.
         columns = _columns_of(folder, clock) | dict(created_at=utc(submitted_at))
@@ -118,7 +128,10 @@ def adopt_unknown_jobs(
     return adopted_ids
 
 
-def _unknown_jobs(ledger, data):
+def _unknown_jobs(
+    ledger,  # has a row for each job that it knows
+    data,  # DataFolder: lists the folders of jobs
+):
     "The job folders without a row in the ledger: a list of (time of submission in seconds, JobFolder)"
     ledger_ids = ledger.job_ids()
     unknown = []
@@ -143,7 +156,8 @@ def _columns_of(
     clock,  # ServiceClock: a job that has ended is kept as long as if it had ended now
 ):
     "The ledger's columns of a job, made from the files in its folder"
-    attempt, outcome = _latest_attempt(folder)  # its number (0: it never started), and how it ended
+    # The attempt's number (0: it never started), and how it ended: state, error_code, error_message.
+    attempt, outcome = _latest_attempt(folder)
     state = _state_of(folder, attempt, outcome)
     has_failed = state == "failed"
     has_ended = state in ("completed", "failed", "cancelled")
@@ -167,29 +181,30 @@ def _columns_of(
 def _latest_attempt(
     folder,  # JobFolder of a job whose row was lost
 ):
-    """The number of a job's latest attempt (0: it never started), and how that attempt ended.
+    """The number of a job's latest attempt (0: it never started), and a dict that says how it ended.
 
-    The lock file holds the number of the attempt that started last, outcome.json the end of an attempt."""
+    The dict has at least state, error_code and error_message. The lock file holds the number of the attempt
+    that started last, outcome.json the end of an attempt."""
     # (order to run or to stop, number); the number is None if there is no such file, or if it is damaged.
     _, started_attempt = order_of_lock_file(folder.lock)
     outcome = Outcome.read(folder, attempt=None)  # the latest that any attempt has written; None if none has
     if outcome and (started_attempt is None or started_attempt <= outcome["attempt"]):
         return outcome["attempt"], outcome
-    # The attempt that started last was cut off before it could write how it ended. (If none has started,
-    # `_state_of` does not look at the outcome.)
+    # The attempt that started last was cut off before it could write how it ended. (If none has started, the
+    # outcome means nothing: its caller calls the job queued.)
     return started_attempt or 0, outcome_content("interrupted")
 
 
 def _state_of(
     folder,  # JobFolder of a job whose row was lost
     attempt,  # number of its latest attempt; 0: it never started
-    outcome,  # dict: how that attempt ended
+    outcome,  # dict: how that attempt ended; its `state` is completed, failed, cancelled or interrupted
 ):
-    "Tell the state of a job from its files: one of `job.states`"
+    "Tell the state of a job from its files: training, completed, queued, or the state in `outcome`"
     # The lock is asked first: while the supervisor lives, the files may still be those of an attempt before.
     if is_held(folder.lock):
         return "training"
-    if problem_of(folder.result) is None:
+    if problem_of(folder.result) is None:  # the result is there and undamaged
         return "completed"
     if attempt == 0:
         return "queued"

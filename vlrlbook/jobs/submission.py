@@ -80,9 +80,10 @@ class Submission:
 
     @contextmanager
     def _folder_kept_with_row(self, job_id):
-        """After the block, remove the job's folder unless the ledger has a row of the job.
+        """A context: when its block ends, remove the job's folder unless the ledger has a row of the job.
 
-        An OSError in the block, such as a full disk, is raised as LedgerUnavailable."""
+        There is no row if the queue was full, or if another job came with the same key meanwhile. An OSError
+        in the block, such as a full disk, is raised as LedgerUnavailable."""
         folder = self.data.job(job_id)
         try:
             yield
@@ -104,11 +105,19 @@ class Submission:
             raise KeyReused("this Idempotency-Key came with another request before")
         return self.records.shown(row)
 
-    def _write_row(self, job_id, name, parameters, key, request_hash, max_queued, total_steps):
-        """Add a new job's row to the ledger; the parameters are those of `submit`.
+    def _write_row(self,
+        job_id,  # of the new job, whose folder is made already
+        name,  # as its owner calls it
+        parameters,  # dict for the run
+        key,  # Idempotency-Key: the same request again gives the same job; None: there is none
+        request_hash,  # of the request: two with one key must be equal in it
+        max_queued,  # jobs that may wait; one more raises QueueFull
+        total_steps,  # that the run will take; None: max_steps of `parameters`, if that is set
+    ):
+        """Add a new job's row to the ledger, and return None.
 
-        Returns None; or, if a job with the same key was added meanwhile, that job, and adds no row."""
-        max_steps = parameters.get("max_steps")
+        If a job with the same key was added meanwhile, return that job instead, and add no row."""
+        max_steps = parameters.get("max_steps")  # -1: the run takes a number of epochs
         if total_steps is None and isinstance(max_steps, int) and max_steps > 0:
             total_steps = max_steps
         with self.ledger.write() as db:

@@ -98,8 +98,11 @@ def run_attempt(
     return verdict(trainer.returncode, last_words, result_problem, killed_for_memory)
 
 
-def _outcome_without_start(folder, lock):
-    "The outcome of an attempt whose trainer need not be started; None if it must be. `lock`: a descriptor"
+def _outcome_without_start(
+    folder,  # JobFolder of the job
+    lock,  # descriptor of the job's lock file, in which orders stand
+):  # dict of state, error_code, error_message; or None
+    "The outcome of an attempt whose trainer need not be started; None if it must be started"
     # An earlier attempt may have written its result before it was killed.
     if problem_of(folder.result) is None:  # the result is there and undamaged
         return outcome_content("completed")
@@ -141,8 +144,12 @@ def start_trainer(
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
-def _environment_of_trainer(folder, attempt, devices):
-    "The environment variables of a job's trainer, as a dict; the parameters are those of `start_trainer`"
+def _environment_of_trainer(
+    folder,  # JobFolder of the job
+    attempt,  # its number, from 1
+    devices,  # for CUDA_VISIBLE_DEVICES; "" leaves it alone
+):
+    "The environment variables of a job's trainer, as a dict: those of this process and some more"
     # A variable by which all processes of the job are found later, since they inherit it.
     name, value = job_tag(folder).split("=", 1)
     environment = os.environ | {
@@ -197,8 +204,12 @@ def watch(
     return order
 
 
-def _copy_what_comes(pipe, log):
-    "Wait a moment for a trainer's output (`pipe`: a descriptor) and copy it into the `Log`"
+def _copy_what_comes(
+    pipe,  # descriptor of the trainer's output, not blocking
+    log,  # `Log` of the job
+):
+    "Wait a moment for a trainer's output, and copy what has come into the job's log"
+    # A moment only, since the caller looks for orders in between.
     readable, _, _ = select.select([pipe], [], [], seconds_between_orders)
     if readable:
         copy_output(pipe, log)  # pauses at the end of the pipe, so that the caller's loop does not spin there

@@ -42,7 +42,9 @@ def train(
     commit_result(folder)  # makes result/ from the run's files, as a whole or not at all
 
 
-def _chapter_parameters(folder):
+def _chapter_parameters(
+    folder,  # JobFolder of the job
+):
     "The parameters of a job's chapter: those that its owner submitted, but for output_dir and resume"
     parameters = json.loads(folder.parameters.read_text())
     # The chapter runs in the job's folder, so output_dir is relative to it.

@@ -20,12 +20,13 @@ def devices_of(
 ) -> list:  # CUDA_VISIBLE_DEVICES of each slot
     """The devices of each slot, a slot being a place where one job runs at a time.
 
-    For a number of slots: one GPU each, of those that the server may use; with more slots than GPUs some
-    slots share a GPU."""
+    A list gives the devices themselves. A number gives one GPU to each slot: where CUDA_VISIBLE_DEVICES is
+    not set, 2 → ["0", "1"]; where it is "4,5", 3 → ["4", "5", "4"], so that two slots share a GPU."""
     if not isinstance(slots, int):
         return [str(devices) for devices in slots]
     visible_devices = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible_devices is None:  # all GPUs may be used; how many there are is not asked
+    # All GPUs may be used. How many there are is not asked, which would need torch or NVIDIA's driver.
+    if visible_devices is None:
         return [str(number) for number in range(slots)]
     gpus = [device.strip() for device in visible_devices.split(",") if device.strip()]
     if not gpus:
@@ -68,7 +69,7 @@ class WaitingJobs:
         devices: list,  # CUDA_VISIBLE_DEVICES of each slot; slots may share devices
     ) -> list:  # those of `devices` on which no job runs
         "The slots on which no job runs; a slot is named by its devices"
-        busy = [row["slot"] for row in self.ledger.running()]
+        busy = [row["slot"] for row in self.ledger.running()]  # a list, no set: slots may share devices
         free = []
         for slot in devices:
             if slot in busy:

@@ -1,4 +1,4 @@
-"""Upload, train, watch, download: what this book trains, for people with pictures and no wish to program.
+"""Upload, train, watch, download: what vlrlbook trains, for people with pictures and no wish to program.
 
 A wing of plain modules, written by hand; the page of chapter 08 tells its story. From a request inwards:
 

@@ -47,20 +47,28 @@ def create_app(
     return app
 
 
-def _add_routes(app, service):
-    "Add to a FastAPI application a route for each row of `endpoints`, answered by `Service`, and one more"
+def _add_routes(
+    app,  # the FastAPI application
+    service,  # `Service`: has a method for each address, called as the address is in `endpoints`
+):
+    "Add a route for each row of the table `endpoints` (method, path, name and more), and one more"
     for endpoint in endpoints:
         # An endpoint without parameters refuses any query string. Only `front` has a parameter that is not in
         # the table: `?token=…`.
         takes_query = bool(endpoint.query) or endpoint.name == "front"
+        # `_answering` wraps the method: exceptions become refusals.
         answer = _answering(getattr(service, endpoint.name), takes_query)
         app.add_route(endpoint.path, answer, [endpoint.method])
     # This address is not in the table, since its document is made from the table.
     app.add_route("/openapi.json", _answering(_show_document, takes_query=False), ["GET"])
 
 
-def _host_names(settings):
-    "List the host names under which clients may call the server; `Doors` refuses requests to any other"
+def _host_names(
+    settings,  # its `host` is where the server listens; `allowed_hosts` are further names, parted by commas
+):
+    """List the host names under which clients may call the server; requests to any other are refused.
+
+    Host 0.0.0.0 and allowed hosts "lab, lab.local" → 127.0.0.1, localhost, [::1], 0.0.0.0, lab, lab.local"""
     # An IPv6 address stands in brackets wherever a port may follow.
     listens_on = f"[{settings.host}]" if ":" in settings.host else host_name(settings.host)
     allowed_names = [name.strip() for name in settings.allowed_hosts.split(",")]
@@ -73,10 +81,11 @@ async def _show_document(request):
     return reply(openapi())
 
 
-def _answering(method, takes_query):
-    """Make a route's function from `method`, which takes a request and returns a response or raises.
-
-    Whatever `method` raises becomes a refusal in the service's form, so that clients read one form only."""
+def _answering(
+    method,  # takes a request and returns a response, or raises
+    takes_query,  # False: a query string, such as ?limit=2, is refused
+):
+    "Make a route's function from a method; whatever it raises becomes a refusal in the service's one form"
     from starlette.requests import ClientDisconnect
 
     async def answer(request):
@@ -102,7 +111,10 @@ def _answer_to_error(error, request):
     return problem_response(problem)
 
 
-async def _refuse_address(request, error):
+async def _refuse_address(
+    request,  # whose address or method the framework does not know
+    error,  # the framework's exception: status_code and headers
+):
     "Write the framework's refusals (404 no such address, 405 wrong method) in the service's own form"
     if error.status_code != 405:
         return problem_response(Problem("door.path", f"there is no {clean(request.url.path, 100)}"))

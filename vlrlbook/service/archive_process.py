@@ -67,7 +67,10 @@ def read_upload(
         print(json.dumps(asdict(report)))
 
 
-def _limit_this_process(megabytes, seconds):
+def _limit_this_process(
+    megabytes,  # of memory
+    seconds,  # of processor time on each processor
+):
     """Set limits on this process that the operating system enforces: memory, processor time, file size.
 
     They are hard limits: the process cannot raise them again, even if an archive takes it over."""
@@ -125,8 +128,10 @@ async def read_apart(
     return _report_in(stdout)
 
 
-async def _start_reader(arguments):
-    "Start a process that runs `read_upload` with these arguments, its output in pipes"
+async def _start_reader(
+    arguments,  # of `read_upload`: the archive, the folder to write to, strict (0 or 1), limits, kind
+):
+    "Start a process that reads an archive by `read_upload`, and return it; its output comes in pipes"
     code = "import sys; from vlrlbook.service import read_upload; read_upload(*sys.argv[1:])"
     # Only the harmless variables of `_inherited`, no tokens and keys, in case an archive takes the process
     # over. `_one_thread` keeps numerical libraries to one thread, since each reserves memory.
@@ -136,8 +141,11 @@ async def _start_reader(arguments):
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
-async def _output_of(child, seconds):
-    "What a process wrote to stdout and stderr, as bytes, when it has ended; TimeoutError after `seconds`"
+async def _output_of(
+    child,  # a process of asyncio, with stdout and stderr in pipes
+    seconds,  # of elapsed time that it may take
+):
+    "What a process wrote to stdout and stderr, two bytes objects, when it has ended; TimeoutError if late"
     try:
         return await asyncio.wait_for(child.communicate(), seconds)
     finally:
@@ -147,18 +155,23 @@ async def _output_of(child, seconds):
             await child.wait()
 
 
-def _report_in(stdout):
-    "The report in the line that `read_upload` printed, as a dict; raises a Problem if the line is a refusal"
+def _report_in(
+    stdout,  # bytes: one line of JSON, the report on an archive or the refusal of it
+):
+    "The report in what a reader of an archive printed, as a dict; raises a Problem if it is a refusal"
     report = json.loads(stdout)
-    if "code" not in report:
+    if "code" not in report:  # only a refusal has one
         return report
     # It is a refusal: code, message, row of main.csv, entry of the archive.
     entry = clean(report["entry"]) if report["entry"] else None
     raise Problem(report["code"], report["message"], row=report["row"], entry=entry)
 
 
-def _death_of(return_code, stderr):
-    "Make the Problem for a reading process that died; the end of its stderr (bytes) goes into the log"
+def _death_of(
+    return_code,  # of the process; negative: minus the number of the signal that killed it
+    stderr,  # bytes that it wrote there: they may end in a traceback
+):
+    "Make the Problem for a process that died while it read an archive; its last words go into the log"
     last_words = clean(stderr[-400:].decode("utf-8", "replace"), 400)
     logger.warning("reader of an archive ended with %s: %s", return_code, last_words)
     # A lack of memory has its own code, because a client can send a smaller archive. It also shows as a

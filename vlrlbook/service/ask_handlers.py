@@ -81,8 +81,11 @@ class AskSide:
             self.verdicts[job.job_id] = verdict
         return reply(self.verdicts[job.job_id])
 
-    async def _read_or_computed(self, job, folder):
-        "The verdict of a completed `Job`, a dict; a new run has written it, for an older one it is computed"
+    async def _read_or_computed(self,
+        job,  # a completed `Job`
+        folder,  # JobFolder of the job
+    ):  # dict of outcome, sentence, questions, task, figures
+        "The verdict of a completed job; a new run has written it, for an older one it is computed"
         results = await asyncio.to_thread(_results_in, folder.result)  # {} if there are none
         verdict = _verdict_in(results)
         if verdict is None:  # the run is of an older version, or its file is damaged
@@ -132,10 +135,14 @@ def _verdict_in(results):
     return verdict if is_complete else None
 
 
-async def _run_python(code, arguments, seconds):
-    """Run Python code in a process of its own, and return the JSON that it prints last.
+async def _run_python(
+    code,  # Python, as a text
+    arguments,  # become its sys.argv[1:], as texts
+    seconds,  # that it may take
+):
+    """Run Python code in a process of its own, and return what the JSON on its last printed line holds.
 
-    `arguments` become its `sys.argv[1:]`. Raises a Problem if it fails, or takes more than `seconds`."""
+    Raises a Problem if it fails, or takes too long."""
     child = await asyncio.create_subprocess_exec(
         sys.executable, "-c", code, *map(str, arguments),
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -155,11 +162,15 @@ async def _run_python(code, arguments, seconds):
     return json.loads(stdout.splitlines()[-1])
 
 
-def _failure(stderr, exit_status):
-    "The Problem of a process that failed, by the bytes that it wrote to stderr; their last line is logged"
+def _failure(
+    stderr,  # bytes that a process wrote there: a traceback, usually
+    exit_status,  # of that process
+):
+    "The Problem of a Python process that failed: the message of its exception; the line with it is logged"
     # The last line of a traceback is `module.SomeError: message`; 2000 bytes hold all but the longest.
     lines = stderr[-2000:].decode("utf-8", "replace").splitlines()
     last_line = lines[-1] if lines else f"ended with {exit_status}"
     logger.warning("asking failed: %s", clean(last_line))
+    # All of the line where there is no "Error: " in it.
     _, _, message = last_line.rpartition("Error: ")
     return Problem("ask.failed", clean(message or last_line))

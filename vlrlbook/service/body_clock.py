@@ -45,8 +45,12 @@ async def chunks_in_time(
         stretch_seconds, stretch_bytes = 0.0, 0
 
 
-async def _next_chunk(stream, longest_wait, code):
-    "The next piece of a body as bytes, or None at its end; a Problem if it does not come in time (seconds)"
+async def _next_chunk(
+    stream,  # asynchronous iterator over the pieces of a request's body
+    longest_wait,  # seconds; below 0 where the time for the whole body is over
+    code,  # of the Problem, such as upload.stalled
+):
+    "The next piece of a request's body as bytes, or None at its end; a Problem if it does not come in time"
     try:
         return await asyncio.wait_for(anext(stream), max(0.0, longest_wait))
     except StopAsyncIteration:

@@ -76,19 +76,25 @@ class Entry:
             return None
         return _no_token()
 
-    def _names_this_server(self, headers, host):
-        "Tell whether `host` is this server's; `headers`, pairs of name and value, must have it only once"
+    def _names_this_server(self,
+        headers,  # of the request: pairs (name, value) of bytes, in which a name may stand twice
+        host,  # its Host header, such as localhost:8000
+    ):
+        "Tell whether a request has one Host header, and that names this server"
         # Against DNS rebinding, where a stranger's host name points to 127.0.0.1.
         is_known_host = host_name(host) in self.hosts
         # Of two Host headers a proxy may have checked the one that we do not read.
         has_one_host = [name for name, _ in headers].count(b"host") == 1
         return has_one_host and is_known_host
 
-    def _comes_from_elsewhere(self, headers, host):
+    def _comes_from_elsewhere(self,
+        headers,  # of the request: name in lower case → value, both bytes
+        host,  # its Host header, such as localhost:8000
+    ):
         """Return whether a browser's headers say that the page of another site sends this request.
 
-        `host` is the Host header, with its port. Programs that are no browsers send neither of the two
-        headers looked at here, Origin and Sec-Fetch-Site, and may come in."""
+        Programs that are no browsers send neither of the two headers looked at here, Origin and
+        Sec-Fetch-Site, and may come in."""
         origin = headers.get(b"origin")
         if origin is not None:
             own_origins = (f"http://{host}", f"https://{host}")
@@ -98,25 +104,34 @@ class Entry:
         site = headers.get(b"sec-fetch-site", b"none")
         return site not in (b"same-origin", b"none")
 
-    def _needs_no_token(self, scope, headers):
+    def _needs_no_token(self,
+        scope,  # ASGI's description of the request, with its path and query_string
+        headers,  # of the request: name in lower case → value, both bytes
+    ):
         """Return whether a request may come in without a token.
 
         It may if it is for the page for people or for that page's files, which hold no data of any user."""
         if scope["path"].startswith("/static/"):
             return True
-        # The page itself asks its user for the token. An address with a token in it is checked by `Front`.
+        # The page itself asks its user for the token. Of an address with ?token=… the token is checked later,
+        # by what answers it.
         shows_page = b"text/html" in headers.get(b"accept", b"")
         return scope["path"] == "/" and (shows_page or b"token=" in scope["query_string"])
 
     def _shown_token(self, headers):
-        "Return the token of a header `Authorization: Bearer TOKEN`, which programs send; empty without one"
+        """Return the token that a program shows, as bytes; empty if it shows none.
+
+        With the headers {b"authorization": b"Bearer abc"} it is b"abc"."""
         authorization = headers.get(b"authorization", b"")
         scheme = b"bearer "
         if authorization[:len(scheme)].lower() == scheme:
             return authorization[len(scheme):].strip()
         return b""
 
-    def _has_session(self, headers, host):
+    def _has_session(self,
+        headers,  # of the request: name in lower case → value, both bytes
+        host,  # its Host header, such as localhost:8000
+    ):
         "Return whether the request's cookies hold a valid session, begun on this server with the token"
         name = session_cookie(host)  # of the cookie; it contains the port of `host`
         prefix = name.encode() + b"="
@@ -188,11 +203,14 @@ class Doors:
                 completed.append((name, value))
         return completed
 
-    def _log(self, scope, status, seconds):
+    def _log(self,
+        scope,  # ASGI's description of the request, with its method and path
+        status,  # of the reply; 0 if no reply was begun
+        seconds,  # that the request took
+    ):
         """Log a request that may change something; a GET or HEAD only if it is slow or fails in the server.
 
-        So a quick GET with a 404 is not logged, but one with a 500 is. `status` is that of the reply, 0 if no
-        reply was begun."""
+        So a quick GET with a 404 is not logged, but one with a 500 is."""
         reads = scope["method"] in _reading_methods
         if reads and 0 < status < 500 and seconds < _slow_request:
             return
@@ -254,7 +272,7 @@ class _Exchange:
         "Return whether the client is still sending a body that must be read before the reply"
         if self._body_ended or self._is_get_or_head:  # nobody needs the body of a GET
             return False
-        client_stalled = self.status == 408
+        client_stalled = self.status == 408  # refused since nothing came: nothing more will come
         was_never_requested = self._expects_continue and not self._body_requested
         return not client_stalled and not was_never_requested
 

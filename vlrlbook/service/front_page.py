@@ -140,8 +140,12 @@ class Front:
             self._set_session_cookie(request, redirect, self.token)
         return redirect
 
-    def _set_session_cookie(self, request, response, token):
-        "Begin a session with the browser that sent the request, by a cookie in the headers of a response"
+    def _set_session_cookie(self,
+        request,  # of a browser that has shown the token
+        response,  # which gets the cookie as a header
+        token,  # the server's: sessions are signed with it
+    ):
+        "Begin a session with the browser that sent a request: from now on its cookie stands for the token"
         # The cookie holds a session and not the token, since browsers send it to all ports of this host.
         # No script can read it, and no page of another site can make the browser send it.
         name = session_cookie(request.headers.get("host", ""))

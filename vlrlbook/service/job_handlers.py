@@ -120,7 +120,7 @@ class StateSide:
         """Return the notes on what the server decided for a job when it was started, such as its steps.
 
         They are a list of texts in a file of the job's folder, and are read only once."""
-        if job_id not in self.notes:
+        if job_id not in self.notes:  # a dict: job_id → its notes
             path = JobFolder(self.jobs.folder(job_id)).notes
             try:
                 self.notes[job_id] = _read_notes(path, job_id)
@@ -129,8 +129,11 @@ class StateSide:
         return self.notes[job_id]
 
 
-def _read_notes(path, job_id):
-    "The texts in the file of a job's notes; none if it is damaged, FileNotFoundError if it is not there"
+def _read_notes(
+    path,  # JSON file with a list of texts: what the server decided for a job
+    job_id,  # of the job, for the log
+):
+    "The texts in the file of a job's notes; [] if it is damaged, FileNotFoundError if it is not there"
     try:
         notes = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -181,11 +184,12 @@ class JobSide:
         job, notes = await asyncio.to_thread(self._submit, train_request, key, request_hash)
         return reply(job_reply(job) | dict(notes=notes))
 
-    def _submit(self, train_request, key, request_hash):
-        """Write a checked request down in the ledger as a job.
-
-        Returns the job and the notes on what the server decided for it. `train_request` is what
-        `read_request` returns; `key` is the Idempotency-Key, or None."""
+    def _submit(self,
+        train_request,  # checked: a dict of job_name, data_file_id (None: drawn pictures) and settings
+        key,  # Idempotency-Key, by which a repeated request gets the same job; or None
+        request_hash,  # of the request: two with one key must be equal in it; None without a key
+    ):
+        "Write a request down in the ledger; return the `Job` and the notes on what the server decided for it"
         file_id = train_request["data_file_id"]
         parameters, notes, steps = self._planned(train_request["settings"], file_id)
         # The lock keeps anybody from deleting the upload until the ledger says that a job needs it.
@@ -200,7 +204,10 @@ class JobSide:
         self._keep_notes(job.job_id, notes)  # in a file of the job's folder
         return job, notes
 
-    def _planned(self, settings, file_id):
+    def _planned(self,
+        settings,  # what the client chose: chapter 05's name → value, such as lr → 5e-5
+        file_id,  # of the upload to train on; None: pictures are drawn
+    ):
         """Decide what the client left open, such as the batch, and check that all of it fits together.
 
         Returns chapter 05's parameters, the notes on the decisions, and the run's length in optimizer steps.
@@ -219,7 +226,7 @@ class JobSide:
         return parameters, notes, steps
 
     def _keep_notes(self, job_id, notes):
-        "Write the notes on what the server decided into the job's folder"
+        "Write the notes on what the server decided for a job, a list of sentences, into the job's folder"
         try:
             write_json(JobFolder(self.jobs.folder(job_id)).notes, notes)
         except OSError as error:
@@ -267,8 +274,11 @@ class JobSide:
         return reply(dict(moves=moves))
 
 
-def _check_page(status, after):
-    "Raise a Problem if a page of jobs cannot be asked for by this state or this `next` of the page before"
+def _check_page(
+    status,  # only jobs in this state, such as queued; None: all
+    after,  # `next` of the page before, a number as a text; None: the first page
+):
+    "Raise a Problem if these two parameters of GET /jobs, texts of a stranger, cannot be meant"
     if status is not None and status not in states:
         suggestion = nearest(clean(status, 40), list(states))  # ": did you mean …?", or a list of all
         raise Problem("query.value", f"status{suggestion}")
@@ -281,7 +291,7 @@ def refuse_other_kind(
     upload: dict,  # what is told of it
 ):
     "Raise a Problem unless a task can be trained on an upload, with what was expected instead"
-    kind, wanted = upload["kind"], kind_of_task[task]
+    kind, wanted = upload["kind"], kind_of_task[task]  # such as counting; None: the task takes no upload
     if kind == wanted:
         return
     filename = clean(upload["filename"], 60)
@@ -291,8 +301,11 @@ def refuse_other_kind(
     raise Problem("train.kind", message, errors=[error])
 
 
-def _advice_on_data(task, kind):
-    "What a client can do to train a task; `kind`: of the uploads it can be trained on, None if on none"
+def _advice_on_data(
+    task,  # counting, vqa, pointing or zoom
+    kind,  # of the uploads that the task can be trained on; None if on none
+):
+    "What a client can do to train a task whose upload was of another kind: the end of a message"
     without = "leave data_file_id out to train on drawn pictures"
     if kind is None:
         command = f"`vlrlbook grpo --task {task} --data FILE`"
@@ -301,6 +314,6 @@ def _advice_on_data(task, kind):
 
 
 def _hash_of(body):
-    "A hash of a request that does not depend on the order of its keys"
+    "A hash of a request, the body of POST /train as a dict; it does not depend on the order of the keys"
     text = json.dumps(body, sort_keys=True)
     return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()

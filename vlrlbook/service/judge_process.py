@@ -30,8 +30,8 @@ def serve_judge(
 
     Prints one line of JSON when the model is loaded, and one for each request, for `Judge` in the server."""
     # Only answers may go to stdout: what libraries print there is sent to stderr.
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")  # 1: stdout
+    os.dup2(2, 1)  # 2: stderr
     os.nice(5)  # a lower priority than the server's
     from ..reward_model import VLRewardModel
     judge = VLRewardModel.from_pretrained(folder)
@@ -46,10 +46,14 @@ def _write_line(answers, message):
     answers.flush()
 
 
-def _ranked(judge, rank_request):
-    """Rank the answers of a request (a dict of question, answers, image) with the reward model `judge`.
+def _ranked(
+    judge,  # the reward model
+    rank_request,  # a dict: question, answers (a list of texts), image (base64, or None)
+):
+    """Rank the answers to a question by a reward model.
 
-    Returns the body of the reply, or where the request cannot be ranked a dict with a sentence, `refused`."""
+    Returns a dict: ranked (best first), calibrated, temperature; or where the request cannot be ranked, a
+    sentence under the key `refused`."""
     from ..archive import DataError
     from ..reward_model import rank_answers
     calibration = judge.facts["calibration"]  # None: its scores were never calibrated
@@ -101,8 +105,10 @@ class Judge:
         exchange = asyncio.ensure_future(self._exchange(asked))
         return await asyncio.shield(exchange)
 
-    async def _exchange(self, rank_request):
-        "Send a request, a dict, to the process; return the dict that it answers, a Problem where it refuses"
+    async def _exchange(self,
+        rank_request,  # a dict: question, answers (a list of texts), image (base64, or None)
+    ):
+        "Send a request to the process; return the dict that it answers, or raise a Problem where it refuses"
         async with self.turn:  # a lock: one request at a time
             await self._ensure_started()
             try:
@@ -122,7 +128,7 @@ class Judge:
         # Not `python -m`, which would run this module twice: its package imports it first.
         code = "import sys; from vlrlbook.service.judge_process import serve_judge; serve_judge(sys.argv[1])"
         self.child = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", code, self.folder, limit=_most_line_bytes,
+            sys.executable, "-c", code, self.folder, limit=_most_line_bytes,  # of a line: asyncio's is 64 KB
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         # A task that reads stderr until it is closed; its result is the last bytes.
         self.stderr_end = asyncio.ensure_future(_end_of(self.child.stderr))

@@ -96,7 +96,9 @@ class FilePart:
 
 
 def _last_name(path):
-    "A file's name (text) without its folders, where a browser has sent a whole path, as bytes"
+    r"""A file's name as a text, without folders, where a browser has sent a whole path, as bytes.
+
+    b"C:\photos\apples.zip" → "apples.zip"; "unnamed" if nothing is left"""
     last_name = re.split(r"[/\\]", path.decode("utf-8", "replace"))[-1]
     return clean(last_name) or "unnamed"
 
@@ -131,16 +133,22 @@ async def receive_file(
     return part.filename, file_size
 
 
-def _check_complete(part):
-    "Raise a Problem if a `FilePart` did not see the form's end, or no file in it"
+def _check_complete(
+    part,  # `FilePart`, which was fed the whole body of a form
+):
+    "Raise a Problem if the form was cut off before its end, or had no file in it"
     if not part.ended:
         raise Problem("upload.cut", "the form's last boundary did not come")
     if part.filename is None:
         raise Problem("upload.field", "no field `file`")
 
 
-async def _limited(chunks, most_bytes, too_large):
-    "Yield chunks of bytes as they come, and raise `too_large` once there are more than `most_bytes` in all"
+async def _limited(
+    chunks,  # asynchronous iterator of bytes: pieces of a body
+    most_bytes,  # of all pieces together
+    too_large,  # the Problem that is raised once there are more
+):
+    "Yield pieces of a body as they come; raise a Problem once they are too large together"
     total = 0
     async for chunk in chunks:
         total += len(chunk)
@@ -164,10 +172,12 @@ def _parser_for(request):
         raise Problem("upload.form", str(error)) from error
 
 
-async def _write_out(part, file, reserve_mb):
-    """Move the bytes that a `FilePart` has gathered to the disk; return their number.
-
-    Raises a Problem if the disk would then have less than `reserve_mb` megabytes free."""
+async def _write_out(
+    part,  # `FilePart`: has gathered bytes of the uploaded file in `part.data`
+    file,  # opened for them, without a buffer
+    reserve_mb,  # megabytes of the disk that must stay free
+):
+    "Move the gathered bytes to the disk, and return their number; a Problem if there is too little space"
     data = bytes(part.data)
     part.data = bytearray()
     if not data:

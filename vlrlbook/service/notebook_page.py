@@ -48,8 +48,11 @@ async def notebook_html(
     return await asyncio.to_thread(page.read_bytes)
 
 
-async def _make_page(path, page):
-    """Make the notebook at `path` into the HTML file `page`, and remove pages of its earlier states.
+async def _make_page(
+    path,  # of the notebook
+    page,  # path of the HTML file to be made
+):
+    """Make a notebook into an HTML file, and remove the files made of its earlier states.
 
     `write_html` does it in a process of its own: nbconvert takes a second of processor time, and a notebook
     holds strangers' text, which might make it fail or hang. A Problem if it fails, or takes longer
@@ -73,8 +76,10 @@ async def _make_page(path, page):
     _remove_other_pages(page)
 
 
-def _failure(stderr):
-    "The Problem of a page that could not be made; `stderr`: bytes that end in the process's traceback"
+def _failure(
+    stderr,  # bytes that the process which should make a page wrote there: a traceback, usually
+):
+    "The Problem of a notebook's page that could not be made"
     lines = stderr[-100:].decode("utf-8", "replace").splitlines()
     last_line = lines[-1] if lines else ""  # of a traceback: the exception
     return Problem("job.no_notebook", f"it cannot be shown now ({clean(last_line)})")
@@ -105,11 +110,13 @@ def calm_html(
 
 def _may_be_in_link(tag, name, value):
     "Whether a link may keep an attribute: addresses of the web and of the page itself, no javascript:"
+    # bleach asks this for each attribute, such as ("a", "href", "https://…").
     return name == "href" and value.startswith(("https://", "http://", "#"))
 
 
 def _may_be_in_picture(tag, name, value):
     "Whether a picture may keep an attribute: one from elsewhere would tell its host who looks at the page"
+    # bleach asks this for each attribute, such as ("img", "src", "data:image/png;base64,…").
     return name == "alt" or (name == "src" and value.startswith("data:image/"))
 
 

@@ -129,15 +129,17 @@ def schema_of(
     return dict(type=[_json_types[type(example)], "null"])
 
 
-def _schema_of_object(example):
-    "The schema of an object, from a dict as its example: all of its keys are required"
+def _schema_of_object(
+    example,  # a dict, such as {"step": 5, "groups": []}
+):
+    "The schema of a JSON object, from an example of it: all keys of the example are required"
     # Keys that are data, such as names of settings, cannot be required.
     keys_are_data = set(example) <= _keys_of_open_objects  # also true for an empty example
     if keys_are_data:
         return dict(type="object")  # any object
     properties = {}
     for name, value in example.items():
-        # An empty schema allows any value.
+        # An empty schema allows any value: a setting's default, for example, may be a number or a text.
         properties[name] = {} if name in _any_value_keys else schema_of(value)
     return dict(type="object", properties=properties, required=list(example))
 
@@ -160,8 +162,10 @@ def train_schema(
     return dict(type="object", required=["job_name"], properties=properties, additionalProperties=False)
 
 
-def _fields_of_tasks(group):
-    "Return the fields of a group of the form: name → {task: its field}, of the tasks that have the field"
+def _fields_of_tasks(
+    group,  # training_config or lora_config
+):  # dict: name, such as learning_rate → {task: the field, a dict, in the form of that task}
+    "Return the fields of a group of the form for training, each with the tasks that have it"
     fields: dict = {}
     for task in by_task:
         for field in request_form(task=task)[group]:
@@ -169,11 +173,15 @@ def _fields_of_tasks(group):
     return fields
 
 
-def _field_schema(field_of_task):
+def _field_schema(
+    field_of_task,  # task → its field for this setting: dict of type, help, choices, minimum, maximum
+):
     """Return the schema of one setting; null means that it is not set.
 
-    `field_of_task`: task → the setting's field in the form of that task. The choices of all tasks are put
-    together. If they differ, or if a task lacks the setting, the description says so."""
+    The choices of all tasks are put together. If they differ, or if a task lacks the setting, the description
+    says so."""
+    # Of any task: type and limits are the same for all. Where the help differs, the choices do too, and the
+    # description is replaced below.
     field = next(iter(field_of_task.values()))
     schema = dict(type=[_schema_types[field["type"]], "null"], description=field["help"])
     if len(field_of_task) < len(by_task):
@@ -186,8 +194,10 @@ def _field_schema(field_of_task):
     return schema
 
 
-def _schema_of_choices(field_of_task):
-    "The enum of a setting with choices, and a description if tasks have different ones; task → its field"
+def _schema_of_choices(
+    field_of_task,  # task → its field for this setting: dict with label and choices, a list
+):
+    "The enum of a setting with choices, and a description of each task's choices if they differ"
     choice_lists = [field["choices"] for field in field_of_task.values()]
     choices = list(dict.fromkeys(chain(*choice_lists)))  # each once
     schema: dict = {}
@@ -195,7 +205,7 @@ def _schema_of_choices(field_of_task):
         of_each = [f"{task}: {' | '.join(own['choices'])}" for task, own in field_of_task.items()]
         label = next(iter(field_of_task.values()))["label"]
         schema["description"] = f"{label}. Of each task: {'; '.join(of_each)}"
-    schema["enum"] = [*choices, None]
+    schema["enum"] = [*choices, None]  # None: the setting is not set
     return schema
 
 
@@ -240,8 +250,10 @@ def openapi(
         security=[dict(token=[])])
 
 
-def _operation(endpoint):
-    "Describe one row of the table of addresses as an operation of OpenAPI: parameters, body, responses"
+def _operation(
+    endpoint,  # `Endpoint`: an address with its method, and what it takes, gives and refuses with
+):
+    "Describe an address as an operation of OpenAPI: parameters, body, responses"
     operation = dict(operationId=endpoint.name, summary=endpoint.summary, responses=_responses(endpoint))
     # The keys are left out where there is no body, or where there are no parameters.
     body = _request_body(endpoint.name)
@@ -266,13 +278,15 @@ def _request_body(name):
     return None
 
 
-def _parameters(endpoint):
+def _parameters(
+    endpoint,  # `Endpoint`: an address with its method, and what it takes, gives and refuses with
+):
     "List the parameters of an address in OpenAPI's form: of its path, its query string and its headers"
     parameters = []
     # The path of an address holds names in braces, such as /jobs/{job_id}.
     for name in re.findall(r"{(\w+)}", endpoint.path):
         parameters.append({"name": name, "in": "path", "required": True, "schema": {"type": "string"}})
-    for name, kind, help_text in endpoint.query:
+    for name, kind, help_text in endpoint.query:  # such as ("limit", "integer", "At most so many")
         parameters.append({"name": name, "in": "query", "schema": {"type": kind}, "description": help_text})
     if endpoint.name == "train":
         parameters.append({
@@ -281,14 +295,16 @@ def _parameters(endpoint):
     return parameters
 
 
-def _responses(endpoint):
+def _responses(
+    endpoint,  # `Endpoint`: status of success, and `errors`, the codes that it may refuse with
+):
     """Return the responses of an address as OpenAPI has them: status as a text → its description.
 
     First success, then every code that the address may refuse with, under the code's status."""
     responses = {str(endpoint.status): _success(endpoint)}
     access_codes = ["door.token", "door.host"]  # checked before a request to any address is handled
     if endpoint.method != "GET":
-        access_codes.append("door.origin")  # not checked for a GET
+        access_codes.append("door.origin")  # not checked for a GET, which changes nothing
     for code in (*endpoint.errors, *access_codes, "server.error"):
         _add_code(responses, code)
     # Three addresses have a further status that is no error, such as 304 (not changed) for a download.
@@ -300,9 +316,9 @@ def _second_successes(
     responses,  # of this address so far: status as a text → its description
 ):
     "Return further responses of an address that are no errors; only three addresses have some"
-    if endpoint.name == "cancel":
+    if endpoint.name == "cancel":  # with ?purge=true it removes the job, and there is nothing to reply
         return {"204": dict(description="Removed")}
-    if endpoint.name == "front":
+    if endpoint.name == "front":  # with ?token=… it redirects to itself
         return {"303": dict(description="The token is kept in a cookie")}
     if endpoint.name == "download":
         # 206: a part of the file, which a Range header asked for; otherwise like the whole file.
@@ -318,11 +334,10 @@ _media_types = {
                                  "application/octet-stream"]}
 
 
-def _success(endpoint):
-    """Describe the reply of an address when all is well.
-
-    `endpoint.reply` is a media type, such as text/html, or the name of an example of a JSON reply. It is None
-    only where the status is 204."""
+def _success(
+    endpoint,  # `Endpoint`: `reply` is a media type, such as text/html, or the name of an example of JSON
+):
+    "Describe the reply of an address when all is well; `reply` is None only where the status is 204"
     if endpoint.status == 204:
         return dict(description="Done")  # 204 means "no content"
     any_text = dict(schema=dict(type="string"))
@@ -338,10 +353,11 @@ def _success(endpoint):
     return dict(description=endpoint.summary, content=content)
 
 
-def _add_code(responses, code):
-    """Add the description of a refusal with `code` to `responses` (status as a text → description).
-
-    Several codes may share a status; each gets an example of its own there."""
+def _add_code(
+    responses,  # of an address: status as a text → its description; changed here
+    code,  # of a refusal, such as job.unknown
+):
+    "Describe a refusal among the responses of an address; codes that share a status get an example each"
     status, _ = problems[code]  # (HTTP status, title)
     # `setdefault`: made for the first code of a status, found for the next ones.
     response = responses.setdefault(str(status), dict(description="", content={}))

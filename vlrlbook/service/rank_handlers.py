@@ -74,7 +74,9 @@ def read_rank_request(
     return dict(question=body["question"], answers=body["answers"], image=body.get("image"))
 
 
-def _first_fault(body):
+def _first_fault(
+    body,  # of POST /rank: a dict that should have question, answers and perhaps image, of any types
+):
     "A sentence on the first thing that is wrong with the body of POST /rank; None if it is good"
     for name in body:
         # A misspelled `image` would otherwise be a question without a picture.
@@ -90,6 +92,7 @@ def _first_fault(body):
     for place, answer in enumerate(answers, 1):
         if not _is_text(answer):
             return f"answers: number {place} is no text of 1 to {_most_letters} letters"
+    # Whether it is a picture at all is not looked at here: that takes a large program, in another process.
     if image is not None and not isinstance(image, str):
         return "image: expected a picture in base64, or null"
     return None

@@ -202,6 +202,7 @@ def as_problem(
 
 def _by_its_code(error):
     "The Problem of an exception by its `code`, as those of `vlrlbook.jobs` carry one; server.error without"
+    # problems: code, such as job.state → (HTTP status, title). Libraries' exceptions may have other codes.
     code = getattr(error, "code", None)
     if code not in problems:
         # The text of any other exception could tell the client where files of the server lie.

@@ -50,17 +50,22 @@ def query(
     return values
 
 
-def _unknown_parameter(name, parameters):
-    "The refusal of a parameter that an address does not take; those of `parameters` it does"
+def _unknown_parameter(
+    name,  # as the client wrote it
+    parameters,  # those that the address takes: a dict with their names as keys
+):
+    "The Problem of a request with a query parameter that its address does not take"
     shown_name = clean(name, 60)
     advice = nearest(shown_name, list(parameters)) if parameters else ""  # ": did you mean …?"
     return Problem("query.unknown", f"there is no {shown_name!r}{advice}")
 
 
-def _value_of(name, text, parameter):
-    """Convert the text of a query parameter to its type, and check its range.
-
-    `parameter` is a `QueryParameter`. Raises a Problem that says what was expected."""
+def _value_of(
+    name,  # of the parameter, for the message
+    text,  # its value as the client wrote it
+    parameter,  # `QueryParameter`: kind (a type), least and most (both None: any value)
+):
+    "Convert the text of a query parameter to its type, and check its range; a Problem says what was expected"
     try:
         value = _converted(name, text, parameter.kind)
     except (SettingsError, KeyError, OverflowError) as error:
@@ -72,8 +77,12 @@ def _value_of(name, text, parameter):
     return value
 
 
-def _converted(name, text, kind):
-    "Convert a text to int, float, bool or str, as settings are read; SettingsError or KeyError if it is none"
+def _converted(
+    name,  # of the parameter, for the message
+    text,  # its value as a client wrote it
+    kind,  # int, float, bool or str
+):
+    "Convert a text to a type, as settings are read: 1e2 is an int; SettingsError or KeyError if it is none"
     if kind is bool:
         return _bool_of_word[text.lower()]
     if len(text) >= _longest_value:

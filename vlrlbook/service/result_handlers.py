@@ -176,11 +176,15 @@ class EventSide:
         step = int(last_id) if re.fullmatch(r"[0-9]{1,9}", last_id) else -1
         return event_stream_reply(self._stream(job_id, folder, step))  # `_stream` yields events until the end
 
-    async def _stream(self, job_id, folder, step):
+    async def _stream(self,
+        job_id,  # which job
+        folder,  # its JobFolder
+        step,  # rows of the log after this one are sent; -1: all
+    ):
         """Yield the events of one client as bytes, until the job has ended or the server stops.
 
-        A status is sent when it changes, rows of the log after `step` and groups of answers when they come,
-        and an event `end` at last. All clients of a job share a `JobWatch`, which reads its state."""
+        A status is sent when it changes, rows of the log and the step of new groups of answers when they
+        come, and an event `end` at last. All clients of a job share a `JobWatch`, which reads its state."""
         sent = dict(job=None, step=step, step_of_groups=-1)  # what this client has; `_new_events` updates it
         last_sent_at = time.monotonic()
         with self._listening(job_id, folder) as watch:
@@ -208,10 +212,11 @@ class EventSide:
 
     @contextlib.contextmanager
     def _listening(self, job_id, folder):
-        "Count one more client that listens to a job until the block ends; yields the job's `JobWatch`"
-        self.streaming += 1
+        "A context: one more client listens to a job until its block ends; yields the job's `JobWatch`"
         new_watch = JobWatch(self.jobs, job_id, folder, self.logs.of(folder.run_log))
         watch = self.watches.setdefault(job_id, new_watch)  # the one of other listeners, if there are any
+        # Counted only now: if the lines above raised, nothing would count this client off again.
+        self.streaming += 1
         watch.listeners += 1
         try:
             yield watch
@@ -221,11 +226,14 @@ class EventSide:
             if watch.listeners == 0:
                 self.watches.pop(job_id, None)
 
-    async def _new_events(self, watch, sent):
+    async def _new_events(self,
+        watch,  # `JobWatch`: what is known of the job now
+        sent,  # what the client was sent last; changed here
+    ):
         """Yield pairs (event as bytes, whether it is the last): all that is new to one client.
 
-        `sent` holds what the client was sent last and is updated here: `job`, the job's state; `step`, that
-        of the last row of the log; `step_of_groups`, that of the last groups of answers."""
+        `sent` is a dict: `job`, the job's state; `step`, that of the last row of the log; `step_of_groups`,
+        that of the last groups of answers."""
         # Copied, since another client may update `watch` while this one waits to send an event.
         job, job_json = watch.job, watch.job_json
         step_of_groups = watch.step_of_groups  # -1: there are no groups of answers
@@ -251,8 +259,11 @@ class EventSide:
             yield _event_bytes("end", None, encoded(reason)), True
 
 
-def _row_events(rows, last_step):
-    "Yield events with rows of a log (JSON as bytes), some rows each; `last_step` is that of the last row"
+def _row_events(
+    rows,  # of a run's log, each as JSON in bytes
+    last_step,  # step of the last row
+):
+    "Yield events (bytes) with rows of a run's log, at most `_rows_an_event` rows each"
     for begin in range(0, len(rows), _rows_an_event):
         event_rows = rows[begin:begin + _rows_an_event]
         # Only the last event carries the step as its id: if the connection breaks before it, the client asks
@@ -262,9 +273,13 @@ def _row_events(rows, last_step):
         yield _event_bytes("metrics", event_id, json_list(event_rows))
 
 
-def _event_bytes(name, step, data):
-    """Return a server-sent event: its name, its id if `step` is not None, and `data`, which is JSON as bytes.
+def _event_bytes(
+    name,  # status, metrics, rollouts or end
+    step,  # becomes the event's id, which a browser sends back as Last-Event-ID; None: it has none
+    data,  # JSON in bytes, without line breaks
+):
+    r"""Return a server-sent event as bytes.
 
-    A browser sends the last id back as Last-Event-ID when it connects again."""
+    ("metrics", 5, b"[1]") → b"event: metrics\nid: 5\ndata: [1]\n\n" (an empty line ends it)"""
     id_line = f"id: {step}\n".encode() if step is not None else b""
     return f"event: {name}\n".encode() + id_line + b"data: " + data + b"\n\n"

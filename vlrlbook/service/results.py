@@ -79,17 +79,13 @@ def add_outlook(
     if told["status"] in ("interrupted", "failed", "cancelled"):
         # With a manifest a checkpoint was written to its end; resuming will check its bytes.
         has_checkpoint = any(folder.run.glob(f"checkpoint-*/{manifest_name}"))
-        data_path = folder.path / _data_of(told, folder)  # of the upload that the job trains on
+        # What the job trains on. Without an upload it draws its pictures: then ".", its own folder, exists.
+        file_id = told["data_file_id"]
+        data_path = folder.path / (f"../../uploads/{file_id}" if file_id else ".")
         told["can_resume"] = has_checkpoint and data_path.exists()
     if told["status"] == "training":
         told["stage"] = stage_of(folder.log)
     return told
-
-
-def _data_of(told, folder):
-    "Return the path of a job's upload, relative to the job's folder; the folder itself if it has none"
-    file_id = told["data_file_id"]
-    return f"../../uploads/{file_id}" if file_id else "."
 
 
 def _end_of_file(path, most_bytes):
@@ -142,10 +138,13 @@ def log_tail(
     return "\n".join(controls.sub("", line) for line in shown_lines[-lines:])
 
 
-def _last_states(lines):
+def _last_states(
+    lines,  # of a log, without line breaks
+):
     """Keep only the last of several successive lines that show the same progress bar; keep all other lines.
 
-    Two lines show the same bar if its name and its total (`of`) are equal."""
+    Two lines show the same bar if its name and its total are equal: `warm:  40%|####  | 4/10 [` and
+    `warm:  50%|##### | 5/10 [`, of which the second stays."""
     kept_lines = []
     for line in lines:
         bar = _progress_bar.match(line)
@@ -158,7 +157,7 @@ def _last_states(lines):
 
 
 def _last_state(line):
-    """Return what a terminal shows of a line in the end.
+    r"""Return what a terminal shows of a line in the end: "4/10\r5/10\r" → "5/10".
 
     A progress bar ends each of its states with a carriage return, and the next state overwrites it."""
     for state in reversed(line.split("\r")):
@@ -223,8 +222,10 @@ def pack(
     return path, digest
 
 
-def _names_to_pack(result):
-    "The names of the files in the folder of a job's result, manifest included; a Problem if it is damaged"
+def _names_to_pack(
+    result,  # folder of a completed job's result, with a manifest: a file that lists the others' hashes
+):
+    "The names of the files in a result, the manifest's among them; a Problem if the result is damaged"
     # `damage` returns a sentence, or an empty value if the files are as the manifest lists them.
     problem = damage(result) if result.is_dir() else "it is not there"
     names = [] if problem else _committed_names(result)  # files of the manifest, and the manifest itself
@@ -234,7 +235,9 @@ def _names_to_pack(result):
 
 
 def _hash_file(path):
-    "Return the file for the hash of a ZIP; size and time in its name make sure that it is of this very ZIP"
+    """Return the path of the file for the hash of a ZIP, such as download.5120-1767225600000000000.sha256.
+
+    Size and time in its name make sure that the hash is of this very ZIP. OSError if there is no ZIP."""
     stat = path.stat()
     return path.with_suffix(f".{stat.st_size}-{stat.st_mtime_ns}.sha256")
 
@@ -255,10 +258,13 @@ def _committed_names(result):
     return sorted([*listed, manifest_name]) if listed else []
 
 
-def _zip_files(folder, names, path, reserve):
-    """Write the files `names` of a folder into a ZIP at `path`; a Problem unless `reserve` bytes stay free.
-
-    Equal files give equal bytes: no file's time is stored (`ZipInfo` has a fixed one)."""
+def _zip_files(
+    folder,  # with the files
+    names,  # of the files, in the order in which they are written
+    path,  # of the new ZIP
+    reserve,  # bytes of the disk that stay free; otherwise a Problem is raised
+):
+    "Write files into a ZIP; equal files give equal bytes, since `ZipInfo` stores a fixed time for each"
     with zipfile.ZipFile(path, "w") as archive:  # not compressed: weights would hardly become smaller
         for name in names:
             entry = zipfile.ZipInfo(name)
@@ -296,8 +302,11 @@ def one_range(
         _drop_range(request)  # it makes no sense, such as bytes=9-5
 
 
-def _overlaps(match, size):
-    "Tell whether a range, matched by `_byte_range`, holds any byte of a file of `size` bytes"
+def _overlaps(
+    match,  # of `_byte_range` with a header Range; its groups are (first, last, from_end)
+    size,  # bytes of the file
+):
+    "Tell whether a range of bytes holds any byte of a file"
     # bytes=first-last, or bytes=first- (`last` is ""): `from_end` is None. bytes=-from_end, the last bytes:
     # `first` and `last` are None.
     first, _last, from_end = match.groups()

@@ -122,7 +122,7 @@ class RunLog:
 
     def _take(self, text):
         "Add complete lines of the CSV file to `self.read` as rows; the file's first line names the columns"
-        read = self.read
+        read = self.read  # `_Rows`: names of the columns, rows as JSON, and the step of each row
         for values in csv.reader(io.StringIO(text)):
             if not values:
                 continue  # an empty line

@@ -45,8 +45,11 @@ def own_token(
     return token
 
 
-def _write_privately(path, token):
-    "Write the token into the file at `path`, whole or not at all, readable for its owner only"
+def _write_privately(
+    path,  # of the file for the token
+    token,  # a text of ASCII
+):
+    "Write the token into its file, whole or not at all, readable for its owner only"
     temporary = path.with_name(f".token-{secrets.token_hex(8)}")  # a name that no other server takes
     # Created with its final rights (0o600): with a later chmod others could read it before that.
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -197,7 +200,10 @@ def _made_data_dir(settings):
     return data_dir
 
 
-def _uvicorn_for(app, settings):
+def _uvicorn_for(
+    app,  # the FastAPI application; app.state.service is the `Service` behind it
+    settings,  # `ServiceSettings`: stall_seconds, in which the headers of a request must come
+):
     """Make uvicorn's server for the application.
 
     When it is asked to stop, it first tells the open streams of events, so that they end by themselves."""
@@ -241,7 +247,7 @@ def _jobs_for(settings):
 
 @contextlib.contextmanager
 def _refusing_in_a_sentence(settings):
-    """Turn errors about the data directory, raised within this context, into a SettingsError.
+    """A context: errors about the data directory, raised in its block, become a SettingsError.
 
     Its message is one sentence that names the directory, so that the user needs no traceback."""
     from ..jobs import JobsError
@@ -269,7 +275,12 @@ def _allow_many_files():
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft_limit, hard_limit))
 
 
-def _greet(settings, port, token, size):  # size of the models that are trained: tiny or gpu
+def _greet(
+    settings,  # `ServiceSettings`: host, data_dir, slots, on_exit
+    port,  # at which the server listens
+    token,  # that clients must show; None: none is needed
+    size,  # of the models that are trained: tiny or gpu
+):
     "Print the four lines that the person who started the server needs: address, data, training, how to stop"
     # An IPv6 address stands in brackets before a port.
     host = f"[{settings.host}]" if ":" in settings.host else settings.host

@@ -60,7 +60,11 @@ class Sessions:
         is_ours = hmac.compare_digest(signature, expected)
         return is_ours and int(end) > time.time()
 
-    def _signature(self, cookie, end, random_hex):
+    def _signature(self,
+        cookie,  # name of the cookie, with the server's port in it
+        end,  # of the session, in seconds since 1970
+        random_hex,  # 32 digits that no other session has
+    ):  # 64 hexadecimal digits
         "Sign a session with the key that comes from the server's token; nobody without the token can"
         # The cookie's name contains the port, so a session of one server is not valid on another port.
         content = f"{cookie} {end} {random_hex}"

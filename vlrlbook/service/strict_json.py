@@ -51,6 +51,7 @@ def _decoded(data):
 
 def _parsed(text):
     "The content of a JSON text, of any type; a Problem for wrong syntax, NaN, repeated keys, huge numbers"
+    # Without the hooks below Python would take NaN, and of two equal keys the last.
     try:
         # These hooks are given each object, each number and each of NaN and Infinity. They return its value,
         # or raise a Problem.
@@ -87,6 +88,7 @@ def _refuse_constant(text):
 
 def _finite_float(text):
     "Read a number with a point or an exponent; a Problem if it is too large, where Python reads infinity"
+    # 1e400 is such a number: the largest float is near 1.8e308.
     value = float(text)
     if not math.isfinite(value):
         raise Problem("json.number", f"{clean(text, 40)} is too large")
@@ -105,6 +107,7 @@ def _checked_object(pairs):
     """Make a dict of a JSON object's (key, value) pairs; json.loads calls it for each object.
 
     Raises a Problem if a key stands twice, or if a text holds half of a surrogate pair (no Unicode)."""
+    # JSON can write half of a surrogate pair, as an escape such as \ud800; UTF-8 cannot hold it.
     seen_keys = set()
     for key, value in pairs:
         # Of two equal keys `dict` would keep the last, while a proxy may have checked the first.

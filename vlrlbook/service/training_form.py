@@ -217,8 +217,12 @@ def choices_of(
     return choices
 
 
-def _preset_of(chapter, size, task):
-    "The values of a size of server and a task, setting → value; `chapter` is what `chapter_05` returns"
+def _preset_of(
+    chapter,  # chapter 05's values: presets, size → {setting: value}; by_task, task → size → {setting: value}
+    size,  # tiny or gpu: the models that the server trains
+    task,  # counting, vqa, pointing or zoom
+):
+    "The values that settings have for a size of server and a task, where a request gives none"
     # The task's own values win over those of the size.
     preset = chapter["presets"][size] | chapter["by_task"][task][size] | dict(task=task)
     # A preset sets the length of a run by max_steps or, where that is below 0, by num_epochs. The form shows
@@ -230,11 +234,14 @@ def _preset_of(chapter, size, task):
     return preset
 
 
-def _shown_field(name, field, size, preset, parameters):
-    """Return one field of the form as a client sees it.
-
-    `field` is a `FormField`; `preset` has the values of size and task, the task itself among them;
-    `parameters` are chapter 05's: setting → (type, default, help)."""
+def _shown_field(
+    name,  # of the field, such as learning_rate
+    field,  # `FormField`: the setting in chapter 05, such as lr, its limits or its choices
+    size,  # tiny or gpu: the models that the server trains
+    preset,  # setting → value for this size and a task; `task` is one of the settings
+    parameters,  # chapter 05's: setting → (type, default, help)
+):
+    "Return one field of the form as a client sees it, a dict"
     type_name, default, help_of_chapter = parameters[field.setting]
     task = preset["task"]
     return dict(
@@ -252,7 +259,8 @@ def _shown_field(name, field, size, preset, parameters):
 
 
 def _help_text(setting, task, help_of_chapter):
-    "The help text of a setting for a task: chapter 05's, unless `said_here` has another"
-    # `said_here`: texts of settings that have fewer choices here than in chapter 05
+    "The help text of a setting for a task: chapter 05's, a text, unless the form has one of its own"
+    # `said_here`: texts of settings that have fewer choices in the form than in chapter 05, whose help would
+    # promise too much.
     help_text = said_here.get(setting, help_of_chapter)
     return help_text[task] if isinstance(help_text, dict) else help_text  # a dict has one for each task

@@ -84,8 +84,10 @@ class _Decisions:
             self.rows = rows
             self.rows_to_train_on = self._rows_not_held_out(pictures)
 
-    def _rows_not_held_out(self, pictures):
-        "How many of the upload's rows are trained on; `pictures`: a text for each row, or None"
+    def _rows_not_held_out(self,
+        pictures,  # for each row of the upload a text that is equal where the pictures are; None: all differ
+    ):
+        "How many of the upload's rows are trained on; with the others the run is measured"
         if pictures is None:
             pictures = [str(number) for number in range(self.rows)]
         # The seed chooses the pictures that are held out; each may have another number of rows.
@@ -128,7 +130,8 @@ class _Decisions:
     def _complete_batch(self):
         """If the client chose only batch_size or only gradient_accumulation_steps, choose the other one.
 
-        Their product, the number of answers in a step, must be a multiple of num_generations."""
+        Their product, the number of answers in a step, must be a multiple of num_generations: with groups of
+        8 answers a batch_size of 6 gets 4 accumulation steps, which makes 3 groups."""
         group_size = self.value("num_generations")  # answers to each row
         chosen_parts = [name for name in _parts_of_a_batch if name in self.asked]
         if len(chosen_parts) != 1 or self.answers_a_step() % group_size == 0:
@@ -166,7 +169,7 @@ class _Decisions:
 
     def _too_few_rows(self):
         "The Problem that tells the client which batch_size the rows would fill"
-        # None if no batch_size does.
+        # The largest batch_size that a step of the rows fills; None if no batch_size does.
         fitting = largest_batch(self.rows_to_train_on, self.value("num_generations"),
                                 self.value("gradient_accumulation_steps"))
         advice = f"at most {fitting}" if fitting else "fewer gradient_accumulation_steps"
@@ -180,6 +183,7 @@ class _Decisions:
         The client's batch_size is kept. Returns False if no value fits."""
         group_size, batch_size = self.value("num_generations"), self.asked["batch_size"]
         current = self.value("gradient_accumulation_steps")
+        # From the largest value down, so that as little as possible is changed.
         for accumulation in range(current - 1, 0, -1):
             answers_a_step = batch_size * accumulation
             has_whole_groups = answers_a_step % group_size == 0
@@ -195,7 +199,8 @@ class _Decisions:
     def _make_groups_whole(self):
         """Round the answers of a step down to whole groups of num_generations, but not below one group.
 
-        Called only if the client chose neither batch_size nor gradient_accumulation_steps."""
+        So 8 answers become 6 where a group has 3, and 10 where it has 10. Called only if the client chose
+        neither batch_size nor gradient_accumulation_steps."""
         group_size = self.value("num_generations")
         group_count = max(1, self.answers_a_step() // group_size)
         answers = group_count * group_size
@@ -223,8 +228,10 @@ class _Decisions:
             self.notes.append(
                 f"num_epochs = {epochs}, as the gpu preset has it: {self._steps_of_epochs()} steps")
 
-    def _choose_epochs(self, default_steps):
-        "Let the client's num_epochs decide the length; `default_steps`: the preset's max_steps, or None"
+    def _choose_epochs(self,
+        default_steps,  # length of a run where the client sets none: the preset's max_steps, or None
+    ):
+        "Let the client's num_epochs decide the length of the run"
         # -1 is chapter 05's word for "by num_epochs"; without it the preset's max_steps would win.
         self.parameters["max_steps"] = -1
         otherwise = f"; without num_epochs this server does {default_steps}" if default_steps else ""
@@ -259,7 +266,7 @@ class _Decisions:
     def _steps_of_epochs(self):
         "Return the optimizer steps of `num_epochs` epochs"
         # Rounded down: TRL's sampler (1.16.0) leaves out the last rows of an epoch, which fill no step.
-        steps_an_epoch = self.rows_to_train_on // self.rows_a_step()
+        steps_an_epoch = self.rows_to_train_on // self.rows_a_step()  # a row is asked once in an epoch
         return steps_an_epoch * self.value("num_epochs")
 
     def steps(self):

@@ -50,8 +50,11 @@ def read_request(
     return dict(job_name=clean(body["job_name"]), data_file_id=body.get("data_file_id"), settings=settings)
 
 
-def _refusal_with(errors):
+def _refusal_with(
+    errors,  # dicts of field, such as training_config.top_p, code and message; at least one
+):
     "The Problem that lists errors; its sentence for people repeats the first few of them"
+    # The code of the whole is that of the first error, since a refusal has one code.
     sentences = [f"{error['field']}: {error['message']}" for error in errors[:_most_in_detail]]
     return Problem(errors[0]["code"], "; ".join(sentences), errors=errors[:_most_listed])
 
@@ -74,7 +77,7 @@ def value_problem(
 
 
 def _is_of_type(value, name):
-    "Tell whether a value is of the type that a form calls `name`, such as float"
+    "Tell whether a value is of the type that a form calls int, float, bool or str; a 3 is also a float"
     # To Python, True is an int (1); in a request it is no number.
     if isinstance(value, bool) and name != "bool":
         return False
@@ -115,12 +118,15 @@ def form_defaults(
 
 
 def _error(field, code, message):
-    "One entry of a refusal's `errors`, which a page shows beside the field"
+    "One entry of a refusal's `errors`, which a page shows beside the field, such as training_config.top_p"
     return dict(field=field, code=code, message=message)
 
 
-def _unknown_keys(body, form):
-    "List errors for the keys of the request's body that are not known; its settings are checked elsewhere"
+def _unknown_keys(
+    body,  # of POST /train: job_name, data_file_id, and the two groups of settings
+    form,  # has the names of these groups as keys: training_config, lora_config
+):
+    "List errors (dicts) for the keys of a request that are not known; what stands in a group is not checked"
     known_keys = ["job_name", "data_file_id", *form]
     errors = []
     for key in body:
@@ -131,8 +137,10 @@ def _unknown_keys(body, form):
     return errors
 
 
-def _text_problems(body):
-    "List errors for the two texts of a request, job_name and data_file_id"
+def _text_problems(
+    body,  # of POST /train, a dict; its values may be of any type
+):
+    "List errors (dicts) for the two texts of a request, job_name and data_file_id"
     errors = []
     for name in ("job_name", "data_file_id"):
         text = body.get(name)
@@ -155,16 +163,20 @@ def _is_visible_text(text):
 
 
 def _names_a_task(body):
-    "Whether a request says what is to be trained, and does not leave it to the server"
+    "Whether the body of POST /train says what is to be trained, and does not leave it to the server"
+    # Whether the task exists is not asked here.
     config = body.get("training_config")
     return isinstance(config, dict) and config.get("task") is not None
 
 
-def _read_group(values, group, fields, settings, task):
-    """Put the good values of a group into `settings` (chapter 05's name → value); list errors for the rest.
-
-    `values` is what the request has under `group` (training_config or lora_config). `fields` are the dicts
-    with name, type and limits that the request's `task` has in this group."""
+def _read_group(
+    values,  # what the request has under `group`: should be a dict, may be anything; None: nothing
+    group,  # training_config or lora_config
+    fields,  # of this group for the request's task: dicts with name, type, choices, minimum, maximum
+    settings,  # chapter 05's name → value, such as lr → 5e-5; filled here
+    task,  # of the request, such as counting
+):
+    "Put the good values of a group into `settings`, and return a list of errors (dicts) for the rest"
     if values is None:
         return []
     if not isinstance(values, dict):
@@ -188,11 +200,14 @@ def _read_group(values, group, fields, settings, task):
     return errors
 
 
-def _take_setting(field, form_field, value, settings, task):
-    """Put one value into `settings`, if it is good; return what is wrong with it, or None.
-
-    `field` has the limits that `task` sets, and is None where the task has no such setting. `form_field` is
-    the `FormField` that all tasks share."""
+def _take_setting(
+    field,  # dict of type, choices, minimum, maximum for the request's task; None: it has no such setting
+    form_field,  # the `FormField` that all tasks share: chapter 05's name of the setting, and its tasks
+    value,  # what the request gives, of any type
+    settings,  # chapter 05's name → value; gets the value if it is good
+    task,  # of the request, such as counting
+):
+    "Take one value of a request over into `settings`; return what is wrong with it, a text, or None"
     if field is None:
         if value is None:
             return None  # null counts as not given
@@ -202,10 +217,14 @@ def _take_setting(field, form_field, value, settings, task):
     return message + _tasks_with_choice(form_field, value, task) if message else None
 
 
-def _tasks_with_choice(field, value, task):
+def _tasks_with_choice(
+    field,  # `FormField`: has the choices of every task
+    value,  # that cannot be chosen for `task`
+    task,  # of the request, such as counting
+):
     """Return the end of a message about a bad value: the other tasks in which it could be chosen, or "".
 
-    `field` is a `FormField`, `task` the one that the request is for."""
+    Such as: "; it is a choice of task vqa, not of counting"."""
     tasks = []
     for other in by_task:
         # Both sizes of server, so that a model of the other size is not said to be one of another task.
@@ -217,10 +236,13 @@ def _tasks_with_choice(field, value, task):
     return f"; it is a choice of task {', '.join(tasks)}, not of {task}"
 
 
-def _take_value(field, setting, value, settings):
-    """Put one value into `settings` under chapter 05's name `setting`; return what is wrong with it, or None.
-
-    `field` is the form's: type, choices, minimum, maximum."""
+def _take_value(
+    field,  # of the form, a dict: type, choices, minimum, maximum
+    setting,  # chapter 05's name for it, such as lr
+    value,  # what a request gives, of any type
+    settings,  # chapter 05's name → value; gets the value if it is good
+):
+    "Put one value of a request into `settings`; return what is wrong with it, a text, or None"
     if setting in settings:
         return "is given twice, under two names"
     if value is None:

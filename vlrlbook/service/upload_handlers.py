@@ -118,8 +118,11 @@ class UploadSide:
         return file_id in uploads_in_use(self.jobs)
 
 
-def _index_behind(after, file_ids):
-    "Where the next page of `file_ids` begins: behind the id `after`, or at 0 if that is None"
+def _index_behind(
+    after,  # last id of the page before, as a client sends it; None: the first page is asked for
+    file_ids,  # ids of all uploads, in the order of the pages
+):
+    "Where in `file_ids` the next page begins; a Problem if `after` is none of them"
     if after is None:
         return 0
     if after not in file_ids:

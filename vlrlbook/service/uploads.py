@@ -121,19 +121,25 @@ class Uploads:
     def _check_quota(self, quota_gb):
         "Raise a Problem, before any byte is received, if all uploads together have used up the quota"
         held_bytes = 0
-        for upload in list(self.known.values()):  # a copy: other requests may change the dict
+        # Facts about each upload. The list is a copy: other requests may change the dict.
+        for upload in list(self.known.values()):
             held_bytes += upload["size_bytes"] + upload["unpacked_bytes"]
         held_gb = held_bytes / 2**30
         if held_gb >= quota_gb:
             held_and_most = f"{held_gb:.1f} GiB are held, {quota_gb:g} may be"
             raise Problem("storage.quota", f"{held_and_most}: delete uploads first")
 
-    def _keep(self, work, filename, size, report, kind):
-        """Store the unpacked archive under a new identifier, list it, and return the facts about it.
+    def _keep(self,
+        work,  # folder of this request; its folder `data` holds the unpacked rows and pictures
+        filename,  # of the archive, as the client calls it
+        size,  # bytes of the archive
+        report,  # of the archive's reader: a dict of csv_rows, valid_images, skipped, notes
+        kind,  # what its answers are, such as counting
+    ):
+        """Store an unpacked archive under a new identifier, list it, and return the facts about it, a dict.
 
-        `work`/data holds rows and pictures; `filename` and `size` (bytes) are those of the archive, `report`
-        is that of its reader, `kind` is what its answers are. The folder gets its final name by one rename
-        when it is complete, so that it is there as a whole or not at all."""
+        The folder gets its final name by one rename when it is complete, so that it is there as a whole or
+        not at all."""
         data = work / "data"
         # What clients are told of the upload.
         upload = dict(
@@ -231,7 +237,7 @@ class Uploads:
             with os.scandir(self.folder(file_id)) as entries:
                 return {entry.name for entry in entries if entry.is_file() and entry.stat().st_size > 0}
         except FileNotFoundError as error:
-            # Another request is deleting the upload.
+            # Another request is deleting the upload: it takes it out of the list first, its folder next.
             self.get(file_id)  # a Problem if it is already out of the list
             raise Problem("file.damaged", "its files are being deleted") from error
 
@@ -245,6 +251,7 @@ class Uploads:
             return remembered
 
         names = {row["row"]: row["file"] for row in self._stored_rows(file_id)}
+        # valid_images: how many rows were stored. With fewer the file of rows was cut off.
         if len(names) != self.get(file_id)["valid_images"]:
             raise Problem("file.damaged", f"{len(names)} rows are left: upload it again")
         self._forget_oldest_index()
@@ -312,14 +319,16 @@ class Uploads:
 
 
 def _check_report(path):
-    "Raise a Problem if the file with the report of an archive's reader is damaged"
+    "Raise a Problem if report.json, the report of an archive's reader, is damaged: a run reads it later"
     report = read_object(path)  # empty if it is damaged
     if not isinstance(report.get("csv_rows"), int):
         raise Problem("file.damaged", "its report is damaged: upload it again")
 
 
-def _report_for_clients(report):
-    "What clients are told of the report of an archive's reader: a dict of counts, skipped rows and notes"
+def _report_for_clients(
+    report,  # of an archive's reader: csv_rows and valid_images (numbers), skipped (dicts), notes (pairs)
+):
+    "What clients are told of that report: a dict of counts, skipped rows and notes, a sentence each"
     # Names in main.csv are a stranger's text, which the page shows: `clean` makes it printable. Only the
     # first rows that could not be used are listed, and all are counted.
     skipped = []
@@ -334,8 +343,11 @@ def _report_for_clients(report):
         notes=[f"{clean(what)} ({count} rows)" for what, count in report.get("notes", [])])
 
 
-def _smaller_picture(path, side):
-    "The bytes and the format, such as PNG, of a picture that is shrunk to at most `side` pixels each way"
+def _smaller_picture(
+    path,  # of a picture
+    side,  # pixels of its longer side at most; a smaller picture keeps its size
+):  # bytes, format such as PNG
+    "Make a picture small, in its own format; OSError, ValueError or SyntaxError if it is damaged"
     buffer = io.BytesIO()
     with Image.open(path) as image:
         image_format = image.format  # such as PNG or JPEG
@@ -352,7 +364,7 @@ def _facts_of(folder):
     facts = json.loads((folder / _facts_file).read_text(encoding="utf-8"))
     if not isinstance(facts, dict):
         raise ValueError(f"{_facts_file} holds no object")
-    for name, required_type in _needed_facts.items():
+    for name, required_type in _needed_facts.items():  # such as file_id → str, csv_rows → int
         if not isinstance(facts.get(name), required_type):
             raise ValueError(f"{_facts_file} has no good {name}")
     if facts["file_id"] != folder.name:
