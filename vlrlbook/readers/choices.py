@@ -23,7 +23,7 @@ _kinds_without_words = ("mark", "line", "edge")  # kinds of tokens that are no w
 
 
 def _letter_at(
-    tokens,  # list of `Token`, with empty edge tokens at both ends
+    tokens,  # list of `Token`: kind (word, mark …), text in lower case, raw as written, glued (no space before)
     i,  # place of one of them
 ):
     """The choice, A to J, that token `i` names; an empty text where it names none
@@ -41,7 +41,10 @@ def _letter_at(
     return _capital_letter_at(tokens, i)
 
 
-def _capital_letter_at(tokens, i):
+def _capital_letter_at(
+    tokens,  # list of `Token`: kind (word, mark, edge …), text in lower case, raw as written
+    i,  # place of a capital letter A to J
+):
     "The choice that the capital letter at token `i` names; an empty text for an article or a pronoun"
     letter, following = tokens[i].raw, tokens[i + 1]
     stands_alone = following.kind != "word" or _is_enclosed(tokens, i)  # "B." or "(B)"
@@ -54,7 +57,10 @@ def _capital_letter_at(tokens, i):
     return "A" if following.text in _after_letter else ""
 
 
-def _small_letter_at(tokens, i):
+def _small_letter_at(
+    tokens,  # list of `Token`: kind (word, mark, edge …), text in lower case, raw as written
+    i,  # place of a small letter a to j
+):
     """The choice, as a capital, that the lower-case letter at token `i` names; an empty text if it names none
 
     It is a choice in brackets, as in `(d)`, or if it has no other neighbours than marks and a few words, as
@@ -73,7 +79,10 @@ def _is_enclosed(tokens, i):
     return is_opened and tokens[i + 1].text in (")", "]", '"', "'")
 
 
-def _letter_list(tokens, i):
+def _letter_list(
+    tokens,  # list of `Token`, words and marks: text in lower case
+    i,  # place where the list may begin
+):
     """Read a list of choices such as `A, C and D` at token `i`: returns (set of letters, place behind it)
 
     `A, C and D` → ({A, C, D}, i + 5). Where no choice stands at token `i`: (empty set, i). Letters without a
@@ -94,7 +103,7 @@ def _letter_list(tokens, i):
 # Ways of naming it
 
 def _letters_after(
-    tokens,  # list of `Token`
+    tokens,  # list of `Token`, words and marks: text in lower case
     words,  # a set, in lower case, such as {"answer", "conclusion"}
 ):
     """The set of choices that follow one of some words, as B in `the answer is B`; empty if there are none
@@ -108,7 +117,10 @@ def _letters_after(
     return letters
 
 
-def _letters_behind(tokens, place):
+def _letters_behind(
+    tokens,  # list of `Token`, words and marks: text in lower case
+    place,  # where the search begins
+):
     """The set of choices that follow from token `place` on, after small words such as `is most likely`
 
     A denied choice is left out: `not A but B` names B. Any word that is not a small one ends the search."""
@@ -134,7 +146,9 @@ def _letters_behind(tokens, place):
 _confirming_words = {"correct", "answer", "right", "best"}
 
 
-def _confirmed_letter(tokens):
+def _confirmed_letter(
+    tokens,  # list of `Token`, words and marks: text in lower case
+):
     "The choice in `B is correct` or `(B) is the best answer`, as a set of one letter; empty if there is none"
     for i in range(margin, len(tokens) - margin):  # without the edge tokens at both ends
         if tokens[i].text != "is":
@@ -153,7 +167,9 @@ def _confirmed_letter(tokens):
 _marks_at_beginning = {"(", "[", '"', "'", "-", "#", ",", ":", "\n"}
 
 
-def _leading_letters(tokens):
+def _leading_letters(
+    tokens,  # list of `Token`, words and marks: text in lower case
+):
     "The set of choices that the text begins with, as in `B.`, `(B) yes`, `B because …` or `A, C`; else empty"
     place = margin  # the text begins behind 8 edge tokens
     # brackets, quotation marks, dashes and the like may stand before a letter
@@ -164,7 +180,7 @@ def _leading_letters(tokens):
 
 
 def _is_more_than_a_letter(
-    tokens,  # list of `Token`
+    tokens,  # list of `Token`: kind (word, mark, edge …), text in lower case, glued (no space before)
     end,  # place behind a letter with which the text begins
 ):
     "Whether what follows a letter shows that it was no answer: B-cells, E. coli, A small mass, B is wrong"
@@ -184,7 +200,9 @@ _before_lone_letter = {
     "is", "it's", "be", "with", "say", "for", "so", "therefore", "thus", "hence", "a", "no", "\n"}
 
 
-def _lone_letter(tokens):
+def _lone_letter(
+    tokens,  # list of `Token`, words and marks: text in lower case
+):
     """The set of choices that a text names anywhere, as in `the first (B)` or `so it is B.`
 
     A choice counts in brackets, or alone behind a word such as `is`; not if one of the three tokens before it
@@ -199,7 +217,10 @@ def _lone_letter(tokens):
     return named
 
 
-def _is_stated_or_in_brackets(tokens, i):
+def _is_stated_or_in_brackets(
+    tokens,  # list of `Token`: kind (word, mark, edge …), text in lower case
+    i,  # place of a letter
+):
     "Whether token `i` stands in brackets, or between a word such as `is` and something that is no word"
     before, following = tokens[i - 1].text, tokens[i + 1]
     if before == ",":
@@ -213,7 +234,7 @@ _option_words = {
 
 
 def _named_letters(
-    tokens,  # list of `Token`, the text with empty edge tokens around it
+    tokens,  # list of `Token`: a text cut into words, numbers and marks
 ):
     """The set of choices, capital letters, that a text names; empty if it names none
 
@@ -301,7 +322,7 @@ _before_yes_or_no = set("is : = - would be a clearly definitely probably the \" 
 
 
 def _answer_kind_at(
-    tokens,  # list of `Token`
+    tokens,  # list of `Token`: kind (word, mark, edge …), text in lower case
     i,  # place of a yes or a no (or yeah, nope …)
 ):
     """What kind of answer a yes or no is: "stated", "missing", "bare" or ""
@@ -320,7 +341,10 @@ def _answer_kind_at(
     return "stated" if _is_behind_answer(tokens, i) else "bare"
 
 
-def _is_behind_answer(tokens, i):
+def _is_behind_answer(
+    tokens,  # list of `Token`, words and marks: text in lower case
+    i,  # place of a yes or a no
+):
     "Whether only small words stand between token `i` and a word such as `answer`: the answer is: no"
     place = i - 1
     while tokens[place].text in _before_yes_or_no:  # is, `:`, would, the … An edge token ends the loop.
@@ -328,7 +352,10 @@ def _is_behind_answer(tokens, i):
     return tokens[place].text in _answer_words  # answer, ans, 答案, conclusion
 
 
-def _is_one_of_two(tokens, i):
+def _is_one_of_two(
+    tokens,  # list of `Token`, words and marks: text in lower case
+    i,  # place of a yes or a no
+):
     "Whether the yes or no at token `i` stands together with the other: yes or no, yes and no, yes/no"
     # `tokens` begins and ends with 8 empty edge tokens, so that neighbours are always there
     together = ("or", "and", "/", "nor")
@@ -338,7 +365,10 @@ def _is_one_of_two(tokens, i):
     return tokens[i - 1].text in together and tokens[i - 2].text in _side_of_word
 
 
-def _is_denied_yes_or_no(tokens, i):
+def _is_denied_yes_or_no(
+    tokens,  # list of `Token`: kind (word, mark, edge …), text in lower case
+    i,  # place of a yes or a no
+):
     "Whether `not` or the like stands in the three tokens before a yes or no at token `i`: I cannot say yes"
     # `tokens` begins with 8 empty edge tokens, so that there are three; the nearest comes first
     for before in (tokens[i - 1], tokens[i - 2], tokens[i - 3]):
@@ -368,7 +398,7 @@ def yes_or_no(
 
 
 def _side_of_statements(
-    tokens,  # list of `Token`
+    tokens,  # list of `Token`, words and marks: text in lower case
     words,  # places in it of the text's words, without marks; at least one
 ):
     """The side, yes or no, that each yes and no in a text, taken together, state; None if neither or both
@@ -389,7 +419,7 @@ def _side_of_statements(
 
 
 def _places_by_kind(
-    tokens,  # list of `Token`
+    tokens,  # list of `Token`, words and marks: text in lower case
     words,  # places in it of the text's words
 ):
     """The places of each yes and no by the kind of answer that it is
@@ -404,7 +434,7 @@ def _places_by_kind(
 
 
 def _side_of_bare(
-    tokens,  # list of `Token`
+    tokens,  # list of `Token`, words and marks: text in lower case
     places,  # of some of them, each a yes or a no, in their order; at least one
 ):
     """Yes or no, if the tokens at these places agree; else None
@@ -424,7 +454,9 @@ _words_about_knowledge = {"enough", "much", "sufficient", "clear"}
 _correcting_words = {"wait", "actually", "correction", "sorry", "oops"}
 
 
-def _says_there_is_not(tokens):
+def _says_there_is_not(
+    tokens,  # list of `Token`, words and marks: text in lower case
+):
     "Whether a text says that something is not there, as in `there is not` or `there aren't`"
     for i in range(margin, len(tokens) - margin):  # without the edge tokens at both ends
         if tokens[i].text != "there":
@@ -438,7 +470,7 @@ def _says_there_is_not(tokens):
 
 
 def _chinese_side(
-    tokens,  # list of `Token`; a Chinese character is one
+    tokens,  # list of `Token`, words and marks: text in lower case
     first,  # place of the text's first word
 ):
     "The side of an answer that begins with 是 or 有 (yes), 不 or 没 (no), or the like; None for any other"

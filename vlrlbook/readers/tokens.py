@@ -349,7 +349,7 @@ _set_sizes = {"打": 12, "双": 2, "雙": 2, "对": 2, "對": 2}
 
 
 def _with_numerals(
-    tokens,  # list of `Token`, with edge tokens (no text) at both ends
+    tokens,  # list of `Token`: kind (word, mark, edge …), text in lower case, glued (no space before)
 ):
     "A copy of the tokens in which each number of several words, such as `half a dozen`, is one number token"
     joined, i = [], 0
@@ -368,7 +368,10 @@ def _with_numerals(
     return joined
 
 
-def _numeral(tokens, i):
+def _numeral(
+    tokens,  # list of `Token`: kind (word, mark, edge …), text in lower case, raw as written, value
+    i,  # place where a number may begin
+):
     """Read the number of several words that begins at token `i`: returns (its value, the place behind it)
 
     `two hundred and six apples` → (206.0, i + 4). The place is `i` itself where there is no such number. A
@@ -407,7 +410,7 @@ def _longer_value(
 
 
 def _next_word(
-    tokens,  # list of `Token`
+    tokens,  # list of `Token`, words and marks: text in lower case
     at,  # place behind the numeral's words so far
     value,  # of these words, such as 200.0
 ):
@@ -426,14 +429,21 @@ def _next_word(
     return behind_and if word in units or word in tens else at
 
 
-def _behind_hyphen(tokens, at):
+def _behind_hyphen(
+    tokens,  # list of `Token`, words and marks: text in lower case, glued (no space before)
+    at,  # place of one of them
+):
     "`at + 1` where token `at` is a hyphen without spaces on either side, as in twenty-one; else `at`"
     hyphen, following = tokens[at], tokens[at + 1]  # `glued`: no space before the token
     joins = hyphen.text == "-" and hyphen.glued
     return at + 1 if joins and following.glued else at
 
 
-def _chinese_set(tokens, i, at):
+def _chinese_set(
+    tokens,  # list of `Token`, words and marks: text in lower case, value
+    i,  # place of the number
+    at,  # place of the measure word behind it
+):
     """Read a number of sets such as 两打 (two dozen) or 一双 (a pair): returns (value, the place behind it)
 
     The number is token `i`, the measure word token `at`. (None, i) means that it is no such set."""
@@ -447,7 +457,10 @@ def _chinese_set(tokens, i, at):
     return (2.0, at + 1) if value == 1 else (None, i)
 
 
-def _begun_with_word(tokens, i):
+def _begun_with_word(
+    tokens,  # list of `Token`, words and marks: text in lower case
+    i,  # place of the first word
+):
     """Read the first words of a numeral that begins with a word: returns (value, the place behind them)
 
     Token `i` must be a number word, hundred or thousand, `a`, `half` or 半 (half). `twenty` → (20.0, i + 1),
@@ -464,7 +477,10 @@ def _begun_with_word(tokens, i):
     return float(_scales[word]), i + 1  # "hundred" or "thousand" without a number before it
 
 
-def _half_dozen(tokens, i):
+def _half_dozen(
+    tokens,  # list of `Token`, words and marks: text in lower case
+    i,  # place of a half or 半
+):
     "(6, the place behind it) for half a dozen, half-dozen or 半打 at token `i`; (None, i) for any other half"
     # `tokens` begins and ends with 8 empty edge tokens, so that neighbours are always there
     dozen_at = i + 2 if tokens[i + 1].text in ("a", "-") else i + 1
