@@ -462,7 +462,9 @@ def check_disk(
     return Finding(name, found, "good")
 
 
-def _write_error(folder):
+def _write_error(
+    folder, # that exists
+):
     "The OSError that writing into a folder raises, or None; nothing is left in the folder"
     # A file that vanishes when it is closed: permission bits would not tell of a read-only file system.
     try:

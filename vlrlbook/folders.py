@@ -188,7 +188,9 @@ def _damage_of_file(
     return None
 
 
-def _is_manifest(content):
+def _is_manifest(
+    content,  # of a JSON file, such as {"model.bin": {"bytes": 12, "sha256": "5f70…"}}
+):
     "Return True if parsed JSON has the form of a manifest: each file's name -> its bytes and SHA-256"
     if not isinstance(content, dict):
         return False
@@ -304,7 +306,7 @@ def _listed(folder):
 def _all_to_disk(folder):
     "Bring a folder, its folders and its files to the disk (fsync)"
     inside = sorted(folder.rglob("*"))
-    files = [p for p in inside if p.is_file()]
+    files = [p for p in inside if p.is_file()]  # files first, so that no name is on the disk without content
     # Eight at a time, because a file system writes several together: thousands one by one would take seconds.
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(to_disk, files))  # the list waits for all, and raises what one of them raised

@@ -253,15 +253,19 @@ def with_good_boxes(
     return dataset
 
 
-def _undecoded(dataset):
+def _undecoded(
+    dataset,  # `datasets.Dataset` with a column of pictures
+):
     "Yield the rows as dicts, each picture as its stored bytes or path: decoding all pictures would take long"
     # In Arrow's format `datasets` decodes nothing; 64 rows are read at a time.
     for batch in dataset.with_format("arrow").iter(64):
         yield from batch.to_pylist()
 
 
-def _size_of(picture):
-    "Width and height of a stored picture, a dict of bytes and path; only the file's header is read"
+def _size_of(
+    picture,  # as `datasets` stores it: {bytes: of the file, or None; path: read where there are no bytes}
+):
+    "Width and height of a stored picture in pixels; only the file's header is read"
     source = io.BytesIO(picture["bytes"]) if picture["bytes"] else picture["path"]
     with Image.open(source) as image:
         return image.size
@@ -357,7 +361,7 @@ def _checked_id(
 
 
 def _coco_file(path):
-    "Read a COCO file: a dict with the lists images, annotations and categories, or a `DataError`"
+    "Read a COCO file: a dict with the lists images, annotations and categories; a `DataError` without them"
     try:
         coco = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -382,7 +386,9 @@ def _field(
     return value
 
 
-def _names(entry):
+def _names(
+    entry,  # of a file, a dict if the file is good
+):
     "The names of an entry's fields as text for messages; its type where it is no dict"
     if not isinstance(entry, dict):
         return type(entry).__name__

@@ -176,7 +176,7 @@ def _batched_mix(
 ):
     "The weighted sum of rewards as a function of a whole batch: (completions, samples) → list of parts"
     def mixed_batch(completions, samples):
-        "The mix for a list of completions: the parts of each"
+        "The mix for a list of completions and the `Sample` of each: a list of parts"
         # each reward is called once: its name → a list with the parts of each completion
         parts_lists = {name: on_batch(reward)(completions, samples) for name, reward in rewards.items()}
         mixed_parts = []
@@ -697,9 +697,11 @@ def load_reward(
             raise ValueError(f"reward {spec!r}: {term!r} is not `weight*name` with a known name; {e}") from e
     return mix(**weighted)
 
-def _name_in_sum(name):
+def _name_in_sum(
+    name, # of a reward as the user wrote it
+):
     "The name that a reward gets in a sum: `reward_model` for reward_model:DIRECTORY, `f` for my.module:f"
-    if name.startswith(model_rewards):
+    if name.startswith(model_rewards): # reward_model:, aloha: or judge:
         return name.partition(":")[0]
     return name.rpartition(":")[2] # the whole name if there is no colon
 
@@ -1020,7 +1022,7 @@ class _Stalled(TimeoutError):
 
 @contextmanager
 def _stopped_after(seconds):
-    """Context manager that raises `_Stalled` in its block after some seconds
+    """Context manager that raises `_Stalled`, an exception of ours, in its block after some seconds
 
     It does so by an alarm signal, which only the main thread can get and not every system has. Elsewhere the
     block runs without a limit."""
@@ -1057,7 +1059,11 @@ def _quickest(
         seconds = min(seconds, _timed(reward, text, answer))
     return seconds
 
-def _timed(reward, text, answer):
+def _timed(
+    reward, # (completion, answer) → parts
+    text, # a completion
+    answer, # a truth
+):
     "Seconds of one call of a reward: this thread's processor time, or a tenth of the clock's if that is more"
     # The clock is needed for a reward that waits for a network, which takes no processor time. Only a tenth
     # counts, since on a busy machine the clock also counts the work of other processes.
@@ -1096,7 +1102,9 @@ def _best_pay(reward):
 _wrong_answer = "none of these words"
 _simple_truths = ("3", "yes", "B", "liver") # one of each kind; a right answer to one earns a reward's best
 
-def _looks_at_truths(reward):
+def _looks_at_truths(
+    reward, # (completion, answer) → parts
+):
     """Whether a reward depends on the truth: it pays the same text differently where the truth differs
 
     It does not if it pays a wrong answer more than the right one: then it pays for length or form. Tried with
@@ -1104,6 +1112,7 @@ def _looks_at_truths(reward):
     for truth in _simple_truths:
         if _most_paid(reward, _wrong_answer, truth) > _most_paid(reward, truth, truth):
             return False
+    # each of the four as the answer to each of the others; a reward of the form alone pays all of them alike
     for text in _simple_truths:
         for truth in _simple_truths:
             if _paid_forms(reward, text, truth) != _paid_forms(reward, text, text):

@@ -134,7 +134,7 @@ def _corner_with_all(image):
     """The corner of a square white picture that holds all that is drawn in it: left, top, right, bottom.
 
     None if nothing is drawn, or if no corner holds all of it."""
-    inverted = image.convert("L").point(lambda value: 255 - value)  # white becomes 0
+    inverted = image.convert("L").point(lambda value: 255 - value)  # in grey; white becomes 0
     drawn = inverted.getbbox()  # the box around all pixels that are not 0; None if there are none
     if drawn is None:
         return None
@@ -295,7 +295,9 @@ class Looker:
         self._check(box)
         return [{"type": "image", "image": self._eye.crop(box, self._picture)}]
 
-    def _check(self, box):
+    def _check(self,
+        box,  # x1, y1, x2, y2 as the model wrote them, in its scale
+    ):
         "Raise CallRefused where a box lies outside of the picture, or is empty or too thin to be shown"
         x1, y1, x2, y2 = box
         width, height = self._eye.bounds(self._picture)  # the largest x and y, in the model's scale
@@ -325,6 +327,7 @@ def _is_thin(box):
     "Whether a box, in pixels, is less than a pixel wide or high, or so long that no processor takes its crop"
     left, top, right, bottom = box
     shorter, longer = sorted((right - left, bottom - top))
+    # 20 times (`LONGEST_SHAPE`): well below the 200 at which Qwen's processors raise an error
     return shorter < 1 or longer > LONGEST_SHAPE * shorter
 
 
@@ -383,7 +386,7 @@ def _answer_with_call(
 
 def _any_corner(picture, rng):
     "One of the four corners of a square picture, at random: left, top, right, bottom in pixels"
-    size = picture.width // corner_share
+    size = picture.width // corner_share  # a fourth of the picture's side
     far = picture.width - size
     left, top = rng.choice((0, far)), rng.choice((0, far))
     return left, top, left + size, top + size

@@ -381,9 +381,12 @@ class _Conversation:
         words, self.calls = _split_calls(text, style)
         self.turns.append(("assistant", _written_turn(words, self.calls)))
 
-    def answer_calls(self, processor):
+    def answer_calls(self,
+        processor,  # its chat template writes the tool's answers
+    ):
         "Run the calls of the model's last turn, and add that turn and the tool's answers to the next prompt"
-        contents = []  # content of the tool's message for each call
+        # for each call [{"type": "image"}], or where it was refused [{"type": "text", "text": why}]
+        contents = []
         for call_text in self.calls:
             content, crops = _result_of(self.looker, call_text)  # crops: empty for a refused call
             contents.append(content)
@@ -391,6 +394,7 @@ class _Conversation:
             self.turns.append(("tool", "<image>" if crops else content[0]["text"]))
         # All messages at once: some chat templates write them into one turn.
         tool_turns = _tool_turns(processor, contents)
+        # The model stopped at its end token, which is not in its text.
         self.text += self.last_turn + processor.tokenizer.eos_token + tool_turns
 
 
