@@ -359,7 +359,7 @@ def _facts_printed(
 
 
 def check_imports(
-    facts: dict, # from `library_facts`; its `errors` holds {library: error text, or None if it imports}
+    facts: dict, # its key `errors`: {library: what its import raised, a text; None if it imports}
 ) -> list: # of `Finding`
     "Report for each library of the main job if it can be imported"
     findings = []

@@ -90,7 +90,7 @@ def run_race(
 
 
 def _time_columns(
-    times,  # "stock" and "shared" → list of dicts from `_timed_step`
+    times,  # "stock" and "shared" → a dict for each step: seconds of it, its parts and the processor
     bound,  # how many times faster the tokens that sharing saves allow a step to be, at most
 ):
     "The columns of a race's row about time: medians of both sides, their ratios, how far the rounds differ"
@@ -112,9 +112,10 @@ def _times_of(
     sides,  # name of the side → its trainer
     rounds,  # steps of each side that are timed, after one to warm up
 ):
-    """Time the training steps of all sides; return a dict: side → list of dicts from `_timed_step`.
+    """Time the training steps of all sides; return a dict: side → a dict for each step, part → seconds.
 
-    The sides take turns, so that a machine that slows down slows all of them."""
+    Its keys: sampling, scoring, optimizing, seconds (their sum), processor (CPU time). The sides take turns,
+    so that a machine that slows down slows all of them."""
     times = {name: [] for name in sides}
     for turn in range(rounds + 1):
         for name, trainer in sides.items():
@@ -190,7 +191,7 @@ def _questions(
 # Time
 
 def _timed_step(
-    trainer,  # of TRL, whose settings end a run after one step
+    trainer,  # a GRPO trainer whose settings end a run after one step
 ):
     """Train one step; return a dict of `sampling`, `scoring`, `optimizing`, `seconds` and `processor`.
 

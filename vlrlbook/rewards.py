@@ -540,7 +540,7 @@ def _scale_meant(
 # %% ../nbs/02_rewards.ipynb #n02box03
 def point_reward(
     completion: str, # what the model wrote: points, or boxes, whose middle is then the point
-    answer: str, # the truth, boxes as for `box_reward`, or several of them
+    answer: str, # the truth, such as "[12, 40, 31, 59] in pixels of 112 x 112", or several of them
 ) -> dict: # overall, inside, count, readable; each 0 to 1
     """Pay the share of the true boxes that have a point of their own inside
 
@@ -572,7 +572,7 @@ def _point_parts(
 # %% ../nbs/02_rewards.ipynb #xn02box03
 def box_count_reward(
     completion: str, # what the model wrote
-    answer: str, # the truth, boxes as for `box_reward`
+    answer: str, # the truth, such as "[12, 40, 31, 59] in pixels of 112 x 112"
 ) -> dict: # overall, box_count
     "Pay 1 for as many boxes or points as the truth has boxes, wherever they are; else 0"
     answer_boxes = read_boxes(completion)
@@ -594,7 +594,7 @@ def box_format_reward(
 
 def explain_boxes(
     completion: str, # what the model wrote
-    answer: str, # one truth, as for `box_reward`
+    answer: str, # one truth, such as "[12, 40, 31, 59] in pixels of 112 x 112"
 ) -> str: # one line
     "A line for people: what an answer of boxes earns, and what is wrong with it"
     answer_boxes, truth = read_boxes(completion), read_box_truth(answer)
@@ -662,7 +662,7 @@ def zoom_reward(
     return dict(overall=overall, right=right, looks=float(len(looks)), refused=float(refused))
 
 def looks_reward(
-    completion: str, # what the model wrote, as for `zoom_reward`
+    completion: str, # what model and tool wrote, such as "zoom(98, 0, 112, 14)\n<tool_response><image>…"
     answer: str = "", # not looked at
 ) -> dict: # overall
     """Pay 1 for an answer that called the zoom tool and got a part of the picture, else 0

@@ -225,7 +225,7 @@ class CallRefused(ValueError):
     "Raised where a call of the tool gets a message instead of a picture; its text is `kind: why`"
 
     def __init__(self,
-        kind: str,  # a key of `refusals`
+        kind: str,  # malformed, outside, swapped, thin or too_many, as in `refusals`
         why: str,  # in words, for the model
     ):
         super().__init__(f"{kind}: {why}")
@@ -353,7 +353,7 @@ def zoom_lessons(
     eye: Eye,  # of the tiny model: in which size it sees pictures, in which scale it writes coordinates
     looks: int = 1,  # 0: no answer calls the tool; any other number: an answer calls it once or not at all
     aiming: bool = False,  # True: small discs alone, each looked at, to teach where to look
-) -> tuple:  # samples, and an answer to each in the written form of `readers/turns`
+) -> tuple:  # samples, and an answer to each: "A photo of 3 discs", or behind a call and what the tool gave
     """Questions with answers that teach a tiny model to call the tool, to aim the call, and to answer.
 
     Without `aiming` half of the answers call the tool, whether it is needed or not. When a call is needed

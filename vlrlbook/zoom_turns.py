@@ -317,7 +317,7 @@ def converse(
     n: int,  # answers to each
     looks: int,  # calls that are allowed in one answer
     eye: Eye,  # of the model: in which size it sees a picture, in which scale it writes coordinates
-) -> list:  # n texts for each sample, in the written form of `readers/turns`
+) -> list:  # n texts for each sample, such as "zoom(98, 0, 112, 14)\n<tool_response><image>…"
     """Sample answers of a model that may call the tool `zoom`.
 
     Where a turn holds calls, the model gets the enlarged pictures and is asked again, as TRL's loop does in
@@ -461,7 +461,7 @@ def with_turns(
 
 def of_messages(
     messages: list | str,  # TRL's completion: turns of the model and of the tool
-) -> str:  # in the written form of `readers/turns`
+) -> str:  # the turns as text, those of the tool in <tool_response> tags
     """Write an answer of several turns as one text
 
     For example, with ⏎ for a line break:
