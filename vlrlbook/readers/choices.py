@@ -23,7 +23,7 @@ _kinds_without_words = ("mark", "line", "edge")  # kinds of tokens that are no w
 
 
 def _letter_at(
-    tokens,  # list of `Token`: kind (word, mark …), text in lower case, raw as written, glued (no space before)
+    tokens,  # list of `Token`: kind, text in lower case, raw as written, glued (no space before)
     i,  # place of one of them
 ):
     """The choice, A to J, that token `i` names; an empty text where it names none
