@@ -18,7 +18,7 @@ from .versions import extra_of
 
 def __getattr__(name):
     "Return functions that have moved to `vlrlbook.workshop`, so that old imports from this module still work"
-    # Python calls this for every name that the module does not define.
+    # Python calls this for every name that the module does not define. These six have moved.
     if name not in ("allowance", "days", "emptied", "plan", "plan_words", "twin"):
         raise AttributeError(f"module 'vlrlbook.cli' has no attribute {name!r}")
     import vlrlbook.workshop
@@ -27,6 +27,7 @@ def __getattr__(name):
 
 def run(args, rest):  # args: read by argparse; rest: words unknown to it, here papermill's
     "Run a chapter as a papermill job; `-p name value` as papermill takes it"
+    # chapter: such as "05_grpo"; out: the notebook to write, with outputs. Returns the exit status.
     return run_chapter(args.chapter, args.out, rest)
 
 
@@ -35,6 +36,7 @@ def notebooks(args, rest):  # args: read by argparse; rest: words unknown to it,
     if Path(args.out_dir).exists():
         raise SystemExit(f"vlrlbook: {args.out_dir} is there already")
     from vlrlbook.folders import new_folder
+    # What lies beside the chapters and is no part of them: hidden files, results of runs, tools.
     unwanted = shutil.ignore_patterns(".*", "_*", "runs", "*.py")
     # A hidden folder, renamed to out_dir when all files are there.
     with new_folder(args.out_dir, existing="none", manifest=False) as hidden_folder:
@@ -46,7 +48,8 @@ def notebooks(args, rest):  # args: read by argparse; rest: words unknown to it,
 def workshop(args, rest):  # args: read by argparse; rest: words unknown to it, none here
     """Write the chapters for teaching: outputs gone, exercises empty, solutions folded away, and a plan for
     half a day and a full one"""
-    if args.short:
+    # Both functions make the folder `out_dir` and return the names of the files in it.
+    if args.short:  # a class of one morning
         from vlrlbook.morning import write_morning
         print(*write_morning(args.out_dir), sep="\n")
         return
@@ -56,6 +59,7 @@ def workshop(args, rest):  # args: read by argparse; rest: words unknown to it, 
 
 def slides(args, rest):  # args: read by argparse; rest: words unknown to it, none here
     "Run the notebooks of a folder and write each as slides, one HTML file with its figures"
+    # out: the folder for the slides; None: slides/ in that of the notebooks
     from vlrlbook.slides import write_slides
     print(*write_slides(args.folder, args.out), sep="\n")
 
@@ -64,9 +68,10 @@ def enter(args, rest):  # args: read by argparse; rest: words unknown to it, non
     "Train with a student's reward and write the file for the contest"
     from vlrlbook.contest import enter, reward_of_file
     from vlrlbook.contest_files import Rules
+    # steps: of training; pictures: frozen ones that are asked; warm_steps: of the supervised start
     rules = Rules(args.steps, args.pictures, warm_steps=args.warm_steps)  # the same for the whole class
     reward = reward_of_file(args.reward)  # the function that mine.py:my_reward names
-    entry = enter(args.name, reward, args.folder, rules, args.again)
+    entry = enter(args.name, reward, args.folder, rules, args.again)  # again: an earlier file may be replaced
     print(f"{entry.name}: {entry.facts['seconds']} seconds")
 
 
@@ -74,6 +79,7 @@ def contest(args, rest):  # args: read by argparse; rest: words unknown to it, n
     """Gather the students' files of a folder into one ranked page; exit status 1 if one of them could not be
     ranked"""
     from vlrlbook.standings import write_standings
+    # out: the page to write; None: results.html in the folder. standings: a ranked table, which prints itself
     path, standings = write_standings(args.folder, args.out)
     print(standings)
     print(path)
@@ -83,6 +89,7 @@ def contest(args, rest):  # args: read by argparse; rest: words unknown to it, n
 def merge_lora(args, rest):  # args: read by argparse; rest: words unknown to it, none here
     "Fold an adapter into its base and save a plain model directory"
     from vlrlbook.models import merge_lora
+    # dtype: of the weights; "keep" takes the base's. transformers_4: write files that version 4 reads, too.
     merge_lora(args.base_model, args.lora_model, args.output_path, cache_dir=args.cache_dir, dtype=args.dtype,
                transformers_4=args.transformers_4)
 
@@ -96,6 +103,8 @@ def export_model(args, rest):  # args: read by argparse; rest: words unknown to 
 def convert_vqa(args, rest):  # args: read by argparse; rest: words unknown to it, none here
     "Rows of any known form to EasyR1 rows"
     from vlrlbook.data import convert_vqa, published_split, read_rows
+    # split: None, "picture" (no picture in both parts) or "published" (VQA-RAD's own). keys: texts such as
+    # "question=problem", or None. tell is called with the report of what was left out.
     row_count = convert_vqa(args.input_jsonl, args.output_jsonl, args.image_dir, args.split, args.keys,
                             args.skip_bad_rows, tell=print)
     parts = ", parted into _train and _test" if args.split else ""
@@ -111,6 +120,7 @@ def convert_vqa(args, rest):  # args: read by argparse; rest: words unknown to i
 def convert_boxes(args, rest):  # args: read by argparse; rest: words unknown to it, none here
     "Boxes of a COCO file, or of RefCOCO-style rows, to rows of task pointing"
     from vlrlbook.pointing import convert_boxes
+    # form: how boxes in rows are written, "xywh" (corner, width, height) or "xyxy" (two corners)
     row_count = convert_boxes(args.input, args.output_jsonl, args.image_dir, args.form,
                               args.skip_bad_rows, tell=print)
     print(f"{row_count} rows in {args.output_jsonl}")
@@ -120,6 +130,8 @@ def check_data(args, rest):  # args: read by argparse; rest: words unknown to it
     """Look a counting ZIP or a file of rows through, as training will; exit status 1 if training would
     refuse it"""
     from vlrlbook.data_check import check_file
+    # kind: vqa, preferences, counting or pointing; keys: texts such as "question=problem", or None; strict:
+    # refuse a ZIP for one bad row; model: whose processor measures the prompts, or None.
     report = check_file(args.path, args.kind, args.image_dir, args.keys, args.reward, args.skip_bad_rows,
                         args.strict, args.val_data, args.model)
     print(report)
@@ -148,11 +160,14 @@ def given(
     return _settings_read(args) | other_options
 
 
-def _settings_read(args):
-    "The settings among what argparse has read, name → value; None is no value, but an option not written"
+def _settings_read(
+    args,  # what argparse has read; an attribute is None where the user did not write that option
+):
+    "The settings among what argparse has read: name → value, or text as it was written"
     written = {}
     for name, value in vars(args).items():
-        # `parser` puts these three into `args` too, and they are no settings
+        # argparse keeps these three in `args` too, and they are no settings: the subcommand's name, the
+        # function that runs it, and the path of a file with settings
         if name not in ("command", "function", "config") and value is not None:
             written[name] = value
     # `--keys answer=solution image=scan` came as a list of words; settings take one text.
@@ -163,9 +178,9 @@ def _settings_read(args):
 
 def _setting_of_alias(
     name,  # of an option on the command line
-    cls,  # a class of settings, or None
+    cls,  # a class of settings, perhaps with tables of aliases; None: no names are translated
 ):
-    "The setting of which `name` is an alias; None if there is no such setting"
+    "The setting of which `name` is an alias, such as lr for learning_rate; None if it is no alias"
     aliases = getattr(cls, "aliases", {})  # alias → setting, such as learning_rate → lr
     if aliases.get(name):
         return aliases[name]
@@ -193,6 +208,7 @@ def settings_from_file(
 def grpo(args, rest):  # args: read by argparse; rest: words unknown to it, other names of settings
     "Train with GRPO without the page; settings of chapter 05, from a file and from options"
     from vlrlbook.grpo import run
+    # Aliases of settings stand in `rest`, since argparse knows only the settings' own names.
     run(settings_from_file(args, rest))
 
 
@@ -204,7 +220,7 @@ def fit(args, rest):  # args: read by argparse; rest: words unknown to it, other
     options = vars(args)  # the attributes of `args`: what is popped is no longer in it
     prompt_tokens, pictures = options.pop("prompt_tokens"), options.pop("pictures")
     settings = settings_from_file(args, rest)
-    # For each way of training: GB of its parts, and whether it fits.
+    # For each way of training: GB of its parts, and whether it fits. pictures: of a prompt.
     estimate = will_fit(settings, prompt_tokens=prompt_tokens, pictures=pictures)
     print(*fit_tables(estimate), sep="\n\n")
 
@@ -214,7 +230,7 @@ def reward_model(args, rest):  # args: read by argparse; rest: words unknown to 
     from vlrlbook.core import read_settings
     from vlrlbook.reward_model import RewardModelSettings, train_reward_model
     settings = read_settings(RewardModelSettings, given(args, rest, RewardModelSettings))
-    results = train_reward_model(settings)
+    results = train_reward_model(settings)  # n: pairs judged; pair_accuracy and its ci95; model: a folder
     if not results:
         return  # of several processes only the first one has results
     if not results["n"]:
@@ -229,6 +245,7 @@ def score(args, rest):  # args: read by argparse; rest: words unknown to it, non
     "Score a preference file with a reward model; the result's name is always a new one"
     from vlrlbook.core import Table
     from vlrlbook.reward_model import report_table, score_file
+    # base_model: what an older script's .pt file was trained from; None for a model directory
     scored = score_file(args.model, args.data, args.output_dir, args.image_dir, args.batch_size,
                         args.skip_bad_rows, device=args.device, keys=args.keys, base_model=args.base_model)
     caption = f"{scored['pairs_per_second']:.1f} pairs a second; {scored['path']}"
@@ -241,17 +258,19 @@ def rank(args, rest):  # args: read by argparse; rest: words unknown to it, none
     from vlrlbook.reward_model import VLRewardModel, rank_answers
     judge = VLRewardModel.from_pretrained(args.model, args.device, base=args.base_model)
     picture = None if args.picture == "none" else args.picture
-    ranked = rank_answers(judge, picture, args.question, args.answers)
+    ranked = rank_answers(judge, picture, args.question, args.answers)  # dicts with answer, score, chance
     for row in ranked:
         row["score"], row["chance"] = f"{row['score']:.3f}", f"{row['chance']:.3f}"
     note = _calibration_note(judge.facts["calibration"])
     print(Table(ranked, f"chance: that the judge would pick this answer among all of these ({note})"))
 
 
-def _calibration_note(calibration):
-    """How a judge's scores become chances: by softmax(score / temperature)
+def _calibration_note(
+    calibration,  # saved with the model: {temperature, pairs: how many it was fitted on}; None: not fitted
+):
+    """Say how a reward model's scores become chances: by softmax(score / temperature)
 
-    `calibration` was saved with the model: {temperature, pairs}, or None."""
+    Such as "calibrated on 300 pairs, temperature 1.40"."""
     if not calibration:
         return "not calibrated"
     return f"calibrated on {calibration['pairs']} pairs, temperature {calibration['temperature']:.2f}"
@@ -261,6 +280,7 @@ def aloha(args, rest):  # args: read by argparse; rest: words unknown to it, oth
     "Robot films to reward bins: train, analyze, predict or chat; settings of chapter 04"
     from vlrlbook.aloha import AlohaSettings, run_aloha
     from vlrlbook.core import read_settings
+    # `given`: what the user wrote, name → value; `read_settings` checks it and adds the defaults
     settings = read_settings(AlohaSettings, given(args, rest, AlohaSettings))
     result = run_aloha(settings)
     # Of several processes, as torchrun starts them, only the first one prints.
@@ -272,6 +292,7 @@ def aloha(args, rest):  # args: read by argparse; rest: words unknown to it, oth
 def aloha_films(args, rest):  # args: read by argparse; rest: words unknown to it, none here
     "Films of the ALOHA simulator as a LeRobot data set; needs the extra films"
     from vlrlbook.aloha_films import make_films
+    # size: pixels a side; videos: store films, not pictures; only: names of scripts, or None for all
     data = make_films(args.root, args.films, args.seed, args.size, args.videos, args.only, say=print)
     print(f"{args.root}: {data.num_episodes} films, {len(data)} frames")
 
@@ -289,8 +310,10 @@ def evaluate(args, rest):  # args: read by argparse; rest: words unknown to it, 
     print(Table(questions))
 
 
-def _metric_row(metric):
-    "A row of the table of `evaluate` for one of its metrics; its value is such as 0.564 (0.520 to 0.607)"
+def _metric_row(
+    metric,  # a dict: name, value, ci95 (low, high), n (rows), interval (how that was found)
+):
+    "A row of the table of `vlrlbook evaluate` for a metric; its value is such as 0.564 (0.520 to 0.607)"
     from vlrlbook.evaluation import with_interval
     value = with_interval(metric)
     return dict(metric=metric["name"], value=value, n=metric["n"], interval=metric["interval"])
@@ -300,15 +323,20 @@ def ask(args, rest):  # args: read by argparse; rest: words unknown to it, none 
     "Ask a model about one picture: before and after training, side by side"
     from vlrlbook.answers import ask_model
     from vlrlbook.core import Table
+    # answers: how many are sampled; None in an option of sampling means as when the model was trained
     answers = ask_model(args.model, args.picture, args.question, args.adapter, args.answers, args.temperature,
                         args.max_new_tokens, args.max_image_size, args.task, args.seed, args.use_4bit)
-    # A column of the table for each model. Without an adapter `answers["after"]` is None.
+    # A column of the table for each model: before is the base, after has the adapter. Without an adapter
+    # `answers["after"]` is None.
     texts_of = {name: answers[name] for name in ("before", "after") if answers[name]}
     print(Table(_answer_rows(texts_of, args.answers)))
 
 
-def _answer_rows(texts_of, sample_count):
-    "Rows of the table of `ask`; `texts_of`: model → {greedy: its best guess, sampled: list of texts}"
+def _answer_rows(
+    texts_of,  # before and after → {greedy: the model's best guess, a text; sampled: list of texts}
+    sample_count,  # how many texts were sampled from each; 0: none
+):
+    "Rows of the table of `vlrlbook ask`: one of best guesses, one of samples; a column for each model"
     from vlrlbook.marking import merged
     best = {name: texts["greedy"] for name, texts in texts_of.items()}
     rows = [dict(asked="best guess") | best]
@@ -325,12 +353,14 @@ def predictions(args, rest):  # args: read by argparse; rest: words unknown to i
     from vlrlbook.evaluation import read_predictions
     from vlrlbook.prediction_files import save_predictions_as
     rows = read_predictions(args.predictions)
+    # form: lmms-eval or vlmevalkit; column: which answers, such as after_greedy
     row_count = save_predictions_as(args.form, rows, args.column, args.out)
     print(f"{args.out}: {row_count} rows of {args.column} as {args.form} keeps them")
 
 
 def report(args, rest):  # args: read by argparse; rest: words unknown to it, none here
     "Write report.html of a finished run: what came of it, on two screens, in one file"
+    # run: its folder; out: file to write, None: report.html in that folder
     from vlrlbook.report import write_report
     print(write_report(args.run, args.out))
 
@@ -353,9 +383,11 @@ def exported(
 ):
     "Write the directory that EasyR1 or verl runs, and print how many rows it holds and what to do next"
     from vlrlbook.easyr1 import export_easyr1, export_verl
-    # Dotted key of the engine's configuration → value. EasyR1's two versions have different keys.
+    # Dotted key of the engine's configuration → value. EasyR1's two versions have different keys; `args` of
+    # verl's command has no version.
     overrides = _overrides_of_user(args, rest, "verl" if verl else args.version)
     reward = args.reward or _default_reward(args.data)
+    # val: rows to measure on, None: a tenth of the pictures; tell: called with the report of the rows
     data_options = dict(val=args.val_data, image_dir=args.image_dir, keys=args.keys,
                         skip_bad_rows=args.skip_bad_rows, tell=print)
     if verl:
@@ -365,24 +397,31 @@ def exported(
     _print_export(folder)
 
 
-def _print_export(folder):
+def _print_export(
+    folder,  # path of the directory; its export.json holds `rows`, [training rows, test rows]
+):
     "Print how many rows an exported directory holds, and the command that looks it through"
-    train, val = json.loads((folder / "export.json").read_text())["rows"]  # numbers of rows
+    train, val = json.loads((folder / "export.json").read_text())["rows"]
     rows = f"{train} rows to learn from, {val} to measure on"
     print(f"{folder}: {rows}; next: vlrlbook dry-run --path {folder}")
 
 
-def _default_reward(data):
-    "The reward for a path of data: counting for a ZIP or an unpacked one's folder, vqa for a file of rows"
+def _default_reward(
+    data,  # path of the training data
+):
+    "The reward's name: counting for a ZIP of pictures or an unpacked one's folder, vqa for a file of rows"
     is_counting = Path(data).suffix.lower() == ".zip" or Path(data).is_dir()
     return "counting" if is_counting else "vqa"
 
 
-def _overrides_of_user(args, rest, engine):
-    """What the user sets in the engine's configuration: dotted key → value.
+def _overrides_of_user(
+    args,  # read by argparse; `config`, where there is one, is the path of a YAML file or None
+    rest,  # words such as trainer.total_epochs=3
+    engine,  # "verl", or a version of EasyR1: "0.3.2" or "current"
+):
+    """What the user sets in the engine's configuration: dotted key, such as trainer.total_epochs → value.
 
-    They come from the YAML of --config and from words such as a.b=c (`rest`), which win. `engine` is verl, or
-    a version of EasyR1."""
+    They come from the YAML of --config and from the words of `rest`, which win."""
     from vlrlbook.easyr1 import export_keys, parse_overrides, read_engine_yaml
     in_yaml = {}
     if getattr(args, "config", None):  # `export-verl` has no --config
@@ -469,11 +508,14 @@ def chapter_options(chapter):
     return _options_in_notebook(chapter)
 
 
-def _options_in_notebook(chapter):
-    """Return what `chapter_options` does, read from the parameters cell of a chapter's notebook
+def _options_in_notebook(
+    chapter,  # name of a notebook, such as "06_evaluation"
+):
+    """List (name, help text, is a flag) for each setting in the parameters cell of a chapter's notebook
 
     The chapter's class of settings is not imported, since its module imports torch, which is slow."""
     cells = json.loads(notebook(chapter).read_text(encoding="utf-8"))["cells"]
+    # papermill's tag for the cell whose values it replaces; a chapter has one such cell
     tagged = [cell for cell in cells if cell["metadata"].get("tags") == ["parameters"]]
     parameters = "".join(tagged[0]["source"])  # lines such as `name: type = default  # help`
     fields = re.findall(r"^(\w+): (\w+).*?  # (.*)$", parameters, re.M)
@@ -503,9 +545,9 @@ def option(
 def settings_options(
     chapter,  # name of a notebook, such as "05_grpo"
 ):
-    "Make an option, as `option` does, for each setting of a chapter"
+    "Make an option, (flags, arguments of argparse's `add_argument`), for each setting of a chapter"
     options = []
-    for name, text, is_flag in chapter_options(chapter):
+    for name, text, is_flag in chapter_options(chapter):  # text: the setting's help
         # argparse fills in what stands behind a %, such as %(default)s; %% is a plain one.
         arguments = dict(help=text.replace("%", "%%"))  # of `add_argument`
         if is_flag:
@@ -518,13 +560,14 @@ def settings_options(
 
 
 def row_options():
-    "Options of all commands that read a file of rows, each as `option` makes it"
+    "Options of all commands that read a file of rows, each as (flags, arguments of `add_argument`)"
     return [option("keys", nargs="+", help="which column holds what, such as question=problem image=scan"),
             option("skip_bad_rows", action="store_true", help="leave bad rows out and list them")]
 
 
 def convert_options():
     "Options of `vlrlbook convert-vqa`, each as (flags, arguments of `add_argument`)"
+    # `option` makes the pair, with a flag for each spelling: --input_jsonl and --input-jsonl
     return [
         option("input_jsonl", required=True, help=".json, .jsonl, .csv, .tsv or .parquet"),
         option("output_jsonl", required=True, help="file to write"),
@@ -536,6 +579,8 @@ def convert_options():
 
 def check_options():
     "Options of `vlrlbook check-data`, each as (flags, arguments of `add_argument`)"
+    # `option` makes the pair, with a flag for each spelling: --image_dir and --image-dir; a plain pair is one
+    # whose name needs no second spelling, or, without dashes, a positional argument
     return [
         (["path"], dict(help="a .zip, or rows in .json, .jsonl, .csv, .tsv or .parquet")),
         (["--kind"], dict(choices=["vqa", "preferences", "counting", "pointing"], default="vqa",
@@ -550,6 +595,7 @@ def check_options():
 
 def score_options():
     "Options of `vlrlbook score`, with an older script's names; each as (flags, arguments of `add_argument`)"
+    # the second argument of `option`: other names of the same option, those of the older script
     return [
         option("model", ("model_path", "checkpoint_path"), required=True,
                help="directory of a reward model, or an older script's .pt file"),
@@ -566,6 +612,7 @@ def score_options():
 
 def rank_options():
     "Arguments of `vlrlbook rank`, each as (flags, arguments of `add_argument`)"
+    # a name without dashes is a positional argument; `option` makes the flags of all others
     return [
         (["picture"], dict(help="a picture file; none for a question without one")),
         (["question"], dict(help="what was asked")),
@@ -588,6 +635,8 @@ def film_options():
 
 def measuring_commands(command):
     "Add `evaluate`, `ask`, `predictions` and `report`; `command(function, name, *options)` adds a command"
+    # An option is (flags, arguments of argparse's `add_argument`); a name without dashes is a positional
+    # argument. `settings_options` has one for each setting of the chapter.
     command(evaluate, "evaluate", *settings_options("06_evaluation"))
     command(ask, "ask", *_ask_options())
     command(predictions, "predictions",
@@ -602,6 +651,7 @@ def measuring_commands(command):
 
 def _ask_options():
     "Options of `vlrlbook ask`, each as (flags, arguments of `add_argument`)"
+    # a name without dashes is a positional argument
     return [
         (["model"], dict(help="hub id, directory, or the folder of a run")),
         (["picture"], dict(help="a picture file")),
@@ -633,6 +683,7 @@ def teaching_commands(command):
 
 def _enter_options():
     "Options of `vlrlbook enter`, each as (flags, arguments of `add_argument`)"
+    # a name without dashes is a positional argument
     return [
         (["name"], dict(help="of the student or the group, as the page will show it")),
         (["reward"], dict(help="a function in a file, such as mine.py:my_reward")),
@@ -682,6 +733,8 @@ def data_commands(command):
 
 def grpo_commands(command):
     "Add `grpo` and `fit`; `command(function, name, *options)` adds a command"
+    # An option is (flags, arguments of argparse's `add_argument`); `option` makes such a pair, and
+    # `settings_options` one for each setting of the chapter.
     config = (["--config"], dict(help="a .yaml or .json file with settings; options win over it"))
     command(grpo, "grpo", config, *settings_options("05_grpo"))
     command(fit, "fit", config,
@@ -693,6 +746,7 @@ def grpo_commands(command):
 
 def engine_commands(command):
     "Add the commands around EasyR1 and verl; `command(function, name, *options)` adds a command"
+    # An option is (flags, arguments of argparse's `add_argument`); `option` makes such a pair.
     export_options = _export_options()
     # `--version` of two commands, which have different defaults.
     version = dict(choices=["0.3.2", "current"], help="of EasyR1")
@@ -712,6 +766,7 @@ def engine_commands(command):
 
 def _export_options():
     "Options of both exports, for EasyR1 and for verl; each as (flags, arguments of `add_argument`)"
+    # `option` makes the pair, with a flag for each spelling: --val_data and --val-data
     return [
         option("data", required=True,
                help="a counting ZIP, or VQA rows in .jsonl, .json, .csv, .tsv or .parquet"),
@@ -725,6 +780,7 @@ def _export_options():
 
 def _merge_shards_options():
     "Options of `vlrlbook merge-shards`, each as (flags, arguments of `add_argument`)"
+    # `option` makes the pair, with a flag for each spelling: --local_dir and --local-dir
     return [
         option("local_dir", required=True, help="checkpoints/PROJECT/EXPERIMENT/global_step_N/actor"),
         option("output_dir", help="model directory to write: new or empty"),
@@ -760,20 +816,25 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def _add_command(commands, function, name, *options):
-    """Add a subcommand that calls `function`, whose docstring is its help, to argparse's `commands`
-
-    An option is (its flags, arguments of argparse's `add_argument`)."""
+def _add_command(
+    commands,  # argparse's object that holds the subcommands, from `add_subparsers`; changed
+    function,  # called with (args, words that argparse does not know); its docstring is the help
+    name,  # of the subcommand, such as "check-data"
+    *options,  # each (flags, arguments of argparse's `add_argument`)
+):
+    "Add a subcommand to the command line"
     text = function.__doc__
     # allow_abbrev=False: a misspelt option must not be taken for the beginning of another one.
     sub = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
-    sub.set_defaults(function=function)
+    sub.set_defaults(function=function)  # `main` then finds it in `args.function`
     for flags, kwargs in options:
         sub.add_argument(*flags, **kwargs)
 
 
 def _judge_and_film_commands(command):
     "Add the commands of chapters 03 and 04; `command(function, name, *options)` adds a command"
+    # An option is (flags, arguments of argparse's `add_argument`); `settings_options` has one for each
+    # setting of a chapter.
     command(reward_model, "reward-model", *settings_options("03_reward_model"))
     command(score, "score", *score_options())
     command(rank, "rank", *rank_options())
@@ -784,6 +845,7 @@ def _judge_and_film_commands(command):
 def _serve_options():
     "Options of `vlrlbook serve`, each as (flags, arguments of `add_argument`)"
     no_token_help = "anyone on this machine may come in; refused on other addresses"
+    # no setting itself: `serve` writes it as token = false
     no_token = (["--no_token", "--no-token"], dict(action="store_true", help=no_token_help))
     return [no_token, *settings_options("08_service")]
 
@@ -812,9 +874,11 @@ def main(argv=None):
         sys.exit(f"vlrlbook {args.command}: {error}")
 
 
-def _import_message(error):
+def _import_message(
+    error,  # an ImportError; `name` is the module that is missing, such as "uvicorn.config"
+):
     "What to install after an ImportError, a text; None if no extra of this package brings the module"
-    if error.name is None:  # raised by this package: Python's own error names a module
+    if error.name is None:  # raised by this package, with advice in its text: Python's own names a module
         return str(error)
     package = error.name.partition(".")[0]
     extra = extra_of(package)  # the optional dependency group, such as gpu, that installs it
@@ -828,7 +892,7 @@ def _refuse_unknown_words(
     rest,  # words of the command line that argparse does not know
 ):
     "Exit with argparse's message if there are words that neither argparse nor the command itself reads"
-    if not rest or command in reads_on:  # commands that read aliases of settings themselves
+    if not rest or command in reads_on:  # commands that read aliases of settings, or papermill's options
         return
     are_keys = all("=" in word and not word.startswith("-") for word in rest)  # such as a.b=c
     if command in takes_keys and are_keys:  # commands that take keys of an engine's configuration

@@ -65,7 +65,7 @@ class Sample:
 
 def cast(
 ) -> Sample: # 112 × 112 picture of three discs
-    "Draw the book's running example, which every chapter works through by hand: three discs to count"
+    "Draw vlrlbook's running example, which every chapter works through by hand: three discs to count"
     image = Image.new("RGB", (112, 112), "white")
     draw = ImageDraw.Draw(image)
     # of each disc the centre and the radius, in pixels
@@ -117,7 +117,7 @@ def figure(
     height: float, # inches
     **kwargs, # for `Figure.subplots`; give `nrows` or `ncols` to get axes back
 ): # figure, or (figure, axes)
-    "Make a matplotlib figure in the book's style, without pyplot and its global list of figures"
+    "Make a matplotlib figure in vlrlbook's style, without pyplot and its global list of figures"
     picture_class = _picture_class() # a subclass of matplotlib's Figure that shows itself in a notebook
     fig = picture_class(figsize=(width, height), layout="constrained")
     if not kwargs:
@@ -171,7 +171,10 @@ def rollout_card(
     return fig
 
 # %% ../nbs/00_core.ipynb #n16c35de
-def _card_question(ax, sample):
+def _card_question(
+    ax, # matplotlib axes for the picture
+    sample, # `Sample`, perhaps without pictures
+):
     "Draw the first picture of a sample, its question above and its true answer below"
     if sample.images:
         ax.imshow(sample.images[0])
@@ -183,10 +186,16 @@ def _card_question(ax, sample):
     # transAxes: 0.5 and -0.04 are shares of the axes' width and height, whatever the picture's size in pixels
     ax.text(0.5, -0.04, truth, fontsize=8, ha="center", va="top", transform=ax.transAxes)
 
-def _card_rows(ax, rollouts, part_names):
+def _card_rows(
+    ax, # matplotlib axes, which are turned off: they show text alone
+    rollouts, # list of `Rollout`: text, parts
+    part_names, # of the parts of a reward, in the order of their columns
+):
     "Write a row for each answer: its text, then the numbers of its reward's parts under their names"
+    # widths of the columns: an answer's text 2.6, each part 0.55
     width = _text_column + _part_column * len(part_names)
     # y grows downwards, since its larger limit comes first; answer number i stands at y = i.
+    # Above the first are the headings, up to -1 (`_card_top`).
     ax.set(xlim=(0, width), ylim=(len(rollouts) - 0.5, _card_top))
     ax.axis("off")
     right_ends = {} # name of a part → x where its right-aligned heading and numbers end
@@ -198,25 +207,32 @@ def _card_rows(ax, rollouts, part_names):
     for y, rollout in enumerate(rollouts):
         _card_row(ax, y, rollout, right_ends)
 
-def _card_row(ax, y, rollout, right_ends):
-    "Write one answer's text and its reward's parts at height `y`; `right_ends`: part → x of its number"
+def _card_row(
+    ax, # matplotlib axes
+    y, # of the row's middle
+    rollout, # `Rollout`: its text, and its parts, name → number
+    right_ends, # name of a part → x where its number ends
+):
+    "Write one answer's text and the numbers of its reward's parts"
     ax.text(0, y, shorten(rollout.text, 38) or "(nothing)", fontsize=8.5, va="center")
     for name, x in right_ends.items():
         value = rollout.parts[name]
-        text = str(value) if isinstance(value, int) else f"{value:.2f}"
+        text = str(value) if isinstance(value, int) else f"{value:.2f}" # a count is shown as one
         weight = "bold" if name == "overall" else "normal" # `overall` is the whole reward
         ax.text(x, y, text, fontsize=8.5, va="center", ha="right", weight=weight)
 
-def _card_bars(ax, rollouts, heading):
-    """Draw the `advantage` of each answer as a horizontal bar, beside the answer's row
-
-    Some groups keep another number in `advantage`, such as the reward; `heading` names the number."""
+def _card_bars(
+    ax, # matplotlib axes beside those of the answers' rows
+    rollouts, # list of `Rollout`; some groups keep another number in `advantage`, such as the reward
+    heading, # what that number is
+):
+    "Draw the `advantage` of each answer as a horizontal bar, level with its row: blue, or orange below 0"
     values = [rollout.advantage for rollout in rollouts]
     colours = [blue if value >= 0 else orange for value in values]
     ax.barh(range(len(values)), values, color=colours, height=0.62)
     # Some room beside the longest bar; and at least 1.2 to either side, so that small numbers look small.
     reach = max(1.2, 1.35 * max(map(abs, values)))
-    # the same limits of y as in `_card_rows`, so that each bar stands level with its answer
+    # y as on the axes with the texts, so that bar number i stands level with answer number i; -1: `_card_top`
     ax.set(xlim=(-reach, reach), ylim=(len(values) - 0.5, _card_top), yticks=[])
     ax.set_title(heading, fontsize=8, color="#555555")
     ax.axvline(0, color="black", lw=0.8)
@@ -258,15 +274,19 @@ def token_ribbon(
     return fig
 
 def _ribbon_legend(ax):
-    "Name the colours above the cells: of every kind, even one that the rows lack, so that ribbons are alike"
+    "Name the colours above the cells: padding, prompt, image, answer, mask; also those that the rows lack"
     from matplotlib.patches import Patch
     handles = [Patch(color=colour, label=kind) for kind, colour in ribbon_colours.items()]
     handles.append(Patch(color="black", label="mask"))
     # (0, 1), in shares of the axes, is their upper left corner
     ax.legend(handles=handles, ncols=5, fontsize=8, frameon=False, loc="lower left", bbox_to_anchor=(0, 1))
 
-def _cell(x, y, width, height, colour):
-    "A filled rectangle without a border, from its upper left corner"
+def _cell(
+    x, y, # of its upper left corner, on axes whose y grows downwards
+    width, height, # in the units of the axes
+    colour, # that fills it
+):
+    "A filled rectangle without a border, for matplotlib's `add_patch`"
     from matplotlib.patches import Rectangle
     return Rectangle((x, y), width, height, color=colour, lw=0)
 
@@ -326,8 +346,11 @@ class RunLog:
             return
         write_whole(self.path, self._csv(self.rows, header=True))
 
-    def _csv(self, rows, header):
-        "Return some rows as CSV text, with a cell for every column of the log"
+    def _csv(self,
+        rows, # dictionaries: column → number
+        header, # True: with a first line of names
+    ):
+        "Return some rows as CSV text, with a cell for every column of the log, empty where a row has none"
         text = io.StringIO()
         writer = csv.DictWriter(text, self.columns, lineterminator="\n")
         if header:
@@ -374,8 +397,13 @@ def plot_run(
         ax.set_xlabel("step", fontsize=8)
     return fig
 
-def _draw_panel(ax, log, title, patterns):
-    "Draw the columns of a log that `patterns` name: a column such as kl, or the beginning of names, part/"
+def _draw_panel(
+    ax, # matplotlib axes of the panel
+    log, # `RunLog`
+    title, # of the panel, such as "loss, KL and entropy"
+    patterns, # what is drawn: names of columns, such as kl, and beginnings of names, such as part/
+):
+    "Draw some columns of a log over the steps; without any of them the panel stays empty"
     columns = _columns_of_panel(log, patterns) # those that this log has
     # A gradient's length is of another size than an answer's, so it has its own axis on the right.
     right = ax.twinx() if "grad_norm" in columns and len(columns) > 1 else ax
@@ -392,27 +420,40 @@ def _draw_panel(ax, log, title, patterns):
         ax.axis("off") # no empty panel where a run has none of its columns, such as no KL term
 
 # %% ../nbs/00_core.ipynb #xc023
-def _draw_legend(ax, right):
-    "Draw a panel's legend; `right` is the panel's second y axis, or `ax` itself if it has only one"
+def _draw_legend(
+    ax, # matplotlib axes of a panel
+    right, # its second axes, with a y axis on the right; `ax` itself if it has only one
+):
+    "Draw a panel's legend, for the curves on both of its axes"
     handles, labels = ax.get_legend_handles_labels()
     if right is not ax:
         right_handles, right_labels = right.get_legend_handles_labels()
         handles = handles + right_handles
         labels = labels + [f"{label} (right axis)" for label in right_labels]
         right.spines["top"].set_visible(False) # as on the left axis
+        # numbers as large as those below the panel
         right.tick_params(labelsize=ax.xaxis.get_ticklabels()[0].get_fontsize())
     # "best" avoids the curves of one axis only, so a legend for two axes has a fixed place.
     place = "best" if right is ax else "upper left"
     # on the axis that is drawn last, so that no curve crosses the names
     right.legend(handles, labels, fontsize=7.5, framealpha=0.8, edgecolor="none", loc=place)
 
-def _columns_of_panel(log, patterns):
-    "Return the log's columns that a panel draws; a pattern is a column's name, or a beginning that ends in /"
+def _columns_of_panel(
+    log, # `RunLog`; `columns` are the names of its columns
+    patterns, # a column's name, such as reward, or a beginning that ends in /, such as part/
+):
+    "Return the log's columns that a panel draws, in the log's order"
     exact_names = {pattern for pattern in patterns if not pattern.endswith("/")}
     beginnings = tuple(pattern for pattern in patterns if pattern.endswith("/"))
     return [column for column in log.columns if column in exact_names or column.startswith(beginnings)]
 
-def _draw_curve(ax, log, name, colour, width=2):
+def _draw_curve(
+    ax, # matplotlib axes
+    log, # `RunLog`; `series` gives the steps and values of a column
+    name, # of the column
+    colour, # of its curve
+    width=2, # of the smoothed curve's line, in points
+):
     "Draw one column of a log: its raw values, its smoothed values, and its evaluations if there are any"
     steps, values = log.series(name)
     # raw values faint, smoothed ones strong
@@ -422,7 +463,10 @@ def _draw_curve(ax, log, name, colour, width=2):
     eval_steps, eval_values = log.series(f"eval/{name}")
     ax.plot(eval_steps, eval_values, "o", color=colour, ms=5, mec="black", mew=0.6)
 
-def _draw_baselines(ax, log):
+def _draw_baselines(
+    ax, # matplotlib axes, with the reward on y
+    log, # `RunLog`; baselines: label → reward
+):
     """Draw each baseline of the log as a dashed horizontal line
 
     A baseline is a reward that can be earned without looking at the picture, such as by always giving the
@@ -465,7 +509,8 @@ def paired_board(
     outcomes = [] # of each sample (right before, right after), two booleans
     for sample, old, new in zip(samples, before, after):
         outcomes.append((right(old, sample.answer), right(new, sample.answer)))
-    # indices of the samples: those that became right, became wrong, stayed wrong, stayed right
+    # indices of the samples: those that became right, became wrong, stayed wrong, stayed right. `sorted`
+    # keeps the order of the samples where two are alike.
     order = sorted(range(len(samples)), key=lambda i: _order_on_board.index(outcomes[i]))
     shown = _choose_for_board(order, outcomes, most) # at most `most` of them
     fig, axes = _board_axes(len(shown))
@@ -475,8 +520,10 @@ def paired_board(
     fig.suptitle(f"{gained} became right, {lost} became wrong, of n = {len(samples)}", fontsize=10)
     return fig
 
-def _board_axes(count):
-    "A figure with room for `count` samples, six in a row, and an iterator over its axes, which are off"
+def _board_axes(
+    count, # samples
+):
+    "(a figure with room for some samples, six in a row; an iterator over its axes, which are off)"
     columns = min(6, count)
     rows = -(-count // columns) # rounded up
     fig, axes = figure(9, 1.95 * rows + 0.4, nrows=rows, ncols=columns, squeeze=False)
@@ -503,8 +550,14 @@ def _choose_for_board(
     shown = gains[:room_for_gains] + losses[:room_for_losses]
     return (shown + rest)[:most]
 
-def _board_cell(ax, sample, before, after, outcome): # outcome: (right before, right after)
-    "Draw one sample with both answers; its frame is blue if it became right, orange if it became wrong"
+def _board_cell(
+    ax, # matplotlib axes
+    sample, # `Sample`: its first picture and its true answer are shown
+    before, # answer before training
+    after, # answer after it
+    outcome, # two booleans: (was it right before, is it right after)
+):
+    "Draw one sample with both answers; frame: blue if it became right, orange if it became wrong, else grey"
     if sample.images:
         ax.imshow(sample.images[0])
     ax.axis("on")
@@ -540,10 +593,13 @@ def film_strip(
     _bins_over_time(fig.add_subplot(grid[rows, :]), columns, true, predicted)
     return fig
 
-def _bins_over_time(ax, count, true, predicted):
-    """Draw the true bins of `count` moments as steps and the predicted ones as dots
-
-    A bin is a moment's class, a whole number from 0. The axes lie under the moments' pictures."""
+def _bins_over_time(
+    ax, # matplotlib axes under the pictures of the moments
+    count, # moments of a film
+    true, # of each moment the bin: its class, a whole number from 0
+    predicted, # the same as a model says it; None: draw the true ones alone
+):
+    "Draw the true bins of a film's moments as steps and the predicted ones as dots"
     ax.step(range(count), true, where="mid", color="black", label="true bin")
     if predicted is not None:
         ax.plot(range(count), predicted, "o", color=orange, label="predicted bin")
@@ -586,7 +642,10 @@ class Table:
             lines.append([_cell_text(value, show) for value in row.values()])
         return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
-def _cell_text(value, show):
+def _cell_text(
+    value, # of a table's cell
+    show, # called with the text of a value that is no number with decimals; may escape characters in it
+):
     "Return the text of a value in a table: nothing for None, three decimals for a float"
     if value is None:
         return ""
@@ -595,7 +654,7 @@ def _cell_text(value, show):
 def _markdown_cell(text):
     "Escape `text` for a cell of a Markdown table, except where it is code or a link"
     text = text.replace("|", "\\|").replace("\n", "⏎") # either would end the cell
-    is_code_or_link = text[:1] in "`["
+    is_code_or_link = text[:1] in "`[" # true for an empty text too, which needs no escaping
     return text if is_code_or_link else escape(text, quote=False).replace("*", "\\*")
 
 # %% ../nbs/00_core.ipynb #c047
@@ -713,13 +772,17 @@ def _commit():
 
 def _is_tracked(folder, file):
     "Return True if git tracks a file of a folder; False also where there is no git on this machine"
+    # --error-unmatch: an exit status of 1 for a file that git does not track
     try:
         return _git(folder, "ls-files", "--error-unmatch", file).returncode == 0
     except OSError:
         return False
 
-def _git(folder, *words):
-    "Run git in `folder`; return its CompletedProcess, with what it printed as text"
+def _git(
+    folder, # in which git runs
+    *words, # its subcommand and arguments
+):
+    "Run git; return its CompletedProcess: `returncode`, and what it printed as text in `stdout`"
     return subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True)
 
 # %% ../nbs/00_core.ipynb #n0e5e0a4
@@ -782,7 +845,7 @@ class SignOfLife:
         if self.terminal is None or time.monotonic() - self.last_shown < self.pause:
             return
         self.last_shown = time.monotonic()
-        # on a screen the new text replaces the old one, in a file each has a line
+        # on a screen the new text replaces the old one (\r: back to its start), in a file each has a line
         self._write(f"\r{_clear_line}{text}" if self.on_screen else f"{text}\n")
 
     def done(self):
@@ -823,4 +886,5 @@ def progress_bar(
 
 def _plain_bar(bar):
     "Return a tqdm bar's state as plain text of 78 columns, which every terminal has"
+    # format_dict: the bar's counts and times; the page's own width and form are replaced
     return bar.format_meter(**{**bar.format_dict, "ncols": 78, "bar_format": None})

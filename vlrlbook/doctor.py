@@ -106,8 +106,10 @@ def call(
     return done.returncode, _decoded(done.stdout), _decoded(done.stderr)
 
 
-def _decoded(output):
-    "The text of what a program wrote, bytes or None; bytes that are not UTF-8 become the mark U+FFFD"
+def _decoded(
+    output, # bytes that a program wrote; None if it was killed before it had written any
+):
+    "The text of a program's output, empty for None; bytes that are not UTF-8 become the mark U+FFFD"
     return (output or b"").decode("utf-8", "replace")
 
 
@@ -139,7 +141,7 @@ def last_line(
 def check_python(
     version: tuple = None, # such as (3, 12, 1); None: the Python that runs this
 ) -> Finding:
-    "Compare the version of Python with the versions that the book supports"
+    "Compare the version of Python with the versions that vlrlbook supports: 3.11 to 3.13"
     version = tuple(version or sys.version_info[:3])
     version_text = ".".join(map(str, version))
     if version < (3, 11):
@@ -186,7 +188,7 @@ def check_requirements(
 def extras_in(
     lines: list, # requirements of vlrlbook, as `importlib.metadata.requires` returns them
 ) -> list: # names of extras, in the order of the lines
-    "List the extras that a reader may want; those for developers are left out"
+    "List the extras (groups of optional packages) that a reader may want; those for developers are left out"
     # A line of an extra reads: uvicorn>=0.34; extra == "serve"
     names = re.findall(r"""extra\s*==\s*["']([\w-]+)""", "\n".join(lines))
     # An extra has several lines. `dict.fromkeys` drops the repeats and keeps the order.
@@ -213,7 +215,7 @@ def check_extra(
 
     The verdict is "good" or "note", never "bad": the main job (chapter 05's training) needs no extra."""
     name = f"extra {extra}"
-    # Only those that apply to this Python and this system.
+    # Only those that apply to this Python and this system: LeRobot's, for one, need Python 3.12.
     requirements = requirements_of(lines, extra)
     if not requirements:
         return Finding(name, "not for this system", "note", "there are no packages for it here")
@@ -226,10 +228,14 @@ def check_extra(
     return _versions_finding(name, requirements, version_of)
 
 
-def _versions_finding(name, requirements, version_of):
+def _versions_finding(
+    name, # of the finding, such as "extra serve"
+    requirements, # list of `packaging.requirements.Requirement`; all of these packages are installed
+    version_of, # function: package name → installed version, such as "0.34.0"
+):
     """A finding about installed packages: their versions, and which of them were not tested.
 
-    The verdict is "good" or "note", also where a version is too old."""
+    The verdict is "good" or "note", also where a version is too old: the main job needs no extra."""
     packages, advice = [], []
     for requirement in requirements:
         version = version_of(requirement.name)
@@ -257,9 +263,9 @@ def check_extras(
 # What imports torch: a process of its own, which may crash
 
 def import_libraries():
-    """Import the libraries that the main job needs, and print one line of JSON for each.
+    """Import the libraries that the main job (chapter 05's training) needs; print a line of JSON for each.
 
-    The lines are {"library": name, "error": text or null}. After torch comes {"gpu": result of `gpu_facts`}.
+    The lines are {"library": name, "error": text or null}. After torch comes {"gpu": what it says of GPUs}.
     `library_facts` runs this in a new process, which may crash, and reads the lines."""
     # `used_names`: library → a name in it; in the order of import, torch first
     for library, name in used_names.items():
@@ -275,9 +281,13 @@ def import_libraries():
             print(json.dumps(dict(gpu=facts)), flush=True)
 
 
-def _import_error(library, name):
-    "Import a library and look up one name in it: what that raised, on one line, or None"
-    # The name, since transformers and trl import their submodules only on use.
+def _import_error(
+    library, # such as "trl"
+    name, # of something in it that is used, such as "GRPOTrainer"
+):
+    "Import a library and look up one name in it: what that raised, as one line of text, or None"
+    # The name, since transformers and trl import their submodules only on use: `import trl` may work where
+    # trl.GRPOTrainer cannot be had.
     try:
         getattr(importlib.import_module(library), name)
     except Exception as error:
@@ -300,8 +310,10 @@ def gpu_facts() -> dict: # keys: build, cuda, available, devices, warnings
                 available=count is not None, devices=devices, warnings=messages)
 
 
-def _usable_gpus(cuda):
-    "(number of GPUs, or None if torch can use none; torch's warnings as texts); `cuda` is torch.cuda"
+def _usable_gpus(
+    cuda, # the module torch.cuda, which this file does not import at its top
+):
+    "(number of GPUs, or None if torch can use none; list of the warnings that torch gave, as texts)"
     import warnings
     # When a GPU is there but cannot be used, torch gives the reason in a warning.
     with warnings.catch_warnings(record=True) as caught:
@@ -313,9 +325,9 @@ def _usable_gpus(cuda):
 
 def library_facts(
     seconds: float = 300, # time limit; a first import from a network disk can take minutes
-) -> dict: # errors: {library: error text, or None if it imports}; gpu: dict of `gpu_facts`, or None
+) -> dict: # errors: {library: error text, or None if it imports}; gpu: dict about GPUs, or None
     "Find out which libraries of the main job import, and what torch says about GPUs"
-    # In a new process, since an import may crash it.
+    # In a new process, since an import may crash it; it prints lines of JSON.
     code = "from vlrlbook.doctor import import_libraries; import_libraries()"
     status, stdout, stderr = call_python(code, seconds)  # the status is None if the time was up
     errors, gpu = _facts_printed(stdout)
@@ -326,10 +338,12 @@ def library_facts(
     return dict(errors=errors, gpu=gpu)
 
 
-def _facts_printed(output):
-    """Read what `import_libraries` printed: ({library: error text or None}, result of `gpu_facts` or None)
+def _facts_printed(
+    output, # lines of JSON: {"library": "torch", "error": text or null} and {"gpu": dict}; other lines
+):
+    """Read what a process printed about its imports: ({library: error text or None}, dict about GPUs or None)
 
-    Its lines of JSON are {"library": name, "error": text or null} and {"gpu": facts}."""
+    The process may have crashed, so any of the lines may be missing."""
     errors, gpu = {}, None
     for line in output.splitlines():
         try:
@@ -345,7 +359,7 @@ def _facts_printed(output):
 
 
 def check_imports(
-    facts: dict, # from `library_facts`; its `errors` holds {library: error text, or None if it imports}
+    facts: dict, # its key `errors`: {library: what its import raised, a text; None if it imports}
 ) -> list: # of `Finding`
     "Report for each library of the main job if it can be imported"
     findings = []
@@ -375,13 +389,14 @@ def driver_facts() -> str: # such as "NVIDIA L4, 23034 MiB, 570.86"; empty witho
 
 
 def check_gpu(
-    facts: dict | None, # from `gpu_facts`; {"error": text} if that raised; None if torch does not import
-    driver: str, # from `driver_facts`: "name, memory, driver version"; empty without a driver
+    facts: dict | None, # torch's: {build, cuda, available, devices, warnings}, or {error}; None: no torch
+    driver: str, # nvidia-smi's "name, memory, driver version", or how it fails; empty without a driver
 ) -> Finding:
     "Report the GPUs that torch can use or, if there is one that torch cannot use, the reason"
+    # Never "bad": the main job, chapter 05 with size=tiny, runs on a CPU.
     if facts is None:
         return Finding("GPU", driver or "not known", "note", "torch does not import, so it was not asked")
-    if "error" in facts:
+    if "error" in facts:  # what torch raised when it was asked about GPUs
         advice = f"torch fails when it is asked: {facts['error']}"
         return Finding("GPU", driver or "not known", "note", advice)
     if facts["available"]:
@@ -391,18 +406,23 @@ def check_gpu(
     return Finding("GPU", driver, "note", f"not usable from torch. {_why_unusable(facts)}")
 
 
-def _usable_gpu(facts, driver):
-    "The good finding that names the GPUs which torch can use; arguments as in `check_gpu`"
+def _usable_gpu(
+    facts, # devices: [{name, gb}]; build: torch's version; cuda: the version that it was built for
+    driver, # nvidia-smi's "NVIDIA L4, 23034 MiB, 570.86" (name, memory, driver version), or ""
+):
+    "The good finding that names the GPUs which torch can use, torch's build and the driver's version"
     names = [f"{device['name']} ({device['gb']:.0f} GB)" for device in facts["devices"]]
     found = f"{', '.join(names)}; torch {facts['build']} for CUDA {facts['cuda']}"
-    if driver:  # such as "NVIDIA L4, 23034 MiB, 570.86"
+    if driver:
         driver_version = driver.split(", ")[-1]
         found += f"; driver: {driver_version}"
     return Finding("GPU", found, "good")
 
 
-def _why_unusable(facts):
-    "Say why torch cannot use a GPU whose driver is there; `facts` are those of `gpu_facts`"
+def _why_unusable(
+    facts, # torch's: build, its version; cuda, what it was built for, or None; warnings, list of texts
+):
+    "Say why torch cannot use a GPU whose driver is there: wrong build, GPU hidden, or driver too old"
     if facts["cuda"] is None:
         return f"torch {facts['build']} is a build for the CPU only: install a build for CUDA"
     if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
@@ -432,7 +452,7 @@ def check_disk(
     existing = folder_above(Path(folder))  # `folder` itself, or the nearest one above it that exists
     free_gb = usage(existing).free / 2**30
     found = f"{free_gb:.1f} GB free in {folder}"
-    error = _write_error(existing)
+    error = _write_error(existing)  # an OSError, or None if a file can be made there
     if error is not None:
         return Finding(name, found, "bad", f"nothing can be written there ({one_line(error)})")
     if free_gb < 1:
@@ -442,7 +462,9 @@ def check_disk(
     return Finding(name, found, "good")
 
 
-def _write_error(folder):
+def _write_error(
+    folder, # that exists
+):
     "The OSError that writing into a folder raises, or None; nothing is left in the folder"
     # A file that vanishes when it is closed: permission bits would not tell of a read-only file system.
     try:
@@ -521,12 +543,15 @@ def control_groups(
     return groups
 
 
-def _groups_of_line(line, cgroup_folder):
-    """(folder, version) of the memory group that a line of /proc/self/cgroup names, and of those above it.
+def _groups_of_line(
+    line, # of /proc/self/cgroup, such as "0::/user.slice/job7" or "4:memory:/job7"
+    cgroup_folder, # where Linux shows control groups: /sys/fs/cgroup
+):
+    """List (folder, version) of the memory group that a line names, and of all groups above it.
 
     Empty for a line about anything but memory. In a container the path may be the host's, and only the last
     folder of the list exists: one that does not is later read as a group without a limit."""
-    # Version 2 writes "0::/path". Version 1 writes a line for each controller, such as "4:memory:/path".
+    # Version 2 writes "0::/path". Version 1 writes a line for each controller (what is limited: memory, cpu).
     _, controllers, path = line.split(":", 2)
     if controllers == "":
         top, version = cgroup_folder, 2
@@ -549,7 +574,8 @@ def available_memory(
     if free_kb is None:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), "in all", False
     free = free_kb * 1024
-    # What each group, and each group above it, lets a process take; None where it has no limit.
+    # What each group, and each group above it, lets a process take; None where it has no limit. The limit of
+    # a group above holds for all that is inside it.
     amounts = [left_in_group(folder, version) for folder, version in control_groups(root)]
     least = min((amount for amount in amounts if amount is not None), default=free)
     return min(free, least), "free", least < free
@@ -599,7 +625,7 @@ def check_browser() -> Finding:
 
 def check_kernel() -> Finding:
     "Check the Jupyter kernel that runs the chapters: is it installed, and does it start this Python?"
-    program = _kernel_program()
+    program = _kernel_program()  # path or bare name of the kernel's Python; None without a kernel
     if program is None:
         return Finding("notebook kernel", "no python3", "bad", "pip install --force-reinstall ipykernel")
     # Where it is a name without a folder, such as "python", jupyter_client starts the Python that it runs in
@@ -716,11 +742,17 @@ def imported_names(
     return names
 
 
-def _names_of_import(node, package):
-    "The dotted names that a node of a syntax tree imports, a list; empty if it is no import"
+def _names_of_import(
+    node, # of a syntax tree, from `ast`
+    package, # of the code, such as "vlrlbook.jobs", from which relative imports start
+):
+    """List the dotted names that a node of a syntax tree imports; empty if it is no import.
+
+    `from a import b` → ["a", "a.b"], since b may be a module or only a name in a."""
     if isinstance(node, ast.Import):
         return [alias.name for alias in node.names]
     if isinstance(node, ast.ImportFrom):
+        # level: the number of dots before a relative import; 0 for an absolute one
         base = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
         return [base, *(f"{base}.{alias.name}" for alias in node.names)]
     return []
@@ -774,7 +806,7 @@ def why_not(
 
     It can run if each package that it imports can be imported, and if it has those of its extra, such as
     FastAPI for the chapter about the service."""
-    needed = sorted(needed_packages(chapter))  # that it imports, itself or through modules of this book
+    needed = sorted(needed_packages(chapter))  # that it imports, itself or through modules of vlrlbook
     broken = [name for name in needed if errors.get(name)]
     if broken:
         return f"{', '.join(broken)} cannot be imported", "see the lines above"
@@ -785,16 +817,19 @@ def why_not(
     return reason, advice_to_install(lines, extra)
 
 
-def _absent_and_extra(chapter_name, needed, lines):
-    """(packages of a chapter that are not installed, the extra that brings them or None)
-
-    `needed` are the packages that the chapter imports; `lines` and the rest are as in `why_not`."""
+def _absent_and_extra(
+    chapter_name, # such as "08_service"
+    needed, # packages that the chapter imports, by the name for `import`, such as ["PIL", "torch"]
+    lines, # requirements of vlrlbook, such as 'uvicorn>=0.34; extra == "serve"'; empty if not installed
+):
+    "(packages of a chapter that are not installed, the extra, such as serve, that brings them, or None)"
     is_installed = bool(lines)  # else nothing says which packages an extra has
     absent = [name for name in needed if importlib.util.find_spec(name) is None]
     if absent:
         # No chapter imports packages of two extras at its top level, so one package tells the extra.
         return absent, extra_of(absent[0]) if is_installed else None
-    # A chapter may import its extra's packages only inside functions; they are then not in `needed`.
+    # A chapter may import its extra's packages only inside functions; they are then not in `needed`, and
+    # the chapter stands in this table, chapter → extra.
     extra = extra_of_chapter.get(chapter_name)  # None for most chapters
     return absent_packages(lines, extra) if extra and is_installed else [], extra
 
@@ -895,7 +930,9 @@ def judge_steps(
     return [finding, *_unshared_prompts(lines)]
 
 
-def _unshared_prompts(lines):
+def _unshared_prompts(
+    lines, # what the run printed
+):
     "A note for each line of a run's output which says that a prompt is read once for each answer of a group"
     # Normally the model reads it once for all answers; where it cannot, the run prints such a line.
     advice = "the run is slower; its numbers stay right"
@@ -970,8 +1007,14 @@ _column_gap = "  "  # between two columns of the table
 _verdict_width = len("verdict")  # characters of the last column: no verdict is longer than its heading
 
 
-def _column_widths(rows, width):
-    "Characters of a table's first two columns, what and found; `width` is that of the terminal"
+def _column_widths(
+    rows, # of the table; the `name` of each stands in the first column
+    width, # of the terminal, in characters
+):
+    """Widths in characters of a table's first two columns, what and found.
+
+    The first is as wide as its longest cell, but at most a third of the terminal; the second takes what the
+    first, the column of verdicts and the gaps leave."""
     what_width = min(max(len(row.name) for row in rows), width // 3)
     # 6 and 8 are the least widths that can be read. A very narrow terminal gets lines that are too long.
     what_width = max(what_width, 6)
@@ -979,11 +1022,16 @@ def _column_widths(rows, width):
     return what_width, found_width
 
 
-def _row_lines(finding, what_width, found_width):
-    "The lines of a finding's row, without its advice; widths in characters. As many as its highest cell has"
+def _row_lines(
+    finding, # its name, found and verdict are the three cells; its advice is left out
+    what_width, # characters of the first column
+    found_width, # characters of the second
+):
+    "The lines of text of a table's row: long cells are wrapped, and the highest cell says how many"
     what_lines = wrapped(finding.name, what_width)
     found_lines = wrapped(finding.found, found_width)
     lines = []
+    # A verdict is one short word, so it stands on the first line alone.
     for what, found, verdict in zip_longest(what_lines, found_lines, [finding.verdict], fillvalue=""):
         cells = (f"{what:{what_width}}", f"{found:{found_width}}", verdict)
         lines.append(_column_gap.join(cells).rstrip())
@@ -1051,8 +1099,12 @@ def examine(
     return findings if quick else findings + _examine_training(facts["errors"])
 
 
-def _examine_machine(facts):
-    "Findings about the notebook kernel, disks, memory, GPU and programs; `facts` are from `library_facts`"
+def _examine_machine(
+    facts, # its key `gpu`: a dict of what torch says about GPUs, or None
+):
+    "Findings about the notebook kernel, disks, memory, GPU and programs"
+    # `guarded(name, verdict, check)` runs a check; if that raises, the list holds a finding with this name
+    # and verdict instead.
     return [
         *guarded("notebook kernel", "bad", check_kernel),
         *guarded("disk for runs", "bad", check_disk_of_runs),
@@ -1064,11 +1116,14 @@ def _examine_machine(facts):
         *guarded("browser", "note", check_browser)]
 
 
-def _examine_training(errors):
-    "Findings of two real steps of training, unless a library of `errors` (name → error or None) has one"
+def _examine_training(
+    errors, # {library: what it raised when it was imported, or None}
+):
+    "Findings of two real steps of training; only a note that they were not tried if a library has an error"
     if any(errors.values()):
         # The two steps would fail at the same import, and the table would say the same thing twice.
         return [Finding("two GRPO steps", "not tried", "note", "libraries cannot be imported")]
+    # On stderr: stdout gets the table alone.
     say("two GRPO steps of the main job ... about a minute", sys.stderr)
     return guarded("two GRPO steps", "bad", check_two_steps)
 

@@ -171,8 +171,12 @@ def damage(
     return None
 
 
-def _damage_of_file(folder, name, listed):
-    "What is wrong with a file of a folder; None if it has the bytes and sha256 that a manifest has `listed`"
+def _damage_of_file(
+    folder,  # where the file is
+    name,  # its path inside the folder
+    listed,  # what the folder's manifest says of it: {bytes: its size, sha256: 64 hexadecimal digits}
+):
+    "What is wrong with a file, such as `model.bin is missing`; None if size and content are as listed"
     if not (folder / name).is_file():
         return f"{name} is missing"
     # The size comes before the content: it is quick to read, and most damaged files are cut short.
@@ -184,7 +188,9 @@ def _damage_of_file(folder, name, listed):
     return None
 
 
-def _is_manifest(content):
+def _is_manifest(
+    content,  # of a JSON file, such as {"model.bin": {"bytes": 12, "sha256": "5f70…"}}
+):
     "Return True if parsed JSON has the form of a manifest: each file's name -> its bytes and SHA-256"
     if not isinstance(content, dict):
         return False
@@ -206,7 +212,7 @@ def free_bytes(
     path: str | Path,  # a file or folder that is there
 ) -> int:
     "Return how many bytes an ordinary user can still write to the disk on which `path` lies"
-    disk = os.statvfs(path)
+    disk = os.statvfs(path)  # not on Windows
     return disk.f_bavail * disk.f_frsize  # free blocks × bytes of a block
 
 
@@ -252,14 +258,15 @@ def remove_leftovers(
 def _hidden_prefix(path):
     "Return how the hidden names begin under which `path` is written: `.NAME-`"
     name = path.name
-    # A name may have 255 bytes in all, so a long one must leave room for the random letters behind it.
+    # A name may have 255 bytes in all, so a long one must leave room for the random letters behind it: it
+    # then stands for its beginning alone.
     if len(os.fsencode(name)) > _longest_repeated:
         name = name[:_longest_repeated // 4]  # a character has at most four bytes
     return f".{name}-"
 
 
 def _hidden_folder(path):
-    "A new hidden folder beside `path`"
+    "A new hidden folder beside `path`, so on the same disk: a rename from one disk to another is impossible"
     return Path(tempfile.mkdtemp(prefix=_hidden_prefix(path), dir=path.parent))
 
 
@@ -271,10 +278,11 @@ def _emptied_folder(aside):
     return aside
 
 
-def _refuse(path, existing):
-    """Raise FileExistsError if something is at `path` that `existing` does not allow
-
-    `existing` is "none": nothing may be there; "empty": an empty folder may; "any": everything may."""
+def _refuse(
+    path,  # where a folder is to be made
+    existing,  # "none": nothing may be there; "empty": an empty folder may; "any": everything may
+):
+    "Raise FileExistsError if something is at a path that may not be there"
     if existing not in ("none", "empty", "any"):
         raise ValueError(f"existing = {existing!r}: expected none, empty or any")
     if existing == "any" or not path.exists():
@@ -289,7 +297,7 @@ def _listed(folder):
     "Return the content of a folder's manifest: relative path of each file -> its bytes and SHA-256"
     listed = {}
     for file in sorted(folder.rglob("*")):
-        if file.is_file() and file.name != manifest_name:
+        if file.is_file() and file.name != manifest_name:  # the manifest cannot list itself
             name = file.relative_to(folder).as_posix()
             listed[name] = {"bytes": file.stat().st_size, "sha256": sha256_of(file)}
     return listed
@@ -298,7 +306,7 @@ def _listed(folder):
 def _all_to_disk(folder):
     "Bring a folder, its folders and its files to the disk (fsync)"
     inside = sorted(folder.rglob("*"))
-    files = [p for p in inside if p.is_file()]
+    files = [p for p in inside if p.is_file()]  # files first, so that no name is on the disk without content
     # Eight at a time, because a file system writes several together: thousands one by one would take seconds.
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(to_disk, files))  # the list waits for all, and raises what one of them raised
@@ -309,23 +317,30 @@ def _all_to_disk(folder):
     to_disk(folder)
 
 
-def _give_name(aside, path):
-    """Rename the folder `aside` to `path`, where there is nothing or an empty folder
+def _give_name(
+    aside,  # a finished folder
+    path,  # its name from now on, on the same disk: nothing is there, or an empty folder
+):
+    """Rename a finished folder
 
-    FileExistsError where another process has made a folder there in the meantime."""
+    FileExistsError where another process has made a folder of that name in the meantime."""
     if os.name == "nt" and path.is_dir() and not any(path.iterdir()):
         path.rmdir()  # on other systems a rename replaces an empty folder by itself
     try:
         os.rename(aside, path)
     except OSError as e:
-        # Another writer made the folder just before this rename. Its folder stays as it is.
+        # Another writer made the folder just before this rename. Its folder stays as it is. (Which of the
+        # three numbers comes depends on the system, and on whether a file or a folder is there.)
         if e.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR) and path.exists():
             raise FileExistsError(f"{path} is there already") from e
         raise
 
 
-def _take_the_place(aside, path):
-    "Rename the folder `aside` to `path`, and remove the folder that was there"
+def _take_the_place(
+    aside,  # a finished folder
+    path,  # its name from now on; a folder is there
+):
+    "Rename a finished folder to a name that another folder has, and remove that one"
     # A folder cannot be renamed over one that holds files, so the old one first moves into a hidden folder.
     # A process that is killed between the two renames leaves it there, complete.
     hidden_folder = Path(tempfile.mkdtemp(prefix=".old-", dir=path.parent))
@@ -336,8 +351,8 @@ def _take_the_place(aside, path):
     finally:
         second_rename_failed = old.exists() and not path.exists()
         if second_rename_failed:
-            os.rename(old, path)
-        if path.exists():
+            os.rename(old, path)  # as it was before
+        if path.exists():  # else the hidden folder holds the only one there is
             shutil.rmtree(hidden_folder, ignore_errors=True)
 
 
@@ -356,7 +371,7 @@ def checkpoint_step(
 ) -> int:  # optimizer steps taken when it was saved
     "Return the step at which a checkpoint was saved, from its trainer_state.json and not from its name"
     state = json.loads((Path(path) / "trainer_state.json").read_text())
-    return state["global_step"]
+    return state["global_step"]  # transformers' name for it
 
 
 def checkpoint_folders(
@@ -375,6 +390,7 @@ def surplus_checkpoints(
     "Return the checkpoints that are to be removed: all but the newest `limit` and the best one"
     if not limit:
         return []
+    # the lowest number, the oldest, comes first
     return [p for p in checkpoint_folders(run)[:-limit] if str(p) != best]
 
 

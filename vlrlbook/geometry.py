@@ -144,12 +144,13 @@ def best_matching(
     return sorted(pairs)
 
 
-def _assigned(table):
+def _assigned(
+    table,  # a list of gains for each row, such as IoU; at least as many columns as rows
+):
     """Give every row of a table its own column, so that the sum of the gains is largest: the Hungarian method
 
-    `table` holds gains and has at least as many columns as rows. Returns a list: for each column its row, or
-    None. Rows are added one at a time: on the cheapest path from the new row to a free column, rows that were
-    added earlier move to other columns."""
+    Returns a list: for each column its row, or None. Rows are added one at a time: on the cheapest path from
+    the new row to a free column, rows that were added earlier move to other columns."""
     rows, columns = len(table), len(table[0])
     # The potentials of the Hungarian method. A pair of a row and a column costs
     # -gain - row_potential[row] - column_potential[column]. This is 0 for an assigned pair, and never below 0
@@ -157,27 +158,38 @@ def _assigned(table):
     row_potential, column_potential = [0.0] * rows, [0.0] * columns
     row_of_column: list = [None] * columns
     for new_row in range(rows):
+        # the free column in which the path ends; a list: column → the one before it on the path
         column, previous_column = _path_to_free_column(
             table, new_row, row_potential, column_potential, row_of_column)
         _assign_along_path(row_of_column, column, previous_column, new_row)
     return row_of_column
 
 
-def _assign_along_path(row_of_column, column, previous_column, new_row):
-    """Move rows along a path that ends in the free `column`, which makes room for `new_row` at its beginning
-
-    `previous_column`: column → the one before it on the path, None for the first. `row_of_column` changes."""
+def _assign_along_path(
+    row_of_column,  # column → the row that it is assigned to, or None; changed
+    column,  # the last one of the path, which has no row yet
+    previous_column,  # column → the one before it on the path, None for the first
+    new_row,  # gets the first column of the path
+):
+    "Move each row along a path of columns by one column, which makes room for a new row at the beginning"
+    # from the path's end to its beginning, so that each row is read before it is overwritten
     while column is not None:
         previous = previous_column[column]
         row_of_column[column] = new_row if previous is None else row_of_column[previous]
         column = previous
 
 
-def _path_to_free_column(table, new_row, row_potential, column_potential, row_of_column):
+def _path_to_free_column(
+    table,  # a list of gains for each row
+    new_row,  # where the path begins
+    row_potential,  # row → number that makes a pair with this row cheaper; changed
+    column_potential,  # column → number that makes a pair with this column cheaper; changed
+    row_of_column,  # column → the row that it is assigned to, or None
+):
     """Dijkstra's search for the cheapest path from a new row to a column that has no row yet
 
     Returns the path's last column, and a list: for each column the one before it on its path, None for the
-    new row itself. Changes both potentials (see `_assigned`)."""
+    new row itself. A pair costs -gain - row_potential - column_potential, which is 0 for an assigned one."""
     columns = len(row_of_column)
     distance = [float("inf")] * columns  # cost of the cheapest path to each column that is known so far
     previous_column: list = [None] * columns
@@ -198,8 +210,11 @@ def _path_to_free_column(table, new_row, row_potential, column_potential, row_of
     return column, previous_column
 
 
-def _nearest(distance, visited):
-    "The column with the smallest distance among those that are not `visited`, and that distance"
+def _nearest(
+    distance,  # column → cost of the cheapest path to it
+    visited,  # column → whether the search has passed through it
+):
+    "(the column with the smallest distance among those that were not visited, that distance)"
     nearest, shortest = None, float("inf")
     for column, length in enumerate(distance):
         if not visited[column] and length < shortest:
@@ -253,6 +268,7 @@ def scale_that_fits(
 
     They match if their mean IoU is at least `good_overlap`, 0.5."""
     truth_unit = unit_of(scale, size)  # width and height of the whole picture in the truths' scale
+    # right as it is: no other scale is looked for
     if _mean_overlap(boxes, truths) >= good_overlap:
         return None
     # Several scales may fit, as in a picture of about 1000 pixels: take the one with the best IoU.
@@ -269,5 +285,6 @@ def scale_that_fits(
 
 def _mean_overlap(boxes, truths):
     "Mean IoU of boxes paired with true boxes; a box too many or one that is missing counts as an IoU of 0"
+    # IoU: the area that two boxes share, divided by the area that they cover together
     total_iou = sum(iou for _, _, iou in matched(boxes, truths))
     return total_iou / max(1, len(boxes), len(truths))

@@ -58,11 +58,15 @@ def synthetic_pointing(
     return samples
 
 
-def _drawn(count, rng, side):
-    "Draw `count` discs that do not touch: returns (picture, their boxes in pixels from left to right)"
+def _drawn(
+    count,  # discs, three at most
+    rng,  # `random.Random`, which decides places, sizes and colours
+    side,  # of the square picture, in pixels
+):
+    "Draw discs that do not touch: returns (picture, their boxes in pixels from left to right)"
     image = Image.new("RGB", (side, side), "white")
     draw, discs = ImageDraw.Draw(image), []  # discs: (x, y, radius) of those that are drawn
-    smallest, largest = [round(side * share) for share in disc_radius]
+    smallest, largest = [round(side * share) for share in disc_radius]  # 12 and 24 of 112 pixels
     # A disc that would touch another is drawn anew at random; there is room for three of the largest.
     while len(discs) < count:
         radius = rng.randint(smallest, largest)
@@ -76,13 +80,16 @@ def _drawn(count, rng, side):
 
 
 def _box_around(x, y, radius):
-    "The box of a drawn disc in pixels"
+    "The box (x1, y1, x2, y2) of a disc that PIL has drawn around the pixel (x, y)"
     # the right and lower edge lie behind the last pixel: then x2 - x1 is the width in pixels
     return x - radius, y - radius, x + radius + 1, y + radius + 1
 
 
-def _is_free(x, y, radius, discs):
-    "Whether a disc stays at least `gap` pixels away from all `discs`, a list of (x, y, radius)"
+def _is_free(
+    x, y, radius,  # of a disc, in pixels
+    discs,  # (x, y, radius) of others
+):
+    "Whether a disc stays more than two pixels (`gap`) away from all others"
     for other_x, other_y, other_radius in discs:
         distance = math.hypot(x - other_x, y - other_y)  # between the centres
         if distance <= radius + other_radius + gap:
@@ -101,10 +108,16 @@ def drawn_for(
     return partial(_drawn_in_scale, processor, scale, side)
 
 
-def _drawn_in_scale(processor, scale, side, n, seed):
-    "Draw `n` samples of `side` pixels, their truths in the scale of the model that has this processor"
+def _drawn_in_scale(
+    processor,  # of a model: decides in which size it sees a picture
+    scale,  # in which the model writes boxes: pixels, thousandths or fractions
+    side,  # of each picture, in pixels
+    n,  # samples
+    seed,  # same seed, same pictures
+):
+    "Draw samples of one disc each, their true boxes as text in the scale in which a model answers"
     samples = []
-    for sample in synthetic_pointing(n, seed, side=side):
+    for sample in synthetic_pointing(n, seed, side=side):  # with truths in pixels
         size = sample.images[0].size
         truth = scaled_truth(sample.answer, size, processor, scale, sample.row)
         samples.append(replace(sample, answer=truth))
@@ -166,8 +179,13 @@ def scaled_truth(
     return converted
 
 
-def _refuse_lost_boxes(converted, scale, size, row):
-    "Raise a `DataError` where a truth, converted to a model's scale and picture size, has a box without area"
+def _refuse_lost_boxes(
+    converted,  # a truth as text, in the model's scale, such as "[12, 40, 31, 59] in pixels of 112 x 112"
+    scale,  # that scale, for the message
+    size,  # width and height in which the model sees the picture, for the message
+    row,  # number of the row, for the message
+):
+    "Raise a `DataError` where a truth, converted to a model's scale, has a box without area"
     # Rounding may have done it to a small box, and then no answer could overlap it.
     if any(box_fault(box) for box in read_box_truth(converted).boxes):
         model_scale_text = f"{scale} of {_size_text(size)}"
@@ -175,11 +193,15 @@ def _refuse_lost_boxes(converted, scale, size, row):
         raise DataError("box.small", f"{message}: a larger max_image_size shows it", row=row)
 
 
-def _checked_truth(answer, size, row):
+def _checked_truth(
+    answer,  # the row's truth, such as "[12, 40, 31, 59] in pixels of 112 x 112"
+    size,  # width and height of the row's picture
+    row,  # its number, for messages
+):
     """A row's truth as a `BoxTruth` (boxes, scale, size); a `DataError` where it is none or does not fit
 
-    `size` is the width and height of the row's picture. The size that the truth says may be another one, as
-    before the picture was resized, but of the same ratio. `row` is the row's number for messages."""
+    The size that the truth says may be another than the picture's, as after resizing, but of the same
+    ratio."""
     truth = read_box_truth(answer)
     if not truth.size or not truth.boxes:
         expected = "expected such as '[12, 40, 31, 59] in pixels of 112 x 112'"
@@ -190,7 +212,9 @@ def _checked_truth(answer, size, row):
     return truth
 
 
-def _truth_of(row):
+def _truth_of(
+    row,  # a dict: images ({bytes, path} each), answer (the truth as text), row (its number)
+):
     "Check a stored row: returns (its `BoxTruth`, width and height of its picture), or raises a `DataError`"
     pictures, number = row["images"], row["row"]
     if len(pictures) != 1:
@@ -229,14 +253,19 @@ def with_good_boxes(
     return dataset
 
 
-def _undecoded(dataset):
+def _undecoded(
+    dataset,  # `datasets.Dataset` with a column of pictures
+):
     "Yield the rows as dicts, each picture as its stored bytes or path: decoding all pictures would take long"
+    # In Arrow's format `datasets` decodes nothing; 64 rows are read at a time.
     for batch in dataset.with_format("arrow").iter(64):
         yield from batch.to_pylist()
 
 
-def _size_of(picture):
-    "Width and height of a stored picture, a dict of bytes and path; only the file's header is read"
+def _size_of(
+    picture,  # as `datasets` stores it: {bytes: of the file, or None; path: read where there are no bytes}
+):
+    "Width and height of a stored picture in pixels; only the file's header is read"
     source = io.BytesIO(picture["bytes"]) if picture["bytes"] else picture["path"]
     with Image.open(source) as image:
         return image.size
@@ -263,10 +292,15 @@ def coco_rows(
     return rows, [(note, len(crowds))] if crowds else []
 
 
-def _coco_boxes(annotations, images, categories, path):
+def _coco_boxes(
+    annotations,  # the file's list: dicts with image_id, category_id, bbox and perhaps iscrowd
+    images,  # id → entry: id, width, height, file_name
+    categories,  # id → entry: id, name
+    path,  # of the file, for messages
+):
     """The boxes of a COCO file: ({(image id, category id): boxes}, {(image id, category id) with a crowd})
 
-    `images` and `categories` are the file's entries by id. A `DataError` names the first bad annotation."""
+    Boxes are (x1, y1, x2, y2) in pixels. A `DataError` names the first bad annotation."""
     boxes, crowds = {}, set()
     # Each helper raises a `DataError` that names `place` if something is wrong in the entry.
     for number, annotation in enumerate(annotations, 1):
@@ -283,8 +317,13 @@ def _coco_boxes(annotations, images, categories, path):
     return boxes, crowds
 
 
-def _coco_row(image, category, boxes, path):
-    "The row for a COCO image and a category: a dict of question, answer (all its boxes) and images"
+def _coco_row(
+    image,  # entry of a COCO file: id, width, height, file_name
+    category,  # entry: id, name
+    boxes,  # (x1, y1, x2, y2) of all things of this category in the image, in pixels
+    path,  # of the file, for messages
+):
+    "The row for an image and a category: a dict of question, answer (all its boxes as text) and images"
     place = f"image {image['id']}"  # for messages
     size = _image_size(image, place, path)
     name = _field(category, "name", f"category {category['id']}", path)
@@ -294,8 +333,12 @@ def _coco_row(image, category, boxes, path):
     return dict(question=question, answer=truth, images=[_field(image, "file_name", place, path)])
 
 
-def _by_id(coco, name, path):
-    "The entries of the list `name` (images or categories) of a COCO file: id → entry"
+def _by_id(
+    coco,  # content of a COCO file
+    name,  # of a list in it: images or categories
+    path,  # of the file, for messages
+):
+    "The entries of a list by their id: id → entry; a `DataError` if one has no id"
     entries = {}
     for i, entry in enumerate(coco[name]):
         entry_id = _field(entry, "id", f"{name}[{i}]", path)
@@ -303,8 +346,14 @@ def _by_id(coco, name, path):
     return entries
 
 
-def _checked_id(entry, name, entries_by_id, place, path):
-    "The id in an entry's field `name`, such as image_id; a `DataError` if it is not in `entries_by_id`"
+def _checked_id(
+    entry,  # of a COCO file, a dict
+    name,  # of its field that holds an id: image_id or category_id
+    entries_by_id,  # all images, or all categories: id → entry
+    place,  # of the entry in the file, for messages, such as annotations[3]
+    path,  # of the file, for messages
+):
+    "The id in an entry's field; a `DataError` if the file has no image or category with it"
     value = _field(entry, name, place, path)
     if value not in entries_by_id:
         raise DataError("coco.id", f"{path.name}: {place}.{name} = {value!r}, which no entry has")
@@ -312,7 +361,7 @@ def _checked_id(entry, name, entries_by_id, place, path):
 
 
 def _coco_file(path):
-    "Read a COCO file: a dict with the lists images, annotations and categories, or a `DataError`"
+    "Read a COCO file: a dict with the lists images, annotations and categories; a `DataError` without them"
     try:
         coco = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -324,23 +373,34 @@ def _coco_file(path):
     return coco
 
 
-def _field(entry, name, place, path):
-    "The value of an entry's field `name`; if it is not there, a `DataError` names the `place` in the file"
+def _field(
+    entry,  # of a file of annotations: a dict, if the file is good
+    name,  # of the field
+    place,  # of the entry in the file, for messages, such as annotations[3]
+    path,  # of the file, for messages
+):
+    "The value of an entry's field; a `DataError` if it is not there or empty, or if the entry is no dict"
     value = entry.get(name) if isinstance(entry, dict) else None
     if value in (None, ""):
         raise DataError("coco.field", f"{path.name}: {place} has no {name!r} (there are: {_names(entry)})")
     return value
 
 
-def _names(entry):
+def _names(
+    entry,  # of a file, a dict if the file is good
+):
     "The names of an entry's fields as text for messages; its type where it is no dict"
     if not isinstance(entry, dict):
         return type(entry).__name__
     return ", ".join(map(str, entry))[:100]
 
 
-def _image_size(image, place, path):
-    "Width and height of a picture from its entry in an annotation file; a `DataError` if they are no sizes"
+def _image_size(
+    image,  # entry of a file of annotations, a dict with width and height
+    place,  # of the entry in the file, for messages
+    path,  # of the file, for messages
+):
+    "Width and height of a picture in pixels; a `DataError` if they are no whole numbers above 0"
     size = tuple(_field(image, name, place, path) for name in ("width", "height"))
     for side in size:
         if not isinstance(side, int) or side <= 0:
@@ -349,10 +409,13 @@ def _image_size(image, place, path):
     return size
 
 
-def _four_numbers(value, place, path, number):
-    """A box as a tuple of four floats, read from a list or from a text such as "[1, 2, 3, 4]"
-
-    Anything else is a `DataError` that names the `place` in the file and the row's `number`."""
+def _four_numbers(
+    value,  # a list, an array, or a text such as "[1, 2, 3, 4]", as a file has it
+    place,  # of the box in the file, for messages
+    path,  # of the file, for messages
+    number,  # of the row, for messages
+):
+    "A box as a tuple of four floats; a `DataError` if the value is anything else than four finite numbers"
     numbers = value
     if isinstance(value, str):
         # a CSV file holds a box as text; two boxes give eight numbers, which are refused below
@@ -368,10 +431,16 @@ def _four_numbers(value, place, path, number):
 over_the_edge = 1.0  # pixels that a box may reach beyond its picture, by rounding
 
 
-def _clipped(box, size, place, path, number):
-    """The box clipped to its picture; a `DataError` if it reaches far beyond it, or is no valid box
+def _clipped(
+    box,  # x1, y1, x2, y2 in pixels
+    size,  # width and height of its picture
+    place,  # of the box in the file, for messages
+    path,  # of the file, for messages
+    number,  # of the row, for messages
+):
+    """The box clipped to its picture; a `DataError` if it is no valid box, or reaches far beyond the picture
 
-    By rounding it may reach beyond by `over_the_edge` pixels. `place` and `number` are for messages."""
+    By rounding, a box in somebody's file may reach beyond by one pixel (`over_the_edge`)."""
     if box_fault(box):
         raise DataError("box.fault", f"{path.name}: {place} has {box_fault(box)}", row=number)
     left, top, right, bottom = box
@@ -412,11 +481,17 @@ def refcoco_rows(
     return rows, []
 
 
-def _phrase_rows(raw, number, form, picture_folder, path):
-    """The rows for the phrases of one RefCOCO row `raw`, a dict: each a dict of question, answer and images
+def _phrase_rows(
+    raw,  # a row in RefCOCO's style, a dict: a phrase or several, a box, a picture, perhaps width and height
+    number,  # of the row, for messages
+    form,  # of the box: "xywh", corner, width and height; "xyxy", two corners
+    picture_folder,  # where picture paths begin
+    path,  # of the file, for messages
+):
+    """The rows for the phrases of one row: each a dict of question, answer (the box as text) and images
 
-    A `DataError` names the row's `number` and the column where something is wrong."""
-    phrase_names, box_names, picture_names = _column_names  # that a column may have
+    A `DataError` names the row and the column where something is wrong."""
+    phrase_names, box_names, picture_names = _column_names  # that a column may have, such as bbox, box
     phrase_column = _column(raw, phrase_names, number, path)  # the first of these names in the row
     box_column = _column(raw, box_names, number, path)
     picture = raw[_column(raw, picture_names, number, path)]
@@ -438,8 +513,13 @@ def _question_for(phrase):
     return f"Where is {phrase}? Give its box as [x1, y1, x2, y2]."
 
 
-def _column(raw, names, number, path):
-    "The first of the column `names` for which the row `raw`, a dict, has a value; else a `DataError`"
+def _column(
+    raw,  # a row as a dict
+    names,  # that the column may have, such as ("bbox", "box")
+    number,  # of the row, for messages
+    path,  # of the file, for messages
+):
+    "The first of some names of a column for which a row has a value; a `DataError` if it has none"
     for name in names:
         if isinstance(raw, dict) and not is_nothing(raw.get(name)):
             return name
@@ -461,7 +541,12 @@ def _row_size(
     return _size_from_picture(picture, picture_folder, number, path)
 
 
-def _size_from_picture(picture, picture_folder, number, path):
+def _size_from_picture(
+    picture,  # as the row has it: a path, bytes, a dict of these, or a list of one
+    picture_folder,  # where paths begin
+    number,  # of the row, for messages
+    path,  # of the file of rows, for messages
+):
     "Width and height of a row's picture, from its file or bytes; a `DataError` where it cannot be opened"
     pictures = picture_list(picture, number)  # a list, also of one
     if len(pictures) != 1:
@@ -489,7 +574,7 @@ def convert_boxes(
 
     The rows go through the same checks as all rows of the book (`inspect_vqa`)."""
     path, output = Path(input_path), Path(output_jsonl)
-    # the input must not be overwritten
+    # the input must not be overwritten: `write_whole` replaces the file that is there
     if output.resolve() == path.resolve():
         raise DataError("file.kind", f"{output.name}: the output is the input")
     kept, report = _inspected_boxes(path, image_dir, form, skip_bad_rows)
@@ -500,13 +585,18 @@ def convert_boxes(
     return len(lines)
 
 
-def _inspected_boxes(path, image_dir, form, skip_bad_rows):
-    """Read a file of boxes and check its rows: (list of (number, good row), report of `inspect_vqa`)
+def _inspected_boxes(
+    path,  # a COCO file, or rows with a phrase, a picture and a box
+    image_dir,  # where picture paths begin; None: beside the file
+    form,  # of boxes in rows: "xywh" or "xyxy"; a COCO file always has xywh
+    skip_bad_rows,  # False: a `DataError` for the first row whose picture cannot be used
+):
+    """Read a file of boxes and check its rows: (list of (number, good row), report, which prints itself)
 
-    A `DataError` for the first bad row, unless `skip_bad_rows`, and where no row is good."""
+    The report counts the rows, and tells which were skipped and why. A `DataError` where no row is good."""
     # notes: (sentence, how many) about what was left out
     rows, notes = coco_rows(path) if _is_coco(path) else refcoco_rows(path, form, image_dir)
-    kept, report = inspect_vqa(path, image_dir, rows=rows)
+    kept, report = inspect_vqa(path, image_dir, rows=rows)  # the checks of all rows that training reads
     if report.skipped and not skip_bad_rows:
         raise report.refusal()
     if not kept:
@@ -515,8 +605,12 @@ def _inspected_boxes(path, image_dir, form, skip_bad_rows):
     return kept, report
 
 
-def _json_line(row, number, path):
-    "A checked row as a line of JSON; a `DataError` where its picture is bytes, which no such line can hold"
+def _json_line(
+    row,  # checked: question, answer, and pictures, a list of absolute paths or bytes
+    number,  # of the row, for messages
+    path,  # of the input, for messages
+):
+    "A row as a line of JSON; a `DataError` where its picture is bytes, which no such line can hold"
     if any(isinstance(picture, bytes) for picture in row.pictures):
         message = f"{path.name}: its picture is in the row: save it as a file"
         raise DataError("image.bytes", message, row=number)
@@ -529,6 +623,7 @@ def _is_coco(path):
     "Whether a .json file is a COCO file, one object with `annotations`, and not a list of rows"
     if path.suffix.lower() != ".json" or not path.is_file():
         return False
+    # by a search in the text, so that a file that is no JSON raises nothing here: its reader tells of that
     return re.search(r'"annotations"\s*:', path.read_text(encoding="utf-8", errors="replace")) is not None
 
 
@@ -569,10 +664,16 @@ def _enlarged(image, side):
     return image.convert("RGB").resize(size, Image.Resampling.NEAREST)
 
 
-def _draw_answer(draw, answer, number, colour, truths_on_canvas, unit, size):
-    """Draw one answer on a picture: its boxes, each with the answer's number and the IoU, and its points
-
-    `unit` is (width, height) of the whole picture in the answer's numbers, `size` in pixels of the canvas."""
+def _draw_answer(
+    draw,  # PIL's `ImageDraw` of the canvas
+    answer,  # a text with boxes or points
+    number,  # of the answer, from 1
+    colour,  # of its boxes
+    truths_on_canvas,  # the true boxes in pixels of the canvas; may be empty
+    unit,  # (width, height) of the whole picture in the answer's numbers, such as (1000.0, 1000.0)
+    size,  # (width, height) of the canvas in pixels
+):
+    "Draw one answer on a picture: its boxes, each with the answer's number and the IoU, and its points"
     answer_boxes = read_boxes(answer)
     boxes = [rescaled(box, unit, size) for box in answer_boxes.boxes]
     partners = _partners(boxes, truths_on_canvas)  # index of a box → (its true box, their IoU)
@@ -593,12 +694,19 @@ def _draw_answer(draw, answer, number, colour, truths_on_canvas, unit, size):
 
 def _partners(boxes, true_boxes):
     "Index of a box → (the true box that it is paired with, their IoU); a box without one is left out"
+    # paired one to one, so that the sum of the IoU (area shared / area covered together) is largest
     return {box_index: (true_boxes[truth_index], iou)
             for box_index, truth_index, iou in matched(boxes, true_boxes)}
 
 
-def _label(draw, box, number, text, colour):
-    """Write `text` on a white ground into a corner of a box; the answer's `number` decides which corner
+def _label(
+    draw,  # PIL's `ImageDraw` of the picture
+    box,  # left, top, right, bottom in pixels
+    number,  # of the answer, from 1: decides in which corner the label stands
+    text,  # of the label, such as "2: 0.71"
+    colour,  # of the text and of the label's frame
+):
+    """Write a label on a white ground into a corner of a box
 
     Four answers use the four corners, so that the labels of equal boxes do not cover each other."""
     font = ImageFont.load_default(13)

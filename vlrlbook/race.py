@@ -68,7 +68,7 @@ def run_race(
     settings: RaceSettings,  # a checked object
     G: int = _answers_a_prompt,  # answers to a prompt
     prompts: int = _prompts_a_step,  # of a step
-    build=None,  # (settings, shared, G, prompts) → a trainer with `prompt_tokens`; None: a twin's trainer
+    build=None,  # (settings, shared, G, prompts) → trainer with `prompt_tokens`; None: that of a tiny model
 ) -> dict:  # a row of results.json; seconds and MB, medians over the rounds
     """Measure time and memory of whole training steps of two sides, and how far their numbers differ.
 
@@ -90,7 +90,7 @@ def run_race(
 
 
 def _time_columns(
-    times,  # "stock" and "shared" → list of dicts from `_timed_step`
+    times,  # "stock" and "shared" → a dict for each step: seconds of it, its parts and the processor
     bound,  # how many times faster the tokens that sharing saves allow a step to be, at most
 ):
     "The columns of a race's row about time: medians of both sides, their ratios, how far the rounds differ"
@@ -112,9 +112,10 @@ def _times_of(
     sides,  # name of the side → its trainer
     rounds,  # steps of each side that are timed, after one to warm up
 ):
-    """Time the training steps of all sides; return a dict: side → list of dicts from `_timed_step`.
+    """Time the training steps of all sides; return a dict: side → a dict for each step, part → seconds.
 
-    The sides take turns, so that a machine that slows down slows all of them."""
+    Its keys: sampling, scoring, optimizing, seconds (their sum), processor (CPU time). The sides take turns,
+    so that a machine that slows down slows all of them."""
     times = {name: [] for name in sides}
     for turn in range(rounds + 1):
         for name, trainer in sides.items():
@@ -130,14 +131,15 @@ def _twin_trainer(
     G,  # answers to a prompt
     prompts,  # of a step
 ):  # a GRPO trainer with `prompt_tokens`, the tokens of its first prompt
-    """Build a trainer of one step for a twin (a small model with random weights).
+    """Build a trainer of one step for a tiny random model (a twin).
 
     Each call makes the same weights and questions."""
     model, processor = _twin_with_adapter(settings)
     # `_differences` needs two questions, even if a step takes one.
     samples = _questions(profiles[settings.profile]["side"], 4 * prompts)
     run_settings = _settings_of_step(settings.profile, shared, G, prompts)
-    # No token may end an answer early, so that all steps do the same work. Three places hold such tokens.
+    # No token may end an answer early, so that all steps do the same work. Three places hold such tokens: the
+    # settings for generating of model and trainer, and a list of the trainer's.
     model.generation_config.eos_token_id = None
     trainer = make_trainer(run_settings, model, processor, to_dataset(samples))
     trainer.eos_token_ids = [_no_token]
@@ -146,27 +148,38 @@ def _twin_trainer(
     return trainer
 
 
-def _twin_with_adapter(settings):
-    "(the twin of some `RaceSettings` with a LoRA adapter, on the GPU if there is one; its processor)"
+def _twin_with_adapter(
+    settings,  # `RaceSettings`: family, width and depth of the model; profile, what its prompts show
+):
+    "(a tiny random model with a LoRA adapter, on the GPU if there is one; its processor)"
     model, processor = tiny_twin(settings.family, width=settings.width, depth=settings.depth)
     picture_side = profiles[settings.profile]["side"]  # in pixels; 0: the profile has no pictures
     if picture_side:
         limit_pixels(processor, picture_side)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    torch.manual_seed(0)  # the adapter's first weights too
+    torch.manual_seed(0)  # so that the adapter's first weights, which are random too, are always the same
     return add_lora(model.to(device), _lora_rank, _lora_alpha, 0.0), processor
 
 
-def _settings_of_step(profile, shared, G, prompts):
-    "The `GRPOSettings` of a run of one step; the arguments are as in `_twin_trainer`"
+def _settings_of_step(
+    profile,  # counting, reasoning or text: decides how long the answers are
+    shared,  # True: each prompt is read once for all its answers; False: for each answer, as in stock TRL
+    G,  # answers to a prompt
+    prompts,  # of a step
+):
+    "The `GRPOSettings` of a run of one step; what both sides of the race must have alike is fixed"
+    # No dropout, since it is random, and no checkpoints, which would take time.
     return read_settings(GRPOSettings, dict(
         batch_size=G * prompts, num_generations=G, max_steps=1, max_completion_length=profiles[profile]["C"],
         shared_prompt=shared, lora_r=_lora_rank, lora_alpha=_lora_alpha, lora_dropout=0.0, save_steps=0,
         logging_steps=1, output_dir="runs/07_race"))
 
 
-def _questions(side, n):
-    "`n` questions with square pictures of `side` pixels; with `side` 0 longer questions without a picture"
+def _questions(
+    side,  # of the square pictures, in pixels; 0: no pictures
+    n,  # questions
+):
+    "A list of `Sample`: questions about a picture; longer ones without, so that there is a prompt to share"
     question = "How many discs are there?" + ("" if side else " Think about it." * 10)
     samples = []
     for number, drawn in enumerate(synthetic_counting(n)):
@@ -177,13 +190,16 @@ def _questions(side, n):
 
 # Time
 
-def _timed_step(trainer):
+def _timed_step(
+    trainer,  # a GRPO trainer whose settings end a run after one step
+):
     """Train one step; return a dict of `sampling`, `scoring`, `optimizing`, `seconds` and `processor`.
 
     `seconds` is the sum of the three before it, which are parts of the step. `processor` is the CPU time of
     this process. On a machine that others use, it says more than the clock."""
     seconds_of = {}
     cpu_start = time.process_time()
+    # a method of TRL's trainer → the part that it does: "sampling", "scoring" or "optimizing"
     timed = [(trainer, method, _always(part)) for method, part in _method_parts.items()]
     with _time_calls(timed, seconds_of):
         trainer.train()  # a single step, since its `max_steps` is 1
@@ -203,12 +219,16 @@ def _time_calls(
     replacements = {}
     for owner, method, part_of in timed:
         replacements[owner, method] = _timed(getattr(owner, method), seconds_of, part_of)
-    with replaced_methods(replacements):
+    with replaced_methods(replacements):  # puts the methods back at the end of the block
         yield
 
 
-def _timed(function, seconds_of, part_of):
-    "Wrap `function`, so that the seconds of each call are added to `seconds_of[part_of(*args, **kwargs)]`"
+def _timed(
+    function,  # whose calls are timed
+    seconds_of,  # dict, part of a step → seconds; changed by each call
+    part_of,  # called with the arguments of a call: which part the call belongs to, such as "sampling"
+):
+    "Wrap a function, so that the seconds of each call are added to those of the part that it belongs to"
     def timed(*args, **kwargs):
         part = part_of(*args, **kwargs)
         start = time.perf_counter()
@@ -221,17 +241,21 @@ def _timed(function, seconds_of, part_of):
 
 
 def _always(part):
-    "Make a `part_of` for `_time_calls` that returns `part` for every call"
+    "Make a function that returns `part` whatever it gets: for a method all of whose calls do the same part"
     def part_of(*args, **kwargs):
         return part
     return part_of
 
 
-def _language_model_part(*args, inputs_embeds=None, **kwargs):
+def _language_model_part(
+    *args,
+    inputs_embeds=None,  # [rows, tokens, hidden]: what the model reads in this call
+    **kwargs,
+):
     """Which part of a training step a call of the language model belongs to, told from its arguments.
 
-    With gradients it trains. Without, it samples where the input [rows, tokens, hidden] is one token long,
-    and reads the prompts where it is longer."""
+    With gradients it trains. Without, it samples where the input is one token long, since the earlier ones
+    are in the cache, and reads the prompts where it is longer."""
     if torch.is_grad_enabled():
         return "training, forward"
     return "sampling, a token at a time" if inputs_embeds.shape[1] == 1 else "reading the prompts"
@@ -258,8 +282,11 @@ def where_time_goes(
     return parts | {"everything else": whole - sum(parts.values())}
 
 
-def _methods_to_time(trainer):
-    "What `_time_calls` times of a training step: (object, method, function that names a call's part) each"
+def _methods_to_time(
+    trainer,  # of a model with a LoRA adapter
+):
+    "What is timed of a training step: (object, name of its method, function that names a call's part) each"
+    # the model below the adapter and below the head that makes tokens: vision tower and language model
     core = trainer.model.get_base_model().model
     # the vision tower: the first is Qwen's name of it, the second that of other families
     tower = core.visual if hasattr(core, "visual") else core.vision_tower
@@ -274,7 +301,10 @@ def _methods_to_time(trainer):
 
 # Equality
 
-def _differences(trainer, G):
+def _differences(
+    trainer,  # of the side with shared prompts
+    G,  # answers to a prompt
+):
     """Compare log-probs and gradients with and without shared prompts, on 2 groups of G answers.
 
     Returns a dict: the largest difference of a log-prob, and the relative difference of the gradient."""
@@ -288,7 +318,10 @@ def _differences(trainer, G):
     return dict(max_logprob_difference=gap, relative_gradient_difference=relative)
 
 
-def _scored_groups(trainer, G):
+def _scored_groups(
+    trainer,  # whose data set has two prompts or more
+    G,  # answers to a prompt
+):
     "A batch of TRL's with 2 groups of G answers to a trainer's first two prompts, and random advantages"
     trainer.num_generations_eval = G  # the group size that TRL uses for a model that does not train
     rows = []
@@ -300,8 +333,12 @@ def _scored_groups(trainer, G):
     return batch
 
 
-def _gradient(trainer, batch, shared):
-    "All gradients of the loss on one batch, as one vector; `shared`: whether each prompt is read once"
+def _gradient(
+    trainer,  # with our switch `sharing`
+    batch,  # of TRL's, a dict: tokens of prompts and answers, log-probs, advantages, pictures
+    shared,  # True: each prompt is read once for all its answers; False: for each answer
+):
+    "All gradients of the loss on one batch, as one vector"
     trainer.sharing = shared
     trainer.current_gradient_accumulation_steps = 1  # TRL's loss reads it, and only `train` would set it
     trainer.model.zero_grad()
@@ -327,8 +364,11 @@ def step_memory(
     return (torch.cuda.max_memory_allocated() - bytes_before) / 2**20
 
 
-def _memory_added_elsewhere(settings, shared):
-    "What `_memory_added_here` measures, in a new process, since this one may hold memory it does not use"
+def _memory_added_elsewhere(
+    settings,  # `RaceSettings`
+    shared,  # True: each prompt is read once for all its answers; False: for each answer
+):
+    "MB that a training step adds, measured in a new process, since this one may hold memory it does not use"
     # The variable makes glibc return freed blocks of 128 KB or more at once, so that they are not counted.
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(128 << 10)}
     # The process runs this module as a program: it measures in itself, and prints the number.
@@ -337,10 +377,11 @@ def _memory_added_elsewhere(settings, shared):
     return float(done.stdout.split("MB")[-1])  # the last line is such as "MB 123.4"
 
 
-def _memory_added_here(settings, shared):
-    """MB that a training step adds to this process: the highest memory use during it, minus that before it.
-
-    `shared`: whether each prompt is read once for all its answers."""
+def _memory_added_here(
+    settings,  # `RaceSettings`
+    shared,  # True: each prompt is read once for all its answers; False: for each answer
+):
+    "MB that a training step adds to this process: the highest memory use during it, minus that before it"
     trainer = _twin_trainer(settings, shared, _answers_a_prompt, _prompts_a_step)
     Path("/proc/self/clear_refs").write_text("5")  # resets the kernel's peak, VmHWM (proc(5))
     mb_before = _proc_mb("VmRSS")  # memory in use now

@@ -94,8 +94,11 @@ def advantages(
     scale = _standard_deviation(paid, mean) + eps
     return [0.0 if reward is None else (reward - mean) / scale for reward in rewards]
 
-def _standard_deviation(numbers, mean):
-    "The standard deviation as torch.std has it: divided by one less than their number, two at least"
+def _standard_deviation(
+    numbers, # two or more; some differ
+    mean, # of these numbers
+):
+    "The standard deviation as torch.std has it: the squares are divided by one less than their number"
     # `fsum` rounds the same on every Python
     squares = math.fsum((number - mean) ** 2 for number in numbers)
     return math.sqrt(squares / (len(numbers) - 1))
@@ -108,7 +111,7 @@ def format_reward(
     "Pay 1 for one think block, then one answer block, and nothing but white space outside of them; else 0"
     tags = ("<think>", "</think>", "<answer>", "</answer>")
     each_once = all(completion.count(tag) == 1 for tag in tags)
-    # each tag is looked for behind the one before it; if one is not found there, nor are those behind it
+    # each tag is looked for behind the one before it; if one is not found there, `rest` is empty from then on
     before, _, rest = completion.partition("<think>")
     _, _, rest = rest.partition("</think>")
     between, _, rest = rest.partition("<answer>")
@@ -167,10 +170,13 @@ def mix(
     return _batched_mix(rewards, weights)
 
 # %% ../nbs/02_rewards.ipynb #xc033
-def _batched_mix(rewards, weights):
-    "The mix as a function of a whole batch; `rewards` and `weights` by name, as in `mix`"
+def _batched_mix(
+    rewards, # name → reward function, for one text or, marked `batched`, for a whole batch
+    weights, # name → number
+):
+    "The weighted sum of rewards as a function of a whole batch: (completions, samples) → list of parts"
     def mixed_batch(completions, samples):
-        "The mix for a list of completions: the parts of each"
+        "The mix for a list of completions and the `Sample` of each: a list of parts"
         # each reward is called once: its name → a list with the parts of each completion
         parts_lists = {name: on_batch(reward)(completions, samples) for name, reward in rewards.items()}
         mixed_parts = []
@@ -180,14 +186,16 @@ def _batched_mix(rewards, weights):
         return mixed_parts
 
     mixed_batch.batched = True # type: ignore[attr-defined] # functions have attributes
-    # seconds that the rewards may wait for a network, one after the other
+    # seconds that the rewards may wait for a network, one after the other; a test of the mix allows for them
     patience = sum(getattr(reward, "patience", 0.0) for reward in rewards.values())
     mixed_batch.patience = patience # type: ignore[attr-defined] # the same
     return mixed_batch
 
-def _sum_of(parts_of, weights):
-    "The parts of a mix: the weighted sum of each reward's `overall`, and all other parts by name"
-    # parts_of: name of a reward → its parts
+def _sum_of(
+    parts_of, # name of a reward → its parts, such as {"accuracy": {"overall": 1.0, "answered": 1.0}}
+    weights, # name of a reward → number
+):
+    "The parts of a mix: the weighted sum of each reward's `overall`, and all others, as accuracy_answered"
     # `fsum` rounds the same on every Python; `sum` does not before 3.12
     overall = math.fsum(weights[name] * parts["overall"] for name, parts in parts_of.items())
     mixed_parts = {"overall": overall}
@@ -302,11 +310,15 @@ def vqa_accuracy(
         right, answered = right or is_right, answered or is_of_kind
     return dict(overall=float(right), accuracy=float(right), answered=float(answered))
 
-def _mark(answer_part, truth, synonyms):
+def _mark(
+    answer_part, # the text of the answer, without thought and tags
+    truth, # one text; it decides what kind of answer is asked for, such as yes or no
+    synonyms, # phrase → preferred phrase, such as {"both sides": "bilateral"}; or None
+):
     "Compare an answer with one truth: returns (is it right, is it an answer of the truth's kind)"
     if not answer_part.strip():
         return False, False
-    kind = answer_kind(truth)
+    kind = answer_kind(truth) # yes/no, letter, number, list or text
     if kind == "yes/no":
         yes_no = yes_or_no(answer_part) # None if it says neither, or both
         return yes_no == yes_or_no(truth), yes_no is not None
@@ -316,13 +328,17 @@ def _mark(answer_part, truth, synonyms):
     if kind == "number":
         return _number_mark(answer_part, truth, synonyms)
     has_same_words = same_words(answer_part, truth, synonyms)
-    if kind == "list":
+    if kind == "list": # same_items: in any order; any text is an answer of this kind
         return has_same_words or same_items(answer_part, truth, synonyms), True
     # a text; an answer such as "?" is none, unless just that is the truth
     has_letters_or_digits = any(character.isalnum() for character in answer_part)
     return has_same_words, has_same_words or has_letters_or_digits
 
-def _number_mark(answer_part, truth, synonyms):
+def _number_mark(
+    answer_part, # the text of the answer, without thought and tags
+    truth, # a text that is a number, such as "4 cm"
+    synonyms, # phrase → preferred phrase, or None
+):
     "Compare an answer with a truth that is a number: returns (is it right, does it answer with one number)"
     # first as words: `read_number` finds no number in "the one", which could be a pronoun
     if same_words(answer_part, truth, synonyms):
@@ -430,13 +446,19 @@ def anls_reward(
     return dict(overall=max(scores), anls=max(scores))
 
 def _one_case(text):
-    "A text in lower case, its spaces single"
+    "A text in lower case, each run of spaces or line breaks one space, so that neither is a wrong letter"
     return " ".join(text.lower().split())
 
 _most_letters = 120 # or words, that are compared one by one; more would take longer than a reward may
 
-def _anls(text, truth):
-    "Normalised Levenshtein similarity of two texts, 0 to 1; below one half it is set to 0"
+def _anls(
+    text, # an answer in lower case
+    truth, # the true one, in lower case
+):
+    """Normalised Levenshtein similarity of two texts, 0 to 1: 1 less the share of letters that must change
+
+    0 where half or more must change: `tree` for `three` earns 0.8, `two` for `three` 0. In texts of more than
+    120 letters words are compared, not letters."""
     if not text or not truth:
         return 0.0
     longest = max(len(text), len(truth))
@@ -450,12 +472,15 @@ def _anls(text, truth):
     changed_share = _changes(text, truth) / longest
     return 1.0 - changed_share if changed_share < 0.5 else 0.0
 
-def _changes(text, truth):
+def _changes(
+    text, # a string, or a list of words
+    truth, # of the same kind
+):
     """Fewest insertions, deletions and replacements that turn `text` into `truth` (Levenshtein 1966)
 
-    Both are strings, or lists of words. The table of distances is filled row by row, one row per letter of
-    `text`; entry `column` is the distance from the letters so far to the first `column` of `truth`."""
-    above = list(range(len(truth) + 1))
+    `tree` into `three`: 1. The table of distances is filled row by row, one row per letter of `text`; entry
+    `column` is the distance from the letters so far to the first `column` letters of `truth`."""
+    above = list(range(len(truth) + 1)) # from no letter at all: each letter of `truth` is inserted
     for row, letter in enumerate(text, 1):
         current = [row]
         for column, true_letter in enumerate(truth, 1):
@@ -477,12 +502,20 @@ def box_reward(
     parts_per_truth = [_box_parts(answer_boxes, read_box_truth(truth)) for truth in accepted_answers(answer)]
     return max(parts_per_truth, key=_overall_of)
 
-def _overall_of(parts):
-    "The pay in a reward's parts, by which the best of several is chosen"
+def _overall_of(
+    parts, # that a reward returned: name → number
+):
+    "The pay among a reward's parts: a key for `max`, which chooses the truth that pays most"
     return parts["overall"]
 
-def _box_parts(answer_boxes, truth):
-    "The parts of the box reward for an answer, a `Boxes`, under one truth, a `BoxTruth`"
+def _box_parts(
+    answer_boxes, # `Boxes`: boxes, (x1, y1, x2, y2) each; empty where none could be read
+    truth, # `BoxTruth`: the true boxes, their scale, the picture's size or None
+):
+    """The parts of the box reward for an answer under one truth, each 0 to 1
+
+    overall: mean IoU of boxes and true boxes in pairs; found: share of them with an IoU of 0.5 or more;
+    swapped: share of boxes with swapped corners; off_scale: 1 if they would be right in another scale."""
     boxes, true_boxes = answer_boxes.boxes, truth.boxes
     parts = dict(overall=0.0, found=0.0, count=0.0, readable=float(bool(boxes)), swapped=0.0, off_scale=0.0)
     if not boxes or not true_boxes:
@@ -493,18 +526,21 @@ def _box_parts(answer_boxes, truth):
     parts["found"] = sum(iou >= good_overlap for iou in ious) / longer
     parts["count"] = float(len(boxes) == len(true_boxes))
     parts["swapped"] = sum(box_fault(box) == "swapped corners" for box in boxes) / len(boxes)
-    if truth.size:
+    if truth.size: # without it boxes cannot be converted to another scale
         parts["off_scale"] = float(_scale_meant(boxes, truth) is not None)
     return parts
 
-def _scale_meant(boxes, truth):
-    "The scale in which boxes would be right, such as thousandths for pixels; None if in none"
+def _scale_meant(
+    boxes, # of an answer
+    truth, # `BoxTruth`: the true boxes, their scale, the picture's size
+):
+    "The wrong scale in which an answer was written, such as thousandths; None if it is right, or in none"
     return scale_that_fits(boxes, truth.boxes, truth.scale, truth.size)
 
 # %% ../nbs/02_rewards.ipynb #n02box03
 def point_reward(
     completion: str, # what the model wrote: points, or boxes, whose middle is then the point
-    answer: str, # the truth, boxes as for `box_reward`, or several of them
+    answer: str, # the truth, such as "[12, 40, 31, 59] in pixels of 112 x 112", or several of them
 ) -> dict: # overall, inside, count, readable; each 0 to 1
     """Pay the share of the true boxes that have a point of their own inside
 
@@ -517,11 +553,18 @@ def point_reward(
         parts_per_truth.append(_point_parts(points, true_boxes))
     return max(parts_per_truth, key=_overall_of)
 
-def _point_parts(points, true_boxes):
-    "The parts of the point reward for an answer's points under the boxes of one truth"
+def _point_parts(
+    points, # of an answer, (x, y) each; may be empty
+    true_boxes, # (x1, y1, x2, y2) each
+):
+    """The parts of the point reward under one truth, each 0 to 1
+
+    overall and inside: share of the true boxes with a point of their own; count: 1 for as many points as
+    boxes; readable: 1 if there are points."""
     # a row per point, a column per box: 1 where the point lies in the box
     inside = [[float(is_inside(point, box)) for box in true_boxes] for point in points]
     pairs = best_matching(inside) # of a point and a box, each used once
+    # a point too many costs as much as a missing one
     share = len(pairs) / max(1, len(points), len(true_boxes))
     same_count = bool(points) and len(points) == len(true_boxes)
     return dict(overall=share, inside=share, count=float(same_count), readable=float(bool(points)))
@@ -529,7 +572,7 @@ def _point_parts(points, true_boxes):
 # %% ../nbs/02_rewards.ipynb #xn02box03
 def box_count_reward(
     completion: str, # what the model wrote
-    answer: str, # the truth, boxes as for `box_reward`
+    answer: str, # the truth, such as "[12, 40, 31, 59] in pixels of 112 x 112"
 ) -> dict: # overall, box_count
     "Pay 1 for as many boxes or points as the truth has boxes, wherever they are; else 0"
     answer_boxes = read_boxes(completion)
@@ -551,7 +594,7 @@ def box_format_reward(
 
 def explain_boxes(
     completion: str, # what the model wrote
-    answer: str, # one truth, as for `box_reward`
+    answer: str, # one truth, such as "[12, 40, 31, 59] in pixels of 112 x 112"
 ) -> str: # one line
     "A line for people: what an answer of boxes earns, and what is wrong with it"
     answer_boxes, truth = read_boxes(completion), read_box_truth(answer)
@@ -619,7 +662,7 @@ def zoom_reward(
     return dict(overall=overall, right=right, looks=float(len(looks)), refused=float(refused))
 
 def looks_reward(
-    completion: str, # what the model wrote, as for `zoom_reward`
+    completion: str, # what model and tool wrote, such as "zoom(98, 0, 112, 14)\n<tool_response><image>…"
     answer: str = "", # not looked at
 ) -> dict: # overall
     """Pay 1 for an answer that called the zoom tool and got a part of the picture, else 0
@@ -654,14 +697,18 @@ def load_reward(
             raise ValueError(f"reward {spec!r}: {term!r} is not `weight*name` with a known name; {e}") from e
     return mix(**weighted)
 
-def _name_in_sum(name):
+def _name_in_sum(
+    name, # of a reward as the user wrote it
+):
     "The name that a reward gets in a sum: `reward_model` for reward_model:DIRECTORY, `f` for my.module:f"
-    if name.startswith(model_rewards):
+    if name.startswith(model_rewards): # reward_model:, aloha: or judge:
         return name.partition(":")[0]
     return name.rpartition(":")[2] # the whole name if there is no colon
 
-def _weight(text):
-    "The weight that a term of a sum says, a finite number; 1 where it says none"
+def _weight(
+    text, # what stands before the `*` of a term such as 0.9*counting; empty where there is none
+):
+    "The weight of a term of a sum: 0.9 for `0.9`, 1 for an empty text; ValueError if it is no finite number"
     weight = float(text or 1)
     # inf and nan would make every reward of the run worthless
     if not math.isfinite(weight):
@@ -672,12 +719,15 @@ def _weight(text):
 model_rewards = ("reward_model:", "aloha:", "judge:")
 
 # %% ../nbs/02_rewards.ipynb #nd43057b
-def _named_reward(name):
-    "The reward function of one name: a known one, my.module:function, a trained model's, or a judge's"
+def _named_reward(
+    name, # counting, my.module:function, my.module.function, reward_model:DIRECTORY, judge:FILE …
+):
+    "The reward function of one name; ValueError if there is none"
     if name in known_rewards:
         return known_rewards[name]
     if name.startswith(model_rewards): # such as reward_model:DIRECTORY
-        module, _, path = name.partition(":") # a module of this package
+        # before the colon stands a module of this package, whose `as_reward` makes the function
+        module, _, path = name.partition(":")
         return importlib.import_module(f"vlrlbook.{module}").as_reward(path)
     if ":" in name:
         module, _, function = name.partition(":")
@@ -687,8 +737,12 @@ def _named_reward(name):
         raise ValueError(_no_such_reward(name))
     return _function_of_module(module, function, name)
 
-def _function_of_module(module, function, name):
-    "The reward function of a user's module; ValueError, which says its whole `name`, if none is there"
+def _function_of_module(
+    module, # a user's, as for `import`, such as my.module
+    function, # its name in the module
+    name, # both together as the user wrote them, for messages
+):
+    "The reward function of a user's module; ValueError if there is none, or the module cannot be imported"
     try:
         reward = getattr(importlib.import_module(module), function)
     except Exception as e: # a user's module may fail in any way while it is imported
@@ -699,6 +753,7 @@ def _function_of_module(module, function, name):
 
 def _no_such_reward(name):
     "A message about an unknown name: a similar one, if there is one, and all forms that a name may have"
+    # known_rewards: name → reward function
     similar_names = get_close_matches(name, known_rewards, 1)
     hint = f"; did you mean {similar_names[0]!r}?" if similar_names else ""
     other_forms = "module:function, reward_model:directory, aloha:directory, judge:file"
@@ -780,23 +835,34 @@ def for_trl(
     rewarded.__name__ = name
     return rewarded
 
-def _paid(parts, when_cut):
+def _paid(
+    parts, # of the answer's reward: `overall`, and `cut` (1.0 or 0.0) where cut answers are masked
+    when_cut, # "paid", "masked" (cut answers are left out of training), or a number
+):
     "What TRL is told that an answer earns: its `overall`, or None for a cut one where those are masked"
     # TRL gives no advantage to an answer whose reward is None, and leaves it out of its group's mean
     # (read in 1.16, `_generate_and_score_completions`; older releases take None for 0)
     return None if when_cut == "masked" and parts["cut"] else parts["overall"]
 
 # %% ../nbs/02_rewards.ipynb #xnf4d5a52
-def _log_parts(log_metric, parts, paid, group_size):
-    "Log the mean of each part and, if there is a `group_size`, the share of silent groups"
+def _log_parts(
+    log_metric, # TRL's function: (name, number)
+    parts, # a dict for each answer of the batch, all with the same keys
+    paid, # what each answer earns; None for one that is left out
+    group_size, # answers to a prompt, which stand one after another; None: silent groups are not counted
+):
+    "Log the mean of each part, and the share of groups whose answers all earn the same (silent ones)"
     for key in parts[0]:
         if key != "overall":
             log_metric(f"part/{key}", mean_of(part[key] for part in parts))
     if group_size:
         log_metric("silent", silent_share(paid, group_size))
 
-def _samples_of(answers, columns):
-    "A `Sample` for each answer of a batch, made of the columns (name → list) that TRL passes to a reward"
+def _samples_of(
+    answers, # the truth of each row: what TRL passes as the column `answer`
+    columns, # name → list: the data set's other columns, and TRL's own, such as completion_ids
+):
+    "A `Sample` for each answer of a batch: its truth, and question, pictures, task, row if there are columns"
     fields = [name for name in ("question", "images", "task", "row") if name in columns]
     samples = []
     for row, answer in enumerate(answers):
@@ -805,10 +871,14 @@ def _samples_of(answers, columns):
         samples.append(Sample(answer=answer, **values))
     return samples
 
-def _which_are_cut(texts, completion_ids, end_tokens):
+def _which_are_cut(
+    texts, # answers
+    completion_ids, # a list of token ids for each answer; None where they are not known
+    end_tokens, # token ids that end an answer; empty: only tags are looked at
+):
     """For each answer whether it was cut at the token limit, a list of bools
 
-    It was if a tag is open, or, where token ids are known, if its last token is none of the `end_tokens`."""
+    It was if a tag is open, as in `<answer>3`, or if its last token is none of those that end an answer."""
     are_cut = [is_cut(text) for text in texts]
     if not end_tokens or completion_ids is None:
         return are_cut
@@ -817,8 +887,12 @@ def _which_are_cut(texts, completion_ids, end_tokens):
             are_cut[row] = True
     return are_cut
 
-def _with_cut(parts, cut, when_cut):
-    "The parts of one answer with `cut` added; a cut answer's pay is `when_cut` if that is a number"
+def _with_cut(
+    parts, # of one answer's reward: overall and others
+    cut, # True if the answer was cut at the token limit
+    when_cut, # "paid" or "masked": its pay stays; a number: that is its pay
+):
+    "The parts of one answer, with the part `cut` added, 1.0 or 0.0"
     pay = parts["overall"]
     if cut and when_cut not in ("paid", "masked"):
         pay = float(when_cut)
@@ -868,7 +942,12 @@ def check_reward(
         problems += _problems_with(reward, text, answer, milliseconds)
     return problems
 
-def _problems_with(reward, text, answer, milliseconds):
+def _problems_with(
+    reward, # (completion, answer) → parts, or a batched one
+    text, # a completion
+    answer, # a truth
+    milliseconds, # most that the text may take
+):
     "What is wrong with a reward on one text: messages such as `'' (0 characters): raises KeyError: 1`"
     shown = repr(text[:20]) + f" ({len(text)} characters)"
     try:
@@ -886,11 +965,16 @@ def _problems_with(reward, text, answer, milliseconds):
     return problems
 
 # %% ../nbs/02_rewards.ipynb #xc062
-def _try_reward(reward, text, answer, enough):
+def _try_reward(
+    reward, # (completion, answer) → parts, or a batched one
+    text, # a completion
+    answer, # a truth
+    enough, # seconds: a call that takes no more is not repeated
+):
     """Call a reward on one text: returns (seconds of its quickest call, what it returned)
 
-    A call that takes `enough` seconds or less is not repeated. A batched reward is not timed: 0 seconds.
-    Raises what the reward raises, and `_Stalled` if it stalls."""
+    A batched reward, which may be a slow model, is not timed: 0 seconds. Raises what the reward raises, and
+    `_Stalled` if all calls together take more than 5 seconds, or its own `patience` if that is more."""
     # a reward that waits for a network says in `patience` how many seconds that may take
     limit = max(_longest_call, getattr(reward, "patience", 0.0))
     batched = getattr(reward, "batched", False)
@@ -901,11 +985,16 @@ def _try_reward(reward, text, answer, enough):
 
 _longest_call = 5 # seconds after which a reward that stalls is stopped, however slow the machine
 
-def _first_accepted(answer):
+def _first_accepted(
+    answer, # a truth, or several that are accepted
+):
     "The answer that a model would give for the first accepted truth: it should earn full marks"
+    # `answer_form`: without what only truths say, such as `in pixels of 112 x 112` behind boxes
     return answer_form(accepted_answers(answer)[0])
 
-def _wrong_parts(parts):
+def _wrong_parts(
+    parts, # what a reward returned: a dict of finite numbers with `overall`, if it is good
+):
     "A message saying what is wrong with the parts that a reward returned, or None"
     if not isinstance(parts, dict) or "overall" not in parts:
         return f"returns {str(parts)[:60]}, expected a dict with `overall`"
@@ -914,7 +1003,11 @@ def _wrong_parts(parts):
             return f"a part is no finite number: {name!r} in {parts}"[:200]
     return None
 
-def _parts_of_one(reward, text, answer):
+def _parts_of_one(
+    reward, # (completion, answer) → parts; or, marked `batched`, (completions, samples) → list of parts
+    text, # a completion
+    answer, # a truth
+):
     "The parts that a reward returns for one text; a batched one gets a list of one, and a white picture"
     if not getattr(reward, "batched", False):
         return reward(text, answer)
@@ -929,7 +1022,7 @@ class _Stalled(TimeoutError):
 
 @contextmanager
 def _stopped_after(seconds):
-    """Context manager that raises `_Stalled` in its block after some seconds
+    """Context manager that raises `_Stalled`, an exception of ours, in its block after some seconds
 
     It does so by an alarm signal, which only the main thread can get and not every system has. Elsewhere the
     block runs without a limit."""
@@ -947,11 +1040,16 @@ def _stopped_after(seconds):
         signal.setitimer(signal.ITIMER_REAL, 0) # no alarm any more
         signal.signal(signal.SIGALRM, earlier_handler)
 
-def _quickest(reward, text, answer, enough):
+def _quickest(
+    reward, # (completion, answer) → parts
+    text, # a completion
+    answer, # a truth
+    enough, # seconds: a call that takes no more is not repeated
+):
     """Seconds of the quickest of several calls of a reward, ten at most
 
-    A busy machine can make a quick reward look slow, so it is called again until a call takes `enough`
-    seconds or less. If the first two calls take ten times as long, no other one is made."""
+    A busy machine can make a quick reward look slow, so it is called again until a call is quick enough. If
+    the first two calls take ten times as long, no other one is made."""
     seconds = _timed(reward, text, answer)
     for retries in range(9):
         is_quick = seconds <= enough
@@ -961,7 +1059,11 @@ def _quickest(reward, text, answer, enough):
         seconds = min(seconds, _timed(reward, text, answer))
     return seconds
 
-def _timed(reward, text, answer):
+def _timed(
+    reward, # (completion, answer) → parts
+    text, # a completion
+    answer, # a truth
+):
     "Seconds of one call of a reward: this thread's processor time, or a tenth of the clock's if that is more"
     # The clock is needed for a reward that waits for a network, which takes no processor time. Only a tenth
     # counts, since on a busy machine the clock also counts the work of other processes.
@@ -994,30 +1096,42 @@ def check_truth(
     return f"{shown}, no more than a wrong answer does"
 
 def _best_pay(reward):
-    "The most that a right answer earns to one of the questions whose truths are `_simple_truths`"
+    "The most that a right answer earns to a simple question: a count, yes or no, a letter or a word"
     return max(_most_paid(reward, truth, truth) for truth in _simple_truths)
 
 _wrong_answer = "none of these words"
 _simple_truths = ("3", "yes", "B", "liver") # one of each kind; a right answer to one earns a reward's best
 
-def _looks_at_truths(reward):
+def _looks_at_truths(
+    reward, # (completion, answer) → parts
+):
     """Whether a reward depends on the truth: it pays the same text differently where the truth differs
 
-    It does not if it pays a wrong answer more than the right one: then it pays for length or form."""
+    It does not if it pays a wrong answer more than the right one: then it pays for length or form. Tried with
+    a count, a yes, a letter and a word."""
     for truth in _simple_truths:
         if _most_paid(reward, _wrong_answer, truth) > _most_paid(reward, truth, truth):
             return False
+    # each of the four as the answer to each of the others; a reward of the form alone pays all of them alike
     for text in _simple_truths:
         for truth in _simple_truths:
             if _paid_forms(reward, text, truth) != _paid_forms(reward, text, text):
                 return True
     return False
 
-def _most_paid(reward, text, answer):
+def _most_paid(
+    reward, # (completion, answer) → parts
+    text, # an answer without tags
+    answer, # the truth
+):
     "What an answer earns, with think and answer tags or without them, whichever is more"
     return max(_paid_forms(reward, text, answer))
 
-def _paid_forms(reward, text, answer):
+def _paid_forms(
+    reward, # (completion, answer) → parts
+    text, # an answer without tags
+    answer, # the truth
+):
     "What an answer earns in two forms, a list of two numbers: as it is, and with think and answer tags"
     forms = (text, f"<think>.</think><answer>{text}</answer>")
     return [reward(form, answer)["overall"] for form in forms]

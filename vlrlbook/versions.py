@@ -33,10 +33,13 @@ def requirements_of(
     return [requirement for requirement in map(Requirement, lines) if _applies(requirement.marker, extra)]
 
 
-def _applies(marker, extra):
-    """Whether a requirement belongs to an extra, on this Python and system; to none if `extra` is empty
+def _applies(
+    marker, # of a requirement: `packaging`'s Marker, the condition behind its `;`; None if it has none
+    extra, # name of an extra, such as "gpu"; "" for what every installation brings
+):
+    """Whether a requirement belongs to an extra, on this Python and system
 
-    Its marker is the condition behind its `;`, such as `extra == "gpu"`, or None."""
+    One with the marker `extra == "gpu"` belongs to gpu alone; one without a marker to "" alone."""
     # One that holds without an extra belongs to every installation, and so to none of the extras.
     for_everyone = marker is None or marker.evaluate({"extra": ""})
     if not extra:
@@ -71,12 +74,15 @@ def judge_version(
     return ("note", f"newer than was tested ({failed_bounds[0]})") if failed_bounds else ("good", "")
 
 
-def _is_too_new(version, bound):
-    "Whether a version that fails a bound, such as <2.12, is too new for it; else it is too old"
+def _is_too_new(
+    version, # of an installed package, such as "2.13.0"
+    bound, # one bound of a requirement, which that version fails: operator and version, such as < and 2.12
+):
+    "Whether a version that fails a bound is too new for it; else it is too old"
     from packaging.version import Version
     if bound.operator in ("<", "<=", ">", ">="):
         return bound.operator in ("<", "<=")
-    # == and ~= can be failed on both sides, so the version is compared with the number in them
+    # == and ~= can be failed on both sides, so the version is compared with the number in them: 2 of ==2.*
     return Version(version) > Version(bound.version.removesuffix(".*"))
 
 
@@ -91,7 +97,7 @@ def own_requirements() -> list: # of lines such as "torch>=2.10"
 def untested_versions(
     lines: list = None, # requirements as package metadata has them; None: this package's own
 ) -> list: # a sentence for each library outside the releases that were tested
-    "Name the installed libraries that are newer or older than those this book was tested with"
+    "Name the installed libraries that are newer or older than those vlrlbook was tested with"
     lines = own_requirements() if lines is None else lines
     # What every installation needs, and the extras whose libraries have an upper bound (`bounded_extras`).
     requirements = requirements_of(lines)
@@ -101,12 +107,14 @@ def untested_versions(
     return [sentence for sentence in sentences if sentence]
 
 
-def _if_untested(requirement):
+def _if_untested(
+    requirement, # a `packaging.requirements.Requirement`, such as trl>=1.16,<1.17
+):
     "A sentence such as `trl 2.0 is newer than was tested (<1.17); …`; None for a tested or absent library"
     version = installed_version(requirement.name)
     if version is None: # not installed, as with an extra that the user did not ask for
         return None
-    verdict, advice = judge_version(requirement, version)
+    verdict, advice = judge_version(requirement, version)  # verdict: good, note (too new) or bad
     if verdict == "good":
         return None
     if verdict == "note": # newer than was tested; the advice has no command yet

@@ -35,7 +35,7 @@ def write_workshop(
     # the hidden folder is renamed to `folder` when all files are in it
     with new_folder(folder, existing="none", manifest=False) as hidden_folder:
         for path in sorted(notebooks_dir().glob("[0-9]*.ipynb")):
-            # twin: the notebook as students get it
+            # `twin` returns the notebook as students get it
             notebook = twin(json.loads(path.read_text(encoding="utf-8")), path.name)
             text = json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
             (hidden_folder / path.name).write_text(text, encoding="utf-8")
@@ -58,8 +58,14 @@ def twin(
     return book | dict(cells=_cells_for_students(book["cells"], name), metadata=metadata)
 
 
-def _cells_for_students(book_cells, name):
-    "The cells of `twin`, made of those of the notebook `name`; ValueError for an exercise without its check"
+def _cells_for_students(
+    book_cells,  # of a notebook, as its JSON has them; not changed
+    name,  # of the notebook's file, for messages
+):
+    """The cells of a notebook as students get it, a list: without outputs, exercises without their solutions
+
+    The solution of an exercise is shown in a folded cell behind its check, the cell that tests it. ValueError
+    if a check does not follow its exercise at once."""
     cells = []
     solution = None  # source of an exercise whose check has not come yet
     for cell in book_cells:
@@ -70,7 +76,7 @@ def _cells_for_students(book_cells, name):
             continue
         if solution and "check" not in tags:
             raise ValueError(f"{where}: expected the check of the exercise before it")
-        cells.append(_cell_for_students(cell, tags, where))
+        cells.append(_cell_for_students(cell, tags, where))  # without outputs, an exercise emptied
         if "exercise" in tags:
             solution = "".join(cell["source"])
         if solution and "check" in tags:
@@ -81,8 +87,12 @@ def _cells_for_students(book_cells, name):
     return cells
 
 
-def _cell_for_students(cell, tags, where):
-    "A cell without outputs; an exercise has empty functions, and a check may fail"
+def _cell_for_students(
+    cell,  # of a notebook, as its JSON has it; not changed
+    tags,  # of the cell; "exercise" and "check" mean something here
+    where,  # file and cell, for messages
+):
+    "A copy of a cell without outputs; an exercise has empty functions, and a check may fail"
     if cell["cell_type"] == "code":
         cell = cell | dict(outputs=[], execution_count=None)
     if "exercise" in tags:
@@ -95,8 +105,11 @@ def _cell_for_students(cell, tags, where):
     return cell
 
 
-def _folded(solution, check_id):
-    "Return a Markdown cell that shows a solution when it is clicked; its id is made from that of the check"
+def _folded(
+    solution,  # Python code
+    check_id,  # id of the cell that tests it; a notebook's ids must differ, so the new one is made from it
+):
+    "Return a Markdown cell that shows a solution when it is clicked"
     text = f"<details><summary>A solution</summary>\n\n```python\n{solution}\n```\n\n</details>"
     source = text.splitlines(keepends=True)
     return dict(cell_type="markdown", id=f"{check_id}-solution", metadata={}, source=source)
@@ -117,8 +130,11 @@ def emptied(
     return "\n".join(lines)
 
 
-def _empty_function(lines, node):
-    "Replace the body of a function, a node of `ast`, by `...` in the `lines` of its code; a docstring stays"
+def _empty_function(
+    lines,  # of Python code; changed
+    node,  # of `ast`: a function in this code
+):
+    "Replace the body of a function by `...` in the lines of its code; a docstring stays"
     body = node.body[1:] if ast.get_docstring(node) else node.body
     first_line = body[0].lineno - 1  # as an index of `lines`; `ast` counts from 1
     # What stands on this line before the body: blanks, or a signature as in `def f(x): return x`.
@@ -138,18 +154,19 @@ def plan() -> str:
     people_minutes = sum(allowance.values())  # for each chapter: talk, exercise, questionnaire
     parts = ["# Plan of a workshop", plan_words.format(people=people_minutes, **allowance)]
     for title, steps in days.items():
-        # _day: the timetable as a table in Markdown
+        # the timetable as a table in Markdown
         parts.append(f"## {title}\n\n" + _day(steps, measured, people_minutes))
     return "\n\n".join(parts) + "\n"
 
 
-def _day(steps, measured, people_minutes):
-    """Return the timetable of one day as a Markdown table, and a sentence on when it ends.
-
-    `steps` holds names of chapters, and breaks such as "break 15" (minutes). `measured` maps a chapter to its
-    row of chapters.csv: seconds, memory_mb, and what it shows. `people_minutes` are added to each chapter."""
+def _day(
+    steps,  # names of chapters, such as "05_grpo", and breaks such as "break 15" (minutes)
+    measured,  # chapter → its row of chapters.csv, texts: seconds, memory_mb, what (it shows)
+    people_minutes,  # added to each chapter, beside the minutes that the machine takes
+):
+    "Return the timetable of one day as a Markdown table, and a sentence on when it ends."
     rows = []
-    now = _start_of_day  # minutes after midnight
+    now = _start_of_day  # minutes after midnight: 9:00
     machine_seconds = 0
     for step in steps:
         if step.startswith("break"):
@@ -166,8 +183,13 @@ def _day(steps, measured, people_minutes):
     return f"{Table(rows)}\n\nEnds at {end}, of which the machine works {machine_seconds / 60:.0f} minutes."
 
 
-def _chapter_row(now, chapter, measured, people_minutes):
-    "A chapter's row of a timetable; `now`: minutes after midnight; `measured`: its row of chapters.csv"
+def _chapter_row(
+    now,  # when the chapter begins, in minutes after midnight
+    chapter,  # its name, such as "05_grpo"
+    measured,  # its row of chapters.csv, texts: seconds, memory_mb, what (it shows)
+    people_minutes,  # that people get for it
+):
+    "A chapter's row of a timetable, column → text"
     seconds = int(measured["seconds"])
     took = f"{seconds // 60} min {seconds % 60:02d} s"
     memory = f"{measured['memory_mb']} MB"
@@ -179,8 +201,13 @@ def _clock(minutes):
     return f"{minutes // 60}:{minutes % 60:02d}"
 
 
-def _plan_row(now, chapter, what, took, memory, minutes):
-    "A row of a timetable, column → text; `now`: minutes after midnight; `minutes`: those for people"
+def _plan_row(
+    now,  # when it begins, in minutes after midnight
+    chapter,  # its name, or "break"
+    what, took, memory,  # texts: what it shows; what was measured of the machine; empty for a break
+    minutes,  # that people get for it
+):
+    "A row of a timetable, column → text; a break's row is empty in three columns"
     return {"from": _clock(now), "chapter": chapter, "what you see": what, "machine, measured": took,
             "memory, measured": memory, "people, allowed": f"{minutes} min"}
 

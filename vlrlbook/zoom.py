@@ -24,8 +24,8 @@ __all__ = ["zoom_weights", "card_grey", "full_side", "corner_share", "synthetic_
 
 # Drawn pictures
 
-full_side = 448  # pixels of a drawn picture's side: four times what the twin is shown
-corner_share = 4  # a corner is this part of the side: 112 of 448 pixels, which the twin sees in 28
+full_side = 448  # pixels of a drawn picture's side: four times what the tiny model is shown
+corner_share = 4  # a corner is this part of the side: 112 of 448 pixels, which the tiny model sees in 28
 zoom_weights = (1, 1, 1)  # how often 1, 2, … discs are drawn
 card_grey = (205, 205, 205)  # red, green, blue of the card under small discs
 
@@ -39,15 +39,20 @@ def synthetic_zoom(
     "Draw pictures of discs, over the whole picture or small and in one corner; each asks how many there are"
     rng, samples = random.Random(seed), []
     for row in range(1, n + 1):
+        # 1 to 3 discs, all equally often (`zoom_weights`)
         count = rng.choices(range(1, len(zoom_weights) + 1), weights=zoom_weights)[0]
         image = _in_a_corner(count, rng, side) if rng.random() < small else _all_over(count, rng, side)
         samples.append(Sample("How many discs are there?", counting_answer(count), [image], "zoom", row))
     return samples
 
 
-def _in_a_corner(count, rng, side):
-    "A square picture of `side` pixels, with `count` small discs on a grey card that fills one corner"
-    corner = side // corner_share  # pixels of the corner's side
+def _in_a_corner(
+    count,  # discs
+    rng,  # `random.Random`, which decides the corner, places, sizes and colours
+    side,  # of the square picture, in pixels
+):
+    "A picture with small discs on a grey card that fills one of its corners"
+    corner = side // corner_share  # pixels of the corner's side: a fourth of the picture's
     left, top = rng.choice((0, side - corner)), rng.choice((0, side - corner))
     image = Image.new("RGB", (side, side), "white")
     # In a picture that is scaled down, the discs are too small to see; the card still shows where they are.
@@ -57,8 +62,12 @@ def _in_a_corner(count, rng, side):
     return image
 
 
-def _all_over(count, rng, side):
-    "A square picture of `side` pixels, with `count` discs that lie anywhere, but not all in one corner"
+def _all_over(
+    count,  # discs
+    rng,  # `random.Random`, which decides places, sizes and colours
+    side,  # of the square picture, in pixels; discs grow with it
+):
+    "A picture with large discs that lie anywhere, but not all in one corner"
     while True:
         image = Image.new("RGB", (side, side), "white")
         _draw_discs(image, count, rng, region=(0, 0, side))
@@ -77,14 +86,18 @@ def _draw_discs(
     left, top, size = region
     draw, discs = ImageDraw.Draw(image), []
     while len(discs) < count:
-        disc = _free_disc(rng, size, discs)
+        disc = _free_disc(rng, size, discs)  # (x, y, radius), counted from the region's corner
         discs.append(disc)
         x, y, r = left + disc[0], top + disc[1], disc[2]
         draw.ellipse([x - r, y - r, x + r, y + r], fill=rng.choice(disc_colours))
 
 
-def _free_disc(rng, size, others):
-    "A random disc, (x, y, radius), in a square of `size` pixels that touches neither the edge nor the others"
+def _free_disc(
+    rng,  # `random.Random`
+    size,  # pixels of a square's side
+    others,  # discs that are in the square, (x, y, radius) each
+):
+    "A random disc, (x, y, radius), in a square, that touches neither its edge nor the others"
     # For a square of 112 pixels: radius 6 to 10, 1 to the edge, 2 between discs. Others in proportion.
     unit = size / 112
     # Where a place is too near to another disc the next is tried: there are so few discs that one is soon
@@ -97,8 +110,12 @@ def _free_disc(rng, size, others):
             return disc
 
 
-def _is_too_near(disc, others, gap):
-    "Whether a disc, (x, y, radius), lies nearer than `gap` to any of the others"
+def _is_too_near(
+    disc,  # x, y, radius
+    others,  # list of such discs
+    gap,  # that must be free between the edges of two discs, in pixels
+):
+    "Whether a disc lies too near to any of the others"
     x, y, r = disc
     for other_x, other_y, other_r in others:
         if math.hypot(x - other_x, y - other_y) <= r + other_r + gap:
@@ -117,11 +134,11 @@ def _corner_with_all(image):
     """The corner of a square white picture that holds all that is drawn in it: left, top, right, bottom.
 
     None if nothing is drawn, or if no corner holds all of it."""
-    inverted = image.convert("L").point(lambda value: 255 - value)  # white becomes 0
+    inverted = image.convert("L").point(lambda value: 255 - value)  # in grey; white becomes 0
     drawn = inverted.getbbox()  # the box around all pixels that are not 0; None if there are none
     if drawn is None:
         return None
-    size = image.width // corner_share  # pixels of a corner's side
+    size = image.width // corner_share  # pixels of a corner's side: a fourth of the picture's
     near_and_far = 0, image.width - size  # where a corner begins, counted from the left or from the top
     for left, top in product(near_and_far, near_and_far):
         corner = left, top, left + size, top + size
@@ -200,6 +217,7 @@ def _enlarged(picture, side):
     if factor <= 1:
         return picture
     width, height = round(picture.width * factor), round(picture.height * factor)
+    # the shorter side of a long picture may be rounded to 0, which `resize` refuses
     return picture.resize((max(1, width), max(1, height)), Image.Resampling.BICUBIC)
 
 
@@ -207,7 +225,7 @@ class CallRefused(ValueError):
     "Raised where a call of the tool gets a message instead of a picture; its text is `kind: why`"
 
     def __init__(self,
-        kind: str,  # a key of `refusals`
+        kind: str,  # malformed, outside, swapped, thin or too_many, as in `refusals`
         why: str,  # in words, for the model
     ):
         super().__init__(f"{kind}: {why}")
@@ -235,6 +253,7 @@ class Looker:
 
     def reset(self, images=None, **row):
         "Begin a new answer, on the first picture of a row; TRL calls it with the row's columns"
+        # `row`: the other columns, which are not needed; without images every call is refused
         self._picture: Any = images[0].convert("RGB") if images else None
         self._looks, self._refused = 0, Counter()
 
@@ -260,12 +279,13 @@ class Looker:
         # The docstring is for the model: TRL makes the description of the tool from it and the signature.
         return self._look((x1, y1, x2, y2))
 
-    def _look(self, box, fault=""):
-        """Answer a call of the tool: return the enlarged picture of `box`, (x1, y1, x2, y2), as a message.
-
-        If the call cannot be read, `box` is None and `fault` says why. Raises CallRefused for a bad call."""
+    def _look(self,
+        box,  # x1, y1, x2, y2 in the model's scale; None if the call cannot be read
+        fault="",  # why it cannot be read, in words
+    ):
+        "Answer a call of the tool with the enlarged part as a message; raise CallRefused for a bad call"
         self._looks += 1
-        # `_refuse` raises CallRefused, and so does `_check` for a bad box.
+        # `_refuse` raises CallRefused, and so does `_check` for a bad box. A refused call counts as a look.
         if fault:
             self._refuse("malformed", fault)
         if self._looks > self._most:
@@ -275,7 +295,9 @@ class Looker:
         self._check(box)
         return [{"type": "image", "image": self._eye.crop(box, self._picture)}]
 
-    def _check(self, box):
+    def _check(self,
+        box,  # x1, y1, x2, y2 as the model wrote them, in its scale
+    ):
         "Raise CallRefused where a box lies outside of the picture, or is empty or too thin to be shown"
         x1, y1, x2, y2 = box
         width, height = self._eye.bounds(self._picture)  # the largest x and y, in the model's scale
@@ -286,12 +308,15 @@ class Looker:
                 self._refuse("outside", f"{name} = {value}, 0 to {largest:g}")
         if x2 <= x1 or y2 <= y1:
             self._refuse("swapped", "x1 < x2, y1 < y2")
-        # in pixels of the picture itself
+        # in pixels of the picture itself, from which the part is cut
         if _is_thin(rescaled(box, (width, height), self._picture.size)):
             self._refuse("thin", "too thin")
 
-    def _refuse(self, kind, why) -> NoReturn:
-        "Count a refusal by its kind, a key of `refusals`, and raise CallRefused"
+    def _refuse(self,
+        kind,  # malformed, outside, swapped, thin or too_many
+        why,  # in words, for the model
+    ) -> NoReturn:
+        "Count a refusal by its kind, and raise CallRefused with the text `kind: why`"
         self._refused[kind] += 1
         raise CallRefused(kind, why)
 
@@ -302,6 +327,7 @@ def _is_thin(box):
     "Whether a box, in pixels, is less than a pixel wide or high, or so long that no processor takes its crop"
     left, top, right, bottom = box
     shorter, longer = sorted((right - left, bottom - top))
+    # 20 times (`LONGEST_SHAPE`): well below the 200 at which Qwen's processors raise an error
     return shorter < 1 or longer > LONGEST_SHAPE * shorter
 
 
@@ -311,10 +337,11 @@ def answer_call(
 ) -> list:  # a message of one part, the enlarged picture
     "Read a call of the tool and answer it; CallRefused, with words for the model, where that is impossible"
     call = read_call(said)  # `box`, or where it cannot be read `fault`
+    # not `zoom`, which takes four numbers and so could not refuse a call without them in words
     return looker._look(call.box, call.fault)
 
 
-# What the warm start of a twin is taught
+# What the warm start of a tiny model is taught
 
 # Where discs are small, this share of the calls goes to the corner with the discs, the others to any corner.
 aimed = 0.95
@@ -323,11 +350,11 @@ aimed = 0.95
 def zoom_lessons(
     n: int,  # samples
     seed: int,  # of the pictures
-    eye: Eye,  # of the twin: in which size it sees pictures, in which scale it writes coordinates
+    eye: Eye,  # of the tiny model: in which size it sees pictures, in which scale it writes coordinates
     looks: int = 1,  # 0: no answer calls the tool; any other number: an answer calls it once or not at all
     aiming: bool = False,  # True: small discs alone, each looked at, to teach where to look
-) -> tuple:  # samples, and an answer to each in the written form of `readers/turns`
-    """Questions with answers that teach a tiny model (twin) to call the tool, to aim the call, and to answer.
+) -> tuple:  # samples, and an answer to each: "A photo of 3 discs", or behind a call and what the tool gave
+    """Questions with answers that teach a tiny model to call the tool, to aim the call, and to answer.
 
     Without `aiming` half of the answers call the tool, whether it is needed or not. When a call is needed
     is learnt later, by GRPO: the reward of task zoom is lower for an answer that calls the tool."""
@@ -340,10 +367,17 @@ def zoom_lessons(
     return samples, answers
 
 
-def _answer_with_call(sample, eye, rng):
-    "An answer that first looks at one corner of the picture, in the written form of `readers/turns`"
+def _answer_with_call(
+    sample,  # `Sample` with a drawn picture and its true answer
+    eye,  # `Eye` of a model: the size in which it sees pictures, the scale of its coordinates
+    rng,  # `random.Random`
+):
+    """An answer that first looks at one corner of the picture, with ⏎ for a line break such as
+
+    zoom(98, 0, 112, 14)⏎<tool_response><image></tool_response>⏎A photo of 3 discs"""
     picture = sample.images[0]
     corner = corner_of(sample)  # the corner with all discs; None where they lie over the whole picture
+    # where discs lie all over there is nothing to aim at; of other calls 95 of 100 go to the discs (`aimed`)
     if corner is None or rng.random() >= aimed:
         corner = _any_corner(picture, rng)
     call = eye.said(corner, picture)  # such as "zoom(98, 0, 112, 14)"
@@ -352,7 +386,7 @@ def _answer_with_call(sample, eye, rng):
 
 def _any_corner(picture, rng):
     "One of the four corners of a square picture, at random: left, top, right, bottom in pixels"
-    size = picture.width // corner_share
+    size = picture.width // corner_share  # a fourth of the picture's side
     far = picture.width - size
     left, top = rng.choice((0, far)), rng.choice((0, far))
     return left, top, left + size, top + size
@@ -373,12 +407,13 @@ def with_looks_drawn(
     "Mark in a sample's picture the first three different boxes of calls, and add their crops beside it"
     if sample.task != "zoom" or not sample.images or eye is None:
         return sample
+    # in the order in which they were first looked at
     boxes = {}  # box of a call → None: a set that keeps its order
     for text in answers:
         for call in looks_of(text):
             if call.box and not call.refused:  # the model got a picture
                 boxes[call.box] = None
-    first_boxes = list(boxes)[:len(LOOK_COLOURS)]  # as many as there are colours
+    first_boxes = list(boxes)[:len(LOOK_COLOURS)]  # as many as there are colours for frames: three
     return replace(sample, images=[_with_crops(sample.images[0], first_boxes, eye)])
 
 
@@ -405,8 +440,14 @@ def _with_crops(
     return whole
 
 
-def _draw_look(whole, frame, crop, place, line):
-    "Draw a `frame` into a picture, and a crop with a frame alike at a `place`; `line`: colour and width"
+def _draw_look(
+    whole,  # picture that is changed: the question's, with a white column beside it for the crops
+    frame,  # left, top, right, bottom of the part that was looked at
+    crop,  # picture of that part, as the model saw it, made smaller
+    place,  # left and top of the crop in the column
+    line,  # arguments of PIL's `rectangle`: outline (a colour) and width
+):
+    "Draw a frame around a part of a picture, and put what the model saw of it, framed alike, into the column"
     draw = ImageDraw.Draw(whole)
     left, top, right, bottom = frame
     draw.rectangle([left, top, right - 1, bottom - 1], **line)

@@ -4,8 +4,8 @@ trains it.
 Read in TRL 1.16 (grpo_trainer.py, chat_template_utils.py) and transformers 5.17. What TRL's tool loop cannot
 do by itself, and what is done here instead:
 
-- It needs a chat template that writes calls (`supports_tool_calling`). The twin's and those of Qwen2-VL and
-  Qwen2.5-VL do not: they get one that does.
+- It needs a chat template that writes calls (`supports_tool_calling`). The tiny models' (twins') and those of
+  Qwen2-VL and Qwen2.5-VL do not: they get one that does.
 - `parse_response` turns a call that cannot be read into plain text, so that the model gets no message. Here a
   call is handed over as it was written, and read by `readers/turns`: what is wrong becomes a message.
 - For Gemma 3 it looks for picture tokens by Qwen's names and so would not find a second picture; of Aria's
@@ -34,9 +34,9 @@ looking_families = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5")
 
 # How calls are written
 
-# The twin's own form, zoom(…): short, since its tokenizer would spell JSON letter by letter. Our calls have
-# one argument, `said`, which holds what the model wrote; arguments of other names are written for TRL's test
-# whether a template writes calls at all.
+# The tiny model's own form, zoom(…): short, since its tokenizer would spell JSON letter by letter. Our
+# calls have one argument, `said`, which holds what the model wrote; arguments of other names are written
+# for TRL's test whether a template writes calls at all.
 _plain_calls = """{% for c in m.tool_calls or [] %}{{ c.function.name }}(\
 {% for k, v in c.function.arguments.items() %}\
 {% if k != 'said' %}{{ k }}={% endif %}{{ v }}{% if not loop.last %}, {% endif %}\
@@ -77,8 +77,8 @@ XML tags:
 {% endif %}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
 {% endif %}"""
 
-# Style of calls → (text with which a call begins, regular expression for its end). The tiny models of this
-# book (twins) write "plain" calls, all others "tagged" ones.
+# Style of calls → (text with which a call begins, regular expression for its end). The tiny models of
+# vlrlbook (twins) write "plain" calls, all others "tagged" ones.
 _call_delimiters = {"plain": ("zoom(", r"\)"), "tagged": ("<tool_call>", r"</tool_call>")}
 
 
@@ -89,7 +89,7 @@ def teach_calls(
 
     A second call changes nothing."""
     style = _style(processor)
-    if processor.chat_template == chat_template:  # that of twins
+    if processor.chat_template == chat_template:  # that of tiny models (twins), without calls
         processor.chat_template = _twin_template
     elif style == "tagged" and "tool_call" not in processor.chat_template:  # of Qwen2-VL and Qwen2.5-VL
         processor.chat_template = _tagged_template
@@ -97,8 +97,10 @@ def teach_calls(
     return style
 
 
-def _response_template(style):
-    """A response template, by which TRL 1.16 splits an answer into text and calls.
+def _response_template(
+    style,  # of calls: "plain", zoom(…), or "tagged", <tool_call>…</tool_call>
+):
+    """A response template, a dict by which TRL 1.16 splits an answer into text and calls.
 
     Without one TRL looks for the chat template in a list of its own, in which ours is missing."""
     begin, end_pattern = _call_delimiters[style]
@@ -117,7 +119,8 @@ def _response_template(style):
 
 
 def _style(processor):
-    "In which style a processor's model writes calls: plain for twins, known by their template, else tagged"
+    "In which style a model writes calls: plain (a tiny random model, known by its chat template) or tagged"
+    # plain is zoom(…); tagged is <tool_call>…</tool_call>
     return "plain" if processor.chat_template in (chat_template, _twin_template) else "tagged"
 
 
@@ -145,8 +148,11 @@ def eye_for(
     return Eye.of(settings.model, settings.max_image_size)
 
 
-def _split_calls(text, style):
-    "Split a turn of the model into its words, and a list of the text within each call"
+def _split_calls(
+    text,  # of one turn of the model
+    style,  # of its calls: "plain", zoom(…), or "tagged", <tool_call>…</tool_call>
+):
+    "Split a turn into (its words, list of the text within each call); an answer gives (text, [])"
     begin, end_pattern = _call_delimiters[style]
     # a call without an end goes to the end of the text
     call = re.compile(f"{re.escape(begin)}(.*?)(?:{end_pattern}|$)", re.DOTALL)
@@ -154,10 +160,13 @@ def _split_calls(text, style):
     return call.sub("", text).strip(), contents
 
 
-def _written_turn(words, calls):
+def _written_turn(
+    words,  # what the model wrote beside its calls; may be empty
+    calls,  # the text within each call as the model wrote it, such as '{"name": "zoom", …}'
+):
     """A turn of the model as one text: its words, then for each call a line such as zoom(98, 0, 112, 14).
 
-    `calls` holds the text within each call, as the model wrote it."""
+    So all models' calls look alike in files. A call that cannot be read is written as it is, in zoom(…)."""
     parts = [words] if words else []
     for content in calls:
         box = read_call(content).box  # x1, y1, x2, y2; None if the call cannot be read
@@ -172,19 +181,23 @@ def _written_turn(words, calls):
 
 # A conversation as text, and as tensors
 
-def _opening_text(processor, sample):
+def _opening_text(
+    processor,  # of a model, with its chat template
+    sample,  # `Sample`: the question and its pictures
+):
     "The conversation as text up to where the model must answer; some chat templates describe the tool in it"
-    # For its signature and docstring alone, so without eye and looks.
+    # Given to the template for its signature and docstring alone, so made without an eye and without calls.
     tool = Looker(None, 0).zoom  # type: ignore[arg-type]  # it never looks
     return processor.apply_chat_template(to_messages(sample), tools=[tool], add_generation_prompt=True)
 
 
-def _tool_turns(processor, contents):
+def _tool_turns(
+    processor,  # its chat template writes the turns
+    contents,  # of the tool's answer to each call: [{"type": "image"}] or [{"type": "text", "text": …}]
+):
     """The tool's turns as the chat template writes them, and the opening of the model's next turn.
 
-    `contents` holds the content of the tool's answer to each call: a list of one {"type": "image"} or
-    {"type": "text", "text": …}. The result follows the end token of the model's turn. For one picture, with ⏎
-    for a line break, it may be:
+    The result follows the end token of the model's turn. For one picture, with ⏎ for a line break, it may be:
     ⏎<|im_start|>tool⏎<|vision_start|><|image_pad|><|vision_end|><|im_end|>⏎<|im_start|>assistant⏎"""
     # A template writes whole conversations only. So a short one is written, and the part that is the same
     # without the tool's turns is cut off, as in TRL 1.16 (`_get_tool_suffix_ids`).
@@ -200,6 +213,7 @@ def _tool_turns(processor, contents):
 
 def _conversation_with_call():
     "The messages of a short conversation whose last turn is a call of the tool"
+    # "said" is the text within a call, which our chat templates write as it is; here it is empty
     call = {"type": "function", "function": {"name": "zoom", "arguments": {"said": ""}}}
     return [{"role": "user", "content": [{"type": "text", "text": "."}]},
             {"role": "assistant", "content": [{"type": "text", "text": ""}], "tool_calls": [call]}]
@@ -220,17 +234,22 @@ def encode_turns(
     return _as_batch(processor, conversations, pictures)
 
 
-def _whole_conversation(processor, sample, text, eye):
+def _whole_conversation(
+    processor,  # its chat template writes the turns
+    sample,  # `Sample`: the question and its picture
+    text,  # an answer with its calls, such as "zoom(98, 0, 112, 14)\n<tool_response><image></tool_response>…"
+    eye,  # `Eye` of the model: cuts out and enlarges what a call asks for
+):
     """A sample's conversation as the chat template writes it, and its pictures: (text, list).
 
-    The written answer `text` holds no pictures, so each crop is cut out of the question's picture again."""
+    The answer's text holds no pictures, so each crop is cut out of the question's picture again."""
     conversation, pictures = _opening_text(processor, sample), list(sample.images)
     looks = iter(looks_of(text))  # for each turn of the tool the call: its box, and why it was refused
     for role, part in turns_of(text):
         if role == "assistant":
             conversation += part + processor.tokenizer.eos_token
             continue
-        look = next(looks)
+        look = next(looks)  # of this turn of the tool: both lists have one entry for each
         if look.refused:
             content = [{"type": "text", "text": part}]
         else:
@@ -240,9 +259,13 @@ def _whole_conversation(processor, sample, text, eye):
     return conversation, pictures
 
 
-def _as_batch(processor, conversations, pictures):
-    "Conversations as text, with a list of pictures for each, as one batch of tensors, padded on the left"
-    images = pictures if any(pictures) else None
+def _as_batch(
+    processor,  # makes the tensors
+    conversations,  # texts
+    pictures,  # a list of pictures for each text, in the order of its marks
+):
+    "Conversations as one batch of tensors: input_ids [rows, T] and the pictures' pixels, padded on the left"
+    images = pictures if any(pictures) else None  # None where no text has a picture: text alone
     return processor(
         text=conversations, images=images, return_tensors="pt", padding=True, padding_side="left")
 
@@ -265,11 +288,14 @@ def turn_labels(
     return labels
 
 
-def _model_turns(ids, turn_begin, end_token_id):
+def _model_turns(
+    ids,  # token ids of a whole conversation
+    turn_begin,  # those with which the chat template begins a turn of the model: <|im_start|>assistant ⏎
+    end_token_id,  # that of <|im_end|>, which ends every turn
+):
     """Where the model's own turns stand in a row of token ids: a list of (begin, end)
 
-    A turn begins behind the tokens `turn_begin`, which the template has written, and ends behind its end
-    token, or at the end of a row that lacks one."""
+    A turn goes from behind `turn_begin` to behind its end token, or to the end of a row that lacks one."""
     turns, place = [], 0
     while place < len(ids):
         if ids[place:place + len(turn_begin)] != turn_begin:
@@ -291,7 +317,7 @@ def converse(
     n: int,  # answers to each
     looks: int,  # calls that are allowed in one answer
     eye: Eye,  # of the model: in which size it sees a picture, in which scale it writes coordinates
-) -> list:  # n texts for each sample, in the written form of `readers/turns`
+) -> list:  # n texts for each sample, such as "zoom(98, 0, 112, 14)\n<tool_response><image>…"
     """Sample answers of a model that may call the tool `zoom`.
 
     Where a turn holds calls, the model gets the enlarged pictures and is asked again, as TRL's loop does in
@@ -313,7 +339,12 @@ def converse(
     return [answers[begin:begin + n] for begin in range(0, len(answers), n)]
 
 
-def _take_turns(say, processor, conversations, style):
+def _take_turns(
+    say,  # the model: (batch of tensors, n) → n texts for each row
+    processor,  # of the model
+    conversations,  # list of `_Conversation`; those with calls are changed
+    style,  # of calls: plain or tagged
+):
     "Answer the calls of the model's last turns, and let it go on by one turn, where there are such calls"
     calling = [conversation for conversation in conversations if conversation.calls]
     if not calling:
@@ -330,36 +361,50 @@ def _take_turns(say, processor, conversations, style):
 class _Conversation:
     "One conversation as it grows: `text` and `pictures` for the next prompt, `turns` for the written form"
 
-    def __init__(self, text, sample, looker):
+    def __init__(self,
+        text,  # the question as the chat template writes it, up to where the model must answer
+        sample,  # `Sample`, whose pictures stand in the text
+        looker,  # `Looker`, the tool for this conversation alone; gets the sample's picture
+    ):
         self.text, self.pictures, self.looker = text, list(sample.images), looker
         looker.reset(images=sample.images)
         self.turns = []  # (role, text), without the question
         self.calls = []  # text within each call of the model's last turn
         self.last_turn = ""  # of the model, as it was generated
 
-    def add_model_turn(self, text, style):
-        "Take what the model generated; `calls` then holds the calls in it, none where it is an answer"
+    def add_model_turn(self,
+        text,  # what the model generated
+        style,  # of its calls: "plain", zoom(…), or "tagged", <tool_call>…</tool_call>
+    ):
+        "Take a turn of the model; `calls` then holds the text within each call, nothing if it is an answer"
         self.last_turn = text
         words, self.calls = _split_calls(text, style)
         self.turns.append(("assistant", _written_turn(words, self.calls)))
 
-    def answer_calls(self, processor):
+    def answer_calls(self,
+        processor,  # its chat template writes the tool's answers
+    ):
         "Run the calls of the model's last turn, and add that turn and the tool's answers to the next prompt"
-        contents = []  # content of the tool's message for each call
+        # for each call [{"type": "image"}], or where it was refused [{"type": "text", "text": why}]
+        contents = []
         for call_text in self.calls:
-            content, crops = _result_of(self.looker, call_text)
+            content, crops = _result_of(self.looker, call_text)  # crops: empty for a refused call
             contents.append(content)
             self.pictures += crops
             self.turns.append(("tool", "<image>" if crops else content[0]["text"]))
         # All messages at once: some chat templates write them into one turn.
         tool_turns = _tool_turns(processor, contents)
+        # The model stopped at its end token, which is not in its text.
         self.text += self.last_turn + processor.tokenizer.eos_token + tool_turns
 
 
-def _result_of(looker, call_text):
+def _result_of(
+    looker,  # `Looker`, the tool of one answer: it holds the picture and counts calls
+    call_text,  # what the model wrote within the call, such as "98, 0, 112, 14"
+):
     """Run a call of the tool: (content of the tool's message, list of the pictures in it).
 
-    A refused call gives a text and no picture."""
+    ([{"type": "image"}], [crop]), or for a refused call ([{"type": "text", "text": why}], [])."""
     try:
         parts = answer_call(looker, call_text)
     except CallRefused as refused:
@@ -416,7 +461,7 @@ def with_turns(
 
 def of_messages(
     messages: list | str,  # TRL's completion: turns of the model and of the tool
-) -> str:  # in the written form of `readers/turns`
+) -> str:  # the turns as text, those of the tool in <tool_response> tags
     """Write an answer of several turns as one text
 
     For example, with ⏎ for a line break:
@@ -426,8 +471,12 @@ def of_messages(
     return written([_turn_of(message) for message in messages])
 
 
-def _turn_of(message):
-    "A chat message of TRL's as a turn of the written form: (tool or assistant, its text)"
+def _turn_of(
+    message,  # of TRL's chat: role, content, and for a turn with calls tool_calls
+):
+    """A chat message as (role, text): ("assistant", words and calls) or ("tool", what it said)
+
+    A call is written as zoom(98, 0, 112, 14), a picture as <image>."""
     content = message.get("content") or ""
     if message["role"] == "tool":
         was_refused = isinstance(content, str)  # with this text; else a list with a picture

@@ -63,7 +63,7 @@ def read_boxes(
     text = final_answer(completion)[:_longest_answer]
     boxes, points = [], []
     point_matches = []  # of each point: the match of its brackets in the text
-    # one more than are allowed: `_checked_boxes` then returns a fault
+    # 101 at most, one more than are allowed: `_checked_boxes` then returns a fault
     for match, numbers in islice(_numbers_in_brackets(text), most_boxes + 1):
         if len(numbers) not in (2, 4):
             return Boxes([], [], f"{len(numbers)} numbers in brackets: a box has four, a point two")
@@ -80,7 +80,9 @@ def read_boxes(
 
 
 def _numbers_in_brackets(text):
-    "Yield for each pair of brackets with two numbers or more: (their match in the text, a tuple of floats)"
+    """Yield for each pair of brackets with two numbers or more: (their match in the text, a tuple of floats)
+
+    `at [12, 40, 31, 59], a disc (red)` yields one pair, with (12.0, 40.0, 31.0, 59.0)."""
     for match in _box_brackets.finditer(text):
         between_brackets = match[1]
         if not _only_coordinates.fullmatch(between_brackets):
@@ -91,11 +93,15 @@ def _numbers_in_brackets(text):
             yield match, numbers
 
 
-def _joined_corners(text, points, point_matches):
+def _joined_corners(
+    text,  # an answer
+    points,  # its points, (x, y) each, in their order
+    point_matches,  # of each point: the match of its brackets in the text
+):
     """Boxes made of the points two by two, for a model that writes a box as `(x1, y1), (x2, y2)`
 
-    `point_matches`: the match of each point's brackets in the text. Returns [] unless all points pair up:
-    two pairs of round brackets, with nothing but a comma or white space between."""
+    Returns [] unless all points pair up: two pairs of round brackets, with nothing but a comma or white space
+    between. `[3, 4], [5, 6]`, in square brackets, stay two points."""
     if len(points) % 2:
         return []
     boxes = []
@@ -109,8 +115,11 @@ def _joined_corners(text, points, point_matches):
     return boxes
 
 
-def _checked_boxes(boxes, points):
-    "The boxes or points as a `Boxes`; one with a fault where there are none, too many, or both kinds"
+def _checked_boxes(
+    boxes,  # (x1, y1, x2, y2) each
+    points,  # (x, y) each
+):
+    "The boxes or points as a `Boxes`; one with a fault where there are none, more than 100, or both kinds"
     if not boxes and not points:
         return Boxes([], [], "no box and no point")
     if boxes and points:
@@ -128,7 +137,8 @@ _bare_boxes = re.compile(rf"{_box_text}|\[\s*{_box_text}(?:\s*,\s*{_box_text})*\
 def is_bare_boxes(
     text: str,  # an answer, without tags
 ) -> bool:  # True for a JSON list of four numbers, or a list of such lists
-    "Whether a text is boxes and nothing else, in the form in which this book's own models answer"
+    "Whether a text is boxes and nothing else, in the form in which vlrlbook's own models answer"
+    # a text of more than 20,000 characters is never searched by the pattern, which would take long
     return len(text) <= _longest_answer and _bare_boxes.fullmatch(text.strip()) is not None
 
 
@@ -155,7 +165,7 @@ def say_boxes(
     boxes: list,  # of (x1, y1, x2, y2)
     scale: str = "pixels",  # pixels and thousandths are whole numbers, fractions have three places
 ) -> str:  # such as [12, 40, 31, 59], or a list of such lists
-    "Write boxes as text, in the form in which this book's models answer"
+    "Write boxes as text, in the form in which vlrlbook's own models answer"
     texts = []
     for box in boxes:
         numbers = [f"{number:.3f}" if scale == "fractions" else str(round(number)) for number in box]

@@ -22,23 +22,29 @@ _denials = {"not", "isn't"}
 _kinds_without_words = ("mark", "line", "edge")  # kinds of tokens that are no words
 
 
-def _letter_at(tokens, i):
+def _letter_at(
+    tokens,  # list of `Token`: kind, text in lower case, raw as written, glued (no space before)
+    i,  # place of one of them
+):
     """The choice, A to J, that token `i` names; an empty text where it names none
 
     A single letter may also be an article (`a`), a pronoun (`I`) or a part of a name (`C3`)."""
-    # `tokens` ends with `margin` (8) edge tokens, so that there is always a next one
+    # `tokens` ends with 8 empty edge tokens, so that there is always a next one
     token, following = tokens[i], tokens[i + 1]
-    if token.text not in _letters_of_choices or token.kind != "word":
+    if token.text not in _letters_of_choices or token.kind != "word":  # a to j; `text` is in lower case
         return ""
     is_name = following.kind == "number" and following.glued  # such as C3; `glued`: no space before it
     if is_name:
         return ""
-    if token.raw.islower():  # `raw` is the token as written; `text` is in lower case
+    if token.raw.islower():  # `raw` is the token as written
         return _small_letter_at(tokens, i)
     return _capital_letter_at(tokens, i)
 
 
-def _capital_letter_at(tokens, i):
+def _capital_letter_at(
+    tokens,  # list of `Token`: kind (word, mark, edge …), text in lower case, raw as written
+    i,  # place of a capital letter A to J
+):
     "The choice that the capital letter at token `i` names; an empty text for an article or a pronoun"
     letter, following = tokens[i].raw, tokens[i + 1]
     stands_alone = following.kind != "word" or _is_enclosed(tokens, i)  # "B." or "(B)"
@@ -47,16 +53,20 @@ def _capital_letter_at(tokens, i):
     # "I would": before a word, I is always a pronoun
     if letter == "I":
         return ""
-    # "A is right" names a choice; in "A small mass" it is an article
+    # "A is right" names a choice; in "A small mass" it is an article. The words that show it: is, because …
     return "A" if following.text in _after_letter else ""
 
 
-def _small_letter_at(tokens, i):
+def _small_letter_at(
+    tokens,  # list of `Token`: kind (word, mark, edge …), text in lower case, raw as written
+    i,  # place of a small letter a to j
+):
     """The choice, as a capital, that the lower-case letter at token `i` names; an empty text if it names none
 
     It is a choice in brackets, as in `(d)`, or if it has no other neighbours than marks and a few words, as
     in `b.` or `answer is c`. Anywhere else it may be an article."""
     before, following = tokens[i - 1], tokens[i + 1]
+    # the kinds without words are a mark, a line break, and the edge of the text
     fits_before = before.kind in _kinds_without_words or before.text in ("is", "option", "answer", "choice")
     fits_after = following.kind in _kinds_without_words or following.text in ("because", "since", "as", "but")
     is_choice = _is_enclosed(tokens, i) or (fits_before and fits_after)
@@ -69,10 +79,14 @@ def _is_enclosed(tokens, i):
     return is_opened and tokens[i + 1].text in (")", "]", '"', "'")
 
 
-def _letter_list(tokens, i):
+def _letter_list(
+    tokens,  # list of `Token`, words and marks: text in lower case
+    i,  # place where the list may begin
+):
     """Read a list of choices such as `A, C and D` at token `i`: returns (set of letters, place behind it)
 
-    Where no choice stands at token `i`, the set is empty and the place is `i`."""
+    `A, C and D` → ({A, C, D}, i + 5). Where no choice stands at token `i`: (empty set, i). Letters without a
+    comma, `and` or the like between them are no list: the first one counts alone."""
     letters, end = set(), i  # `end`: the place behind the last letter
     while True:
         place = end
@@ -88,18 +102,25 @@ def _letter_list(tokens, i):
 
 # Ways of naming it
 
-def _letters_after(tokens, words):
-    """The set of choices that follow one of `words`, such as `answer` or `option`; empty if there are none
+def _letters_after(
+    tokens,  # list of `Token`, words and marks: text in lower case
+    words,  # a set, in lower case, such as {"answer", "conclusion"}
+):
+    """The set of choices that follow one of some words, as B in `the answer is B`; empty if there are none
 
     If choices follow several of these words, only the last ones count."""
     letters = set()
     for i in range(margin, len(tokens) - margin):  # without the edge tokens at both ends
         if tokens[i].text in words:
+            # small words such as `is` may stand between
             letters = _letters_behind(tokens, i + 1) or letters
     return letters
 
 
-def _letters_behind(tokens, place):
+def _letters_behind(
+    tokens,  # list of `Token`, words and marks: text in lower case
+    place,  # where the search begins
+):
     """The set of choices that follow from token `place` on, after small words such as `is most likely`
 
     A denied choice is left out: `not A but B` names B. Any word that is not a small one ends the search."""
@@ -113,6 +134,7 @@ def _letters_behind(tokens, place):
             place, is_denied = end, False  # "not A but B": go on behind the A
             continue
         word = tokens[place].text
+        # denials: not, isn't; words before a letter: is, most, likely, `:` and the like
         is_small_word = word in _denials or word in _before_letter or word == "but"  # not so an edge token
         if place >= search_end or not is_small_word:
             return set()
@@ -124,11 +146,14 @@ def _letters_behind(tokens, place):
 _confirming_words = {"correct", "answer", "right", "best"}
 
 
-def _confirmed_letter(tokens):
+def _confirmed_letter(
+    tokens,  # list of `Token`, words and marks: text in lower case
+):
     "The choice in `B is correct` or `(B) is the best answer`, as a set of one letter; empty if there is none"
     for i in range(margin, len(tokens) - margin):  # without the edge tokens at both ends
         if tokens[i].text != "is":
             continue
+        # behind `is`, past a `the`; before `is`, past a closing bracket or quotation mark
         adjective_place = i + 2 if tokens[i + 1].text == "the" else i + 1
         letter_place = i - 2 if tokens[i - 1].text in (")", '"') else i - 1
         letter = _letter_at(tokens, letter_place)  # "" where that token names no choice
@@ -142,22 +167,29 @@ def _confirmed_letter(tokens):
 _marks_at_beginning = {"(", "[", '"', "'", "-", "#", ",", ":", "\n"}
 
 
-def _leading_letters(tokens):
+def _leading_letters(
+    tokens,  # list of `Token`, words and marks: text in lower case
+):
     "The set of choices that the text begins with, as in `B.`, `(B) yes`, `B because …` or `A, C`; else empty"
-    place = margin  # the text begins behind `margin` edge tokens
+    place = margin  # the text begins behind 8 edge tokens
+    # brackets, quotation marks, dashes and the like may stand before a letter
     while tokens[place].text in _marks_at_beginning:
         place += 1
     letters, end = _letter_list(tokens, place)  # an empty set where no choice stands there
     return set() if _is_more_than_a_letter(tokens, end) else letters
 
 
-def _is_more_than_a_letter(tokens, end):
-    "Whether what follows a letter, from token `end` on, shows that it was no answer: B-cells, E. coli"
+def _is_more_than_a_letter(
+    tokens,  # list of `Token`: kind (word, mark, edge …), text in lower case, glued (no space before)
+    end,  # place behind a letter with which the text begins
+):
+    "Whether what follows a letter shows that it was no answer: B-cells, E. coli, A small mass, B is wrong"
     following, second = tokens[end], tokens[end + 1]
     # B-cells; `glued`: no space before the token
     is_compound = following.text in ("-", "'") and following.glued and second.glued
     is_species = following.text == "." and second.text in _species_names  # E. coli
-    is_sentence = following.kind == "word" and following.text not in _after_letter  # "A small mass"
+    # "A small mass", but not "A because", "A is" and the like
+    is_sentence = following.kind == "word" and following.text not in _after_letter
     is_denied = following.text in ("is", "are") and second.text in ("wrong", "incorrect", "false", "not")
     return is_compound or is_species or is_sentence or is_denied
 
@@ -168,20 +200,27 @@ _before_lone_letter = {
     "is", "it's", "be", "with", "say", "for", "so", "therefore", "thus", "hence", "a", "no", "\n"}
 
 
-def _lone_letter(tokens):
+def _lone_letter(
+    tokens,  # list of `Token`, words and marks: text in lower case
+):
     """The set of choices that a text names anywhere, as in `the first (B)` or `so it is B.`
 
-    With `not` or the like in the three tokens before it, a choice does not count."""
+    A choice counts in brackets, or alone behind a word such as `is`; not if one of the three tokens before it
+    is `not`, `can't`, `either` or the like."""
     named = set()
     for i in range(margin, len(tokens) - margin):  # without the edge tokens at both ends
         letter = _letter_at(tokens, i)  # "" where that token names no choice
-        is_denied = any(token.text in _denying_words for token in tokens[i - 3:i])  # "it can't be A"
+        # "it can't be A"; the edge tokens before the text make sure that there are three
+        is_denied = any(token.text in _denying_words for token in tokens[i - 3:i])
         if letter and not is_denied and _is_stated_or_in_brackets(tokens, i):
             named.add(letter)
     return named
 
 
-def _is_stated_or_in_brackets(tokens, i):
+def _is_stated_or_in_brackets(
+    tokens,  # list of `Token`: kind (word, mark, edge …), text in lower case
+    i,  # place of a letter
+):
     "Whether token `i` stands in brackets, or between a word such as `is` and something that is no word"
     before, following = tokens[i - 1].text, tokens[i + 1]
     if before == ",":
@@ -194,10 +233,13 @@ _option_words = {
     "option", "choice", "choose", "chose", "pick", "select", "selected", "think", "选", "选择", "letter"}
 
 
-def _named_letters(tokens):
-    """The set of choices that a text names, read in the first of five ways that finds any
+def _named_letters(
+    tokens,  # list of `Token`: a text cut into words, numbers and marks
+):
+    """The set of choices, capital letters, that a text names; empty if it names none
 
-    Behind `answer`; in `B is correct`; at the beginning; behind `option` and the like; anywhere by itself."""
+    Of five ways the first that finds any counts: behind `answer`; in `B is correct`; at the beginning; behind
+    `option` and the like; anywhere by itself."""
     return (_letters_after(tokens, _answer_words) or _confirmed_letter(tokens) or _leading_letters(tokens)
             or _letters_after(tokens, _option_words) or _lone_letter(tokens))
 
@@ -221,6 +263,7 @@ def choice_letters(
 
 def _is_row_of_letters(word):
     "Whether a word is a row of choices: AC means A and C, but `dad` in small letters is a word"
+    # at most five letters, each a choice (A to J): longer ones are words or abbreviations
     return word.isupper() and len(word) < 6 and _letters_of_choices.issuperset(word.lower())
 
 
@@ -278,14 +321,17 @@ _nouns_without_answer = set(
 _before_yes_or_no = set("is : = - would be a clearly definitely probably the \" ' (".split())
 
 
-def _answer_kind_at(tokens, i):
-    """What kind of answer the yes or no at token `i` is: stated, missing, bare or an empty text
+def _answer_kind_at(
+    tokens,  # list of `Token`: kind (word, mark, edge …), text in lower case
+    i,  # place of a yes or a no (or yeah, nope …)
+):
+    """What kind of answer a yes or no is: "stated", "missing", "bare" or ""
 
     `stated`: behind a word such as `answer`. `missing`: a `no` before a noun, as in `no fracture`. `bare`: a
     plain yes or no, as in `yes, it is`. Empty: it answers nothing, as in `yes or no` or `no idea`."""
     if _is_one_of_two(tokens, i) or _is_denied_yes_or_no(tokens, i):  # "yes or no", "I cannot say yes"
         return ""
-    # `tokens` begins and ends with `margin` (8) edge tokens, so that neighbours are always there
+    # `tokens` begins and ends with 8 empty edge tokens, so that neighbours are always there
     following, second = tokens[i + 1], tokens[i + 2]
     is_word = following.kind in ("word", "number")
     is_before_noun = is_word and following.text not in _after_answering_no  # `because`, `it` and the like
@@ -295,31 +341,41 @@ def _answer_kind_at(tokens, i):
     return "stated" if _is_behind_answer(tokens, i) else "bare"
 
 
-def _is_behind_answer(tokens, i):
+def _is_behind_answer(
+    tokens,  # list of `Token`, words and marks: text in lower case
+    i,  # place of a yes or a no
+):
     "Whether only small words stand between token `i` and a word such as `answer`: the answer is: no"
     place = i - 1
-    while tokens[place].text in _before_yes_or_no:
+    while tokens[place].text in _before_yes_or_no:  # is, `:`, would, the … An edge token ends the loop.
         place -= 1
-    return tokens[place].text in _answer_words
+    return tokens[place].text in _answer_words  # answer, ans, 答案, conclusion
 
 
-def _is_one_of_two(tokens, i):
+def _is_one_of_two(
+    tokens,  # list of `Token`, words and marks: text in lower case
+    i,  # place of a yes or a no
+):
     "Whether the yes or no at token `i` stands together with the other: yes or no, yes and no, yes/no"
-    # `tokens` begins and ends with `margin` (8) edge tokens, so that neighbours are always there
+    # `tokens` begins and ends with 8 empty edge tokens, so that neighbours are always there
     together = ("or", "and", "/", "nor")
+    # `_side_of_word` has yes, yeah, no, nope and the like
     if tokens[i + 1].text in together and tokens[i + 2].text in _side_of_word:
         return True
     return tokens[i - 1].text in together and tokens[i - 2].text in _side_of_word
 
 
-def _is_denied_yes_or_no(tokens, i):
+def _is_denied_yes_or_no(
+    tokens,  # list of `Token`: kind (word, mark, edge …), text in lower case
+    i,  # place of a yes or a no
+):
     "Whether `not` or the like stands in the three tokens before a yes or no at token `i`: I cannot say yes"
-    # `tokens` begins and ends with `margin` (8) edge tokens, so that neighbours are always there
+    # `tokens` begins with 8 empty edge tokens, so that there are three; the nearest comes first
     for before in (tokens[i - 1], tokens[i - 2], tokens[i - 3]):
         # a mark, a new line or a `but` begins another clause, which the `not` does not reach
         if before.kind in ("mark", "line", "edge") or before.text == "but":
             return False
-        if before.text in _denying_words:
+        if before.text in _denying_words:  # not, cannot, neither, both, never …
             return True
     return False
 
@@ -341,8 +397,13 @@ def yes_or_no(
     return _side_of_statements(tokens, words)
 
 
-def _side_of_statements(tokens, words):
-    "What `yes_or_no` returns, from each yes and no in a text; `words`: places of its words, at least one"
+def _side_of_statements(
+    tokens,  # list of `Token`, words and marks: text in lower case
+    words,  # places in it of the text's words, without marks; at least one
+):
+    """The side, yes or no, that each yes and no in a text, taken together, state; None if neither or both
+
+    A stated one (`the answer is no`) decides; else all bare ones must agree; else `no fracture` means no."""
     places = _places_by_kind(tokens, words)  # stated, bare, missing or "" → places of yes and no
     if places["stated"]:
         last = places["stated"][-1]
@@ -357,8 +418,14 @@ def _side_of_statements(tokens, words):
     return None if places[""] else _chinese_side(tokens, words[0])
 
 
-def _places_by_kind(tokens, words):
-    "What kind of answer a yes or no is, as `_answer_kind_at` names it → places of such tokens"
+def _places_by_kind(
+    tokens,  # list of `Token`, words and marks: text in lower case
+    words,  # places in it of the text's words
+):
+    """The places of each yes and no by the kind of answer that it is
+
+    The kinds: stated (`the answer is no`), bare (`no, it is`), missing (`no fracture`), and an empty text for
+    what is no answer (`yes or no`, `no idea`)."""
     places = {"stated": [], "bare": [], "missing": [], "": []}
     for i in words:
         if tokens[i].text in _side_of_word:
@@ -366,8 +433,11 @@ def _places_by_kind(tokens, words):
     return places
 
 
-def _side_of_bare(tokens, places):
-    """Yes or no, if the tokens at `places` (each a yes or a no) agree; else None
+def _side_of_bare(
+    tokens,  # list of `Token`, words and marks: text in lower case
+    places,  # of some of them, each a yes or a no, in their order; at least one
+):
+    """Yes or no, if the tokens at these places agree; else None
 
     If they differ and a word such as `wait` stands between them, the last one counts."""
     sides = [_side_of_word[tokens[i].text] for i in places]
@@ -384,21 +454,26 @@ _words_about_knowledge = {"enough", "much", "sufficient", "clear"}
 _correcting_words = {"wait", "actually", "correction", "sorry", "oops"}
 
 
-def _says_there_is_not(tokens):
+def _says_there_is_not(
+    tokens,  # list of `Token`, words and marks: text in lower case
+):
     "Whether a text says that something is not there, as in `there is not` or `there aren't`"
     for i in range(margin, len(tokens) - margin):  # without the edge tokens at both ends
         if tokens[i].text != "there":
             continue
         verb, second, third = (token.text for token in tokens[i + 1:i + 4])
         is_denied = verb in ("isn't", "aren't", "wasn't") or (verb in ("is", "are") and second == "not")
-        # "there is not enough information" says nothing about the thing itself
+        # "there is not enough information" says nothing about the thing itself (enough, much, clear …)
         if is_denied and not _words_about_knowledge & {second, third}:
             return True
     return False
 
 
-def _chinese_side(tokens, first):
-    "The side, yes or no, of an answer whose first word, token `first`, is 是, 有, 不, 没 or the like; else None"
+def _chinese_side(
+    tokens,  # list of `Token`, words and marks: text in lower case
+    first,  # place of the text's first word
+):
+    "The side of an answer that begins with 是 or 有 (yes), 不 or 没 (no), or the like; None for any other"
     word, following = tokens[first].text, tokens[first + 1].text
     # 是否, 是不是 and 有没有 ask "whether"
     if word in ("是", "有") and following in ("否", "不", "没"):

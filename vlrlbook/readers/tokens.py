@@ -24,7 +24,7 @@ def answer_text(
     end = text.rfind("</answer>")
     if end < 0:
         return None
-    start = text.rfind("<answer>", 0, end)
+    start = text.rfind("<answer>", 0, end)  # the nearest one before it
     return text[start + len("<answer>"):end].strip() if start >= 0 else None
 
 
@@ -45,7 +45,9 @@ def final_answer(
     return answer if boxed is None else boxed
 
 
-def _behind_thought(completion):
+def _behind_thought(
+    completion,  # what a model wrote, such as "<think>I see 2 and 1.</think> 3"
+):
     "What follows the last `</think>` of a completion, without a thought that was begun there and not ended"
     end_of_thought = completion.rfind("</think>")
     # the opening tag is not looked for: a chat template may itself have opened the thought
@@ -61,7 +63,8 @@ def _boxed(text):
     if start < 0:
         return None
     begin, depth = start + len(opening), 1
-    # search for the brace that closes the box; an answer is short, so a long text is not walked through
+    # search for the brace that closes the box, past pairs such as those of \text{B}; an answer is short, so
+    # at most 2,000 characters (`_most_characters`) are walked through
     for end in range(begin, min(len(text), begin + _most_characters)):
         if text[end] == "{":
             depth += 1
@@ -76,6 +79,7 @@ def is_cut(
     completion: str,  # what the model wrote
 ) -> bool:  # True for a thought or an answer that was begun and not ended
     "Whether a text stops inside its own tags, as one does that was cut at the token limit"
+    # `rfind` is -1 for a tag that is not there, so a text without tags is not cut
     for name in ("think", "answer"):
         opened = completion.rfind(f"<{name}>")
         if opened > completion.rfind(f"</{name}>"):
@@ -124,11 +128,11 @@ def plain_text(
 
 
 def _both_ends(text):
-    """At most `_most_characters` of a text: of a longer one its beginning and its end, a line break between
+    """At most 2,000 characters of a text: of a longer one its beginning and its end, a line break between
 
     The middle is left out, since an answer mostly stands at one of the ends. The text is cut at spaces where
     there are any."""
-    if len(text) <= _most_characters:
+    if len(text) <= _most_characters:  # 2,000, of which 700 are for the beginning
         return text
     beginning = text[:_from_the_beginning]
     from_the_end = _most_characters - _from_the_beginning
@@ -141,8 +145,11 @@ def _both_ends(text):
     return f"{beginning}\n{end}"
 
 
-def _set_apart(match):
+def _set_apart(
+    match,  # of one character that is a fraction, such as ½
+):
     "The replacement for a fraction of one character: a space and the plain form, such as ` 1/2` for ½"
+    # the space keeps 2½ from becoming 21/2; NFKC is Unicode's plain form
     return " " + unicodedata.normalize("NFKC", match[0])
 
 
@@ -201,8 +208,8 @@ def tokens_of(
 
 
 def _matches_read(text):
-    "The matches of the pattern `_token` in a text, at most `_most_tokens` of them"
-    matches = list(_token.finditer(text))
+    "The tokens of a text as matches of a pattern, at most 300: of more than that the first and the last ones"
+    matches = list(_token.finditer(text))  # `_token`: a number, a word, a mark …
     if len(matches) <= _most_tokens:
         return matches
     # more of the end is kept than of the beginning: most answers come last
@@ -211,13 +218,13 @@ def _matches_read(text):
 
 
 def _token_of(
-    match,  # of `_token`
-    glued,  # no space stands between this token and the one before
+    match,  # of a pattern with a named group for each kind: line, han, number, word, mark …
+    glued,  # True: no space stands between this token and the one before
 ):
-    """The `Token` for one match of the pattern `_token`
+    """The `Token` for one match: kind, text in lower case, text as written, glued, value of a number
 
-    Most named groups of the pattern are kinds of tokens. Two are not: `numeral`, a number in Chinese
-    characters such as 三十, and `character`, any other single Chinese character."""
+    Two groups of the pattern are no kinds of tokens: `numeral`, a number in Chinese characters such as 三十,
+    becomes a number, and `character`, any other single Chinese character, becomes han, as phrases are."""
     group, raw = match.lastgroup, match[0]  # the group that matched, and the text as written
     if group == "number":
         return Token("number", text=raw, raw=raw, glued=glued, value=_digits_value(raw))
@@ -252,7 +259,9 @@ _too_many = {"million", "millions", "billion", "trillion", "lakh", "crore"}
 _scales = {"hundred": 100, "thousand": 1000}
 
 
-def _digits_value(raw):
+def _digits_value(
+    raw,  # as written, such as "-1,200.5" or "1 200"
+):
     "The value of a number in digits; None for a version (2.5.1), a code (007), or more than 12 digits"
     digits = raw.lstrip("+-")
     for thousands_separator in (",", " ", "'"):
@@ -263,16 +272,19 @@ def _digits_value(raw):
     # 007 is a code, but 05 is a 5 that was filled up to two digits
     if len(whole) > 2 and whole.startswith("0"):
         return None
-    # decimal places beyond what a float can hold are cut off
+    # at most 24 characters: decimal places beyond what a float can hold are cut off
     value = float(digits[:2 * _most_digits])
     return -value if raw.startswith("-") else value
 
 
-def _chinese_value(numeral):
+def _chinese_value(
+    numeral,  # Chinese characters that can stand in a number, such as 二十五 (25)
+):
     "The value of a Chinese numeral below ten thousand; None for 三四 (three or four) and what is no numeral"
     if numeral in _chinese_words:  # 俩 and 仨, "two of them" and "three of them"
         return float(_chinese_words[numeral])
     numeral = numeral.replace("廿", "二十").replace("卅", "三十")  # one character for twenty, and for thirty
+    # 0 to 9, and 十 (10), 百 (100), 千 (1000); not 万 (ten thousand), which is too many
     readable_characters = _chinese_digits.keys() | _chinese_scales.keys()
     if not readable_characters.issuperset(numeral):
         return None
@@ -305,8 +317,12 @@ def _digits_with_scales(numeral):
     return float(total + _worth_of_last_digit(numeral, digit or 0, last_scale))
 
 
-def _worth_of_last_digit(numeral, digit, scale):
-    "What the last digit of a Chinese numeral adds, which no scale follows; `scale` is the last one before it"
+def _worth_of_last_digit(
+    numeral,  # the whole numeral, such as 一百二
+    digit,  # its last digit, 2 there; 0 if it ends with a scale
+    scale,  # the last of 十 (10), 百 (100) and 千 (1000) before that digit: 100 there
+):
+    "What the last digit of a Chinese numeral adds, if no scale follows it"
     has_zero = "零" in numeral or "〇" in numeral
     if scale >= 100 and not has_zero:
         # 一百二 is short for 一百二十 (120), and 一千二 is 1200; but 一百零二 is 102
@@ -332,13 +348,15 @@ _begins_numeral = _number_words | {"a", "half", "半"}
 _set_sizes = {"打": 12, "双": 2, "雙": 2, "对": 2, "對": 2}
 
 
-def _with_numerals(tokens):
+def _with_numerals(
+    tokens,  # list of `Token`: kind (word, mark, edge …), text in lower case, glued (no space before)
+):
     "A copy of the tokens in which each number of several words, such as `half a dozen`, is one number token"
     joined, i = [], 0
     while i < len(tokens):
         token = tokens[i]
         after = i  # the place behind the numeral; it stays `i` where no numeral begins
-        if token.kind == "number" or token.text in _begins_numeral:
+        if token.kind == "number" or token.text in _begins_numeral:  # such as two, hundred, a, half
             value, after = _numeral(tokens, i)  # what it is worth, and the place behind it
         if after == i:
             joined.append(token)
@@ -350,11 +368,14 @@ def _with_numerals(tokens):
     return joined
 
 
-def _numeral(tokens, i):
+def _numeral(
+    tokens,  # list of `Token`: kind (word, mark, edge …), text in lower case, raw as written, value
+    i,  # place where a number may begin
+):
     """Read the number of several words that begins at token `i`: returns (its value, the place behind it)
 
-    The place is `i` itself where there is no such number. A value of None with a place behind `i` means a
-    number that is too large for this reader, such as `3 million`."""
+    `two hundred and six apples` → (206.0, i + 4). The place is `i` itself where there is no such number. A
+    value of None with a place behind `i` means one that is too large for this reader, such as `3 million`."""
     first = tokens[i]
     is_number_already = first.kind == "number"
     value, after = (first.value, i + 1) if is_number_already else _begun_with_word(tokens, i)
@@ -378,39 +399,55 @@ def _numeral(tokens, i):
     return (value if value <= _most_in_words else None), after
 
 
-def _longer_value(value, token):
-    "The value of a numeral worth `value` with one more token; None where the token does not belong to it"
+def _longer_value(
+    value,  # of the words so far, such as 20.0
+    token,  # the next `Token`, such as "six"
+):
+    "The value of a numeral with one more token, 26.0 there; None where the token does not belong to it"
     word = "dozen" if token.text == "dozens" else token.text  # "two dozens"
     is_number_word = token.kind == "word" and word in _number_words
     return _with_word(value, word) if is_number_word else None
 
 
-def _next_word(tokens, at, value):
-    """The place of the word that may continue a numeral whose words so far end before `at` and mean `value`
+def _next_word(
+    tokens,  # list of `Token`, words and marks: text in lower case
+    at,  # place behind the numeral's words so far
+    value,  # of these words, such as 200.0
+):
+    """The place of the word that may continue a numeral
 
     It is `at`, or the place behind a hyphen (twenty-one), or behind an `and` that follows hundreds (two
-    hundred and six)."""
+    hundred and six). In `two and three` the `and` joins two numbers, and the place is `at`."""
     # `tokens` begins and ends with `margin` (8) edge tokens, so that neighbours are always there
     at = _behind_hyphen(tokens, at)  # the same place where there is no hyphen
     is_hundreds = value > 0 and value % 100 == 0
     if tokens[at].text != "and" or not is_hundreds:
         return at
-    behind_and = _behind_hyphen(tokens, at + 1)
+    behind_and = _behind_hyphen(tokens, at + 1)  # as in two-hundred-and-six
     word = tokens[behind_and].text
+    # units: one to nineteen and dozen; tens: twenty to ninety
     return behind_and if word in units or word in tens else at
 
 
-def _behind_hyphen(tokens, at):
+def _behind_hyphen(
+    tokens,  # list of `Token`, words and marks: text in lower case, glued (no space before)
+    at,  # place of one of them
+):
     "`at + 1` where token `at` is a hyphen without spaces on either side, as in twenty-one; else `at`"
-    hyphen, following = tokens[at], tokens[at + 1]
+    hyphen, following = tokens[at], tokens[at + 1]  # `glued`: no space before the token
     joins = hyphen.text == "-" and hyphen.glued
     return at + 1 if joins and following.glued else at
 
 
-def _chinese_set(tokens, i, at):
+def _chinese_set(
+    tokens,  # list of `Token`, words and marks: text in lower case, value
+    i,  # place of the number
+    at,  # place of the measure word behind it
+):
     """Read a number of sets such as 两打 (two dozen) or 一双 (a pair): returns (value, the place behind it)
 
     The number is token `i`, the measure word token `at`. (None, i) means that it is no such set."""
+    # the measure words are 打, a dozen, and 双 or 对, a pair
     value, word = tokens[i].value, tokens[at].text
     if word == "打":
         # 打开 is the verb "to open"
@@ -420,11 +457,14 @@ def _chinese_set(tokens, i, at):
     return (2.0, at + 1) if value == 1 else (None, i)
 
 
-def _begun_with_word(tokens, i):
+def _begun_with_word(
+    tokens,  # list of `Token`, words and marks: text in lower case
+    i,  # place of the first word
+):
     """Read the first words of a numeral that begins with a word: returns (value, the place behind them)
 
-    Token `i` must be one of `_begins_numeral`: a number word, hundred or thousand, `a`, `half` or 半.
-    (None, i) means that it begins no numeral here, as the `a` of `a dog` does not."""
+    Token `i` must be a number word, hundred or thousand, `a`, `half` or 半 (half). `twenty` → (20.0, i + 1),
+    `a couple of` → (2.0, i + 3). (None, i): it begins no numeral here, as the `a` of `a dog` does not."""
     word = tokens[i].text
     if word in units:
         return float(units[word]), i + 1
@@ -434,21 +474,28 @@ def _begun_with_word(tokens, i):
         return _half_dozen(tokens, i)
     if word == "a":
         return _begun_with_article(i, second=tokens[i + 1].text, third=tokens[i + 2].text)
-    return float(_scales[word]), i + 1  # hundred or thousand
+    return float(_scales[word]), i + 1  # "hundred" or "thousand" without a number before it
 
 
-def _half_dozen(tokens, i):
+def _half_dozen(
+    tokens,  # list of `Token`, words and marks: text in lower case
+    i,  # place of a half or 半
+):
     "(6, the place behind it) for half a dozen, half-dozen or 半打 at token `i`; (None, i) for any other half"
-    # `tokens` begins and ends with `margin` (8) edge tokens, so that neighbours are always there
+    # `tokens` begins and ends with 8 empty edge tokens, so that neighbours are always there
     dozen_at = i + 2 if tokens[i + 1].text in ("a", "-") else i + 1
     is_half_dozen = tokens[dozen_at].text in ("dozen", "打")
     return (6.0, dozen_at + 1) if is_half_dozen else (None, i)
 
 
-def _begun_with_article(i, second, third):
-    """Read a numeral whose token `i` is `a`: returns (value, the place behind what was read), or (None, i)
+def _begun_with_article(
+    i,  # place of the token `a`
+    second,  # the word behind it
+    third,  # the word behind that
+):
+    """Read a numeral that begins with `a`: returns (value, the place behind what was read), or (None, i)
 
-    `second` and `third` are the words behind the article: `a single`, `a couple of`, `a dozen`."""
+    `a single` → (1.0, i + 2), `a couple of` → (2.0, i + 3), `a dozen` → (1.0, i + 1), `a dog` → (None, i)."""
     if second == "single":
         return 1.0, i + 2
     if second in ("couple", "pair"):
@@ -460,11 +507,15 @@ def _begun_with_article(i, second, third):
     return None, i
 
 
-def _with_word(value, word):
-    "The value of a numeral worth `value` with one more `word`; None where the word begins another number"
+def _with_word(
+    value,  # of the words so far, such as 3.0
+    word,  # dozen, hundred, thousand, or a number below 100, such as six or twenty
+):
+    "The value of a numeral with one more word, 300.0 for hundred; None where the word begins another number"
     if word == "dozen":
         return value * 12
     if word == "hundred":
+        # only what is said since the last thousand is multiplied: it must be 1 to 99
         below_thousand = value % 1000
         if not 0 < below_thousand < 100:
             return None
@@ -472,14 +523,18 @@ def _with_word(value, word):
         return value + 99 * below_thousand
     if word == "thousand":
         return value * 1000 if 0 < value < 1000 else None
+    # units: word → 0 to 19; tens: word → 20, 30 … 90
     return _with_unit_or_ten(value, units[word] if word in units else tens[word])
 
 
-def _with_unit_or_ten(value, added):
-    "The value of a numeral worth `value` and a word worth `added`, below 100; None where they do not join"
+def _with_unit_or_ten(
+    value,  # of the words so far
+    added,  # what the next word is worth, below 100
+):
+    "The value of twenty and six (26) or two hundred and forty (240) together; None where they do not join"
     if value < 20:  # "three six" are two numbers
         return None
-    if value % 100 == 0:
+    if value % 100 == 0:  # behind a hundred or a thousand anything below 100 may follow
         return value + added
     # after twenty, thirty … only one to nine may follow
     ends_in_tens = value % 100 >= 20 and value % 10 == 0

@@ -82,13 +82,16 @@ def read_call(
 
 def _as_numbers(texts):
     "Texts of numbers as a tuple: an int for a whole number, a float for one with a decimal point"
+    # kept apart, since the call is later written again as the model wrote it: 98, not 98.0
     return tuple(float(text) if "." in text else int(text) for text in texts)
 
 
-def _read_json(text):
-    "The `Call` in a JSON object such as `{'name': 'zoom', 'arguments': {'x1': 98, …}}`; else a faulty one"
+def _read_json(
+    text,  # begins with a brace, such as {"name": "zoom", "arguments": {"x1": 98, …}}
+):
+    "The `Call` that a JSON object asks for; one whose `fault` says what is wrong, if it asks for none"
     try:
-        request = json.loads(text)  # an object: the caller has looked at the first character, a brace
+        request = json.loads(text)  # a dict, since the text begins with a brace
     except ValueError:  # deep nesting raises no RecursionError: the text is short
         return Call(fault="this is no JSON")
     if request.get("name") != "zoom":
@@ -99,16 +102,18 @@ def _read_json(text):
     return _call_with_arguments(arguments)
 
 
-def _call_with_arguments(arguments):
-    "The `Call` with these arguments, a dict of name → number or its text; one with a fault if they are wrong"
-    if set(arguments) != set(names):  # x1, y1, x2, y2
+def _call_with_arguments(
+    arguments,  # name → number or its text, such as {"x1": 98, "y1": "0", "x2": 112, "y2": 14}
+):
+    "The `Call` for the box x1, y1, x2, y2; one with a fault if a name is missing, too many, or no number"
+    if set(arguments) != set(names):  # exactly x1, y1, x2, y2
         return Call(fault="expected x1, y1, x2, y2")
     numbers = []
     for name in names:
         value = arguments[name]
         if isinstance(value, str) and re.fullmatch(_number, value):
             value = _as_numbers([value])[0]
-        # a bool is an int to Python
+        # a bool is an int to Python, and JSON as Python reads it may hold NaN and Infinity
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
             return Call(fault=f"{name} is no number")
         numbers.append(value)
@@ -145,7 +150,8 @@ def last_turn(
     text: str,  # turns as one text, the tool's between <tool_response> marks, or any text
 ) -> str:  # the whole text where no tool was called
     "The text behind the tool's last turn: the model's own answer"
-    _, end_mark, behind = text.rpartition(_ends)  # </tool_response>
+    # `rpartition` finds the last </tool_response>; without one `end_mark` is empty
+    _, end_mark, behind = text.rpartition(_ends)
     return behind.strip() if end_mark else text
 
 
@@ -158,6 +164,7 @@ def looks_of(
     looks, unanswered_calls = [], []
     for role, part in turns_of(text):
         if role == "assistant":
+            # what stands between the brackets of each zoom(…)
             unanswered_calls = [call_text.strip() for call_text in _call.findall(part)]
             continue
         # a turn of the tool; it answers an empty text where the model called nothing
@@ -170,7 +177,7 @@ def refusal_kind(
     told: str,  # the text of a turn of the tool
 ) -> str:  # a key of `refusals`, such as "outside"; empty where the tool gave a picture
     "Why the tool gave no picture, read from the text of its turn"
-    if told == _picture:
+    if told == _picture:  # <image>
         return ""
     # TRL writes the tool's exception as {'error': 'outside: …'}, and its text begins with the kind.
     match = re.search(r"(\w+): ", told)
