@@ -92,8 +92,8 @@ class Endpoint:
     @property
     def patience(self) -> float:
         "The most seconds that `ask` takes before it gives up: every try times out, plus the waits between"
-        waits = [min(self.first_wait * 2**n, LONGEST_WAIT) for n in range(self.retries)]
-        return (self.retries + 1) * self.timeout + sum(waits)
+        # An endpoint may ask, by Retry-After, for the longest wait before each further try.
+        return (self.retries + 1) * self.timeout + self.retries * LONGEST_WAIT
 
     def _models_hint(self):
         "What an error message adds after status 404: which models are served, or that the address is wrong"

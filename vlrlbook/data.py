@@ -407,10 +407,10 @@ def _easyr1_row(
 
 def _write_picture(picture, output):
     "Write the bytes of a picture into a folder beside `output`, under their hash; returns the new file"
-    is_jpeg, is_png = picture.startswith(b"\xff\xd8"), picture.startswith(b"\x89PNG")
-    # JPEG and PNG are written as they are; another format, such as TIFF, becomes an RGB PNG.
-    data = picture if is_jpeg or is_png else as_meant(picture)
-    suffix = "jpg" if is_jpeg else "png"
+    # None unless it is a JPEG or PNG as every program reads it: upright, without transparency, 8 bits a colour.
+    _, plain_format = decode_picture(picture)
+    data = picture if plain_format else as_meant(picture) # otherwise an upright RGB PNG
+    suffix = "jpg" if plain_format == "JPEG" else "png"
     file = output.parent / f"{output.stem}_images" / f"{picture_content(picture)[:32]}.{suffix}"
     with new_file(file) as aside: # a hidden file, renamed to `file` when all is written
         aside.write_bytes(data)

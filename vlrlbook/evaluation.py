@@ -205,18 +205,21 @@ def _plan(
 
     It is kept beside the predictions file: a run with another plan cannot continue that file."""
     plan = dict(base=str(base), adapter=_weights_key(adapter), data=frozen_key(dataset), **options)
+    if base is not None and Path(base).is_dir():  # not a hub's id
+        plan["base_weights"] = _weights_key(base)
     if engine is not None:
         plan["engine"] = "vllm"  # with the same seed it samples other answers than transformers
     return plan
 
 def _weights_key(folder):
-    """A fingerprint of the weights (*.safetensors) in a folder, as 16 hex digits; None for no folder.
+    """A fingerprint of the weight files in a folder, as 16 hex digits; None for no folder.
 
     A path does not tell which weights were asked: later training may have written others to it."""
     if folder is None:
         return None
     digest = hashlib.sha256()
-    for file in sorted(Path(folder).glob("*.safetensors")):  # sorted: in the same order on every machine
+    weight_files = [file for file in Path(folder).iterdir() if file.suffix in (".safetensors", ".bin", ".pt")]
+    for file in sorted(weight_files):  # in the same order on every machine
         size = file.stat().st_size
         # The files of a whole model take minutes to read. For them the time of writing replaces the bytes.
         is_large = size >= 2**30
@@ -233,7 +236,7 @@ def _written_plan(
     if not plan_file.exists():
         missing = f"not {plan_file.name} that says how it was made"
         raise SettingsError(f"{path.name} is there, but {missing}; resume = false begins anew")
-    return json.loads(plan_file.read_text())
+    return json.loads(plan_file.read_text(encoding="utf-8"))
 
 def _answered_in_full(
     batches,  # lists of row numbers, in the order in which they were asked
@@ -284,13 +287,14 @@ def _refuse_other_plan(
 ):
     "Raise SettingsError if a file was begun with another plan, naming each setting that differs"
     defaults = {"engine": "transformers"}  # a plan does not name the engine where it is this one
-    old = defaults | written_plan
     # Through JSON and back, as the written one was: JSON turns tuples into lists.
     new = defaults | json.loads(json.dumps(plan))
+    # Plans of before December 2026 do not know the weights of their base.
+    old = defaults | {"base_weights": new.get("base_weights")} | written_plan
     different = []
-    for name, value in new.items():
-        if old.get(name) != value:
-            different.append(f"{name} = {old.get(name)!r}, now {value!r}")
+    for name in old | new:  # a setting that is off may stand in one of them only
+        if old.get(name) != new.get(name):
+            different.append(f"{name} = {old.get(name)!r}, now {new.get(name)!r}")
     if different:
         advice = "choose another output_dir, or resume = false to begin anew"
         raise SettingsError(f"{path.name} was begun with {'; '.join(different)}: {advice}")

@@ -129,6 +129,7 @@ def _check_replaceable(
     for path in files:
         header, _ = read_header(path)
         stored.update(header)
+    stored.pop("__metadata__", None) # what safetensors may hold besides
     for name, tensor in changed.items():
         if name not in stored:
             suggestion = nearest(name, list(stored)) # ": did you mean …?", or a list of all

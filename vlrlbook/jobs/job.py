@@ -5,6 +5,7 @@ are kept or shown. Written by hand, not exported from a notebook."""
 import re
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
+from html import escape
 
 __all__ = ["moves", "states", "live", "ends", "controls", "clean", "utc", "Job"]
 
@@ -88,5 +89,5 @@ class Job:
 
     def _repr_html_(self):
         "One line for a notebook"
-        name = f"<code>{self.job_id}</code> <b>{clean(self.job_name)}</b>"
+        name = f"<code>{self.job_id}</code> <b>{escape(clean(self.job_name))}</b>"
         return f"{name}: {self.status}, attempt {self.attempt}, {self.progress:.0f} %"

@@ -307,13 +307,12 @@ def inspect_preferences(
     return kept, report
 
 
-def _best_answer(row):
-    "The answer of a `PreferenceRow` with the best (the smallest) rank; None if all ranks are equal"
+def _best_answers(row):
+    "The answers of a `PreferenceRow` with the best (the smallest) rank, as a set; None if all ranks are equal"
     if _is_tie(row):
         return None
-    # key: by the rank alone; without it equal ranks would be decided by the alphabet.
-    _, answer = min(zip(row.human_ranking, row.response), key=lambda pair: pair[0])
-    return answer
+    best = min(row.human_ranking)
+    return frozenset(answer for rank, answer in zip(row.human_ranking, row.response) if rank == best)
 
 
 def _add_rank_notes(
@@ -361,11 +360,11 @@ def _repeats_and_contradictions(kept):
     """Of (row number, `PreferenceRow`)s: how many repeat an earlier row, how many contradict another one.
 
     Rows are compared that show the same pictures and answers, in any order, to the same question."""
-    # (question, turns, pictures, set of answers) → the best answer of each such row, None for a tie
+    # (question, turns, pictures, set of answers) → the best answers of each such row, None for a tie
     best_answers: dict = {}
     for _, row in kept:
         key = (row.query, *row.turns, *map(_identity, row.pictures), frozenset(row.response))
-        best_answers.setdefault(key, []).append(_best_answer(row))
+        best_answers.setdefault(key, []).append(_best_answers(row))
 
     repeats = contradicted = 0
     for group in best_answers.values():

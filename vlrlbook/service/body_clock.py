@@ -57,4 +57,6 @@ async def _next_chunk(
         return None
     except TimeoutError as error:
         message = f"nothing came for {longest_wait:.0f} seconds, or all of it took too long"
+        if longest_wait <= 0:
+            message = "all of it took too long"
         raise Problem(code, message) from error

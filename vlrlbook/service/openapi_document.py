@@ -271,7 +271,7 @@ def _request_body(name):
         return {"application/json": dict(schema=train_schema(), example=examples["train"])}
     if name == "rank":
         return {"application/json": dict(schema=_rank_schema, example=examples["rank"])}
-    if name == "upload":
+    if name in ("upload", "ask"):  # an archive; a picture
         file = dict(type="string", format="binary")
         form = dict(type="object", required=["file"], properties=dict(file=file))
         return {"multipart/form-data": dict(schema=form)}
