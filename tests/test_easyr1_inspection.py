@@ -68,6 +68,31 @@ def test_an_accident_is_named_with_its_row(export, tmp_path, processor, name, sp
     assert {p["row"] for p in problems} == {41}
 
 
+VERL_ROW = dict(prompt=[dict(role="user", content="Is 3 odd?")], images=None, reward_model=dict(style="rule", ground_truth="yes"))
+
+
+@pytest.mark.parametrize("change, code, message", [
+    (dict(), None, ""), (dict(prompt=[dict(role="user", content=[dict(type="text", text="Is 3 odd?")])]), None, ""),
+    (dict(reward_model="yes"), "row.answer", "'yes' under 'reward_model', expected a dict with 'ground_truth'"),
+    (dict(reward_model=None), "row.answer", "None under 'reward_model', expected a dict"),
+    (dict(reward_model=dict(style="rule")), "row.answer", "None under 'ground_truth' of 'reward_model', expected text"),
+    (dict(prompt=["Is 3 odd?"]), "row.prompt", "turn 1 under 'prompt': a str, expected a dict with role and content"),
+    (dict(prompt=[*VERL_ROW["prompt"], dict(role="user")]), "row.prompt", "turn 2 under 'prompt': None under 'content', expected text"),
+    (dict(prompt=[dict(content=3)]), "row.prompt", "3 under 'content', expected text or a list of parts"),
+    (dict(prompt=[dict(content=["Is 3 odd?"])]), "row.prompt", "'Is 3 odd?' under 'content', expected parts with type and text"),
+    (dict(prompt=[dict(content=[dict(type="image")])]), "row.prompt", "{'type': 'image'} under 'content', expected parts"),
+    (dict(prompt=[]), "row.prompt", "no text under 'prompt'; the row has prompt, images"),
+    # verl puts no picture in a part's mark
+    (dict(prompt=[dict(content=[dict(type="text", text="<image>Why?")])], images=[dict(bytes=b"")]), "row.images", "0 <image> marks")])
+def test_a_row_of_verl_that_is_malformed_is_a_problem_of_that_row(change, code, message):
+    from types import SimpleNamespace
+    from vlrlbook.easyr1 import check_row
+    look = SimpleNamespace(engine="verl", prompt_key="prompt", answer_key="answer", image_key="images", most_images=0, longest=99,
+                           min_pixels=None, max_pixels=None, size_of=lambda image: ((9, 9), None), text_tokens=len, processor=None)
+    problems = check_row(VERL_ROW | change, 1, look)["problems"]
+    assert [c for c, _ in problems] == ([code] if code else []) and all(message in told for _, told in problems), problems
+
+
 def test_files_and_lines_that_are_broken(export, tmp_path, processor):
     folder = copied(export, tmp_path)
     text = (folder / "val.jsonl").read_text().splitlines()

@@ -191,26 +191,70 @@ def _row_fields(context, row):
     if not isinstance(row, dict):
         return None, [("row.json", f"a {type(row).__name__}, expected an object")]
 
-    prompt, answer = _prompt_and_answer(context, row)
-    if not isinstance(prompt, str) or not prompt.replace("<image>", "").strip():
-        columns = ", ".join(map(str, row))[:80]
-        return None, [("row.prompt", f"no text under {context.prompt_key!r}; the row has {columns}")]
-
+    prompt, prompt_fault = _row_prompt(context, row)
+    if prompt_fault:
+        return None, [("row.prompt", prompt_fault)]
     # Despite the problems that follow, the prompt and the pictures are returned, to be checked as well.
-    problems = []
-    if not isinstance(answer, str) or not answer.strip():
-        problems.append(("row.answer", f"{answer!r} under {context.answer_key!r}, expected text"))
+    answer, answer_fault = _row_answer(context, row)
+    problems = [("row.answer", answer_fault)] if answer_fault else []
     images, image_problems = _row_images(row.get(context.image_key, []), context.engine)
     return (prompt, answer, images), problems + image_problems
 
-def _prompt_and_answer(context, row):
-    "(prompt, answer) of a row, a dict; None where a column is missing, or whatever else stands there"
-    prompt, answer = row.get(context.prompt_key), row.get(context.answer_key)
-    if context.engine == "verl": # its rows keep the answer in a dict for the reward
-        answer = (row.get("reward_model") or {}).get("ground_truth")
-        if isinstance(prompt, list): # turns of a conversation, each with role and content
-            prompt = "".join(turn["content"] for turn in prompt)
-    return prompt, answer
+def _row_prompt(context, row):
+    """(prompt, None) of a row, which is a dict; (None, what is wrong, in words) if it holds no text
+
+    `context`: a `_RowContext`. A prompt of verl is a list of turns, whose texts are joined."""
+    key = context.prompt_key # name of the column
+    prompt = row.get(key)
+    if context.engine == "verl" and isinstance(prompt, list):
+        texts = []
+        for number, turn in enumerate(prompt, 1):
+            text, fault = _turn_text(turn)
+            if fault:
+                return None, f"turn {number} under {key!r}: {fault}"
+            texts.append(text)
+        prompt = "".join(texts)
+    # A prompt of picture marks alone asks nothing.
+    if not isinstance(prompt, str) or not prompt.replace("<image>", "").strip():
+        columns = ", ".join(map(str, row))[:80]
+        return None, f"no text under {key!r}; the row has {columns}"
+    return prompt, None
+
+def _turn_text(turn):
+    """(text, None) of a turn of a conversation for verl; (None, what is wrong, in words) if it holds none
+
+    Right are `{"role": "user", "content": "Why?"}` and a list of such parts as `{"type": "text", "text":
+    "Why?"}` under `content`."""
+    if not isinstance(turn, dict):
+        return None, f"a {type(turn).__name__}, expected a dict with role and content"
+    content = turn.get("content")
+    if isinstance(content, str):
+        return content, None
+    if not isinstance(content, list):
+        return None, f"{content!r:.80} under 'content', expected text or a list of parts"
+    texts = []
+    for part in content:
+        text = part.get("text") if isinstance(part, dict) else None
+        if not isinstance(text, str): # also a part that is a picture: a dry run looks only at their column
+            return None, f"{part!r:.80} under 'content', expected parts with type and text alone"
+        # verl 0.9.1 puts pictures only into a content that is one text; in parts a mark stands for none.
+        texts.append(text.replace("<image>", ""))
+    return "".join(texts), None
+
+def _row_answer(context, row):
+    """(answer, None) of a row, which is a dict; (what stands there, what is wrong, in words) if it is no text
+
+    `context`: a `_RowContext`, with the engine, easyr1 or verl, and the name of EasyR1's column."""
+    if context.engine != "verl":
+        answer, place = row.get(context.answer_key), repr(context.answer_key)
+    else: # verl's rows keep the answer in a dict for the reward
+        about_reward = row.get("reward_model")
+        if not isinstance(about_reward, dict):
+            return None, f"{about_reward!r:.80} under 'reward_model', expected a dict with 'ground_truth'"
+        answer, place = about_reward.get("ground_truth"), "'ground_truth' of 'reward_model'"
+    if isinstance(answer, str) and answer.strip():
+        return answer, None
+    return answer, f"{answer!r} under {place}, expected text"
 
 def _row_images(images, engine):
     "(list of pictures, problems) from the value in a row's picture column; if it is no list: none"
