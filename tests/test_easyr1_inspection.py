@@ -108,6 +108,24 @@ def test_files_and_lines_that_are_broken(export, tmp_path, processor):
     with pytest.raises(SettingsError, match="no export.json"): dry_run(tmp_path)
 
 
+@pytest.mark.parametrize("name, content, rows, why", [
+    ("whole.json", b'\xef\xbb\xbf[{"a": 1}, {"a": "\xc3\xa9"}]', [{"a": 1}, {"a": "é"}], ""), ("cut.json", b'[{"a": 1}, {"a"', [None], "delimiter"),
+    ("deep.json", b"[" * 100_000, [None], "recursion"), ("lists.jsonl", b"[1]\n[2]\n", [None], "Extra data"),
+    ("latin.json", b'[{"a": "\xe9"}]', [None], "can't decode byte 0xe9"),
+    ("latin.jsonl", b'{"a": 1}\n{"a": "\xe9"}\n{"a": 3}\n', [{"a": 1}, None, {"a": 3}], "can't decode byte 0xe9"),
+    ("utf16.jsonl", '{"a": 1}'.encode("utf-16"), [None], "can't decode byte 0xff")])
+def test_a_damaged_file_of_rows_is_reported(tmp_path, name, content, rows, why):
+    from vlrlbook.easyr1.inspection import _read_rows, _row_fields
+    (tmp_path / name).write_bytes(content)
+    found = list(_read_rows(tmp_path / name))
+    assert [number for number, _ in found] == list(range(1, len(rows) + 1))
+    for (_, row), right in zip(found, rows):
+        if right is not None: assert row == right
+        else:
+            [(code, message)] = _row_fields(None, row)[1]
+            assert code == "row.json" and why in message, message
+
+
 def test_folders_of_rows_and_paths_with_an_at(export, tmp_path, processor):
     folder = copied(export, tmp_path)
     (folder / "parts").mkdir()

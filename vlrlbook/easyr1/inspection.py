@@ -704,25 +704,32 @@ _batch_size = 64 # rows that are read, and handed to a process, together
 def _read_rows(path):
     """Yield (number from 1, row) of a JSONL, JSON or parquet file
 
-    For a line that is no JSON the row is a ValueError, so that the caller can report it and go on."""
+    For a line that is no JSON the row is a ValueError, so that the caller can report it and go on. A JSON
+    file, which is one list, is one such row if it is damaged."""
     if Path(path).suffix == ".parquet":
         yield from enumerate(_parquet_rows(path), 1)
         return
-    with open(path, encoding="utf-8-sig") as f: # utf-8-sig: skips a byte order mark if there is one
+    # utf-8-sig skips a byte order mark. Bytes that are no UTF-8 raise nothing here: their row is reported.
+    with open(path, encoding="utf-8-sig", errors="surrogateescape") as f:
         is_one_list = f.read(1) == "["
         f.seek(0)
         if is_one_list:
-            yield from enumerate(json.load(f), 1)
+            content = _json_or_error(f.read())
+            yield from enumerate([content] if isinstance(content, ValueError) else content, 1)
             return
         for number, line in enumerate(f, 1):
             if line.strip():
                 yield number, _json_or_error(line)
 
-def _json_or_error(line):
-    "What a line of JSON holds; a ValueError, returned and not raised, if it is no JSON"
+def _json_or_error(text):
+    """What a text, a line or a whole file, holds as JSON; a ValueError, returned and not raised, if it is none
+
+    Bytes that are no UTF-8 are in the text as `open` with surrogateescape leaves them: byte 0xff as U+DCFF."""
     try:
-        return json.loads(line)
-    except (ValueError, RecursionError) as e: # RecursionError: thousands of nested brackets
+        text.encode("utf-8", "surrogateescape").decode("utf-8") # UnicodeDecodeError for such bytes
+        return json.loads(text)
+    # UnicodeDecodeError is a ValueError; RecursionError: thousands of nested brackets.
+    except (ValueError, RecursionError) as e:
         return ValueError(str(e))
 
 def _parquet_rows(path):
