@@ -200,7 +200,7 @@ def part_lora(
     if incomplete:
         raise ShardError(f"{incomplete[0]}: only one of LoRA's two factors")
     if len(adapters) > 1:
-        names = ", ".join(map(str, sorted(adapters)))
+        names = ", ".join(sorted(name or "(unnamed)" for name in adapters)) # None: the keys hold no name
         raise ShardError(f"several adapters in one checkpoint: {names}")
     config = _lora_config(shards, factors, lora_alpha)
     return base, Lora(config, factors)
