@@ -774,7 +774,8 @@ def _quoted_for_hydra(text):
     "A text between quotes in Hydra's syntax of overrides: `'a b'`; between double ones if need be"
     quote = '"' if "'" in text and '"' not in text else "'"
     # Hydra takes a backslash as it is, except before a quote: there, and at the end, it has to be doubled.
-    escaped = re.sub(rf"(\\*)({quote}|$)", _escape_for_hydra, text)
+    # `\Z` is the very end; `$` would also fit before a newline that ends the text.
+    escaped = re.sub(rf"(\\*)({quote}|\Z)", _escape_for_hydra, text)
     return f"{quote}{escaped}{quote}"
 
 def _escape_for_hydra(match):
