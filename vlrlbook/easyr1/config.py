@@ -308,16 +308,16 @@ def engine_settings(
     given: dict, # nested, dotted or short names → values
     version: str = "0.3.2", # 0.3.2, current or verl
     where: str = "settings", # begins each message
-    house: bool = True, # where nothing is given, this book's values; false: the engine's defaults
+    house: bool = True, # where nothing is given, vlrlbook's own values; false: the engine's defaults
 ) -> EngineSettings:
     """Check settings against the keys, types, ranges and rules of a version, and add all other values
 
-    All faults are reported in one SettingsError. Later layers win: the engine's defaults, this book's values,
-    what a written setting asks of others, what was written."""
+    All faults are reported in one SettingsError. Later layers win: the engine's defaults, vlrlbook's own
+    values, what a written setting asks of others, what was written."""
     written, faults = _checked_keys(given, version) # dotted key → value; messages
     values = _engine_defaults(version)
     if house:
-        values |= _house_of(version) # this book's values
+        values |= _house_of(version) # vlrlbook's own values
     values |= _implied_values(written, version) # what a written setting asks of others: LoRA with verl does
     values |= written
     # The rules between keys are checked only if each key is right by itself, or one mistake would be reported
