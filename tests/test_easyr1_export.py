@@ -286,7 +286,8 @@ def test_verl_rows(tmp_path):
 @pytest.mark.parametrize("value, written", [
     ("true", "'true'"), ("null", "'null'"), ("12", "'12'"), ("1e-5", "'1e-5'"), ("1_000", "'1_000'"), (True, "true"), (None, "null"),
     (12, "12"), (1e-5, "1e-05"), ("Qwen/Qwen2.5-VL-3B", "Qwen/Qwen2.5-VL-3B"), ("", ""), (["1", 1], "['1',1]"),
-    ("it's", '"it\'s"'), ('it\'s "so"', "'it\\'s \"so\"'"), ("C:\\data\\", "'C:\\data\\\\'"), ("two\nlines", "'two\nlines'")])
+    ("it's", '"it\'s"'), ('it\'s "so"', "'it\\'s \"so\"'"), ("C:\\data\\", "'C:\\data\\\\'"), ("two\nlines", "'two\nlines'"),
+    ("a\\\n", "'a\\\n'"), ("it's\\\n", '"it\'s\\\n"')]) # only a backslash at the very end is doubled
 def test_a_text_that_looks_like_another_type_is_quoted_for_hydra(value, written):
     from vlrlbook.easyr1.export import _hydra_value
     assert _hydra_value(value) == written

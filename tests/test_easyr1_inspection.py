@@ -68,6 +68,31 @@ def test_an_accident_is_named_with_its_row(export, tmp_path, processor, name, sp
     assert {p["row"] for p in problems} == {41}
 
 
+VERL_ROW = dict(prompt=[dict(role="user", content="Is 3 odd?")], images=None, reward_model=dict(style="rule", ground_truth="yes"))
+
+
+@pytest.mark.parametrize("change, code, message", [
+    (dict(), None, ""), (dict(prompt=[dict(role="user", content=[dict(type="text", text="Is 3 odd?")])]), None, ""),
+    (dict(reward_model="yes"), "row.answer", "'yes' under 'reward_model', expected a dict with 'ground_truth'"),
+    (dict(reward_model=None), "row.answer", "None under 'reward_model', expected a dict"),
+    (dict(reward_model=dict(style="rule")), "row.answer", "None under 'ground_truth' of 'reward_model', expected text"),
+    (dict(prompt=["Is 3 odd?"]), "row.prompt", "turn 1 under 'prompt': a str, expected a dict with role and content"),
+    (dict(prompt=[*VERL_ROW["prompt"], dict(role="user")]), "row.prompt", "turn 2 under 'prompt': None under 'content', expected text"),
+    (dict(prompt=[dict(content=3)]), "row.prompt", "3 under 'content', expected text or a list of parts"),
+    (dict(prompt=[dict(content=["Is 3 odd?"])]), "row.prompt", "'Is 3 odd?' under 'content', expected parts with type and text"),
+    (dict(prompt=[dict(content=[dict(type="image")])]), "row.prompt", "{'type': 'image'} under 'content', expected parts"),
+    (dict(prompt=[]), "row.prompt", "no text under 'prompt'; the row has prompt, images"),
+    # verl puts no picture in a part's mark
+    (dict(prompt=[dict(content=[dict(type="text", text="<image>Why?")])], images=[dict(bytes=b"")]), "row.images", "0 <image> marks")])
+def test_a_row_of_verl_that_is_malformed_is_a_problem_of_that_row(change, code, message):
+    from types import SimpleNamespace
+    from vlrlbook.easyr1 import check_row
+    look = SimpleNamespace(engine="verl", prompt_key="prompt", answer_key="answer", image_key="images", most_images=0, longest=99,
+                           min_pixels=None, max_pixels=None, size_of=lambda image: ((9, 9), None), text_tokens=len, processor=None)
+    problems = check_row(VERL_ROW | change, 1, look)["problems"]
+    assert [c for c, _ in problems] == ([code] if code else []) and all(message in told for _, told in problems), problems
+
+
 def test_files_and_lines_that_are_broken(export, tmp_path, processor):
     folder = copied(export, tmp_path)
     text = (folder / "val.jsonl").read_text().splitlines()
@@ -81,6 +106,24 @@ def test_files_and_lines_that_are_broken(export, tmp_path, processor):
                    for p in dry_run(folder, processor=processor, progress=False).problems)
         (folder / "away").rename(os_path)
     with pytest.raises(SettingsError, match="no export.json"): dry_run(tmp_path)
+
+
+@pytest.mark.parametrize("name, content, rows, why", [
+    ("whole.json", b'\xef\xbb\xbf[{"a": 1}, {"a": "\xc3\xa9"}]', [{"a": 1}, {"a": "é"}], ""), ("cut.json", b'[{"a": 1}, {"a"', [None], "delimiter"),
+    ("deep.json", b"[" * 100_000, [None], "recursion"), ("lists.jsonl", b"[1]\n[2]\n", [None], "Extra data"),
+    ("latin.json", b'[{"a": "\xe9"}]', [None], "can't decode byte 0xe9"),
+    ("latin.jsonl", b'{"a": 1}\n{"a": "\xe9"}\n{"a": 3}\n', [{"a": 1}, None, {"a": 3}], "can't decode byte 0xe9"),
+    ("utf16.jsonl", '{"a": 1}'.encode("utf-16"), [None], "can't decode byte 0xff")])
+def test_a_damaged_file_of_rows_is_reported(tmp_path, name, content, rows, why):
+    from vlrlbook.easyr1.inspection import _read_rows, _row_fields
+    (tmp_path / name).write_bytes(content)
+    found = list(_read_rows(tmp_path / name))
+    assert [number for number, _ in found] == list(range(1, len(rows) + 1))
+    for (_, row), right in zip(found, rows):
+        if right is not None: assert row == right
+        else:
+            [(code, message)] = _row_fields(None, row)[1]
+            assert code == "row.json" and why in message, message
 
 
 def test_folders_of_rows_and_paths_with_an_at(export, tmp_path, processor):

@@ -441,6 +441,13 @@ def test_adapter_keys(tuned, tmp_path, how, why):
     refused(folder, tmp_path, e.ShardError, why)
 
 
+def test_an_adapter_without_a_name_beside_another():
+    from types import SimpleNamespace
+    keys = [f"base_model.model.layer.lora_{factor}.{name}weight" for factor in "AB" for name in ("", "other.")]
+    with pytest.raises(e.ShardError, match=r"several adapters in one checkpoint: \(unnamed\), other"):
+        e.part_lora(SimpleNamespace(pieces=dict.fromkeys(keys)))
+
+
 def test_rank_stabilised_and_patterns():
     lora = e.Lora(dict(r=4, lora_alpha=8, use_rslora=True, alpha_pattern={"q_proj": 2}, rank_pattern={r"layers\.1\.k_proj": 16}), {})
     assert lora.scale("model.layers.0.v_proj") == 4 and lora.scale("model.layers.0.q_proj") == 1

@@ -74,7 +74,7 @@ def key_table(
     return table
 
 def _rows_of_csv(file):
-    "Yield the rows of a CSV file that comes with the book, such as logs/09_keys.csv: column → text"
+    "Yield the rows of a CSV file that comes with vlrlbook, such as logs/09_keys.csv: dicts, column → text"
     with open(book_file(file), newline="", encoding="utf-8") as f:
         yield from csv.DictReader(f)
 
@@ -98,15 +98,16 @@ def verl_name(
     "Translate an older name of a key of verl into today's; any other key stays as it is"
     bare = key.lstrip("+")
     plus = key[:len(key) - len(bare)] # "", "+" or "++": Hydra's marks for a key to be added
-    for older, newer in moved_in_verl.items():
+    for older, newer in moved_in_verl.items(): # older name of a key or of a whole section → today's
         if bare == older or bare.startswith(f"{older}."):
             return plus + newer + bare.removeprefix(older)
     return key
 
 def _release_keys(explained):
-    """All keys that verl takes and `explained` does not hold; both are dicts, dotted key → `Key`
+    """All keys that verl takes and that are not in `explained`, those that vlrlbook has a meaning for
 
-    Only their defaults are known, so they are checked less: no choices, no limits, no meaning."""
+    Both are dicts, dotted key → `Key`. Only their defaults are known, so they are checked less: no choices,
+    no limits, no meaning."""
     keys = {}
     # Keys that verl's code asks for although its config does not list them. The only one today holds the
     # keyword arguments of the reward function, so a dict.
@@ -120,13 +121,17 @@ def _release_keys(explained):
     return keys
 
 def _is_unread(key):
-    "Whether verl reads nothing under a key that its config lists: an older name, or left over from one"
+    """Whether verl reads nothing under a key that its config lists: an older name, or left over from one
+
+    Such a key must be refused or translated: it would be taken without a word and have no effect."""
     is_old_name = verl_name(key) != key # `verl_name` turns an older name into today's
     return is_old_name or key in _unread_in_verl
 
 def _read_unexplained_key(row):
-    "A `Key` from a row of the table of verl's release: key, type of the default, default as JSON, source"
-    # Where the default is a text, other types may do, too.
+    """A `Key` from a row of the table of verl's release
+
+    `row`: a dict of texts: key, type (of the default), default (as JSON), read_at."""
+    # Where the default is a text, other types may do, too, such as a number or a list.
     kind = "any" if row["type"] == "str" else row["type"]
     return _unexplained_key(kind, json.loads(row["default"]), row["read_at"])
 
@@ -137,7 +142,10 @@ def _unexplained_key(kind, default, read_at, meaning=""):
 
 # %% ../../nbs/09a_config.ipynb #n409af59
 def _read_key(row, default, version):
-    "A `Key` from a row of the CSV table and the version's default as it is written there"
+    """A `Key` from a row of the CSV table and the version's `default` as it is written there
+
+    `row`: a dict of texts: key, type (`int?`: may be null), choices, low, high, meaning, read_at. `version`:
+    0.3.2, current or verl."""
     kind = row["type"].rstrip("?") # a question mark: may be null
     value = default # a text is written without quotes, and so is the default of a key of kind "auto"
     if default == "null":
@@ -153,8 +161,9 @@ def _read_key(row, default, version):
 def _choices_of(text, version):
     """Words that a key takes in a version, from the table's column of choices
 
-    They are parted by blanks; `file@current` is a word that only the version `current` takes."""
-    words = [word.partition("@") for word in text.split()]
+    They are parted by blanks; `file@current` is a word that only the version `current` takes. With `version`
+    0.3.2 "console file@current" → ["console"]."""
+    words = [word.partition("@") for word in text.split()] # (word, "@" or "", version or "")
     return [word for word, _, only_version in words if only_version in ("", version)]
 
 def _number(text):
@@ -219,7 +228,8 @@ def short_names(
 
 def _may_have_short_name(key, about):
     "Whether a key may be set by its last word, if no other key ends with it; `about`: its `Key`"
-    # The critic's and the reference model's keys repeat the actor's words; `lr` means the actor's.
+    # The critic's and the reference model's keys repeat the words of the actor's (the model that is trained);
+    # `lr` means the actor's.
     is_other_role = ".critic." in key or ".ref." in key or key.startswith("critic")
     # Keys that the engine sets itself (`auto`), or that nobody has explained, get no short name.
     return about.kind != "auto" and bool(about.meaning) and not is_other_role
@@ -241,7 +251,7 @@ class EngineSettings:
     given: dict # dotted key → value, as written
 
     def __getitem__(self, key):
-        "The value of a key by its dotted or its short name, such as `lr`"
+        "The value of a key by its dotted or its short name, such as `lr`; KeyError if there is no such key"
         full_name = short_names(self.version).get(key, key)
         return self.values[full_name]
 
@@ -254,7 +264,7 @@ class EngineSettings:
             if ".critic." in key and not uses_critic:
                 continue
             *sections, last = key.split(".")
-            innermost = out
+            innermost = out # the dict of the innermost section, which gets the value
             for section in sections:
                 innermost = innermost.setdefault(section, {})
             innermost[last] = value
@@ -280,7 +290,9 @@ class EngineSettings:
         return Table(rows)
 
     def _table_row(self, key, value, about):
-        "The row of `explain` for a key, as a dict of texts; `about`: its `Key`"
+        """A key's row for a table of settings: texts for key, value, default (the engine's), by, meaning
+
+        `about`: its `Key`. `by`: who has set the value: you, vlrlbook ("this book") or the engine."""
         by = "this book" if value != about.default else "default"
         if key in self.given: # written by the user
             by = "you"
@@ -296,16 +308,16 @@ def engine_settings(
     given: dict, # nested, dotted or short names → values
     version: str = "0.3.2", # 0.3.2, current or verl
     where: str = "settings", # begins each message
-    house: bool = True, # where nothing is given, this book's values; false: the engine's defaults
+    house: bool = True, # where nothing is given, vlrlbook's own values; false: the engine's defaults
 ) -> EngineSettings:
     """Check settings against the keys, types, ranges and rules of a version, and add all other values
 
-    All faults are reported in one SettingsError. Later layers win: the engine's defaults, this book's values,
-    what a written setting asks of others, what was written."""
+    All faults are reported in one SettingsError. Later layers win: the engine's defaults, vlrlbook's own
+    values, what a written setting asks of others, what was written."""
     written, faults = _checked_keys(given, version) # dotted key → value; messages
     values = _engine_defaults(version)
     if house:
-        values |= _house_of(version) # this book's values
+        values |= _house_of(version) # vlrlbook's own values
     values |= _implied_values(written, version) # what a written setting asks of others: LoRA with verl does
     values |= written
     # The rules between keys are checked only if each key is right by itself, or one mistake would be reported
@@ -319,7 +331,8 @@ def engine_settings(
 def _checked_keys(given, version):
     """Check each setting of `given` by itself: (dotted key → checked value, list of messages of faults)
 
-    The names in `given` may be nested, dotted or short."""
+    The names in `given` may be nested, dotted or short: {"trainer": {"nnodes": 2}}, {"trainer.nnodes": 2} and
+    {"nnodes": 2} are the same."""
     table = known_keys(version) # dotted key → `Key`
     short = short_names(version) # short name → dotted key
     written, faults = {}, []
@@ -341,22 +354,26 @@ def _checked_keys(given, version):
     return written, faults
 
 def _full_name(name, short, version):
-    "The dotted key of a name: `worker.actor.optim.lr` of `lr`; `short`: short name → dotted key"
+    """The dotted key of a name: `worker.actor.optim.lr` of `lr`; any other name stays, right or wrong
+
+    `short`: short name → dotted key. With verl older names become today's, and a needless + is taken away."""
     key = short.get(name, name)
     if version != "verl":
         return key
     key = verl_name(key) # an older name becomes today's
     bare = key.lstrip("+")
-    # Hydra wants a + before these keys. It may be left out, since the export puts it there.
+    # Keys that verl's code asks for although its config does not list them. Hydra wants a + before these. It
+    # may be left out, since the export puts it there.
     return bare if bare in unlisted_in_verl else key
 
 # %% ../../nbs/09a_config.ipynb #n655c306
 def _plus_faults(name, table):
-    """Check a key that is written with + or ++; returns a list of one message, or none
+    """Check a key of verl that is written with + or ++; returns a list of one message, or none
 
-    Hydra takes + only for a key that its config lacks, and ++ for any key. `table`: key → `Key`."""
+    Hydra, which reads verl's settings, takes + only for a key that the config lacks, and ++ for any key.
+    `name`: such as `+trainer.mine`; `table`: dotted key → `Key`, of all keys that vlrlbook knows."""
     bare = name.lstrip("+")
-    # The keys of `unlisted_in_verl` are in our table, but not in the config.
+    # The keys of `unlisted_in_verl` are in the table, but not in the config.
     is_in_config = bare in table and bare not in unlisted_in_verl
     if is_in_config and not name.startswith("++"):
         return [f"{name}: verl knows {bare}, so that Hydra would refuse to add it; write it without the +"]
@@ -365,7 +382,8 @@ def _plus_faults(name, table):
 def _flattened(given, table, prefix=""):
     """Turn nested dicts into one dict of dotted keys: `{"a": {"b": 1}}` becomes `{"a.b": 1}`
 
-    A dict is kept as a value where `table` (key → `Key`) says that the key takes a dict."""
+    A dict is kept as a value where `table` (dotted key → `Key`) says that the key takes a dict. `prefix`: the
+    sections around `given`, such as "worker.actor."."""
     out = {}
     for name, value in given.items():
         key = f"{prefix}{name}"
@@ -379,21 +397,25 @@ def _flattened(given, table, prefix=""):
 
 # %% ../../nbs/09a_config.ipynb #n8fcca49
 def _engine_defaults(version):
-    "Dotted key → the engine's default, of all keys but those that the engine sets itself (`auto`)"
+    """Dotted key → the engine's default, of all keys but those that the engine sets itself (`auto`)
+
+    `version`: 0.3.2 or current (EasyR1), or verl."""
     table = known_keys(version) # dotted key → `Key`
     return {key: about.default for key, about in table.items() if about.kind != "auto"}
 
 def _house_of(version):
-    "This book's values for a version, where they differ from the engine's defaults"
+    "vlrlbook's own values for a version (dotted key → value), where they differ from the engine's defaults"
     if version == "verl":
         return dict(house_verl)
-    values = dict(house_values)
+    values = dict(house_values) # a copy, since a key is added
     if version == "0.3.2": # the current version has no such key: it reads REWARD_TYPE in the reward file
         values["worker.reward.reward_type"] = "batch"
     return values
 
 def _implied_values(written, version):
-    "Values of three other settings that LoRA with verl needs; an empty dict where it is not used"
+    """Values of three other settings that LoRA with verl needs; an empty dict where it is not used
+
+    `written`: what the user has set, dotted key → value. LoRA is used if a rank above 0 is among it."""
     if version != "verl" or not written.get("actor_rollout_ref.model.lora_rank"):
         return {}
     return {"actor_rollout_ref.rollout.load_format": "safetensors", # vLLM starts with the base's own weights
@@ -404,13 +426,14 @@ def _implied_values(written, version):
 def _checked_value(key, value, about):
     """Convert a value to the type of its key; SettingsError if type, range or word is wrong
 
-    `about`: the `Key`, with kind (name of a type), limits and choices."""
+    `about`: the `Key`: kind (name of a type, or any), optional (may be null), low, high, choices (empty:
+    any). Of a list each word must be among the choices."""
     if value is None and about.optional:
         return None
     if about.kind == "any":
         return value
     kind = _key_kinds[about.kind] # the type of that name
-    # YAML reads a name such as 2024 as a number.
+    # YAML reads a name such as 2024 as a number; a bool is an int in Python, and no name.
     if kind is str and isinstance(value, (int, float)) and not isinstance(value, bool):
         value = str(value)
     # `as_type` converts ("5e-5" becomes a float) or raises SettingsError.
@@ -426,12 +449,14 @@ def _checked_value(key, value, about):
 
 def _check_choices(key, words, choices):
     "Raise SettingsError for the first of a key's words that is none of `choices`, which are in lower case"
+    # The message ends with the nearest choice: ": did you mean …?"
     for word in words:
         if str(word).lower() not in choices: # `True` is written `true` in the table
             raise SettingsError(f"{key} = {word!r}{nearest(str(word), choices)}")
 
 def _check_range(key, value, about):
     "Raise SettingsError for a number outside the limits of its key; `about`: the `Key`, with low and high"
+    # A limit is allowed itself; None: there is no limit on this side.
     if about.low is not None and value < about.low:
         raise SettingsError(f"{key} = {value}: expected {about.low:g} or more")
     if about.high is not None and value > about.high:
@@ -449,8 +474,8 @@ _replacement_hints = {
 def _why_not_a_key(name, key, version):
     """The message for a name that cannot be set; `key` is the full name that `name` may be short for
 
-    The caller has sorted out all keys that can be set. So the engine sets this one itself, another version
-    has it, it is a section, or it is misspelt."""
+    `version`: 0.3.2 or current (EasyR1), or verl. The caller has sorted out all keys that can be set. So the
+    engine sets this one itself, another version has it, it is a section, or it is misspelt."""
     table = known_keys(version)
     if key in table: # of the kind "auto": the engine sets it, and its meaning in the table says so
         return f"{key} cannot be set: {table[key].meaning}"
@@ -464,8 +489,11 @@ def _why_not_a_key(name, key, version):
 def _nearest_key(name, key, version):
     """The end of a message about a misspelt name, such as `: did you mean 'lr'?`
 
-    If no key is near, it lists those of the same section, or all sections if there is no such section."""
+    `key`: the dotted key that `name` was taken for, often the name itself. If no key is near,
+    the message lists those of the same section, or all sections if there is no such section."""
     table = known_keys(version)
+    # cutoff: from 0, nothing alike, to 1, equal. Long keys of the same section are alike already, so that the
+    # default of 0.6 would often find one that was not meant.
     close = difflib.get_close_matches(name, [*table, *short_names(version)], n=1, cutoff=0.75)
     if close:
         return f": did you mean {close[0]!r}?"
@@ -474,7 +502,9 @@ def _nearest_key(name, key, version):
     return nearest(name, same_section or top_sections)
 
 def _of_another_version(name, version):
-    "The message for a name that another version has, with what this one has instead; None if none has it"
+    """The message for a name that another version has, with what this one has instead; None if none has it
+
+    `name`: dotted or short; `version`: this one: 0.3.2 or current (EasyR1), or verl."""
     for other in ("0.3.2", "current", "verl"):
         other_key = short_names(other).get(name, name)
         if other == version or other_key not in known_keys(other):
@@ -487,6 +517,7 @@ def _of_another_version(name, version):
 
 def _replacement_hint(key):
     "What another version has instead of a key, after a colon, for the end of a message; empty if unknown"
+    # Beginning of a key → words: a whole section, such as worker.actor.model.lora, has one hint.
     for beginning, words in _replacement_hints.items():
         if key.startswith(beginning):
             return f": {words}"
@@ -500,8 +531,8 @@ def _engine_name(version):
 def _engine_rules(values, version):
     """Yield (is wrong, message) for every rule between the settings of an engine
 
-    `values` holds a value for each dotted key. A message is shown only where its rule is broken. The
-    functions called here yield such pairs, too."""
+    `values` holds a value for each dotted key; `version`: 0.3.2 or current (EasyR1), or verl. A message is
+    shown only where its rule is broken. The functions called here yield such pairs, too."""
     if version == "verl":
         yield from _verl_rules(values)
         return
@@ -525,7 +556,8 @@ def _group_rules(v, world):
 
     `v`: dotted key → value; `world`: number of all GPUs."""
     n = v["worker.rollout.n"] # answers to each prompt: a group
-    estimator = v["algorithm.adv_estimator"] # of the advantage
+    estimator = v["algorithm.adv_estimator"] # how rewards become advantages, such as grpo
+    # `_group_estimators`: those for which an advantage is a reward compared with the rewards of its group.
     yield (estimator in _group_estimators and n < 2,
            f"worker.rollout.n = {n}: {estimator} compares the answers of a group, so it needs 2 or more")
     parallel = v["worker.rollout.tensor_parallel_size"] # GPUs among which one copy of the sampler is cut
@@ -538,20 +570,21 @@ _group_estimators = ("grpo", "grpo_passk", "rloo", "grpo_vectorized", "rloo_vect
 
 def _length_rules(v):
     "Yield (is wrong, message): rules of lengths in tokens and of picture sizes; `v`: dotted key → value"
-    needed = v["data.max_prompt_length"] + v["data.max_response_length"]
+    needed = v["data.max_prompt_length"] + v["data.max_response_length"] # tokens of the longest sequence
     too_few = f"less than data.max_prompt_length + data.max_response_length = {needed}"
     budget = v["worker.rollout.max_num_batched_tokens"] # tokens that vLLM computes in one step
     yield budget < needed, f"worker.rollout.max_num_batched_tokens = {budget}: {too_few}"
     longest = v["worker.rollout.max_model_len"] # tokens of a sequence in vLLM; None: by the model's config
     yield longest is not None and longest < needed, f"worker.rollout.max_model_len = {longest}: {too_few}"
-    low, high = v["data.min_pixels"], v["data.max_pixels"]
+    low, high = v["data.min_pixels"], v["data.max_pixels"] # of a picture; None: no limit
     yield (low is not None and high is not None and low > high,
            f"data.min_pixels = {low}: more than data.max_pixels = {high}")
 
 def _sharding_rule(v, world):
     """Yield (is wrong, message): the GPUs must part into groups of `fsdp_size`, each with a whole model
 
-    -1 and 0 mean one group of all GPUs. `v`: dotted key → value; `world`: number of all GPUs."""
+    -1 and 0 mean one group of all GPUs, and so does any size from `world` on. `v`: dotted key → value;
+    `world`: number of all GPUs."""
     size = v["worker.actor.fsdp.fsdp_size"]
     yield (0 < size < world and world % size != 0,
            f"worker.actor.fsdp.fsdp_size = {size}: {world} GPUs cannot be parted into groups of {size}")
@@ -576,7 +609,7 @@ def _step_rules(v, worker):
     `v`: dotted key → value; `worker`: section of a role, worker.actor or worker.critic."""
     batch = v[f"{worker}.global_batch_size"] # prompts of one optimizer update; a step has several updates
     rollout = v["data.rollout_batch_size"] # prompts of one step, to each of which n answers are sampled
-    nearest_multiple = max(1, round(rollout / batch)) * batch
+    nearest_multiple = max(1, round(rollout / batch)) * batch # max: a step of no prompts is none
     yield (rollout % batch != 0,
            f"data.rollout_batch_size = {rollout}: no multiple of {worker}.global_batch_size = {batch}; "
            f"nearest: {nearest_multiple}")
@@ -591,6 +624,7 @@ def _update_rules(v, worker, groups):
     """Yield (is wrong, message): the answers of one update are shared evenly, in whole micro-batches
 
     `v`: dotted key → value; `worker`: worker.actor or worker.critic; `groups`: number of groups of GPUs."""
+    # Prompts of one optimizer update, times answers to each.
     answers = v[f"{worker}.global_batch_size"] * v["worker.rollout.n"]
     yield (answers % groups != 0,
            f"{worker}.global_batch_size × worker.rollout.n = {answers} answers "
@@ -619,6 +653,7 @@ def _verl_group_rules(v, world):
     `v`: verl's settings, dotted key → value; `world`: number of all GPUs."""
     rollout = "actor_rollout_ref.rollout."
     n = v[rollout + "n"] # answers to each prompt: a group, which some estimators of the advantage compare
+    # One answer has nothing to be compared with: its advantage would always be 0.
     yield (v["algorithm.adv_estimator"] in _group_estimators and n < 2,
            f"{rollout}n = {n}: a group needs 2 answers or more")
     parallel = v[rollout + "tensor_model_parallel_size"] # GPUs among which one copy of the sampler is cut
@@ -638,7 +673,7 @@ def _verl_batch_rules(v, world):
     yield (batch * n % world != 0,
            f"data.train_batch_size × {rollout}n = {batch * n} answers "
            f"cannot be shared evenly by {world} GPUs")
-    answers_each = mini * n // world
+    answers_each = mini * n // world # answers of one update on one GPU
     micro = v[actor + "ppo_micro_batch_size_per_gpu"] # null: verl fills micro-batches by tokens
     yield (bool(micro) and (answers_each == 0 or answers_each % micro != 0),
            f"{answers_each} answers a GPU ({actor}ppo_mini_batch_size × {rollout}n / {world}): "
@@ -647,13 +682,15 @@ def _verl_batch_rules(v, world):
 def _verl_sampler_rules(v):
     "Yield (is wrong, message): rules of the sampler, vLLM; `v`: verl's settings, dotted key → value"
     rollout = "actor_rollout_ref.rollout."
-    needed = v["data.max_prompt_length"] + v["data.max_response_length"]
+    needed = v["data.max_prompt_length"] + v["data.max_response_length"] # tokens of the longest sequence
     budget = v[rollout + "max_num_batched_tokens"] # tokens that vLLM computes in one step
     # With chunked prefill a long prompt is computed in several steps.
     yield (not v[rollout + "enable_chunked_prefill"] and budget < needed,
            f"{rollout}max_num_batched_tokens = {budget}: "
            f"less than data.max_prompt_length + data.max_response_length = {needed}")
-    load_format = v[rollout + "load_format"] # where vLLM gets its first weights from
+    # Where vLLM gets its first weights from. The default, dummy, makes random ones, until the trainer sends
+    # its own; with LoRA it may send the adapter alone.
+    load_format = v[rollout + "load_format"]
     yield (v["actor_rollout_ref.model.lora_rank"] > 0 and load_format != "safetensors",
            f"{rollout}load_format = {load_format!r}: "
            "with LoRA the sampler needs the base's own weights, safetensors")
@@ -668,11 +705,13 @@ def read_engine_yaml(
     sections = _read_sections(Path(path))
     given = _flattened(sections, known_keys(version)) # dotted key → value
     given |= parse_overrides(overrides, version)
-    # `house=False`: a key that is not given has the engine's default, not this book's.
+    # `house=False`: a key that is not given has the engine's default, not vlrlbook's own value.
     return engine_settings(given, version, Path(path).name, house=False) # checks them
 
 def _read_sections(path):
-    "The content of a YAML file, nested dicts; SettingsError if it cannot be read, or if a key stands twice"
+    """The content of a YAML file, nested dicts; SettingsError if it cannot be read, or if a key stands twice
+
+    `path`: a `Path`. A file with one value or a list in it is refused, too: settings stand in sections."""
     import yaml
     try:
         text = path.read_text(encoding="utf-8")
@@ -725,10 +764,10 @@ def parse_overrides(
 
 def _name_and_value(word):
     "(`a.b`, `c`) of a word `a.b=c`; SettingsError if it has no such form or names what no export can hold"
-    name, sign, value = word.partition("=")
+    name, sign, value = word.partition("=") # at the first =, so that a value may hold others
     if not sign or not name:
         raise SettingsError(f"{word!r}: expected name=value")
-    # Chapter 05 has this setting; an export has no place for it.
+    # Chapter 05 (GRPO) has this setting; an export has no place for it. It may be spelt --system-prompt, too.
     if name.replace("-", "_").lstrip("_") == "system_prompt":
         raise SettingsError("system_prompt: an export has one message of the user and no turn "
                             "of the system; a column system of the rows is put in front of their "
@@ -736,7 +775,9 @@ def _name_and_value(word):
     return name, value
 
 def _yaml_value(word, text):
-    "Read the text behind the = of a word as YAML; SettingsError, which names the whole `word`, if it is none"
+    """Read the text behind the = of a word as YAML: "4" → 4, "[a, b]" → ["a", "b"], "true" → True
+
+    SettingsError, which names the whole `word`, if it is no YAML."""
     import yaml
     try:
         # `a=` means an empty text; YAML would read it as null.

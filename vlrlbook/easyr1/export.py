@@ -50,7 +50,7 @@ def rendered_prompt(
 
 @cache
 def _compiled_template(text):
-    """Compile a jinja template; cached, so that it is compiled once and not for every row
+    """Compile the text of a jinja template; cached, so that it is compiled once and not for every row
 
     Raises SettingsError for a text that is no jinja, or that does not use the question (`content`)."""
     from jinja2 import Environment, Template, TemplateSyntaxError, meta
@@ -110,18 +110,19 @@ compute_score = {adapter}(reward)
 
 # %% ../../nbs/09b_export.ipynb #nfd0cd6b
 def _reward_expression(function, statements, spec):
-    """A Python expression for a reward: the function's name, or `mix(…)` for a weighted sum
+    """A Python expression for a reward `function`: its name, or `mix(…)` for a weighted sum
 
     Adds the source of all that the expression needs to `statements`, a `_Statements`. `spec`: the reward as
-    it was given, for messages."""
-    if getattr(function, "batched", False): # a trained reward model or a judge
+    it was given, for messages. SettingsError for a function whose source cannot be cut out of a file."""
+    if getattr(function, "batched", False): # set on a trained reward model and a judge, which need weights
         raise SettingsError(f"reward {spec!r}: a trained model cannot travel in a file; "
                             "EasyR1 and verl take rules of chapter 02 and functions of a module")
     qualified_name = getattr(function, "__qualname__", "")
     if qualified_name == "mix.<locals>.mixed": # the function that chapter 02's `mix` returns: a weighted sum
         return _mix_expression(function, statements, spec)
 
-    # Other functions have `<locals>` or `<lambda>` in this name.
+    # Functions inside others have `<locals>` in this name, nameless ones `<lambda>`; what was typed into a
+    # notebook has the module `__main__`, which has no file.
     is_at_top = inspect.isfunction(function) and "<" not in qualified_name
     if not is_at_top or function.__module__ == "__main__":
         raise SettingsError(f"reward {spec!r}: only a function at the top of a module has a source "
@@ -132,7 +133,8 @@ def _reward_expression(function, statements, spec):
 def _mix_expression(function, statements, spec):
     """A weighted sum of rewards as Python: `mix(**{'format': (format_reward, 0.5), …})`
 
-    `function`: what `mix` returned. `statements` and `spec`: as in `_reward_expression`."""
+    `function`: what `mix` returned, which holds its parts as variables of `mix`. Adds the source of all that
+    the expression needs to `statements`, a `_Statements`. `spec`: the reward as given, for messages."""
     variables = inspect.getclosurevars(function).nonlocals # of `mix`: rewards and weights by name
     statements.collect("vlrlbook.rewards", ["mix"])
     pairs = [] # such as 'format': (format_reward, 0.5)
@@ -152,7 +154,9 @@ class _Statements:
         self.used_modules = {} # module → modules from which names that it uses are copied
 
     def collect(self, module, names):
-        "Collect the statements of `module` that define `names`, and those that these use, and so on"
+        """Collect the statements of `module` that define `names`, and those that these use, and so on
+
+        `module`: its full name, such as vlrlbook.rewards."""
         # Source lines, syntax trees of the statements, name → number of the statement that defines it
         lines, statements, defined_by = _top_level(module)
         for name in names:
@@ -170,6 +174,7 @@ class _Statements:
 
     def _set_module(self, name, module):
         "Note that `name` is copied from `module`; SettingsError if it was copied from another one before"
+        # All statements will stand in one file, where the later one of two equal names would win.
         owner = self.module_of.setdefault(name, module)
         if owner != module:
             raise SettingsError(
@@ -180,6 +185,7 @@ class _Statements:
 
         The cluster may lack vlrlbook and the user's own package, so what `from … import` takes from these is
         copied as source. Other imports are copied as a line."""
+        # One statement may import several names; only this one is needed.
         alias = next(alias for alias in node.names if _bound_name(alias) == name)
         imported = f"{alias.name} as {alias.asname}" if alias.asname else alias.name
         if isinstance(node, ast.Import):
@@ -198,7 +204,8 @@ class _Statements:
     def _add_plain_import(self, module, imported_module, imported):
         """Add the line `import {imported}` of `module`; `imported` may end in `as` and another name
 
-        That of vlrlbook raises SettingsError, since it does not say which names are used."""
+        `imported_module`: the same without `as`. That of vlrlbook raises SettingsError, since it does not say
+        which names are used, and the cluster has no vlrlbook."""
         if imported_module.split(".")[0] == "vlrlbook":
             raise SettingsError(f"{module}: `import {imported}` would need vlrlbook on the cluster; "
                                 f"write `from {imported_module} import …`, which copies what the reward uses")
@@ -221,7 +228,7 @@ class _Statements:
         return "\n\n".join(texts)
 
     def _add_in_order(self, module, modules, waiting=()):
-        """Append a module to the list `modules`, after all modules whose names it uses
+        """Append a module (its full name) to the list `modules`, after all modules whose names it uses
 
         `waiting`: the modules that led to this one, each of which uses the next. It prevents endless
         recursion where modules import each other in a circle."""
@@ -234,7 +241,10 @@ class _Statements:
 # %% ../../nbs/09b_export.ipynb #n6d1568b
 @cache
 def _top_level(module):
-    "(source lines of a module, syntax trees of its statements, name → number of its statement)"
+    """(source lines of a module, syntax trees of its statements, name → number of its statement)
+
+    `module`: its full name. Only statements at the top count; numbers are from 0. Cached, since a
+    reward may use many names of the same module."""
     source = inspect.getsource(importlib.import_module(module))
     statements = ast.parse(source).body
     defined_by = {}
@@ -243,7 +253,9 @@ def _top_level(module):
     return source.splitlines(), statements, defined_by
 
 def _names_defined(node):
-    "Names that a statement at the top of a module defines; `node` is its syntax tree"
+    """Names that a statement at the top of a module defines; `node` is its syntax tree
+
+    `def f(): …` → ["f"], `import os, re` → ["os", "re"], `a = b = 1` → ["a", "b"]."""
     if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
         return [node.name]
     if isinstance(node, (ast.Import, ast.ImportFrom)):
@@ -257,8 +269,10 @@ def _bound_name(alias):
     return alias.asname or alias.name.split(".")[0]
 
 def _imported_module(node, module):
-    "The full name of the module that a `from … import` statement (its syntax tree `node`) in `module` names"
-    if not node.level:
+    """The full name of the module that a `from … import` statement (its syntax tree `node`) in `module` names
+
+    `from ..core import x` in vlrlbook.easyr1.export → vlrlbook.core."""
+    if not node.level: # number of leading dots
         return node.module
     relative = "." * node.level + (node.module or "")
     package = module.rpartition(".")[0]
@@ -276,7 +290,7 @@ def _used_names(node):
         if isinstance(part, ast.Name):
             names.add(part.id)
         annotations = (getattr(part, "annotation", None), getattr(part, "returns", None))
-        for child in ast.iter_child_nodes(part):
+        for child in ast.iter_child_nodes(part): # all parts but the annotations of arguments and results
             if not any(child is annotation for annotation in annotations):
                 to_visit.append(child)
     return names
@@ -372,7 +386,8 @@ def export_easyr1(
 def _describe_easyr1(folder, checked, reward, counts):
     """Write config.yaml, train.sh, README.md and export.json into an export for EasyR1
 
-    `checked`: its `EngineSettings`; `reward`: a name; `counts`: numbers of training and held-out rows."""
+    `folder`: of the export; `checked`: its `EngineSettings`, which take short names of keys, too; `reward`: a
+    name; `counts`: numbers of training and held-out rows."""
     version = checked.version # 0.3.2 or current
     launcher = _train_text.format(version=version, gpus=checked["n_gpus_per_node"], nodes=checked["nnodes"])
     write_whole(folder / "config.yaml", checked.yaml())
@@ -397,9 +412,12 @@ def _write_launcher(folder, text):
 
 # %% ../../nbs/09b_export.ipynb #n36e41e6
 def _export_settings(settings, version):
-    "Check the settings of an export; SettingsError for keys that name files which the export itself writes"
+    """Check the settings of an export and add all others: `EngineSettings`
+
+    SettingsError for keys that name files which the export itself writes. `settings`: nested, dotted or short
+    names → values; `version`: 0.3.2 or current (EasyR1), or verl."""
     checked = engine_settings(settings, version)
-    wrong = [key for key in export_keys(version) if key in checked.given]
+    wrong = [key for key in export_keys(version) if key in checked.given] # `given`: what the user has set
     if wrong:
         raise SettingsError(f"{', '.join(wrong)}: an export writes these files itself")
     if version != "verl": # verl's rows hold the pictures themselves
@@ -430,7 +448,8 @@ def _check_fills_batch(rows, batch, key):
 def _train_and_held_out(dataset, val, reading, template, seed):
     """Returns (training rows, held-out rows, template for the questions of both)
 
-    `dataset` and `val`: files, lists of samples or data sets; `reading`: how files are read (`_Reading`).
+    `dataset` and `val`: files, lists of samples or data sets; `reading`: how files are read (`_Reading`);
+    `template`: jinja, or None for the one that fits the rows; `seed`: decides which pictures are held out.
     Without `val` a tenth of the pictures is held out."""
     train = _as_dataset(dataset, reading) # reads a file, makes a data set of a list
     if val is None:
@@ -463,15 +482,19 @@ class _Reading:
     tell: object = None # called with the report of each file
 
 def _as_dataset(rows, reading):
-    "A data set of chapter 01 from the path of a file or a counting ZIP, a list of samples, or a data set"
+    """A data set of chapter 01 from the path of a file or a counting ZIP, a list of samples, or a data set
+
+    `reading`: a `_Reading`, which says how a file is read; a list or a data set is taken as it is."""
     if isinstance(rows, (str, Path)):
         return _read_file(Path(rows), reading)
     return to_dataset(rows) if isinstance(rows, list) else rows
 
 def _read_file(path, reading):
-    """Read the good rows of a file (`reading` is a `_Reading`), checked as for training
+    """Read the good rows of a file as a data set, checked as for training
 
-    A row is bad, too, if its own truth earns too little under the reward."""
+    A row is bad, too, if its own truth earns too little under the reward. `reading`: a `_Reading`: reward,
+    where pictures are, names of columns, whether bad rows are left out or raise DataError, and `tell`, a
+    function that gets the report."""
     if path.suffix.lower() == ".zip" or path.is_dir(): # a counting ZIP, or a folder that holds one unpacked
         dataset, report = unpacked_counting_zip(path)
     else:
@@ -485,7 +508,7 @@ def _read_file(path, reading):
 
 # %% ../../nbs/09b_export.ipynb #n2915371
 def _checked_rows(dataset, template):
-    """Check each row; yield (its number, question without instructions, answer, list of pictures)
+    """Check each row of a data set; yield (its number, question without instructions, answer, its pictures)
 
     A picture is a dict with `path` or `bytes`. Raises DataError unless the prompt, which the jinja `template`
     makes of the question, has an `<image>` mark for each picture."""
@@ -502,7 +525,7 @@ def _checked_rows(dataset, template):
         yield number, question, row["answer"], pictures
 
 def _check_marks(question, template, pictures, number):
-    """Raise DataError unless the prompt has an `<image>` mark for each picture
+    """Raise DataError unless the prompt has an `<image>` mark for each picture, as the engine needs it
 
     `template`: jinja, which makes the prompt of the question; `pictures`: how many; `number`: of the row."""
     marks = rendered_prompt(question, template).count("<image>")
@@ -534,7 +557,7 @@ def _picture_file(picture, number):
         raise DataError(e.code, e.message, row=number, entry=e.entry) from e # now with the row's number
     if plain_format:
         return data, "jpg" if plain_format == "JPEG" else "png"
-    buffer = io.BytesIO()
+    buffer = io.BytesIO() # a file in memory
     image.save(buffer, "PNG", compress_level=1) # the fastest: there may be ten thousand pictures
     return buffer.getvalue(), "png"
 
@@ -556,14 +579,14 @@ def _write_rows(dataset, path, template):
     return rows
 
 def _stored_name(picture, number, folder, stored):
-    """The name of a picture's file in the folder of the export; writes the file unless it is there already
+    """The name of a picture's file in the `folder` of the export; writes the file unless it is there already
 
     `picture`: a dict with `path` or `bytes`; `stored`: path → name of the pictures so far, which is added to;
     `number`: of the row, for messages."""
     if picture["bytes"]: # the row holds the picture itself
         return _store_picture(picture, number, folder)
     path = picture["path"]
-    if path not in stored:
+    if path not in stored: # several rows may show the same picture
         stored[path] = _store_picture(picture, number, folder)
     return stored[path]
 
@@ -571,7 +594,10 @@ def _stored_name(picture, number, folder, stored):
 _hash_digits = 20 # of a picture's SHA-256 in its name: 80 bits, so that no two pictures get the same name
 
 def _store_picture(picture, number, folder):
-    "Write one picture into the folder under the hash of its bytes (equal ones once); return the file's name"
+    """Write one picture into the folder under the hash of its bytes (equal ones once); return the file's name
+
+    `picture`: a dict with `path` or `bytes`; `number`: of its row, for messages."""
+    # Bytes of a JPEG or PNG file, and jpg or png.
     data, suffix = _picture_file(picture, number)
     digest = hashlib.sha256(data).hexdigest()[:_hash_digits]
     path = folder / f"{digest}.{suffix}"
@@ -641,8 +667,9 @@ A run that was stopped goes on from its newest checkpoint when it is started aga
 def _readme(checked, engine, reward, counts, files):
     """The text of an export's README.md
 
-    `checked`: an `EngineSettings`. `engine`: its name and version. `counts`: numbers of training rows and
-    held-out rows. `files`: rows of a Markdown table that explain the files."""
+    `checked`: an `EngineSettings`, which takes short names of keys, too. `engine`: name and version, such as
+    "EasyR1 0.3.2". `reward`: its name. `counts`: numbers of training rows and held-out rows. `files`: rows of
+    a Markdown table that explain the files."""
     model_key = "actor_rollout_ref.model.path" if engine.startswith("verl") else "model_path"
     model = checked[model_key]
     train_count, held_out_count = counts
@@ -683,10 +710,12 @@ def export_verl(
 def _describe_verl(folder, checked, reward, counts):
     """Write train.sh, README.md and export.json into an export for verl
 
-    `checked`: its `EngineSettings`; `reward`: a name; `counts`: numbers of training and held-out rows."""
+    `folder`: of the export; `checked`: its `EngineSettings`, which take short names of keys, too; `reward`: a
+    name; `counts`: numbers of training and held-out rows."""
     engine = f"verl {verl_release}"
     _write_launcher(folder, _verl_launcher(checked))
     write_whole(folder / "README.md", _readme(checked, engine, reward, counts, _verl_files))
+    # verl's shards do not hold alpha, which merging an adapter needs.
     lora = dict(rank=checked["lora_rank"], alpha=checked["lora_alpha"])
     # A dry run reads the settings from export.json, since verl gets no YAML file.
     about = dict(engine="verl", version="verl", written_for=engine, reward=reward,
@@ -697,7 +726,8 @@ def _describe_verl(folder, checked, reward, counts):
 def _verl_launcher(checked):
     """The text of train.sh for verl, with an override for every setting that differs from verl's default
 
-    `checked`: `EngineSettings`, which takes short names of keys."""
+    An override is a word a.b=c of the command line. `checked`: `EngineSettings`, which takes short names of
+    keys, too."""
     checkpoints = checked["default_local_dir"]
     if not checkpoints:
         checkpoints = f"./checkpoints/{checked['project_name']}/{checked['experiment_name']}"
@@ -708,10 +738,11 @@ def _verl_launcher(checked):
 
 # %% ../../nbs/09b_export.ipynb #ndd81ae2
 def _settings_to_keep(checked):
-    """Settings for export.json: those that this book explains and those that were written
+    """Settings for export.json: those that vlrlbook explains and those that were written
 
-    verl's other settings, about a thousand, keep its defaults. `checked`: `EngineSettings`."""
-    table = known_keys("verl") # a key that this book does not explain has no meaning
+    verl's other settings, about a thousand, keep its defaults. `checked`: `EngineSettings`. Returns a dict,
+    dotted key → value."""
+    table = known_keys("verl") # dotted key → `Key`; of one that vlrlbook does not explain `meaning` is empty
     explained = {key: value for key, value in checked.values.items() if key in table and table[key].meaning}
     return explained | checked.given
 
@@ -744,6 +775,7 @@ def verl_overrides(
 def _bash_path(path):
     """A path escaped for double quotes in bash; one that begins with ./ or ../ is made absolute by $PWD
 
+    `./a` → `$PWD/a`, `../a` → `$PWD/../a`, `/a/$b` → `/a/\\$b`; a hub id such as `Qwen/Qwen2.5-VL-3B` stays.
     train.sh runs in its own folder, but Ray's workers have other working directories."""
     quoted = re.sub(r'(["$`\\])', r"\\\1", path.removeprefix("./")) # a backslash before " $ ` and backslash
     if path.startswith(("./", "../")):
@@ -771,14 +803,20 @@ def _hydra_value(value):
     return _quoted_for_hydra(text)
 
 def _quoted_for_hydra(text):
-    "A text between quotes in Hydra's syntax of overrides: `'a b'`; between double ones if need be"
+    """A text between quotes in Hydra's syntax of overrides: `a b` → `'a b'`, `it's` → `"it's"`
+
+    Double quotes are taken if only single ones are in the text; with both the single ones are escaped."""
     quote = '"' if "'" in text and '"' not in text else "'"
     # Hydra takes a backslash as it is, except before a quote: there, and at the end, it has to be doubled.
-    escaped = re.sub(rf"(\\*)({quote}|$)", _escape_for_hydra, text)
+    # `\Z` is the very end; `$` would also fit before a newline that ends the text.
+    escaped = re.sub(rf"(\\*)({quote}|\Z)", _escape_for_hydra, text)
     return f"{quote}{escaped}{quote}"
 
 def _escape_for_hydra(match):
-    "Double the backslashes of a match, and put one more before the quote behind them; it may be empty"
+    """Double the backslashes of a match, and put one more before the quote behind them
+
+    `match`: of a regular expression with two groups: backslashes, perhaps none, and the quote, which is empty
+    at the end of the text. Another quote follows there, so that backslashes before it are doubled, too."""
     backslashes, quote = match.groups()
     return backslashes * 2 + ("\\" + quote if quote else "")
 
@@ -786,8 +824,8 @@ def _escape_for_hydra(match):
 def _write_parquet(dataset, path, template, split):
     """Write the rows of a data set with their pictures as parquet for verl; return the number of rows
 
-    Only one batch is in memory at a time. `template`: the jinja template around each question. `split`: train
-    or val, stored in each row."""
+    Only one batch is in memory at a time. `dataset`: of chapter 01; `template`: the jinja template around
+    each question; `split`: train or val, stored in each row."""
     import pyarrow as pa
     import pyarrow.parquet as pq
     schema = _verl_schema()
@@ -806,6 +844,7 @@ def _write_parquet(dataset, path, template, split):
 def _verl_row(number, question, answer, pictures, template, split, index):
     """One row as verl's data set expects it: the whole prompt and the pictures' bytes
 
+    `pictures`: dicts with `path` or `bytes`; `template`: jinja around the question; `split`: train or val;
     `number`: of the row in its source, for messages; `index`: its place in the file, from 0."""
     images = []
     for picture in pictures:

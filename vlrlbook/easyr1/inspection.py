@@ -45,17 +45,19 @@ def check_row(
     row: dict, # as it stands in the file
     number: int, # its line, from 1
     look, # `_RowContext`: settings, template, processor
-) -> dict: # tokens, image_tokens, pictures, resized, answer, problems [(code, message)]
+) -> dict: # tokens, image_tokens, pictures, resized, answer, shown, problems [(code, message)]
     """Check one row as EasyR1 would read it, and count its tokens
 
-    Where a problem makes counting impossible, the tokens stay 0."""
-    fields, problems = _row_fields(look, row) # fields: None if the row has no usable prompt
+    Where a problem makes counting impossible, the tokens stay 0. `resized`: (pictures enlarged, shrunk);
+    `shown`: a name for each picture, the same for equal pictures."""
+    # (prompt, answer, pictures), or None if the row has no usable prompt; [(code, message)]
+    fields, problems = _row_fields(look, row)
     result = dict(number=number, tokens=0, image_tokens=0, pictures=0, resized=(0, 0), answer=None,
                   shown=(), problems=problems)
     if fields is None:
         return result
     prompt, result["answer"], images = fields
-    result["shown"] = [_picture_name(image) for image in images]
+    result["shown"] = [_picture_name(image) for image in images] # to find pictures that other rows show, too
     # verl's rows hold the finished prompt; EasyR1 puts the template around it when it reads the row.
     text = prompt if look.engine == "verl" else rendered_prompt(prompt, look.template)
     problems += _picture_count_problems(text.count("<image>"), len(images), look.most_images)
@@ -66,18 +68,19 @@ def check_row(
     return result
 
 def _check_pictures(context, images, result):
-    """Add to the result of a row: its `pictures`, how many were `resized`, and `problems` (code, message)
+    """Check the pictures of a row; add `pictures`, `resized` and `problems` [(code, message)] to its `result`
 
-    Returns (width, height) after EasyR1's resizing of those that can be decoded. `context`: `_RowContext`."""
+    Returns (width, height) after EasyR1's resizing of those that can be decoded. `images`: paths, bytes, or
+    dicts with `bytes`. `context`: a `_RowContext`, with the limits of a picture's pixels."""
     sizes = []
     for image in images:
-        size, problem = context.size_of(image) # one of the two is None
+        size, problem = context.size_of(image) # decodes the picture; one of the two is None
         if problem:
             result["problems"].append(problem)
         else:
             sizes.append(size)
     scaled = [easyr1_size(size, context.min_pixels, context.max_pixels) for size in sizes]
-    result["pictures"] = len(sizes)
+    result["pictures"] = len(sizes) # those that cannot be decoded are not counted
     result["resized"] = _count_resized(sizes, scaled) # (enlarged, shrunk)
     return scaled
 
@@ -85,19 +88,19 @@ def _count_resized(before, after):
     "(how many pictures were enlarged, how many shrunk), from their sizes before and after, in the same order"
     enlarged = shrunk = 0
     for (old_width, old_height), (width, height) in zip(before, after):
-        old_area, area = old_width * old_height, width * height
+        old_area, area = old_width * old_height, width * height # EasyR1's limits are about the area
         enlarged += area > old_area
         shrunk += area < old_area
     return enlarged, shrunk
 
 # %% ../../nbs/09c_inspection.ipynb #xne0bae7c
 def _picture_count_problems(marks, pictures, most_pictures):
-    """Problems [(code, message)] of the number of pictures in a row
+    """Problems [(code, message)] of the number of pictures in a row; [] if it is right
 
-    `marks`: how many `<image>` the prompt has; `most_pictures`: what vLLM accepts for a prompt, 0 or None for
-    any number."""
+    `marks`: how many `<image>` the prompt has; `pictures`: how many the row has; `most_pictures`: how many
+    vLLM accepts for a prompt, 0 or None for any number."""
     problems = []
-    if marks != pictures:
+    if marks != pictures: # each mark is replaced by one picture, so the engine would stop
         message = f"{marks} <image> marks after the template but {pictures} pictures"
         problems.append(("row.images", message))
     if most_pictures and pictures > most_pictures:
@@ -109,30 +112,38 @@ def _picture_count_problems(marks, pictures, most_pictures):
 def _picture_name(image):
     """A text that is equal for equal pictures of an export: the file's name, or a hash of the bytes
 
-    An export names files by their content. `image`: a path, bytes, or a dict with `bytes` or `path`."""
-    if isinstance(image, dict):
+    An export names files by their content. `image`: a path, bytes, or a dict with `bytes` or `path`. By these
+    names pictures are found that stand in training rows and in held-out rows."""
+    if isinstance(image, dict): # verl's rows hold the picture itself
         image = image.get("bytes") or image.get("path")
     return hashlib.sha1(image).hexdigest() if isinstance(image, bytes) else str(image)
 
 def _count_tokens(context, text, sizes):
     """(tokens of a prompt with its pictures, how many of these are picture tokens)
 
-    `text`: the prompt with a mark `<image>` for each picture; `sizes`: their (width, height)."""
+    `text`: the prompt with a mark `<image>` for each picture; `sizes`: their (width, height). `context`: a
+    `_RowContext`, with the model's processor; its `text_tokens` counts the tokens of a text."""
+    # How many tokens a picture becomes depends on its size alone, so no picture is opened here.
     image_tokens = sum(picture_tokens(context.processor, size) for size in sizes)
     # Each mark is one token of the text, in whose place the tokens of its picture come.
     marks = text.count("<image>")
     return context.text_tokens(text) - marks + image_tokens, image_tokens
 
 def _length_problems(context, tokens):
-    "Problems [(code, message)] of a prompt with so many tokens: one if it is longer than the engine takes"
-    if tokens <= context.longest:
+    """Problems [(code, message)] of a prompt with so many `tokens`: one if it is longer than the engine takes
+
+    `context`: a `_RowContext`, with the settings `longest` (tokens) and `filters`."""
+    if tokens <= context.longest: # data.max_prompt_length
         return []
+    # `filters`: data.filter_overlong_prompts
     consequence = "leaves the row out" if context.filters else "cuts the prompt on the right"
     return [("prompt.length", f"{tokens} tokens, at most {context.longest}; EasyR1 {consequence}")]
 
 # %% ../../nbs/09c_inspection.ipynb #n4558ddb
 def _read_template(folder, name):
-    "The text of the template file `name`, or None without one; SettingsError if it is no usable jinja"
+    """The text of the template file `name` in the export's folder, or None if `name` is None or empty
+
+    The jinja template puts instructions around each question. SettingsError if it is no usable jinja."""
     template = (folder / name).read_text(encoding="utf-8") if name else None
     rendered_prompt("", template) # raises for a bad template here, once and not for every row
     return template
@@ -142,8 +153,9 @@ class _RowContext:
     def __init__(self, settings, folder, engine, processor):
         """Take from checked `EngineSettings` what checking rows needs; SettingsError for a bad template
 
-        `folder`: of the export, where relative paths begin; `engine`: easyr1 or verl."""
-        values = settings.values
+        `folder`: of the export, where relative paths begin; `engine`: easyr1 or verl; `processor`: the
+        model's, from transformers."""
+        values = settings.values # dotted key → value
         self.engine, self.processor, self.folder = engine, processor, Path(folder)
         self.longest = values["data.max_prompt_length"] # tokens
         self.filters = values["data.filter_overlong_prompts"] # whether too long rows are left out, or cut
@@ -160,7 +172,9 @@ class _RowContext:
 
     def text_tokens(self, text):
         "Number of tokens of a prompt in the model's chat template; an `<image>` counts as one token"
-        messages = easyr1_messages(text, None) # None: the text has its template already
+        # One message of the user; a picture in it is rendered as one special token. None: the text has its
+        # template already.
+        messages = easyr1_messages(text, None)
         rendered = self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
         return len(self.processor.tokenizer(rendered)["input_ids"])
 
@@ -168,12 +182,13 @@ class _RowContext:
         """((width, height), None) of a picture that can be decoded, else (None, (code, message))
 
         `image`: as a row holds it: a dict with `bytes`, bytes, or a path in the picture folder."""
-        # `_measure_picture` calls the function that it gets for the bytes, and returns such a pair.
+        # `_measure_picture` calls the function that it gets for the bytes, and returns such a pair. So a dict
+        # without bytes, or what is no picture at all, is reported like a damaged file.
         if isinstance(image, dict):
             return _measure_picture(lambda: image["bytes"])
         if not isinstance(image, str):
             return _measure_picture(lambda: image)
-        if image not in self.measured:
+        if image not in self.measured: # several rows may name the same file
             path = self.folder / (self.image_dir or "") / image
             if path.is_file():
                 self.measured[image] = _measure_picture(path.read_bytes)
@@ -185,40 +200,88 @@ class _RowContext:
 def _row_fields(context, row):
     """((prompt, answer, pictures), problems) of a row; the first is None if the row has no usable prompt
 
-    `context`: `_RowContext`, with engine and names of the columns; problems: a list of (code, message)."""
+    `row`: a dict, or whatever else stands in the file; `context`: a `_RowContext`, with engine and names of
+    the columns; problems: a list of (code, message)."""
     if isinstance(row, ValueError): # what `_read_rows` yields for a line that is no JSON
         return None, [("row.json", f"no JSON: {row}")]
     if not isinstance(row, dict):
         return None, [("row.json", f"a {type(row).__name__}, expected an object")]
 
-    prompt, answer = _prompt_and_answer(context, row)
-    if not isinstance(prompt, str) or not prompt.replace("<image>", "").strip():
-        columns = ", ".join(map(str, row))[:80]
-        return None, [("row.prompt", f"no text under {context.prompt_key!r}; the row has {columns}")]
-
+    prompt, prompt_fault = _row_prompt(context, row)
+    if prompt_fault:
+        return None, [("row.prompt", prompt_fault)]
     # Despite the problems that follow, the prompt and the pictures are returned, to be checked as well.
-    problems = []
-    if not isinstance(answer, str) or not answer.strip():
-        problems.append(("row.answer", f"{answer!r} under {context.answer_key!r}, expected text"))
+    answer, answer_fault = _row_answer(context, row)
+    problems = [("row.answer", answer_fault)] if answer_fault else []
     images, image_problems = _row_images(row.get(context.image_key, []), context.engine)
     return (prompt, answer, images), problems + image_problems
 
-def _prompt_and_answer(context, row):
-    "(prompt, answer) of a row, a dict; None where a column is missing, or whatever else stands there"
-    prompt, answer = row.get(context.prompt_key), row.get(context.answer_key)
-    if context.engine == "verl": # its rows keep the answer in a dict for the reward
-        answer = (row.get("reward_model") or {}).get("ground_truth")
-        if isinstance(prompt, list): # turns of a conversation, each with role and content
-            prompt = "".join(turn["content"] for turn in prompt)
-    return prompt, answer
+def _row_prompt(context, row):
+    """(prompt, None) of a row, which is a dict; (None, what is wrong, in words) if it holds no text
+
+    `context`: a `_RowContext`. A prompt of verl is a list of turns, whose texts are joined."""
+    key = context.prompt_key # name of the column
+    prompt = row.get(key)
+    if context.engine == "verl" and isinstance(prompt, list):
+        texts = []
+        for number, turn in enumerate(prompt, 1):
+            text, fault = _turn_text(turn)
+            if fault:
+                return None, f"turn {number} under {key!r}: {fault}"
+            texts.append(text)
+        prompt = "".join(texts)
+    # A prompt of picture marks alone asks nothing.
+    if not isinstance(prompt, str) or not prompt.replace("<image>", "").strip():
+        columns = ", ".join(map(str, row))[:80]
+        return None, f"no text under {key!r}; the row has {columns}"
+    return prompt, None
+
+def _turn_text(turn):
+    """(text, None) of a turn of a conversation for verl; (None, what is wrong, in words) if it holds none
+
+    Right are `{"role": "user", "content": "Why?"}` and a list of such parts as `{"type": "text", "text":
+    "Why?"}` under `content`."""
+    if not isinstance(turn, dict):
+        return None, f"a {type(turn).__name__}, expected a dict with role and content"
+    content = turn.get("content")
+    if isinstance(content, str):
+        return content, None
+    if not isinstance(content, list):
+        return None, f"{content!r:.80} under 'content', expected text or a list of parts"
+    texts = []
+    for part in content:
+        text = part.get("text") if isinstance(part, dict) else None
+        if not isinstance(text, str): # also a part that is a picture: a dry run looks only at their column
+            return None, f"{part!r:.80} under 'content', expected parts with type and text alone"
+        # verl 0.9.1 puts pictures only into a content that is one text; in parts a mark stands for none.
+        texts.append(text.replace("<image>", ""))
+    return "".join(texts), None
+
+def _row_answer(context, row):
+    """(answer, None) of a row, which is a dict; (what stands there, what is wrong, in words) if it is no text
+
+    `context`: a `_RowContext`, with the engine, easyr1 or verl, and the name of EasyR1's column."""
+    if context.engine != "verl":
+        answer, place = row.get(context.answer_key), repr(context.answer_key)
+    else: # verl's rows keep the answer in a dict for the reward
+        about_reward = row.get("reward_model")
+        if not isinstance(about_reward, dict):
+            return None, f"{about_reward!r:.80} under 'reward_model', expected a dict with 'ground_truth'"
+        answer, place = about_reward.get("ground_truth"), "'ground_truth' of 'reward_model'"
+    if isinstance(answer, str) and answer.strip():
+        return answer, None
+    return answer, f"{answer!r} under {place}, expected text"
 
 def _row_images(images, engine):
-    "(list of pictures, problems) from the value in a row's picture column; if it is no list: none"
+    """(list of pictures, problems [(code, message)]) from the value `images` in a row's picture column
+
+    If it is no list, the list of pictures is empty. `engine`: easyr1 or verl."""
     if isinstance(images, list):
         return images, []
     if images is not None:
         return [], [("row.images", f"a {type(images).__name__}, expected a list")]
-    if engine == "verl": # only EasyR1 stops on null
+    # null: verl reads it as no pictures, and its exports have it there; EasyR1 goes through the list.
+    if engine == "verl":
         return [], []
     return [], [("row.images", "null, on which EasyR1 stops; a row without pictures has []")]
 
@@ -244,7 +307,8 @@ def _measure_picture(read_bytes):
 
 def _header_problem(image):
     "(code, message) if mode or shape of an opened Pillow picture rule it out, else None; decodes nothing"
-    if image.mode.startswith(("I", "F")): # 16 or 32 bits a pixel
+    # Modes of 16 or 32 bits a pixel, such as I;16: converted to RGB, all values above 255 become 255.
+    if image.mode.startswith(("I", "F")):
         return "image.mode", f"{image.mode}: EasyR1's plain conversion would clip it"
     short_side, long_side = sorted(image.size)
     if long_side > _most_elongated * short_side:
@@ -305,25 +369,27 @@ class DryRun:
 
 # %% ../../nbs/09c_inspection.ipynb #nee23025
 def _counts_table(run):
-    "What a `DryRun` counted, as a `Table` of two columns"
-    tokens = sorted(run.tokens) or [0] # of each prompt
+    "What a `DryRun` counted, as a `Table` of two columns, `what` and `found`: one line for each count"
+    tokens = sorted(run.tokens) or [0] # of each prompt; [0] if none could be counted
     middle, longest = tokens[len(tokens) // 2], tokens[-1]
     enlarged, shrunk, pictures = run.resized
-    lines = {f"rows in {name}": count for name, count in run.rows.items()}
+    lines = {f"rows in {name}": count for name, count in run.rows.items()} # run.rows: file → rows
     lines["problems"] = len(run.problems)
     lines["tokens of a prompt: middle, longest, allowed"] = f"{middle}, {longest}, {run.longest}"
     lines["most picture tokens of a prompt"] = run.image_tokens
     lines["pictures: all, enlarged, shrunk"] = f"{pictures}, {enlarged}, {shrunk}"
     for what, value in run.reward.items(): # mean rewards, and a count
         lines[what] = f"{value:.3f}" if isinstance(value, float) else value
-    for row in run.cost: # steps, answers and memory
+    for row in run.cost: # steps, answers and memory, each a dict with `what` and `value`
         lines[row["what"]] = row["value"]
     rows = [dict(what=what, found=value) for what, value in lines.items()]
     return Table(rows, f"{run.per_second:.0f} rows a second")
 
 # %% ../../nbs/09c_inspection.ipynb #nafa91f2
 def _histogram(run):
-    "A histogram of a `DryRun`'s prompt lengths, with a line at the limit and marks for the prompts beyond it"
+    """A histogram of a `DryRun`'s prompt lengths in tokens, with a line at the limit
+
+    Prompts beyond the limit get marks. `run.tokens`: a length for each prompt; `run.longest`: the limit."""
     fig, ax = figure(7, 2.4, nrows=1) # inches
     top = max(run.longest, max(run.tokens, default=0))
     # 60 bars up to the top, and one more, since a prompt of just that length falls into the bar behind it.
@@ -337,10 +403,13 @@ def _histogram(run):
     return fig
 
 def _mark_too_long(ax, run):
-    "Draw a triangle for each prompt beyond the limit: the bar of one row among ten thousand cannot be seen"
+    """Draw a triangle for each prompt beyond the limit: the bar of one row among ten thousand cannot be seen
+
+    `run`: a `DryRun`; `ax`: matplotlib axes with the histogram of its prompts' lengths."""
     too_long = [tokens for tokens in run.tokens if tokens > run.longest]
     if too_long:
         label = f"beyond it: {len(too_long)}"
+        # On the axis; without clip_on=False its lower half would be cut off.
         ax.plot(too_long, [0] * len(too_long), "v", color=orange, ms=7, clip_on=False, label=label)
 
 # %% ../../nbs/09c_inspection.ipynb #n1ebf7e8
@@ -373,9 +442,10 @@ def dry_run(
     return result
 
 def _empty_result(folder, settings, tally):
-    """A `DryRun` before any row is checked, whose `rows` (file → how many) and `problems` are `tally`'s own
+    """A `DryRun` before any row is checked: all counts are 0, and `rows` and `problems` are `tally`'s own
 
-    So what is added to these two while rows are checked stands in the result, too."""
+    `settings`: `EngineSettings`; `tally`: a `_Tally`. Its `rows` (file → how many) and `problems` (a list)
+    are the same objects in the result, so what is added to them while rows are checked stands there, too."""
     return DryRun(
         folder=folder.name, rows=tally.rows, problems=tally.problems, tokens=[], image_tokens=0,
         longest=settings["max_prompt_length"], # short for settings.values["data.max_prompt_length"]
@@ -385,7 +455,10 @@ def _empty_result(folder, settings, tally):
 def _context_for_rows(settings, folder, engine, processor, problems):
     """The `_RowContext` of a run, or None if its rows cannot be checked; `problems` then says why
 
-    They cannot if a file is missing, the processor cannot be loaded or the template is wrong."""
+    They cannot if a file is missing, the processor cannot be loaded or the template is wrong. `settings`:
+    `EngineSettings`; `processor`: the model's, or None to load it; `problems`: a list of dicts."""
+    # data.hub: the rows are a data set of the hub. A missing model alone (model.missing) stops nothing here,
+    # since the processor may have been given.
     if any(problem["code"] in ("file.missing", "data.hub") for problem in problems):
         return None
     if processor is None:
@@ -402,7 +475,8 @@ def _context_for_rows(settings, folder, engine, processor, problems):
 def _check_and_count_rows(context, settings, tally, result, processes, progress):
     """Check all rows of all files and fill in the counts of `result`, a `DryRun`
 
-    `context`: `_RowContext`; `tally`: `_Tally`, which sums up over the rows and collects the problems."""
+    `context`: `_RowContext`; `settings`: `EngineSettings`; `tally`: `_Tally`, which sums up over the rows and
+    collects the problems; `processes`: how many check rows; `progress`: whether a bar is shown."""
     # `train_files` is short for data.train_files; it names one file, or a folder of files.
     train_files = _row_files(context.folder, settings["train_files"])
     files = train_files + _row_files(context.folder, settings["val_files"])
@@ -412,7 +486,7 @@ def _check_and_count_rows(context, settings, tally, result, processes, progress)
         tally.add(row_result)
     _check_held_out_rows(context, settings, tally)
     seconds = max(1e-9, time.perf_counter() - started) # not 0, since it divides below
-    result.tokens = list(tally.tokens)
+    result.tokens = list(tally.tokens) # an array until now, which takes less memory
     result.image_tokens = tally.most_image_tokens
     result.resized = (tally.enlarged, tally.shrunk, tally.pictures)
     result.per_second = sum(tally.rows.values()) / seconds
@@ -420,13 +494,14 @@ def _check_and_count_rows(context, settings, tally, result, processes, progress)
 def _check_held_out_rows(context, settings, tally):
     """Add a problem if there are no held-out rows, or if their pictures stand in the training rows, too
 
-    `context`: `_RowContext`; `tally`: `_Tally` of all rows."""
+    `context`: `_RowContext`; `settings`: `EngineSettings`. `tally`: `_Tally` of all rows, with `rows` (file →
+    how many) and `first_rows` (file → picture's name → number of the first row that shows it)."""
     held_out_files = _row_files(context.folder, settings["val_files"]) # data.val_files: a file or a folder
     if not sum(tally.rows[name] for name in held_out_files):
         file = held_out_files[0] if held_out_files else "data"
         tally.problems.append(_problem(file, "rows.none", "no rows to measure on"))
 
-    train_pictures = set()
+    train_pictures = set() # names, which are equal for equal pictures
     for name in _row_files(context.folder, settings["train_files"]):
         train_pictures |= tally.first_rows.get(name, {}).keys()
     for name in held_out_files:
@@ -443,7 +518,10 @@ def _leak_problems(file, first_rows, train_pictures):
     return [dict(file=file, row=min(leaked), code="split.leak", message=message)]
 
 def _usable_rows(settings, folder, tally):
-    "How many training rows the engine keeps; it may be set to leave out those with too long a prompt"
+    """How many training rows the engine keeps; it may be set to leave out those with too long a prompt
+
+    `settings`: `EngineSettings`; `tally`: `_Tally` of all rows, with `rows` (file → how many) and the list of
+    `problems`, dicts with `file` and `code`."""
     # `settings[…]` takes the last word of a key, here of data.train_files and data.filter_overlong_prompts.
     files = _row_files(folder, settings["train_files"])
     rows = sum(tally.rows[name] for name in files)
@@ -466,19 +544,26 @@ class _Tally:
         self.first_rows = {} # file → picture's name → number of the first row that shows it
 
     def add(self, row_result):
-        "Add what `check_row` returned for a row, with the file's name under `file`"
+        """Add what was found in one row to the counts over all rows
+
+        `row_result`: a dict: file, number (of the row), tokens, image_tokens, pictures, resized, answer,
+        shown (names of pictures), problems [(code, message)]."""
         file, number = row_result["file"], row_result["number"]
         for code, message in row_result["problems"]:
             self.problems.append(dict(file=file, row=number, code=code, message=message))
         if row_result["tokens"]: # 0: they could not be counted
             self.tokens.append(row_result["tokens"])
         answer = row_result["answer"]
+        # An answer that is no text is among the problems already, and cannot be asked of a reward.
         if isinstance(answer, str) and answer.strip():
             self.truths.setdefault(answer, []).append((file, number))
         self._add_pictures(row_result)
 
     def _add_pictures(self, row_result):
-        "Add what `check_row` returned about a row's pictures: names, numbers, tokens"
+        """Add what was found about a row's pictures: names, numbers, tokens
+
+        `row_result`: a dict with file, number (of the row), shown (names), pictures (how many), image_tokens
+        and resized (how many were enlarged, how many shrunk)."""
         first_rows = self.first_rows.setdefault(row_result["file"], {})
         for picture in row_result["shown"]: # names of the row's pictures
             first_rows.setdefault(picture, row_result["number"]) # an earlier row stays
@@ -497,7 +582,7 @@ def _settings_of_run(path, version, overrides):
         settings = read_engine_yaml(path, version or "0.3.2", overrides)
         # Then its paths begin in its folder.
         return path.parent, "easyr1", _make_paths_readable(path.parent, settings)
-    about = _read_export_json(path)
+    about = _read_export_json(path) # engine: easyr1 or verl; version; settings, of verl alone
     if about["engine"] == "easyr1":
         settings = read_engine_yaml(path / "config.yaml", version or about["version"], overrides)
     else:
@@ -519,12 +604,12 @@ def _verl_settings(exported, overrides, name):
     # An older export may hold older names of keys, which `verl_name` turns into today's.
     exported = {verl_name(key): value for key, value in exported.items()}
     given = exported | parse_overrides(overrides, "verl")
-    # house=False: this book's values are in export.json already; any other key has verl's default.
+    # house=False: vlrlbook's own values are in export.json already; any other key has verl's default.
     return engine_settings(given, "verl", name, house=False)
 
 # %% ../../nbs/09c_inspection.ipynb #n6b93fe1
 def _make_paths_readable(folder, settings):
-    """Change the paths in the settings of a YAML, so that they can be read from the YAML's `folder`
+    """Change the paths in `settings` (`EngineSettings`) of a YAML, so that they are right from its `folder`
 
     EasyR1 takes relative paths from the folder where its command is started, which need not be the YAML's."""
     keys = ("data.train_files", "data.val_files", "data.format_prompt", "data.image_dir",
@@ -538,15 +623,18 @@ def _make_paths_readable(folder, settings):
 def _readable_from(folder, key, written):
     """The value of a setting that names a path (`written`), changed so that `folder /` it can be read
 
-    A path that exists only from the current folder becomes absolute; one that exists from neither stays."""
-    path, function = _path_and_function(key, written)
+    A path that exists only from the current folder becomes absolute; one that exists from neither stays.
+    `key`: of the setting, such as data.train_files."""
+    path, function = _path_and_function(key, written) # `reward.py` and `:main` of `reward.py:main`
     if not (folder / path).exists() and Path(path).exists():
         path = str(Path(path).resolve())
     exists = (folder / path).exists() # `folder /` an absolute path is that path itself
     return path + function if exists else written
 
 def _path_and_function(key, written):
-    "(path, function) in a setting; `function` is such as `:main` for a reward file, else empty"
+    """(path, function) in the value `written` of a setting: `reward.py:main` → ("reward.py", ":main")
+
+    Only the setting of EasyR1's reward file names a function; in others it is "". `key`: of the setting."""
     if key.startswith("data."):
         # `rows.jsonl@train` also names a split, which is dropped: the whole file is read here.
         path, _, _ = written.partition("@")
@@ -563,7 +651,9 @@ def _is_on_hub(name):
 
 # %% ../../nbs/09c_inspection.ipynb #xn6b93fe1
 def _missing_files(settings, folder, engine):
-    "Problems (dicts) of files: those that the settings name and that do not exist, and a folder with an @"
+    """Problems (dicts) of files that the settings name and that do not exist, and of a folder with an @
+
+    `settings`: `EngineSettings`; `folder`: of the export, where paths begin; `engine`: easyr1 or verl."""
     problems = []
     if engine == "easyr1" and "@" in str(folder.resolve()):
         message = "its path holds an @, where EasyR1 cuts off the name of a split"
@@ -590,7 +680,8 @@ def _problem(file, code, message):
 def _named_files(values, engine):
     """The files and folders that settings name, as a list of (key, name, code)
 
-    The code is that of the problem to be reported if the file or folder does not exist."""
+    The code is that of the problem to be reported if the file or folder does not exist. `values`: dotted key
+    → value; `engine`: easyr1 or verl."""
     keys = ["data.train_files", "data.val_files"]
     reward_key, model_key = "reward.custom_reward_function.path", "actor_rollout_ref.model.path"
     if engine == "easyr1":
@@ -607,7 +698,9 @@ def _named_files(values, engine):
     return named
 
 def _reward_path_and_function(values, engine):
-    "(path of the reward file, name of the function in it), from the settings"
+    """(path of the reward file, name of the function in it), from settings: ("reward.py", "compute_score")
+
+    `values`: dotted key → value; the path is None or empty if it is not set."""
     if engine == "verl":
         section = "reward.custom_reward_function"
         return values[f"{section}.path"], values[f"{section}.name"]
@@ -619,7 +712,9 @@ def _reward_path_and_function(values, engine):
 
 # %% ../../nbs/09c_inspection.ipynb #n5cd265c
 def _row_files(folder, name):
-    "The files of rows that a setting names, relative to `folder`: the one file, or all files of a folder"
+    """The files of rows that a setting names, relative to `folder`: a list of one, or all files of a folder
+
+    `name`: what the setting says: `train.jsonl`, or a folder, as EasyR1 takes it, too."""
     named = folder / name
     if not named.is_dir():
         return [name]
@@ -627,10 +722,10 @@ def _row_files(folder, name):
 
 # %% ../../nbs/09c_inspection.ipynb #nfdee861
 def _model_path(settings, folder):
-    "The model that settings name, for `from_pretrained`: a directory (relative to the export) or a hub id"
-    values = settings.values
+    "The model that settings name, for `from_pretrained`: the directory if it exists, else a hub id"
+    values = settings.values # of `EngineSettings`: dotted key → value, of EasyR1 or of verl
     name = values.get("worker.actor.model.model_path") or values.get("actor_rollout_ref.model.path")
-    directory = folder / name
+    directory = folder / name # relative paths begin in the export; an absolute one stays
     return str(directory) if directory.exists() else name
 
 # %% ../../nbs/09c_inspection.ipynb #n001abde
@@ -639,8 +734,8 @@ def _load_processor(settings, folder, problems):
     from transformers import AutoProcessor
     try:
         return AutoProcessor.from_pretrained(_model_path(settings, folder)) # a directory or a hub id
-    except (OSError, ValueError) as e:
-        why = " ".join(str(e).split())[:120]
+    except (OSError, ValueError) as e: # no such directory or hub id, no network, or files that are damaged
+        why = " ".join(str(e).split())[:120] # the messages of transformers have several lines
         message = f"its processor cannot be loaded here, so nothing was counted ({why})"
         problems.append(_problem("the model", "model.processor", message))
         return None
@@ -660,30 +755,38 @@ _batch_size = 64 # rows that are read, and handed to a process, together
 def _read_rows(path):
     """Yield (number from 1, row) of a JSONL, JSON or parquet file
 
-    For a line that is no JSON the row is a ValueError, so that the caller can report it and go on."""
+    For a line that is no JSON the row is a ValueError, so that the caller can report it and go on. A JSON
+    file, which is one list, is one such row if it is damaged."""
     if Path(path).suffix == ".parquet":
         yield from enumerate(_parquet_rows(path), 1)
         return
-    with open(path, encoding="utf-8-sig") as f: # utf-8-sig: skips a byte order mark if there is one
+    # utf-8-sig skips a byte order mark. Bytes that are no UTF-8 raise nothing here: their row is reported.
+    with open(path, encoding="utf-8-sig", errors="surrogateescape") as f:
         is_one_list = f.read(1) == "["
         f.seek(0)
         if is_one_list:
-            yield from enumerate(json.load(f), 1)
+            content = _json_or_error(f.read())
+            yield from enumerate([content] if isinstance(content, ValueError) else content, 1)
             return
         for number, line in enumerate(f, 1):
             if line.strip():
                 yield number, _json_or_error(line)
 
-def _json_or_error(line):
-    "What a line of JSON holds; a ValueError, returned and not raised, if it is no JSON"
+def _json_or_error(text):
+    """What a text (a line, or a whole file) holds as JSON; a ValueError, returned, not raised, if it is none
+
+    Bytes that are no UTF-8 are in the text as `open` with surrogateescape leaves them: 0xff as U+DCFF."""
     try:
-        return json.loads(line)
-    except (ValueError, RecursionError) as e: # RecursionError: thousands of nested brackets
+        text.encode("utf-8", "surrogateescape").decode("utf-8") # UnicodeDecodeError for such bytes
+        return json.loads(text)
+    # UnicodeDecodeError is a ValueError; RecursionError: thousands of nested brackets.
+    except (ValueError, RecursionError) as e:
         return ValueError(str(e))
 
 def _parquet_rows(path):
     "Yield the rows of a parquet file as dicts; only a batch is in memory at a time"
     import pyarrow.parquet as pq
+    # verl's rows hold their pictures, so that a whole file may not fit into memory.
     for batch in pq.ParquetFile(path).iter_batches(_batch_size):
         yield from batch.to_pylist()
 
@@ -699,7 +802,9 @@ def _check_rows(files, context, processes, progress, row_counts):
     with tqdm(desc="rows", disable=not progress) as bar, _worker_pool(context, processes) as submit:
         waiting = deque() # (file, function that waits for the results of a batch), the oldest batch first
         for name, batch in _batches_of_files(files, context.folder, row_counts):
-            wait_for_results = submit(batch) # the check has begun
+            # Begins the check, in another process if there are several; `wait_for_results()` will return a
+            # list of dicts, one a row.
+            wait_for_results = submit(batch)
             waiting.append((name, wait_for_results))
             while len(waiting) > most_waiting:
                 yield from _batch_results(waiting.popleft(), bar)
@@ -707,7 +812,9 @@ def _check_rows(files, context, processes, progress, row_counts):
             yield from _batch_results(waiting.popleft(), bar)
 
 def _batches_of_files(files, folder, row_counts):
-    "Yield all rows as (file, list of (number, row)); fills in `row_counts` (file → number of rows)"
+    """Yield all rows of the files as batches: (file, list of (number, row)), numbers from 1 in each file
+
+    `row_counts` (file → number of rows) is filled in. `files`: names of files, relative to `folder`."""
     for name in files:
         row_counts[name] = 0
         for batch in _batched(_read_rows(folder / name), _batch_size):
@@ -771,7 +878,10 @@ def _set_row_context(context):
     _row_context = context
 
 def _check_batch(batch):
-    "Results of `check_row` for a batch, a list of (number, row); `_row_context` must have been set before"
+    """Check a batch, a list of (number, row): a list of results, dicts as `check_row` returns them
+
+    `_row_context`, a variable of this process, must have been set before: it would be slow to send the
+    processor along with each batch."""
     return [check_row(row, number, _row_context) for number, row in batch]
 
 # %% ../../nbs/09c_inspection.ipynb #ne9f50e8
@@ -779,7 +889,8 @@ def _check_reward_file(settings, folder, engine, truths, full_marks, problems):
     """Call the reward file with every truth and a wrong answer to it; return the mean rewards, for a table
 
     `truths`: answer → list of (file, row number). A truth must earn `full_marks`, and a wrong answer less
-    than the truth; what breaks this is added to `problems`."""
+    than the truth; what breaks this is added to `problems`. The table: name → number; {} without truths or if
+    the file fails. `settings`: `EngineSettings`; `engine`: easyr1 or verl."""
     if not truths:
         return {}
     wrong_answers = _wrong_answers(list(truths)) # one for each truth
@@ -800,7 +911,8 @@ def _check_reward_file(settings, folder, engine, truths, full_marks, problems):
 def _call_reward_file(values, folder, engine, cases, problems):
     """Call the reward function in another process: for each case (texts, truth) a list of dicts, one a text
 
-    `values`: settings by key. If the file fails, a problem is added to the list and None is returned."""
+    A dict: name → number. If the file fails, a problem is added to the list `problems` and None is returned.
+    `values`: dotted key → value; `folder`: of the export, with the file; `engine`: easyr1 or verl."""
     path, function = _reward_path_and_function(values, engine)
     try:
         return ask_reward_file(folder / path, cases, function, engine, kwargs=_reward_kwargs(values),
@@ -811,6 +923,7 @@ def _call_reward_file(values, folder, engine, cases, problems):
 
 def _texts_to_score(truth, wrong):
     "Five texts to be scored: truth and wrong answer, each with <answer> tags and without, and an empty text"
+    # Some rewards want the tags and others do not; which one a reward file does cannot be known from outside.
     return [_tagged(truth), truth, _tagged(wrong), wrong, ""]
 
 def _problems_of_rows(reward_problems, rows):
@@ -864,9 +977,9 @@ def _tagged(answer):
 def _compare_rewards(truth, wrong, dicts, key, full_marks):
     """Check that a true answer earns `full_marks`, and a wrong one less than it: returns (rewards, problems)
 
-    `dicts`: what the reward function returned for the five texts of `_texts_to_score`; `key`: where a dict
-    holds the reward itself. `rewards`: (of the truth, of the wrong answer), or None if a dict is malformed.
-    `problems`: [(code, message)]."""
+    `dicts`: what the reward function returned for five texts: the truth with <answer> tags and without, the
+    wrong answer with and without, an empty text. `key`: where a dict holds the reward itself. `rewards`: (of
+    the truth, of the wrong answer), or None if a dict is malformed. `problems`: [(code, message)]."""
     problems = _form_problems(dicts, key)
     if problems:
         return None, problems
@@ -939,10 +1052,10 @@ def memory_gb(
 def _cost_rows(settings, engine, config, rows, gpu_gb, problems):
     """Steps, answers and memory of a run as rows of a table, dicts with `what` and `value`
 
-    `settings`: `EngineSettings`; `rows`: how many usable training rows; `config`: of the model, or None.
-    Problems are added to the list."""
+    `settings`: `EngineSettings`; `engine`: easyr1 or verl; `config`: transformers' of the model, or None;
+    `rows`: how many usable training rows; `gpu_gb`: memory of one GPU. Problems are added to the list."""
     values, easyr1 = settings.values, engine == "easyr1"
-    batch, updates, steps = _steps_of(values, easyr1, rows)
+    batch, updates, steps = _steps_of(values, easyr1, rows) # prompts and updates of a step; steps in all
     if rows < batch:
         message = f"{rows} usable training rows, fewer than a batch of {batch}: the engine would stop"
         problems.append(_problem("data", "rows.few", message))
@@ -961,7 +1074,7 @@ def _cost_rows(settings, engine, config, rows, gpu_gb, problems):
 def _steps_of(values, easyr1, rows):
     """(prompts of a step, optimizer updates of a step, steps in all) of a run on so many training rows
 
-    `values`: settings by key; `easyr1`: whether they are EasyR1's or verl's."""
+    `values`: dotted key → value; `easyr1`: whether they are EasyR1's or verl's."""
     keys = ("data.train_batch_size", "actor_rollout_ref.actor.ppo_mini_batch_size",
             "trainer.total_training_steps")
     if easyr1:
@@ -975,12 +1088,12 @@ def _steps_of(values, easyr1, rows):
 def _memory_lines(values, easyr1, config, gpu_gb, problems):
     """Lines (what → value) of the table about memory: the update's need, and what the sampler's cache gets
 
-    `values`: settings by key; `easyr1`: whether they are EasyR1's or verl's; `config`: of the model;
-    `gpu_gb`: memory of one GPU. Problems are added to the list."""
+    The sampler is vLLM. `values`: dotted key → value; `easyr1`: whether they are EasyR1's or verl's;
+    `config`: transformers' of the model; `gpu_gb`: memory of one GPU. Problems are added to the list."""
     count = parameter_count(config)
     parts = _update_memory(values, easyr1, config, count) # part → GB on one GPU
     problems.extend(_update_problems(parts, gpu_gb))
-    weights_gb, sampler_gb = _sampler_memory(values, easyr1, count, gpu_gb)
+    weights_gb, sampler_gb = _sampler_memory(values, easyr1, count, gpu_gb) # of one GPU; `sampler_gb`: in all
     if weights_gb >= sampler_gb:
         message = (f"the sampler's weights, {weights_gb:.0f} GB, "
                    f"do not fit into its share of {sampler_gb:.0f} GB a GPU")
@@ -996,6 +1109,7 @@ def _update_problems(parts, gpu_gb):
     update_gb = sum(parts.values())
     if update_gb <= gpu_gb:
         return []
+    # Parts below 1 GB would only make the message long.
     large_parts = ", ".join(f"{name} {size:.0f}" for name, size in parts.items() if size >= 1)
     message = f"the update needs at least {update_gb:.0f} GB a GPU, there are {gpu_gb:g}: {large_parts}"
     return [_problem("config", "memory.update", message)]
@@ -1003,19 +1117,22 @@ def _update_problems(parts, gpu_gb):
 def _sampler_memory(values, easyr1, count, gpu_gb):
     """(GB of the weights, GB in all) that the sampler, vLLM, takes of one GPU; its cache gets the rest
 
-    `values`: settings by key, of EasyR1 or verl; `count`: of parameters; `gpu_gb`: memory of one GPU."""
+    `values`: dotted key → value, of EasyR1 if `easyr1`, else of verl; `count`: of the model's parameters;
+    `gpu_gb`: memory of one GPU."""
     section, parallel_key = "actor_rollout_ref.rollout", "tensor_model_parallel_size"
     if easyr1:
         section, parallel_key = "worker.rollout", "tensor_parallel_size"
     parallel = values[f"{section}.{parallel_key}"] # how many GPUs share one copy
     weights_gb = 2 * count / parallel / 1e9 # two bytes for each parameter: bfloat16
+    # gpu_memory_utilization: vLLM's share of a GPU, 0 to 1
     return weights_gb, values[f"{section}.gpu_memory_utilization"] * gpu_gb
 
 # %% ../../nbs/09c_inspection.ipynb #n5fb6aee
 def _update_memory(values, easyr1, config, count):
-    """What `memory_gb` estimates for a run: part → GB on one GPU
+    """Estimate the memory of one GPU while weights are updated: part, such as "gradients" → GB
 
-    `values`: settings by key; `easyr1`: whether they are EasyR1's or verl's; `count`: of parameters."""
+    `values`: dotted key → value; `easyr1`: whether they are EasyR1's or verl's; `config`: transformers' of
+    the model; `count`: of its parameters."""
     text_config = config.get_text_config() # of the language model
     return memory_gb(
         count, vocabulary=text_config.vocab_size, layers=text_config.num_hidden_layers,
@@ -1027,14 +1144,18 @@ def _update_memory(values, easyr1, config, count):
         trained=_trained_share(values, config, count))
 
 def _trained_share(values, config, count):
-    "Share of a model's `count` parameters that train: 1.0, or that of a LoRA adapter if `values` set a rank"
+    """Share of a model's `count` parameters that train: 1.0, or that of a LoRA adapter if a rank is set
+
+    `values`: dotted key → value, of EasyR1 or verl; `config`: transformers' of the model."""
     # EasyR1's key, then verl's; 0: all weights train.
     rank = values.get("worker.actor.model.lora.rank") or values.get("actor_rollout_ref.model.lora_rank") or 0
     # With a rank, `parameter_count` counts the adapter's parameters alone.
     return parameter_count(config, rank) / count if rank else 1.0
 
 def _update_tokens(values, easyr1):
-    "The most tokens of a micro-batch of the update, from the settings of EasyR1 or verl"
+    """The most tokens of a micro-batch of the update: answers × the longest prompt with the longest answer
+
+    `values`: dotted key → value; `easyr1`: whether they are EasyR1's or verl's."""
     key = "worker.actor.micro_batch_size_per_device_for_update"
     if not easyr1:
         key = "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu"
@@ -1042,12 +1163,14 @@ def _update_tokens(values, easyr1):
     return answers * (values["data.max_prompt_length"] + values["data.max_response_length"])
 
 def _keeps_reference(values, easyr1):
-    "Whether the reference model, a frozen copy for the KL term, stays on the GPU during the update"
+    """Whether the reference model, a frozen copy for the KL term, stays on the GPU during the update
+
+    `values`: dotted key → value; `easyr1`: whether they are EasyR1's or verl's."""
     key = "worker.ref.fsdp.enable_cpu_offload"
     if not easyr1:
         key = "actor_rollout_ref.ref.fsdp_config.param_offload"
     waits_on_cpu = values[key]
-    has_no_reference = values.get("algorithm.disable_kl")
+    has_no_reference = values.get("algorithm.disable_kl") # a key of EasyR1: without a KL term it loads none
     return not waits_on_cpu and not has_no_reference
 
 # %% ../../nbs/09c_inspection.ipynb #nd4ad546
@@ -1064,6 +1187,7 @@ def parameter_count(
         return sum(parameter.numel() for parameter in model.parameters())
     count = 0
     for name, module in model.named_modules():
+        # The vision tower has linear layers, too; no adapter is put on them.
         if isinstance(module, torch.nn.Linear) and "language_model" in name:
             count += rank * (module.in_features + module.out_features) # A: rank × in, B: out × rank
     return count

@@ -31,27 +31,30 @@ class Wanted:
     computed: frozenset = frozenset() # last words of buffers that the model makes itself, such as inv_freq
 
     def __post_init__(self):
-        "Tie each name to the end of its chain of ties, so that a tie never leads to a name that is tied itself"
+        "Tie each name to the end of its chain of ties: a to b and b to c becomes a to c and b to c"
+        # So that a tie never leads to a name that is tied itself, and whose numbers no file holds.
         for name in self.tied:
             while self.tied[name] in self.tied:
                 self.tied[name] = self.tied[self.tied[name]]
 
     def find(self, key):
         "Translate a tensor's name in files, or in the model, into the latter; None if no tensor has it"
-        if key in self.shapes:
+        if key in self.shapes: # its keys are the names in the model
             return key
         return self._names_by_file_name().get(key)
 
     def is_computed(self, key):
-        "Whether a key names a buffer that the model computes from its config, so that no file must hold it"
+        "Whether a key names a buffer that the model computes from its config, so no file need hold it"
+        # Such as model.layers.0.inv_freq, of which `computed` holds the last word.
         return self.find(key) is None and key.rpartition(".")[2] in self.computed
 
     def _names_by_file_name(self):
-        "Name in files → name in the model"
+        "A dict: name of a tensor in files → its name in the model"
         return {in_files: in_class for in_class, in_files in self.hub.items()}
 
     def twins(self, name):
         "The names of all tensors that hold the numbers of the one called `name`, its own among them"
+        # `tied`: name → the name whose numbers it shares, which is tied to no other.
         source = self.tied.get(name, name)
         return {source} | {other for other, others_source in self.tied.items() if others_source == source}
 
@@ -86,12 +89,13 @@ def _names_in_files(model, state):
     return names_in_files
 
 def _class_of(folder):
-    "Read a folder's config.json; return the class of transformers that it names, and the config"
+    "(class of transformers that the config.json of a folder names, its config); ShardError if it is unknown"
     import transformers
     if not (Path(folder) / "config.json").exists():
         raise FileNotFoundError(f"{folder}: no config.json there; "
                                 "EasyR1 and verl save one in huggingface/ beside the shards")
     config = transformers.AutoConfig.from_pretrained(folder)
+    # The plain content, too: in it the class may stand in the text part alone.
     content = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
     name = next(iter(_architectures(content)), "none") # the first class that it names, if any
     if not hasattr(transformers, name):
@@ -101,8 +105,9 @@ def _class_of(folder):
 def _class_hint(name):
     "The end of a message about a class that transformers lacks: a similar name, or nothing for `none`"
     import transformers
-    if name == "none":
+    if name == "none": # the config names no class, so that nothing can be similar to it
         return ""
+    # Of the thousands of names in transformers, those of models that a trainer may have saved.
     endings = ("ForConditionalGeneration", "ForCausalLM", "ForTokenClassification")
     return nearest(name, [other for other in dir(transformers) if other.endswith(endings)])
 
@@ -132,7 +137,8 @@ def fit_keys(
 def _misfits(shapes, names, wanted):
     """Messages of tensors in shards that the config does not have, or has with another shape
 
-    `shapes`: key → shape, or None; `names`: key → name in the model, or None; `wanted`: `Wanted`."""
+    `shapes`: key in the shards → shape of the whole tensor, or None if it is not known; `names`: the same key
+    → name in the model, or None if it has no such tensor; `wanted`: `Wanted`, with shapes by the config."""
     misfits = []
     for key, name in names.items():
         shape = shapes[key]
@@ -153,7 +159,9 @@ def _join_first(faults):
     return "; ".join(faults[:_most_shown]) + more
 
 def _closest_hint(key, wanted):
-    "The end of an error message: `: did you mean …?` with the nearest tensor name, or an empty text"
+    """The end of an error message: `: did you mean …?` with the tensor name nearest to `key`, or ""
+
+    `wanted`: `Wanted`, with the tensors' names in the model (`shapes`) and in files (`hub`)."""
     hint = nearest(key, [*wanted.shapes, *wanted.hub.values()])
     # If no name is near, `nearest` lists all names of the model, which are too many here.
     return hint if hint.startswith(": did you mean") else ""
@@ -167,6 +175,7 @@ class Lora:
 
     def scale(self, module):
         "The factor of B·A for a module: alpha / rank, or alpha / √rank in a rank-stabilised adapter (rsLoRA)"
+        # peft lets a config give single modules an alpha and a rank of their own, by patterns of their names.
         alpha = _value_by_pattern(self.config.get("alpha_pattern"), module, self.config["lora_alpha"])
         rank = _value_by_pattern(self.config.get("rank_pattern"), module, self.config["r"])
         return alpha / (rank**0.5 if self.config.get("use_rslora") else rank)
@@ -175,7 +184,8 @@ class Lora:
 def _value_by_pattern(patterns, module, default):
     """The value for a module in peft's `alpha_pattern` or `rank_pattern`, else the default
 
-    `patterns`: regular expression → value, or None; the first one that fits the module's name counts."""
+    `patterns`: regular expression → value, such as {"q_proj": 16}, or None; the first one that fits the
+    module's name counts."""
     for pattern, value in (patterns or {}).items():
         # As in peft a pattern must fit the whole name, or its end behind a dot.
         if re.fullmatch(rf"(.*\.)?({pattern})", module):
@@ -193,14 +203,15 @@ def part_lora(
     lora_alpha: float = None, # replaces the alpha that is written beside the shards
 ) -> tuple: # base: key without peft's additions → key; `Lora` or None
     "Separate the frozen base from the LoRA adapter, by the keys of the tensors in the shards"
-    base, factors, adapters = _part_keys(shards.pieces)
-    if not factors:
+    base, factors, adapters = _part_keys(shards.pieces) # `pieces`: a dict by the keys of the tensors
+    if not factors: # no adapter
         return base, None
+    # `factors`: module → {"A": key, "B": key}, of which one may be missing
     incomplete = sorted(module for module, keys in factors.items() if len(keys) < 2)
     if incomplete:
         raise ShardError(f"{incomplete[0]}: only one of LoRA's two factors")
     if len(adapters) > 1:
-        names = ", ".join(map(str, sorted(adapters)))
+        names = ", ".join(sorted(name or "(unnamed)" for name in adapters)) # None: the keys hold no name
         raise ShardError(f"several adapters in one checkpoint: {names}")
     config = _lora_config(shards, factors, lora_alpha)
     return base, Lora(config, factors)
@@ -220,7 +231,8 @@ def _part_keys(keys):
         elif any(word in key for word in _other_additions):
             raise ShardError(f"{key}: only LoRA's A and B of linear layers can be merged")
         else:
-            # peft wraps the model, and each layer that gets an adapter.
+            # peft wraps the model, and each layer that gets an adapter: the key of `x.weight` becomes
+            # `base_model.model.x.base_layer.weight`.
             bare_key = key.removeprefix("base_model.model.").replace(".base_layer.", ".")
             base[bare_key] = key
     return base, factors, adapters
@@ -230,15 +242,15 @@ def _part_keys(keys):
 _lora_files = ("lora_train_meta.json", "lora_adapter/adapter_config.json")
 
 def _lora_config(shards, factors, lora_alpha):
-    """Make the adapter's config from the shapes and from what the trainer has written beside the shards
+    """Make the adapter's config (adapter_config.json as a dict) from shapes and files beside the shards
 
-    `factors`: module's name → {"A": key, "B": key}. ShardError if alpha is not known, or if a rank in the
-    config does not fit the shapes."""
+    `factors`: module's name → {"A": key, "B": key}; `lora_alpha`: wins over the files, unless it is None.
+    ShardError if alpha is not known, or if a rank in the config does not fit the shapes."""
     any_key_of_a = next(iter(factors.values()))["A"]
     rank = shards.shape(any_key_of_a)[0] # A is rank × inputs
     config = dict(peft_type="LORA", task_type="CAUSAL_LM", bias="none", target_modules=sorted(factors),
                   r=rank)
-    config |= _written_lora_config(shards.folder)
+    config |= _written_lora_config(shards.folder) # what the trainer has written wins over the shapes
     if lora_alpha is not None:
         config["lora_alpha"] = lora_alpha
     if not config.get("lora_alpha"): # missing, or 0, which verl's own merger writes for an unknown alpha
@@ -250,7 +262,7 @@ def _lora_config(shards, factors, lora_alpha):
 def _written_lora_config(folder):
     "What the trainer's files beside the shards say of the adapter, such as `lora_alpha`; {} without them"
     config = {}
-    for name in _lora_files:
+    for name in _lora_files: # trainers write different files; normally only one of them is there
         path = folder / name
         if path.exists():
             config |= json.loads(path.read_text())
@@ -259,9 +271,11 @@ def _written_lora_config(folder):
 def _check_ranks_of(shards, factors, config):
     """Raise ShardError if the factors of an adapter have another rank than its config says
 
-    `factors`: module's name → {"A": key, "B": key}; a `rank_pattern` may give modules ranks of their own."""
+    `factors`: module's name → {"A": key, "B": key}, keys in the shards; `config`: adapter_config.json, whose
+    `rank_pattern` may give modules ranks of their own."""
     for module, keys in factors.items():
         rank = _value_by_pattern(config.get("rank_pattern"), module, config["r"])
+        # A is rank × inputs, B is outputs × rank.
         rows_of_a, columns_of_b = shards.shape(keys["A"])[0], shards.shape(keys["B"])[1]
         if (rows_of_a, columns_of_b) != (rank, rank):
             raise ShardError(f"{module}: factors of rank {rows_of_a} and {columns_of_b}, "
@@ -294,7 +308,7 @@ def write_safetensors(
         # The format: length of the header as 8 bytes, little-endian; the header; the numbers of all tensors.
         f.write(struct.pack("<Q", len(header)))
         f.write(header)
-        for name, source in sources.items():
+        for name, source in sources.items(): # in the order in which the header has given them their places
             flat = source.load().contiguous().view(-1)
             f.write(memoryview(flat.view(torch.uint8).numpy())) # the tensor's own memory: nothing is copied
             done(name)
@@ -303,10 +317,12 @@ def write_safetensors(
 _header_alignment = 8 # bytes; the safetensors library pads the header to a multiple of it
 
 def _safetensors_header(sources):
-    "The header of a safetensors file, JSON as bytes: number type, shape and place of every tensor"
+    """The header of a safetensors file, JSON as bytes: number type, shape and place of every tensor
+
+    `sources`: tensor's name → `Source`, which knows the type and shape of a tensor that is not made yet."""
     # save_pretrained writes this entry, too; some versions of transformers have refused files without it.
     table: dict = {"__metadata__": {"format": "pt"}}
-    end = 0
+    end = 0 # places are counted in bytes from behind the header
     for name, source in sources.items():
         begin, end = end, end + source.bytes
         type_name, _ = number_types[source.dtype]
@@ -341,7 +357,7 @@ def write_weights(
 def _parts_of_size(sources, most_bytes):
     """Divide sources (name → `Source`) among files in their order: a list with a dict for each file
 
-    A file holds at most `most_bytes`, unless a single tensor has more."""
+    A file holds at most `most_bytes`, unless a single tensor has more: no tensor is divided."""
     parts, size = [{}], 0 # `size`: bytes in the last part
     for name, source in sources.items():
         if parts[-1] and size + source.bytes > most_bytes:
@@ -372,7 +388,7 @@ def model_sources(
 
     sources = {}
     for name, shape in wanted.shapes.items():
-        tied_to = wanted.tied.get(name)
+        tied_to = wanted.tied.get(name) # name of the tensor whose numbers it shares, or None
         if tied_to is None:
             key = _key_of(name, keys, wanted)
             sources[wanted.hub[name]] = _source(shards, key, shape, dtype, lora, updates.get(name))
@@ -383,20 +399,24 @@ def model_sources(
 def _keys_by_name(shards, wanted, base):
     """Tensors of the model in shards: name in the model → key in the shards; ShardError if they do not fit
 
-    `base`: key without peft's additions → key in the shards."""
+    `wanted`: `Wanted`, names and shapes by the config. `base`: key without what peft has added to it → key in
+    the shards."""
     name_of_bare_key = fit_keys(_whole_shapes(shards, base), wanted)
     return {name: base[bare_key] for bare_key, name in name_of_bare_key.items()}
 
 def _key_of(name, keys, wanted):
-    "The key under which shards hold a tensor's numbers; it may be that of another tensor that is tied to it"
-    possible_names = (name, *sorted(wanted.twins(name)))
+    """The key under which shards hold a tensor's numbers; it may be that of another tensor that is tied to it
+
+    `name`: of the tensor in the model; `keys`: name in the model → key in the shards, at least of one of the
+    tied tensors; `wanted.twins`: the names of all tensors with the same numbers."""
+    possible_names = (name, *sorted(wanted.twins(name))) # its own first; sorted: the same in every run
     return next(keys[possible] for possible in possible_names if possible in keys)
 
 def _updates(factors, wanted):
     """The weights that an adapter changes: name of the weight in the model → adapter's name of its module
 
-    `factors`: adapter's name of a module → keys of its factors. `wanted.find` returns None for a module that
-    the model does not have; `_check_updates` reports it."""
+    `factors`: adapter's name of a module → keys of its factors. The result has the key None if the model does
+    not have one of the modules: `wanted.find` returns None then. The caller reports it."""
     # Modules that are not found share the key None; one of them is enough for the message.
     return {wanted.find(f"{module}.weight"): module for module in factors}
 
@@ -404,7 +424,8 @@ def _updates(factors, wanted):
 def _whole_shapes(shards, base):
     """Shapes of the whole tensors: key without peft's additions → shape, or None if it is not known
 
-    `base`: key without peft's additions → key in the shards."""
+    `base`: key without what peft has added to it → key in the shards. `shards.pieces`: key → what each rank
+    holds, a list of `Piece`."""
     shapes = {}
     for bare_key, key in base.items():
         piece_of_rank_0 = shards.pieces[key][0]
@@ -418,7 +439,9 @@ def _whole_shapes(shards, base):
 def _check_updates(shards, wanted, lora, updates):
     """Raise ShardError unless the product B·A of every module can be added to a weight of the model
 
-    `updates`: name of the weight, or None if the model does not have it → module of the adapter."""
+    `updates`: name of the weight, or None if the model does not have it → module of the adapter; `lora`: a
+    `Lora`, with `factors` (module → {"A": key, "B": key}) and adapter_config.json as `config`; `wanted`:
+    `Wanted`, names and shapes by the model's config."""
     # DoRA changes a weight in another way; with fan_in_fan_out the weight is stored transposed.
     if lora.config.get("use_dora") or lora.config.get("fan_in_fan_out"):
         raise ShardError("adapter_config.json: use_dora and fan_in_fan_out cannot be merged; "
@@ -451,7 +474,8 @@ def _check_tied(shards, keys, name, tied_to):
 def _source(shards, key, shape, dtype, lora, module):
     """The `Source` of one tensor of the model: put together from shards, updated by LoRA, converted
 
-    `module`: the module of the adapter `lora` whose update is added; None: nothing is added."""
+    `key`: of the tensor in the shards; `shape`: of the whole; `dtype`: such as float16, or None to keep its
+    own; `module`: the module of the adapter `lora` whose update is added; None: nothing is added."""
     stored_dtype = shards.dtype(key)
     is_float = "float" in stored_dtype # integers keep their type
     target_dtype = dtype if dtype and is_float else stored_dtype
@@ -465,7 +489,9 @@ def _source(shards, key, shape, dtype, lora, module):
     return Source(target_dtype, shape, load)
 
 def _lora_update(shards, lora, module):
-    "What a LoRA adapter adds to a module's weight, in float32: B·A times the scale"
+    """What a LoRA adapter adds to a module's weight, a tensor in float32: B·A times the scale
+
+    `lora`: `Lora`, with the keys of each module's factors. `assemble` makes one tensor of the ranks' parts."""
     keys = lora.factors[module]
     a = assemble(shards.pieces[keys["A"]], shards.shape(keys["A"]), keys["A"])
     b = assemble(shards.pieces[keys["B"]], shards.shape(keys["B"]), keys["B"])
@@ -473,12 +499,15 @@ def _lora_update(shards, lora, module):
 
 # %% ../../nbs/09e_merge.ipynb #nb7162f9
 def _converted(tensor, dtype, key):
-    "Convert a tensor to another number type; ShardError if a number becomes infinite by that"
+    """Convert a tensor to another number type; ShardError if a number becomes infinite by that
+
+    `dtype`: torch's name of it, such as "float16"; `key`: of the tensor, for the message."""
     import torch
     target = getattr(torch, dtype)
     if tensor.dtype == target:
         return tensor
     out = tensor.to(target)
+    # float16 ends at 65504; a number that was infinite before is no fault of the conversion.
     if out.isinf().any() and not tensor.isinf().any():
         largest = tensor.abs().max().item()
         raise ShardError(f"{key}: numbers up to {largest:.3g} are too large for {dtype}")
@@ -534,18 +563,22 @@ def merge_shards(
         report["lacks"] = "tokenizer: take the base model's"
     if test:
         report["equal_to_reference"] = _check_equal(sources, Path(test), wanted) # how many; else ShardError
-    if output_dir:
+    if output_dir: # None: only compared
         report["files"] = _write_model(
             sources, config, description_folder, Path(output_dir), report, max_shard_gb)
     return report
 
 def _check_has_adapter(shards, local_dir):
     "Raise ShardError if no key in the shards of a directory is that of a LoRA factor"
+    # `_factor_key` fits the key of a LoRA factor; `pieces` is a dict by the keys of all tensors.
     if not any(map(_factor_key.fullmatch, shards.pieces)):
         raise ShardError(f"{local_dir}: lora = 'adapter', but the shards hold no adapter")
 
 def _report(shards, sources, kind):
-    "Facts about the shards and what will be written; `kind`: model or adapter"
+    """Facts about the shards and what will be written, a dict: ranks, mesh, kind, tensors, dtype, megabytes
+
+    `sources`: name in files → `Source`, which knows the size of a tensor before it is made; `kind`: model or
+    adapter."""
     # The names of the mesh dimensions, from the first tensor that has a mesh: plain tensors have none.
     mesh_names = next((pieces[0].names for pieces in shards.pieces.values() if pieces[0].names), ("none",))
     size = sum(source.bytes for source in sources.values())
@@ -554,7 +587,10 @@ def _report(shards, sources, kind):
 
 # %% ../../nbs/09e_merge.ipynb #n2c66895
 def _check_arguments(output_dir, dtype, test, lora):
-    "Check the arguments of `merge_shards` before anything is read; SettingsError or FileExistsError"
+    """Check the arguments of a merge before anything is read; SettingsError or FileExistsError
+
+    `output_dir`: the folder to write; `test`: a folder to compare with; `dtype`: of the result; `lora`: merge
+    or adapter. Each may be None."""
     if not output_dir and not test:
         raise SettingsError("give output_dir, test, or both")
     dtypes, forms = ["float32", "bfloat16", "float16"], ["merge", "adapter"]
@@ -563,12 +599,15 @@ def _check_arguments(output_dir, dtype, test, lora):
     if lora is not None and lora not in forms: # None counts as merge
         raise SettingsError(f"lora = {lora!r}{nearest(lora, forms)}")
     out = Path(output_dir) if output_dir else None
+    # An empty folder may have been made for the result.
     if out and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"{output_dir} is there already and not empty")
 
 # %% ../../nbs/09e_merge.ipynb #n2215918
 def _main_dtype(sources):
-    "torch's name of the number type in which most bytes of the sources are stored"
+    """torch's name of the number type, such as bfloat16, in which most bytes of the tensors will be stored
+
+    `sources`: tensor's name → `Source`. A config.json has room for one type; a few tensors may differ."""
     sizes = {} # number type → bytes
     for source in sources.values():
         sizes[source.dtype] = sizes.get(source.dtype, 0) + source.bytes
@@ -585,7 +624,7 @@ def _write_model(
 ):
     "Write weights, configs and tokenizer as one folder; return the number of weight files"
     output_dir.parent.mkdir(parents=True, exist_ok=True)
-    _check_free_space(output_dir, report["megabytes"] * 1e6)
+    _check_free_space(output_dir, report["megabytes"] * 1e6) # in bytes
     stem = "model" if config is None else "adapter_model"
     with new_folder(output_dir) as folder: # a temporary folder that is renamed at the end
         file_count = write_weights(folder, sources, max_shard_gb, stem)
@@ -605,7 +644,8 @@ _not_descriptions = shutil.ignore_patterns("*.safetensors", "*.bin", "*.index.js
 def _describe(description_folder, folder, adapter_config, dtype):
     """Copy tokenizer, processor and configs into the folder of the weights, and correct its config
 
-    `adapter_config` is None if a whole model is written. `dtype`: the weights' number type, torch's name."""
+    `adapter_config`: content of adapter_config.json, or None if a whole model is written. `dtype`: the
+    weights' number type, torch's name."""
     shutil.copytree(description_folder, folder, dirs_exist_ok=True, ignore=_not_descriptions)
     if adapter_config is None:
         _describe_model(folder / "config.json", dtype)
@@ -613,11 +653,14 @@ def _describe(description_folder, folder, adapter_config, dtype):
     # If a model's config.json stood beside an adapter, libraries would look for the model's weights there.
     for name in ("config.json", "generation_config.json"):
         (folder / name).unlink(missing_ok=True)
+    # inference_mode: whoever loads the adapter gets it frozen, as peft's own save_pretrained writes it.
     write_json(folder / "adapter_config.json", adapter_config | dict(inference_mode=True))
 
 # %% ../../nbs/09e_merge.ipynb #n926a43b
 def _describe_model(path, dtype):
-    "Correct number type and class names in a config.json; the file is not touched if they are right"
+    """Correct number type and class names in the config.json at `path`; it is not touched if they are right
+
+    `dtype`: the number type of the weights, torch's name, such as bfloat16."""
     config = json.loads(path.read_text(encoding="utf-8"))
     corrected = config_with_dtype(config, dtype)
     if not config.get("architectures"): # they may stand in the text part, but vLLM looks for them at the top
@@ -629,8 +672,9 @@ def _describe_model(path, dtype):
 def _check_equal(sources, reference, wanted):
     """Compare the merged tensors with those of another model directory; return how many are equal
 
-    One ShardError lists the first that differ or are missing. `sources`: name in files → `Source`;
-    `wanted.find` translates a name in files into the name in the model."""
+    One ShardError lists the first that differ or are missing. `sources`: name in files → `Source`, which
+    makes the tensor; `reference`: the other directory; `wanted`: a `Wanted`, whose `find` translates a name
+    in files into the name in the model (None if it has no such tensor)."""
     theirs = _tensors_of(reference, wanted) # name in the model → (file, name in the file)
     ours = {wanted.find(name) or name: source for name, source in sources.items()} # by the names in the model
     differences = _only_in_reference(ours, theirs, wanted.tied) # in words
@@ -649,7 +693,8 @@ def _check_equal(sources, reference, wanted):
 def _only_in_reference(ours, theirs, tied):
     """Messages of the tensors that only the reference has; all three are dicts by names in the model
 
-    `tied`: name → name of the tensor with the same numbers. Of two tied tensors only one is written."""
+    `tied`: name → name of the tensor with the same numbers. Of two tied tensors only one is written, and a
+    reference that holds both is no difference."""
     names = [name for name in theirs if name not in ours and tied.get(name) not in ours]
     return [f"{name!r} is only in the reference" for name in names]
 
@@ -674,7 +719,8 @@ def _tensors_of(folder, wanted):
 def _difference(source, path, name):
     """How the tensor of a `Source` differs from one in a safetensors file, in words; None if they are equal
 
-    Both are compared in the narrower of their number types, so that a mere conversion makes no difference."""
+    `name`: of the tensor in the file at `path`. Both are compared in the narrower of their number types, so
+    that a mere conversion makes no difference."""
     from safetensors import safe_open
     with safe_open(path, "pt") as f: # "pt": as a tensor of torch
         theirs = f.get_tensor(name)

@@ -28,13 +28,13 @@ class _Stages:
     A stage has a key, a hash of all that its result depends on. A stage that was done under the same key is
     not repeated; one that was stopped goes on."""
     def __init__(self, settings):
-        "Read from stages.json what earlier runs have done; remove temporary folders that they left"
+        "Read what earlier runs have done, and remove temporary folders; `settings`: `QuickStartSettings`"
         self.settings = settings
-        self.home = Path(settings.output_dir)
+        self.home = Path(settings.output_dir) # every stage has a folder in it
         self.path = self.home / "stages.json"
         self.key = "" # of the latest stage
         self.lines = [] # rows of the final table, a dict for each stage
-        for stage in stages:
+        for stage in stages: # names, such as "export"
             remove_leftovers(self.folder(stage))
         self.states = {} # stage → dict(key, done, result)
         if self.path.exists():
@@ -47,9 +47,9 @@ class _Stages:
     def do(self, stage, depends_on, work, is_whole):
         """Run a stage unless it is skipped or was done before; return its result, a dict of a few facts
 
-        `depends_on`: settings (JSON values) on which the result depends. `work(folder)`: does or continues
-        the stage, and returns the result. `is_whole(folder)`: whether the folder of a finished stage still
-        has all its files."""
+        Of a skipped stage that is {}. `depends_on`: settings (JSON values) on which the result depends.
+        `work(folder)`: does or continues the stage, and returns the result. `is_whole(folder)`: whether the
+        folder of a finished stage still has all its files."""
         self.key = self._next_key(stage, depends_on)
         folder = self.folder(stage)
         # `_report` prints a line about the stage and returns its last argument.
@@ -65,15 +65,19 @@ class _Stages:
         return self._do_work(stage, folder, work)
 
     def _next_key(self, stage, depends_on):
-        "The key of a stage: 16 hexadecimal digits that change with `depends_on`, and with the key before it"
-        # So a change in one stage repeats all later ones.
+        """The key of a stage: 16 hexadecimal digits that change with `depends_on`, and with the key before it
+
+        `depends_on`: settings (JSON values). The key before it is that of the stage before."""
+        # The earlier key is hashed, too, so that a change in one stage repeats all later ones.
         key_source = json.dumps([self.key, stage, depends_on], sort_keys=True)
         return hashlib.sha256(key_source.encode()).hexdigest()[:16]
 
     def _do_work(self, stage, folder, work):
-        "Call `work(folder)` and return its result; the state of the stage is saved before and after"
-        # The key is saved before the work, so that the next run can continue a stage that was stopped.
+        """Call `work(folder)` and return its result, a dict of a few facts
+
+        The state of the stage is saved before and after."""
         started = time.perf_counter()
+        # The key is saved before the work, so that the next run can continue a stage that was stopped.
         self._save_state(stage, dict(key=self.key, done=False))
         result = work(folder)
         self._save_state(stage, dict(key=self.key, done=True, result=result))
@@ -85,7 +89,9 @@ class _Stages:
         write_json(self.path, self.states)
 
     def _report(self, stage, what, seconds, result):
-        "Print a line about a stage, add a row to the final table, and return the stage's result"
+        """Print a line about a stage, add a row to the final table, and return `result`, a dict of facts
+
+        `what`: skipped, done or done before; `seconds`: that it took, 0.0 if nothing was done."""
         words = ", ".join(f"{name} {value}" for name, value in result.items())
         line = dict(stage=stage.replace("_", " "), what=what, seconds=round(seconds, 1), result=words)
         self.lines.append(line)
@@ -95,7 +101,7 @@ class _Stages:
 
     def _move_aside(self, folder):
         "Move a stage's folder of an earlier run into `earlier-1`, or the next number that is free"
-        number = 1
+        number = 1 # one run may move the folders of several stages into the same earlier-N
         while (self.home / f"earlier-{number}" / folder.name).exists():
             number += 1
         target = self.home / f"earlier-{number}"
@@ -126,8 +132,11 @@ def quick_start(
     return results
 
 def _do_merge(run):
-    "Do the stage `merge`; return the model to train from: its directory, or a hub id. `run`: `_Stages`"
-    s = run.settings
+    """Do the stage `merge`; return the model to train from: its directory, or a hub id
+
+    `run`: `_Stages`, whose `do` calls the first function if the stage was not done before with the same
+    settings and the second one still finds its files whole; it returns the first one's result, a dict."""
+    s = run.settings # `QuickStartSettings`
     base = s.base_model or _warm_base() # the default is the directory of a tiny model of chapter 05
     depends_on = [base, s.lora_model] # a change of these repeats the stage
     merged = run.do("merge", depends_on,
@@ -137,22 +146,29 @@ def _do_merge(run):
     return str(run.folder("merge")) if merged.get("written") else base
 
 def _do_export(run, model):
-    "Do the stage `export`, and `dry_run`, which checks what it has written. `run`: `_Stages`"
-    s = run.settings
+    """Do the stage `export`, and `dry_run`, which checks what it has written
+
+    `run`: `_Stages`, whose `do` calls a function with the stage's folder, unless the stage was done before
+    with the same settings. `model`: to train from, a directory or a hub id."""
+    s = run.settings # `QuickStartSettings`
     # A hash of the content: a file with a new date alone does not repeat the export.
     rows_hash = None if s.data is None else sha256_of(s.data)
     depends_on = [rows_hash, s.image_dir, s.drawn, s.reward, s.version, s.overrides, s.seed]
     run.do("export", depends_on, lambda folder: _export_stage(s, model, folder), _is_committed)
     export = run.folder("export")
+    # []: a stage depends on the stages before it, too, and on nothing else here.
     run.do("dry_run", [], lambda folder: _dry_run_stage(s, export, folder), _has_results)
 
 def _do_training(run, model):
-    "Do the stage `train`, and `merge_shards`, which makes a plain model of its result. `run`: `_Stages`"
-    s = run.settings
+    """Do the stage `train`, and `merge_shards`, which makes a plain model of its result
+
+    `run`: `_Stages`, whose `do` calls a function with the stage's folder, unless the stage was done before
+    with the same settings. `model`: to train from, a directory or a hub id."""
+    s = run.settings # `QuickStartSettings`
     export, train = run.folder("export"), run.folder("train")
     depends_on = [s.engine, s.max_steps, s.training, s.size, s.seed]
     run.do("train", depends_on, lambda folder: _train_stage(s, model, export, folder), _is_trained)
-    # Training has left an adapter, a model or EasyR1's shards.
+    # Training has left an adapter, a model or EasyR1's shards. []: nothing but the stages before it matters.
     run.do("merge_shards", [], lambda folder: _merge_shards_stage(s, model, train, folder), _is_committed)
 
 # %% ../../nbs/09f_pipeline.ipynb #n0e41797
@@ -180,7 +196,8 @@ def _warm_base():
 def _writes_a_model(settings, base):
     """Whether the stage "merge" writes a model: an adapter is to be merged, or EasyR1 cannot read the base
 
-    EasyR1 runs on transformers 4; `only_for_transformers_5` lists what that cannot read in a directory."""
+    `settings`: `QuickStartSettings`; `base`: a directory or a hub id, which is left as it is. EasyR1
+    runs on transformers 4; `only_for_transformers_5` lists what that cannot read in a directory."""
     if settings.lora_model:
         return True
     return Path(base).is_dir() and bool(only_for_transformers_5(base))
@@ -188,10 +205,11 @@ def _writes_a_model(settings, base):
 def _merge_stage(settings, base, folder):
     """Write the model to train from: the base with an adapter merged, or the base in transformers 4's form
 
-    If the base can be used as it is, nothing is written. Returns a fact for the final table."""
+    If the base can be used as it is, nothing is written. Returns a fact for the final table. `base`: a
+    directory or a hub id; `settings`: `QuickStartSettings`, whose `lora_model` is an adapter or None."""
     if not _writes_a_model(settings, base):
         return dict(nothing="to merge") # the table shows "nothing to merge"
-    if settings.lora_model:
+    if settings.lora_model: # merged and written in transformers 4's form at once
         from vlrlbook.models import merge_lora
         merge_lora(base, settings.lora_model, str(folder), transformers_4=True)
     else:
@@ -204,13 +222,16 @@ def _is_merged(settings, base, folder):
 
 # %% ../../nbs/09f_pipeline.ipynb #nb169b63
 def _export_stage(settings, model, folder):
-    "Export rows, reward and settings for EasyR1; the engine trl reads the exported rows, too"
+    """Export rows, reward and settings for EasyR1 into `folder`; the engine trl reads the exported rows, too
+
+    `settings`: `QuickStartSettings`; `model`: to train from, a directory or a hub id. Returns a fact for the
+    final table."""
     from vlrlbook.data import synthetic_vqa
     path = model
     if Path(model).exists(): # not a hub id; a relative path, so that the run's folder can be moved as a whole
         path = os.path.relpath(model, folder)
     defaults = {"worker.actor.model.model_path": path, "data.seed": settings.seed} # overrides win
-    # The path of a file, or drawn pictures with questions.
+    # The path of a file, or without one `drawn` pictures with questions.
     rows = settings.data or synthetic_vqa(settings.drawn, seed=settings.seed)
     values = defaults | parse_overrides(shlex.split(settings.overrides), settings.version)
     export_easyr1(rows, settings.reward, values, folder, settings.version, image_dir=settings.image_dir)
@@ -220,7 +241,10 @@ def _export_stage(settings, model, folder):
 
 # %% ../../nbs/09f_pipeline.ipynb #n456b35d
 def _dry_run_stage(settings, export, folder):
-    "Check the export before training; SettingsError with a table if there are problems"
+    """Check the export before training; SettingsError with a table if there are problems
+
+    `settings`: `QuickStartSettings`; `export`: the folder to check; `folder`: gets results.json. Returns
+    facts for the final table."""
     # The dry run estimates EasyR1's memory. Chapter 05 (trl) needs far less, so it gets no real limit.
     gpu_gb = 1e9 if settings.engine == "trl" else 80.0
     report = dry_run(export, gpu_gb=gpu_gb, progress=False)
@@ -234,7 +258,10 @@ def _dry_run_stage(settings, export, folder):
 
 # %% ../../nbs/09f_pipeline.ipynb #na1fe6e9
 def _train_stage(settings, model, export, folder):
-    "Train on the exported rows: by chapter 05 in this process, or by EasyR1; goes on where it was stopped"
+    """Train on the exported rows: by chapter 05 in this process, or by EasyR1; goes on where it was stopped
+
+    `settings`: `QuickStartSettings`; `model`: to train from; `export`: the folder with the rows; `folder`: of
+    the training run. Returns facts for the final table."""
     if settings.engine == "easyr1":
         return _train_easyr1(settings, model, export, folder)
     from vlrlbook.grpo import GRPOSettings, run
@@ -243,23 +270,28 @@ def _train_stage(settings, model, export, folder):
     return dict(steps=results["steps"], seconds=round(results["seconds"]))
 
 def _training_values(settings, model, export, folder):
-    "Settings of chapter 05, name → value, to train on the rows of an export; `folder`: of the training run"
+    """Settings of chapter 05 (GRPO), name → value, to train on the rows of an export
+
+    `settings`: `QuickStartSettings`, whose `training` is a text such as "lr=1e-4 batch_size=32", which wins;
+    `model`: to train from; `export` and `folder`: of the rows, and of the training run."""
     has_checkpoint = any(folder.glob("checkpoint-*")) # of a run that was stopped
     values = dict(
         size=settings.size, model=model, task="vqa", data=str(export / "train.jsonl"),
         image_dir=str(export / "images"), output_dir=str(folder), reward=settings.reward,
         seed=settings.seed, resume="true" if has_checkpoint else "",
         save_steps=10) # a stopped run loses at most so many steps
-    if settings.max_steps:
+    if settings.max_steps: # else chapter 05 decides by its own preset
         values["max_steps"] = settings.max_steps
     # version=None: these are chapter 05's settings, so `lr` must not be taken for EasyR1's short name.
     return values | parse_overrides(shlex.split(settings.training), version=None)
 
 # %% ../../nbs/09f_pipeline.ipynb #n09aba69
 def _train_easyr1(settings, model, export, folder):
-    "Run the export's train.sh, which starts EasyR1, or continues it from its newest checkpoint"
+    """Run the export's train.sh, which starts EasyR1, or continues it from its newest checkpoint
+
+    `folder`: where EasyR1 writes its checkpoints. Returns dict(step=N): the last step."""
     overrides = _easyr1_overrides(settings, model, folder)
-    done = subprocess.run(["bash", str(export / "train.sh"), *overrides])
+    done = subprocess.run(["bash", str(export / "train.sh"), *overrides]) # its output goes to the terminal
     if done.returncode:
         raise SettingsError(f"EasyR1 stopped with exit status {done.returncode}; "
                             "started again, it goes on from its newest checkpoint")
@@ -268,10 +300,12 @@ def _train_easyr1(settings, model, export, folder):
     return dict(step=step)
 
 def _easyr1_overrides(settings, model, folder):
-    "Words such as `trainer.max_steps=20` for train.sh; the user's own stand last, where they win"
+    """Words such as `trainer.max_steps=20` for train.sh; the user's own stand last, where they win
+
+    `settings`: `QuickStartSettings`, whose `overrides` is a text; `folder`: where EasyR1 writes."""
     # Absolute paths, since train.sh and Ray's workers run in other directories.
     words = [f"trainer.save_checkpoint_path={folder.resolve()}"]
-    if Path(model).exists():
+    if Path(model).exists(): # else a hub id, which is the same in any directory
         words.append(f"worker.actor.model.model_path={Path(model).resolve()}")
     if settings.max_steps:
         words.append(f"trainer.max_steps={settings.max_steps}")
@@ -283,6 +317,7 @@ def newest_step(
 ) -> int: # N of the newest global_step_N
     "The number of the newest checkpoint that holds an actor (the trained model); SettingsError if none does"
     steps = []
+    # A step that was stopped while it was saved may have a folder without `actor`.
     for actor in Path(folder).glob("global_step_*/actor"):
         number = actor.parent.name.rpartition("_")[2]
         steps.append(int(number))
@@ -294,10 +329,11 @@ def newest_step(
 _run_files = ("*.csv", "results.json") # files in a training run's folder that are no part of the model
 
 def _merge_shards_stage(settings, model, train, folder):
-    """Write the trained model as one plain model directory; return facts for the final table
+    """Write the trained model into `folder` as one plain model directory; return facts for the final table
 
-    `train`: the folder of the stage "train", with EasyR1's shards, chapter 05's adapter, or a whole model.
-    `model`: what training started from."""
+    `settings`: `QuickStartSettings`, with `engine`: easyr1, or trl (chapter 05). `train`: the folder of
+    the stage "train", with EasyR1's shards, chapter 05's adapter, or a whole model. `model`: what training
+    started from."""
     if settings.engine == "easyr1":
         # EasyR1 writes a folder for each checkpoint, with the trained model under `actor`.
         actor = train / f"global_step_{newest_step(train)}" / "actor"
@@ -316,7 +352,8 @@ def _copy_whole_model(model, train, folder):
     Training has saved config and tokenizer in the form of the installed transformers, which other versions
     may not read."""
     from vlrlbook.models import base_files
-    description_folder = base_files(model) or train # `base_files` is None for a model without files
+    # The folder of the model's files, here or in the hub's cache; None for a model without files.
+    description_folder = base_files(model) or train
     with new_folder(folder) as new: # a temporary folder that is renamed at the end
         copy_descriptions(description_folder, new, leave=_run_files)
         for path in sorted([*train.glob("*.safetensors"), *train.glob("*.safetensors.index.json")]):
@@ -334,11 +371,13 @@ def _correct_number_type(path, number_type):
 def _evaluate_stage(settings, model, trained, export, folder):
     """Evaluate the model before and after training on the held-out rows, with the code of chapter 06
 
-    Returns the accuracies as texts, for the final table."""
+    Returns the accuracies as texts, for the final table. `settings`: `QuickStartSettings`; `model`: that
+    training started from; `trained`: folder of the trained one; `export`: of the rows; `folder`: to write."""
     from vlrlbook.evaluation import EvaluationSettings, evaluate
     values = dict(
         size=settings.size, model=model, data=str(export / "val.jsonl"), image_dir=str(export / "images"),
-        split="all", task="vqa", eval_samples=settings.eval_samples, output_dir=str(folder),
+        split="all", # val.jsonl holds held-out rows only, so none is to be left out
+        task="vqa", eval_samples=settings.eval_samples, output_dir=str(folder),
         controls=False, # no control questions, which show no picture or a wrong one
         resume=True)
     if trained.exists(): # else training was skipped, and only the model before it is measured
@@ -347,7 +386,10 @@ def _evaluate_stage(settings, model, trained, export, folder):
     return _greedy_accuracies(results["metrics"])
 
 def _greedy_accuracies(metrics):
-    "The accuracies of greedy answers among chapter 06's metrics: name → text such as `0.500 (n = 64)`"
+    """The accuracies of greedy answers among chapter 06's metrics: name → text such as `0.500 (n = 64)`
+
+    `metrics`: a list of dicts with column, mark, name, value and n. Greedy: at each place the most probable
+    token is taken, so that nothing is drawn by chance."""
     accuracies = {}
     for metric in metrics:
         # `column`: which model answered, and how; `mark`: the measure, such as closed_accuracy

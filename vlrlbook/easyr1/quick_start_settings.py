@@ -43,14 +43,16 @@ class QuickStartSettings(Settings):
         "gpu": dict(base_model="Qwen/Qwen2.5-VL-3B-Instruct", eval_samples=200)}
 
     def rules(self):
-        """Yield (is broken, message) for each rule; `check` puts the messages of broken rules into one error
+        """Yield (is broken, message) for each rule
 
-        `must_be` raises at once if a setting is none of the allowed words."""
+        The base class's `check` puts the messages of broken rules into one SettingsError. `must_be` raises
+        at once if a setting is none of the allowed words."""
         self.must_be("engine", ("trl", "easyr1"))
         self.must_be("version", versions)
         for name in self.skipped:
             hint = nearest(name, list(stages))
             yield name not in stages, f"skip: there is no stage {name!r}{hint}"
+        # Without `data` questions are drawn.
         is_missing = bool(self.data) and not Path(self.data or "").is_file()
         yield is_missing, f"data = {self.data!r}: no such file"
         yield _lacks_easyr1(self), (
@@ -65,7 +67,9 @@ class QuickStartSettings(Settings):
         return [name.replace("-", "_") for name in names if name]
 
 def _lacks_easyr1(settings):
-    "Whether EasyR1 is to train, by `QuickStartSettings`, and is not installed"
+    """Whether EasyR1 is to train, by `settings` (`QuickStartSettings`), and is not installed
+
+    With another engine, or if the stage "train" is skipped, it is not needed: False."""
     trains_there = settings.engine == "easyr1" and "train" not in settings.skipped
     return trains_there and not _has_easyr1() # starts a process, so it is called only where it matters
 
@@ -73,7 +77,7 @@ def _has_easyr1():
     "Whether the python3 on the PATH, which train.sh starts, finds EasyR1's package (its name is verl)"
     if shutil.which("python3") is None:
         return False
-    # Another interpreter is asked, since EasyR1 cannot be installed in this book's environment. It exits with
-    # status 0 if it finds the package.
+    # Another interpreter is asked, since EasyR1 cannot be installed in vlrlbook's environment: it needs older
+    # versions of the same libraries. It exits with status 0 if it finds the package.
     program = "import importlib.util, sys; sys.exit(importlib.util.find_spec('verl') is None)"
     return subprocess.run(["python3", "-c", program]).returncode == 0

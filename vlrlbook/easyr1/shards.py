@@ -40,7 +40,10 @@ def shard_model(
     return folder
 
 def _run_ranks(model, folder, world_size, replicas, engine):
-    "Start a process for each rank, which saves its part of the model, and wait for all: a list of processes"
+    """Start a process for each rank, which saves its part of the model, and wait for all: a list of processes
+
+    `world_size`: how many ranks; `replicas`: whole copies of the model among them; `engine`: fsdp1 or fsdp2,
+    which FSDP of torch cuts the model; `folder`: where each rank saves its file."""
     import torch.multiprocessing as mp
     context = mp.get_context("fork") # a forked process already has the model in its memory
     processes = []
@@ -60,14 +63,14 @@ def _run_ranks(model, folder, world_size, replicas, engine):
 _meeting_file = ".meeting" # in the folder of the shards: through this file gloo's processes find one another
 
 def _save_rank(model, folder, rank, world_size, replicas, engine):
-    """One process of `shard_model`: join the others, shard the model with them, save the part of this rank
+    """One of `world_size` processes: join the others, shard the model with them, save the part of this rank
 
     `replicas` whole copies of the model are made, each spread over world_size / replicas ranks. `engine` is
     fsdp1 or fsdp2: which FSDP of torch spreads them."""
     import torch
     import torch.distributed as dist
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-    torch.set_num_threads(1)
+    torch.set_num_threads(1) # the processes share the cores of one machine
     meeting = (folder / _meeting_file).resolve()
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=world_size)
     sharded = _fsdp(model, world_size, replicas, engine)
@@ -81,7 +84,8 @@ def _save_rank(model, folder, rank, world_size, replicas, engine):
 def _fsdp(model, world_size, replicas, engine):
     """Shard the model on the CPU by FSDP 1 or FSDP 2, in a process that has joined the others
 
-    `replicas`: whole copies of the model, each spread over a group of ranks of its own."""
+    `world_size`: number of processes (ranks); `replicas`: whole copies of the model, each spread over a group
+    of ranks of its own; `engine`: fsdp1 or fsdp2."""
     import torch
     from torch.distributed.fsdp import FullyShardedDataParallel, ShardingStrategy, fully_shard
     mesh = _device_mesh(world_size, replicas)
@@ -90,12 +94,15 @@ def _fsdp(model, world_size, replicas, engine):
         for layer in _decoder_layers(model):
             fully_shard(layer, mesh=mesh)
         return fully_shard(model, mesh=mesh)
+    # HYBRID_SHARD: cut within a group of ranks, copied between the groups; FULL_SHARD: cut over all ranks.
     strategy = ShardingStrategy.HYBRID_SHARD if replicas > 1 else ShardingStrategy.FULL_SHARD
     return FullyShardedDataParallel(model, device_mesh=mesh, device_id=torch.device("cpu"),
                                     use_orig_params=True, sharding_strategy=strategy)
 
 def _device_mesh(world_size, replicas):
-    "A CPU mesh of all ranks: one dimension, or with replicas two: (replicas, ranks that share a copy)"
+    """A CPU mesh of all ranks: one dimension, or with replicas two: (replicas, ranks that share a copy)
+
+    `world_size`: number of ranks; `replicas`: whole copies of the model: 8 ranks, 2 replicas → (2, 4)."""
     from torch.distributed.device_mesh import init_device_mesh
     # The names of the mesh dimensions are those of EasyR1 and verl.
     if replicas > 1:
@@ -116,7 +123,7 @@ def _save_descriptions(model, processor, folder):
 
     They go into `huggingface/` and `lora_adapter/`, as with EasyR1 and verl."""
     from vlrlbook.models import save_processor
-    is_adapted = hasattr(model, "get_base_model")
+    is_adapted = hasattr(model, "get_base_model") # a peft model, which wraps the model that it adapts
     base_model = model.get_base_model() if is_adapted else model
     description_folder = folder / "huggingface"
     # In the config of a model that was made and not loaded, the name of its class is still missing.
@@ -124,7 +131,7 @@ def _save_descriptions(model, processor, folder):
     base_model.config.save_pretrained(description_folder)
     base_model.generation_config.save_pretrained(description_folder)
     save_processor(processor, description_folder)
-    if is_adapted:
+    if is_adapted: # "default": the name that peft gives an adapter
         model.peft_config["default"].save_pretrained(folder / "lora_adapter")
 
 # %% ../../nbs/09d_shards.ipynb #n0a21af7
@@ -146,7 +153,9 @@ def shard_box(
     return tuple(slice(begin, end) for begin, end in box)
 
 def _part_of_range(begin, end, parts, index):
-    "(first, behind the last) of part number `index`, from 0, of so many `parts` of the range"
+    """(first, behind the last) of part number `index`, from 0, if the range is cut into so many `parts`
+
+    10 rows in 4 parts: (0, 3), (3, 6), (6, 9), (9, 10). With more parts than rows the last ones are empty."""
     rows_each = -(-(end - begin) // parts) # rounded up, as torch.chunk does
     new_begin = min(begin + index * rows_each, end)
     return new_begin, min(new_begin + rows_each, end)
@@ -174,7 +183,9 @@ def draw_shards(
     ax.set_title(title, fontsize=8)
 
 def _idle_ranks(holders):
-    "The ranks whose part holds no numbers, in ascending order; `holders`: borders of a part → ranks"
+    """The ranks whose part holds no numbers, in ascending order
+
+    `holders`: borders of a part, ((begin, end), …) along each dimension → list of ranks that hold it."""
     idle_ranks = []
     for borders, ranks in holders.items():
         if not _numbers_in(borders):
@@ -182,9 +193,12 @@ def _idle_ranks(holders):
     return sorted(idle_ranks)
 
 def _ranks_by_part(shape, placements, mesh):
-    "Which ranks hold which part of a tensor: borders of the part, ((begin, end), …) → list of rank numbers"
+    """Which ranks hold which part of a tensor: borders of the part, ((begin, end), …) → list of rank numbers
+
+    `shape`: of the whole tensor; `mesh`: array of rank numbers; `placements`: for each dimension of the mesh
+    the tensor dimension that it cuts, or None where the ranks hold copies."""
     holders = {}
-    for place in np.ndindex(mesh.shape):
+    for place in np.ndindex(mesh.shape): # every rank's coordinates in the mesh
         borders = _borders(shard_box(shape, placements, mesh.shape, place))
         holders.setdefault(borders, []).append(int(mesh[place]))
     return holders
@@ -192,7 +206,8 @@ def _ranks_by_part(shape, placements, mesh):
 def _draw_part(ax, borders, ranks, colour, height, parts):
     """Draw one part of a tensor as a rectangle, with its ranks and its size written into it
 
-    `borders`: ((begin, end), …) along each dimension; the tensor has `height` rows and `parts` parts."""
+    `borders`: ((begin, end), …) along each of one or two dimensions; `ranks`: those that hold the part. The
+    tensor has `height` rows and is drawn in `parts` parts."""
     from matplotlib.patches import Rectangle
     y0, y1 = borders[0]
     x0, x1 = borders[1] if len(borders) == 2 else (0, 1)
@@ -238,7 +253,7 @@ class Stored:
     @property
     def plain(self) -> bool:
         "Whether the tensor is contiguous: its elements stand one after the other, in order, in the storage"
-        if not prod(self.shape): # no elements
+        if not prod(self.shape): # no elements, none of which can be out of order
             return True
         expected = 1 # step of the last dimension; each one before it steps over all behind it
         for size, step in zip(reversed(self.shape), reversed(self.stride)):
@@ -254,7 +269,8 @@ class Stored:
         dtype = getattr(torch, self.dtype)
         first_byte = self.offset * dtype.itemsize # of this tensor in its storage
         is_contiguous = self.plain
-        if out is not None and is_contiguous and out.is_contiguous(): # straight into `out`, without a copy
+        # Straight into the memory of `out`, without a copy: a tensor of some gigabytes is there only once.
+        if out is not None and is_contiguous and out.is_contiguous():
             _fill_from_file(out.view(-1), self.path, self.record, first_byte)
             return out
         flat = torch.empty(self._span(), dtype=dtype)
@@ -266,7 +282,7 @@ class Stored:
         "How many elements of the storage lie from the tensor's first to its last, these two among them"
         if self.plain:
             return prod(self.shape)
-        # Some elements between these two are not the tensor's.
+        # Some elements between these two are not its own: of a column of a matrix, those of other columns.
         return 1 + sum((size - 1) * step for size, step in zip(self.shape, self.stride))
 
 # %% ../../nbs/09d_shards.ipynb #n8b64cf6
@@ -276,7 +292,7 @@ def _fill_from_file(flat, path, record, skipped):
     `record`: (first byte, bytes, checksum) of a storage in the file; `skipped`: bytes of the storage before
     those that are read."""
     import torch
-    if not flat.numel():
+    if not flat.numel(): # an empty part: nothing is to be read
         return
     memory = memoryview(flat.view(torch.uint8).numpy()) # the tensor's own memory: nothing is copied
     with open(path, "rb") as f:
@@ -288,9 +304,10 @@ def _fill_from_file(flat, path, record, skipped):
 def _check_checksum(memory, path, record):
     """Raise ShardError if the bytes of a storage, read into `memory`, are not those that torch.save wrote
 
-    `record`: (first byte, bytes, checksum) of the storage; checksum 0: none was written."""
+    `record`: (first byte, bytes, checksum) of the storage in the file; checksum 0: none was written. A part
+    of a storage is not checked."""
     first_byte, size, checksum = record
-    # The checksum is that of the whole storage, so a part of it cannot be checked.
+    # The checksum (CRC-32) is that of the whole storage, so a part of it cannot be checked.
     is_whole = len(memory) == size
     if checksum and is_whole and zlib.crc32(memory) != checksum:
         where = f"bytes {first_byte} to {first_byte + size}"
@@ -320,6 +337,7 @@ class _StandIn:
 
     def __setstate__(self, state):
         "Called by pickle with the object's fields: a dict, or a pair of dicts if the class has slots"
+        # Of a pair the first may be None: an object with slots alone.
         dicts = state if isinstance(state, tuple) else (state,)
         for fields in dicts:
             if isinstance(fields, dict):
@@ -333,7 +351,8 @@ def _named_class(name):
 def _rebuild_stored(storage, offset, size, stride, *rest):
     """Called by the unpickler in place of torch._utils._rebuild_tensor_v2 and _v3: returns a `Stored`
 
-    So only the facts about a tensor are kept, and its numbers are not read."""
+    So only the facts about a tensor are kept, and its numbers are not read. `offset` and `stride` count
+    elements of the storage; `rest`: other arguments, such as whether it has a gradient."""
     dtype, path, record = storage # what `_ContentsUnpickler.persistent_load` returned
     # _v3, for number types without a storage class of their own, names the type in its last argument.
     if rest and isinstance(rest[-1], str):
@@ -342,9 +361,10 @@ def _rebuild_stored(storage, offset, size, stride, *rest):
 
 # %% ../../nbs/09d_shards.ipynb #n98cf629
 def _rebuild_subclass(function, kind, args, state):
-    """Called by the unpickler in place of torch._tensor._rebuild_from_type_v2
+    """Called by the unpickler in place of torch._tensor._rebuild_from_type_v2; returns the tensor
 
-    It makes a tensor by `function` and then sets its attributes; here `function` may be a stand-in."""
+    torch's makes a tensor by `function(*args)`, changes its class to `kind` and sets its attributes to
+    `state`. Here it is a `Stored`, which needs none, or a `_StandIn` for a DTensor, which keeps them."""
     tensor = function(*args)
     if isinstance(tensor, _StandIn):
         tensor.__setstate__(state)
@@ -410,12 +430,13 @@ class _ContentsUnpickler(pickle.Unpickler):
         """Called by pickle for each storage; returns (number type, file, record) for `_rebuild_stored`
 
         `entry`, as torch.save writes it: ('storage', number type, the storage's number, device, elements)."""
+        # The number type is what `find_class` returned for torch's storage class, such as "float32".
         _, dtype, number, *_ = entry
         return dtype, self.path, self.records[number]
 
     def find_class(self, module, name):
         "Called by pickle for each name: returns what takes its place; ShardError for what no tensor needs"
-        full_name = f"{module}.{name}"
+        full_name = f"{module}.{name}" # such as torch._utils._rebuild_tensor_v2
         if full_name in _rebuilt: # full name → a harmless function or class of ours
             return _rebuilt[full_name]
         if module in ("torch", "torch.storage") and name in _storages: # FloatStorage and the like
@@ -462,7 +483,8 @@ def _read_state_dict(records, path):
     pickle_name = next(name for name in records if name.endswith("/data.pkl"))
     folder = pickle_name.removesuffix("data.pkl")
     byte_order = records.get(f"{folder}byteorder") # older versions of torch write no such entry
-    if byte_order and _read_record(path, byte_order) != b"little": # `_read_record` reads an entry
+    # `_read_record` reads an entry. Numbers are taken as this machine writes them, its lowest byte first.
+    if byte_order and _read_record(path, byte_order) != b"little":
         raise ShardError(f"{path.name}: written on a big-endian machine")
     storages = _storage_records(records, folder)
     pickled = io.BytesIO(_read_record(path, records[pickle_name]))
@@ -472,7 +494,10 @@ def _read_state_dict(records, path):
     return contents
 
 def _storage_records(records, folder):
-    "Number of a storage, as text → its record: of the entries data/0, data/1, … in the archive's `folder`"
+    """Storages (the numbers of tensors) in a ZIP archive: "0", "1", … → where each lies in the file
+
+    `records`: name of an entry → (first byte, bytes, checksum); `folder`: in the archive, with a slash
+    behind. The storages are its entries data/0, data/1, …"""
     storages = {}
     for name, record in records.items():
         if name.startswith(f"{folder}data/"):
@@ -521,13 +546,14 @@ class Piece:
     @property
     def layout(self):
         "(shape of the whole, placements, shape of the mesh), which must be the same on all ranks"
+        # Of the mesh only its shape, since arrays cannot be compared by a plain ==. None: a plain tensor.
         mesh_shape = None if self.mesh is None else self.mesh.shape
         return self.shape, self.placements, mesh_shape
 
     @property
     def box(self):
         "The place of this piece in the whole, as a slice for each dimension"
-        indices = np.argwhere(self.mesh == self.rank)[0] # where this rank stands in the mesh
+        indices = np.argwhere(self.mesh == self.rank)[0] # where this rank stands in the mesh, an array
         place = tuple(int(index) for index in indices)
         return shard_box(self.shape, self.placements, self.mesh.shape, place)
 
@@ -551,7 +577,9 @@ def _piece(key, value, rank, path):
                  names=_mesh_names(spec.mesh))
 
 def _check_is_dtensor(key, value, path):
-    "Raise ShardError unless an object without its code, under a key of the file at `path`, is a DTensor"
+    """Raise ShardError unless what a file (at `path`) holds under a key is a DTensor
+
+    `value`: the object as it was unpickled, with fields but without code; its class has only the name."""
     kind = type(value).__name__
     if kind == "ShardedTensor":
         raise ShardError(f"{path.name}: {key} is a ShardedTensor, the old form that FSDP writes "
@@ -562,7 +590,8 @@ def _check_is_dtensor(key, value, path):
 def _check_rank(key, device_mesh, mesh, rank, path):
     """Raise ShardError if a file was not written by the rank that its name says
 
-    `device_mesh`: a DeviceMesh as it was unpickled, without its code; `mesh`: its rank numbers, an array."""
+    `device_mesh`: a DeviceMesh as it was unpickled, without its code; `mesh`: its rank numbers, an array;
+    `rank`: by the name of the file at `path`; `key`: of a tensor in it, for the message."""
     if not (mesh == rank).any():
         raise ShardError(f"{path.name}: the mesh of {key} holds ranks {mesh.ravel().tolist()}, not {rank}")
     # The place in the mesh of the process that saved the file.
@@ -599,6 +628,7 @@ def _mesh_ranks(device_mesh):
     if hasattr(device_mesh, "_layout"):
         ranks = device_mesh._rank_map.read().numpy()
         shape = _as_tuple(device_mesh._layout.shape)
+        # torch counts strides in elements, NumPy in bytes.
         byte_strides = [stride * ranks.itemsize for stride in _as_tuple(device_mesh._layout.stride)]
         return np.lib.stride_tricks.as_strided(ranks, shape, byte_strides).copy()
     # torch 2.6, on which EasyR1 0.3.2 runs: the array itself as `mesh`; other versions: as `_mesh`.
@@ -611,7 +641,7 @@ def _as_tuple(value):
 
 def _mesh_names(device_mesh):
     "Names of the dimensions of an unpickled DeviceMesh, such as ('ddp', 'fsdp'); () if they have none"
-    # Newer versions of torch keep them in a field with an underscore.
+    # Newer versions of torch keep them in a field with an underscore. Without names the field is None.
     for attribute in ("_mesh_dim_names", "mesh_dim_names"):
         names = getattr(device_mesh, attribute, None)
         if names:
@@ -628,11 +658,11 @@ class Shards:
     @property
     def world_size(self):
         "How many ranks wrote the checkpoint"
-        any_pieces = next(iter(self.pieces.values()))
+        any_pieces = next(iter(self.pieces.values())) # of any key: each has a piece for every rank
         return len(any_pieces)
 
     def shape(self, key):
-        "Shape of a whole tensor; of a plain one, that of rank 0's piece"
+        "Shape of a whole tensor; of a plain one, which does not say it, that of rank 0's piece"
         first = self.pieces[key][0] # of rank 0
         return first.shape or first.stored.shape
 
@@ -681,7 +711,9 @@ def _read_pieces(rank, path):
     return {_bare_key(key): _piece(key, value, rank, path) for key, value in read_contents(path).items()}
 
 def _check_same_keys(by_rank, files):
-    "Raise ShardError if a rank has other keys than rank 0; `by_rank`: a dict by key for each rank"
+    """Raise ShardError if a rank has other keys than rank 0
+
+    `by_rank`: for each rank a dict, key of a tensor → its piece; `files`: the file of each rank."""
     first_keys = by_rank[0].keys()
     for pieces, path in zip(by_rank, files):
         different = sorted(pieces.keys() ^ first_keys) # in one of the two and not in the other
@@ -700,7 +732,7 @@ def _rank_files(folder):
     for path in folder.iterdir():
         if match := _rank_file.fullmatch(path.name):
             files[int(match[1]), int(match[2])] = path
-    sizes = sorted({size for size, _ in files})
+    sizes = sorted({size for size, _ in files}) # world sizes: how many ranks a run had, by the files' names
     if not sizes:
         raise FileNotFoundError(f"{folder}: no model_world_size_W_rank_R.pt there{_subfolder_hint(folder)}")
     if len(sizes) > 1:
@@ -711,9 +743,10 @@ def _rank_files(folder):
     return [files[world_size, rank] for rank in range(world_size)]
 
 def _check_ranks(folder, world_size, ranks):
-    "Raise ShardError unless `ranks`, those with a file, are all from 0 to world_size - 1 and no other"
+    "Raise ShardError unless `ranks`, a set of those with a file, are exactly those from 0 to world_size - 1"
     missing = [rank for rank in range(world_size) if rank not in ranks]
     if missing:
+        # Four names are enough: of a run on hundreds of GPUs hundreds may be missing.
         names = ", ".join(f"model_world_size_{world_size}_rank_{rank}.pt" for rank in missing[:4])
         more = " …" if len(missing) > 4 else ""
         raise ShardError(f"{folder}: {len(missing)} of {world_size} ranks missing: {names}{more}")
@@ -725,6 +758,7 @@ def _check_ranks(folder, world_size, ranks):
 # %% ../../nbs/09d_shards.ipynb #n9fd8594
 def _subfolder_hint(folder):
     "The end of an error message: the subfolder that holds shards, or an empty text if there is none"
+    # Often the folder above is given: global_step_20 instead of global_step_20/actor.
     first_files = folder.glob("**/model_world_size_*_rank_0.pt")
     subfolders = sorted({path.parent.relative_to(folder).as_posix() for path in first_files})
     return f": did you mean {subfolders[-1]!r} in it?" if subfolders else ""
@@ -742,15 +776,18 @@ def _check_pieces(key, pieces, files):
     """Raise ShardError if the ranks describe a tensor in different ways, or its parts do not fill it
 
     `pieces`: the `Piece` of each rank under this key; `files`: the file of each rank."""
-    first = pieces[0]
+    first = pieces[0] # of rank 0, with which all others are compared
     for piece, path in zip(pieces, files):
         _check_piece(key, piece, first, path)
-    # `_filled_numbers`: how many numbers of the whole the parts cover; copies count once.
+    # `_filled_numbers`: how many numbers of the whole the parts cover; copies count once. A plain tensor does
+    # not say the shape of the whole.
     if first.shape is not None and _filled_numbers(pieces) != prod(first.shape):
         raise ShardError(f"{key}: the parts of {len(pieces)} ranks do not fill {list(first.shape)}")
 
 def _check_piece(key, piece, first, path):
-    "Raise ShardError if a `Piece`, from the file at `path`, does not go with rank 0's `Piece`, the `first`"
+    """Raise ShardError if a rank's `Piece` of a tensor does not go with rank 0's `Piece`, the `first`
+
+    `path`: of the rank's file; `key`: of the tensor."""
     if piece.layout != first.layout: # shape of the whole, placements, shape of the mesh
         own, others = _layout_words(piece), _layout_words(first)
         raise ShardError(f"{path.name}: {key} is {own} here, {others} on rank 0")
@@ -763,7 +800,9 @@ def _check_piece(key, piece, first, path):
         _check_part_size(key, piece, path)
 
 def _check_part_size(key, piece, path):
-    "Raise ShardError if the numbers of a `Piece` have another shape than its place in the whole tensor"
+    """Raise ShardError if the numbers of a `Piece` have another shape than its place in the whole tensor
+
+    `piece.box`: that place, a slice for each dimension; `path`: of the file; `key`: of the tensor."""
     expected = tuple(part.stop - part.start for part in piece.box)
     stored = piece.stored.shape
     # Shapes without any number may differ: (0, 3) and (2, 0) are both empty.
@@ -773,7 +812,9 @@ def _check_part_size(key, piece, path):
 
 # %% ../../nbs/09d_shards.ipynb #n29206d7
 def _layout_words(piece):
-    "Shape, placements and mesh of a `Piece` in words, for an error message"
+    """Shape, placements and mesh of a `Piece` in words: `[64, 8], copies, cut along 0, mesh [2, 4]`
+
+    A plain tensor says none of these: `plain`."""
     if piece.shape is None:
         return "plain"
     return f"{list(piece.shape)}, {cut_words(piece.placements)}, mesh {list(piece.mesh.shape)}"
@@ -809,7 +850,9 @@ def assemble(
 
 # %% ../../nbs/09d_shards.ipynb #nd49f11d
 def _boxes(pieces, shape, key):
-    "The place of every piece in a tensor of this shape, each as a tuple of slices; ShardError if none fits"
+    """The place of every piece in a tensor of this shape, each as a tuple of slices; ShardError if none fits
+
+    `pieces`: a `Piece` for each rank; `shape`: of the whole; `key`: of the tensor, for the message."""
     if pieces[0].shape is not None: # DTensors, which say it
         return [piece.box for piece in pieces]
     stored_shapes = [piece.stored.shape for piece in pieces]
@@ -828,11 +871,11 @@ def _boxes_of_plain(stored_shapes, shape):
     whole = tuple(slice(0, size) for size in shape)
     if all(stored == tuple(shape) for stored in stored_shapes):
         return [whole] * len(stored_shapes)
-    row_counts = [stored[0] if stored else 0 for stored in stored_shapes]
+    row_counts = [stored[0] if stored else 0 for stored in stored_shapes] # (): a single number has no rows
     others_fit = all(stored[1:] == tuple(shape[1:]) for stored in stored_shapes)
     if not (shape and others_fit and sum(row_counts) == shape[0]):
         return None
-    ends = np.cumsum(row_counts).tolist()
+    ends = np.cumsum(row_counts).tolist() # where each rank's rows end in the whole
     return [(slice(end - rows, end), *whole[1:]) for end, rows in zip(ends, row_counts)]
 
 # %% ../../nbs/09d_shards.ipynb #n6a36a8f
