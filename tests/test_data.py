@@ -317,3 +317,14 @@ def test_marks_in_the_middle_keep_their_places():
     row = to_dataset([Sample("Compare <image> with <image>.", "", [red, blue], row=3)])[0]
     assert [p["text"] or p["type"] for p in row["prompt"][0]["content"]] == ["Compare ", "image", " with ", "image", "."]
     assert [i.getpixel((0, 0)) for i in row["images"]] == [(255, 0, 0), (0, 0, 255)]
+
+
+def test_answers_that_share_the_best_rank_may_stand_in_any_order(tmp_path):
+    import json
+    from vlrlbook.rows.gate import inspect_preferences
+    rows = [dict(query="?", response=["x", "y", "z"], human_ranking=[0, 0, 1]),
+            dict(query="?", response=["y", "x", "z"], human_ranking=[0, 0, 1])]
+    (tmp_path / "p.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    _, report = inspect_preferences(tmp_path / "p.jsonl")
+    notes = " ".join(text for text, _ in report.notes)
+    assert "those of an earlier row" in notes and "contradict" not in notes, notes

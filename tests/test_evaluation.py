@@ -842,3 +842,22 @@ def test_a_truth_that_is_called_other_stands_once():
     rows = [dict(answer=truth, after=[answer]) for truth, answer in said]
     classes, counts = confusion_rows(rows, "after", "vqa", most=2)
     assert classes == ["liver", "other", "all other"] and counts[1][1] == 1 and counts[2][2] == 1
+
+
+def test_predictions_are_not_continued_without_a_setting_that_they_were_begun_with(tmp_path):
+    "A setting that is off stands in no plan, so both plans' names are compared"
+    from vlrlbook.evaluation import _refuse_other_plan
+    with_looks, without = dict(seed=1, looks=2), dict(seed=1)
+    for old, new in ((with_looks, without), (without, with_looks)):
+        with pytest.raises(SettingsError, match="looks = "): _refuse_other_plan(tmp_path / "p.jsonl", old, new)
+    _refuse_other_plan(tmp_path / "p.jsonl", without, dict(seed=1, base_weights="abc")) # begun before the base's weights were known
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_predictions_know_the_weights_of_their_base(tmp_path, name):
+    from vlrlbook.evaluation import _plan
+    rows = to_dataset(synthetic_counting(2, seed=1))
+    (tmp_path / name).write_bytes(b"first")
+    first = _plan(tmp_path, None, rows, {}, None)
+    (tmp_path / name).write_bytes(b"other")
+    assert _plan(tmp_path, None, rows, {}, None) != first and "base_weights" not in _plan("Qwen/Qwen2.5-VL-3B-Instruct", None, rows, {}, None)

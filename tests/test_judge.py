@@ -537,3 +537,8 @@ def test_an_endpoint_by_itself():
         reply = Endpoint(server.address + "/", "m").ask("three discs", max_tokens=4)
         assert (reply.text, reply.is_whole, reply.prompt_tokens, reply.completion_tokens, reply.tries) == ("THREE DISCS", True, 100, 2, 1)
         assert "secret" not in repr(Endpoint(server.address, "m", key="secret"))
+
+
+def test_patience_covers_the_longest_waits_that_an_endpoint_may_ask_for():
+    from vlrlbook.chat_endpoint import LONGEST_WAIT
+    assert Endpoint("http://localhost/v1", "m", timeout=1, retries=4).patience == 5 * 1 + 4 * LONGEST_WAIT

@@ -225,6 +225,8 @@ def test_openapi_is_whole(with_file):
             {}).get("examples", {})}
         assert {*e.errors, "door.token", "door.host"} <= told
         assert operation["summary"] and operation["responses"]
+        takes_body = e.name in ("train", "rank", "upload", "ask")
+        assert ("requestBody" in operation) == takes_body, e.name
     assert {c for e in endpoints for c in e.errors} | {"door.token", "door.host", "door.origin", "door.method", "door.path",
         "server.error"} == set(problems), "a code that no address may answer with"
     assert {e["code"] for e in with_file.get("/data-format").json()["errors"]} == set(problems)

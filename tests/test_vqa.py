@@ -176,3 +176,19 @@ def test_peers_on_real_completions():
     for key in ("vlmevalkit_process_answer", "evalai_m4c"):
         differ = [r for r in normalised if normalise_answer(r["raw"]) != r[key]]
         assert len(differ) <= 16 and all("'" in r["raw"] or "~" in r["raw"] for r in differ)
+
+
+def test_a_converted_picture_is_what_training_sees(tmp_path):
+    "Other programs put no white behind transparency and do not turn a picture as its EXIF says"
+    import base64
+    import io
+    clear, turned = io.BytesIO(), io.BytesIO()
+    Image.new("RGBA", (60, 40), (0, 0, 0, 0)).save(clear, "PNG")
+    exif = Image.Exif()
+    exif[0x0112] = 6 # turned by 90 degrees
+    Image.new("RGB", (60, 40), "red").save(turned, "JPEG", exif=exif)
+    rows = [dict(question="What?", answer="a", image=base64.b64encode(file.getvalue()).decode()) for file in (clear, turned)]
+    (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    convert_vqa(tmp_path / "in.jsonl", tmp_path / "out.jsonl")
+    first, second = [Image.open(tmp_path / json.loads(line)["images"][0]) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert first.mode == second.mode == "RGB" and first.getpixel((5, 5)) == (255, 255, 255) and second.size == (40, 60)

@@ -91,6 +91,10 @@ def reward_file(
     ast.parse(source, feature_version=(3, 9))
     return source
 
+def _reward_name(reward):
+    "The name of a reward that is given as a text or as a function"
+    return reward if isinstance(reward, str) else reward.__name__
+
 # %% ../../nbs/09b_export.ipynb #nf65d586
 # engine → function of chapter 02 that turns a reward into this engine's `compute_score`
 _adapters = {"easyr1": "for_easyr1", "verl": "for_verl"}
@@ -396,10 +400,6 @@ def _describe_easyr1(folder, checked, reward, counts):
     # `dry_run` reads from export.json for which engine the folder was made.
     about = dict(engine="easyr1", version=version, reward=reward, rows=counts, made_by=_package_version())
     write_json(folder / "export.json", about)
-
-def _reward_name(reward):
-    "The name of a reward that is given as a text or as a function"
-    return reward if isinstance(reward, str) else reward.__name__
 
 def _package_version():
     "The version of this package, which export.json keeps under `made_by`"
