@@ -328,3 +328,14 @@ def test_answers_that_share_the_best_rank_may_stand_in_any_order(tmp_path):
     _, report = inspect_preferences(tmp_path / "p.jsonl")
     notes = " ".join(text for text, _ in report.notes)
     assert "those of an earlier row" in notes and "contradict" not in notes, notes
+
+
+def test_a_folder_around_the_archive_may_be_written_with_other_accents(tmp_path):
+    "One letter in the table, a letter and its accent in the archive: the folder's name is longer there"
+    import unicodedata
+    folder, file = unicodedata.normalize("NFD", "Énoncé"), tmp_path / "z.zip"
+    with zipfile.ZipFile(file, "w") as z:
+        z.writestr(f"{folder}/main.csv", f"images_path,question,answer\n{unicodedata.normalize('NFC', folder)}/images/a.png,How many?,1\n")
+        z.writestr(f"{folder}/images/a.png", picture())
+    samples, report = read_counting_zip(file, tmp_path / "out")
+    assert len(samples) == 1 and not report.skipped

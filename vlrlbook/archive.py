@@ -483,7 +483,8 @@ class _Names:
         path = written.replace("\\", "/").removeprefix("./")
         # `top`: the folder that everything lay in, with its slash. The entries are named without it.
         if self.top and folded_name(path).startswith(folded_name(self.top)):
-            path = path[len(self.top):]
+            # By folders and not by letters: the same accent may be one letter here and two there.
+            path = path.split("/", self.top.count("/"))[-1]
         for form in (path, f"images/{path}"):
             # folded_name: without case, with accents in one form
             name = self.by_folded_name.get(folded_name(form))

@@ -232,7 +232,8 @@ def _card_bars(
     ax.barh(range(len(values)), values, color=colours, height=0.62)
     # Some room beside the longest bar; and at least 1.2 to either side, so that small numbers look small.
     reach = max(1.2, 1.35 * max(map(abs, values)))
-    # y as on the axes with the texts, so that bar number i stands level with answer number i; -1: `_card_top`
+    # y as on the axes with the texts, where answer number i stands at y = i, from the top down; `_card_top`
+    # leaves room for the heading above answer 0
     ax.set(xlim=(-reach, reach), ylim=(len(values) - 0.5, _card_top), yticks=[])
     ax.set_title(heading, fontsize=8, color="#555555")
     ax.axvline(0, color="black", lw=0.8)

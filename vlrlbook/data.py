@@ -407,7 +407,7 @@ def _easyr1_row(
 
 def _write_picture(picture, output):
     "Write the bytes of a picture into a folder beside `output`, under their hash; returns the new file"
-    # None unless it is a JPEG or PNG as every program reads it: upright, without transparency, 8 bits a colour.
+    # None unless it is a JPEG or PNG that every program reads alike: upright, opaque, 8 bits a colour.
     _, plain_format = decode_picture(picture)
     data = picture if plain_format else as_meant(picture) # otherwise an upright RGB PNG
     suffix = "jpg" if plain_format == "JPEG" else "png"

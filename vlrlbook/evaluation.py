@@ -625,12 +625,13 @@ def _judged_scores(path):
     return "preference", report, [accuracy, *others], question
 
 def _judged_bins(path):
-    """Judge a file of a classifier's probabilities of ordered bins, from nothing done to all (chapter 04).
+    """Judge a file of a classifier's probabilities of bins of progress, 0 (nothing done) to the last (all).
 
-    Returns the task's name, chapter 04's report, a list of metrics, and a dict with one question and its
-    answer: is it better than always the commonest bin?"""
+    The classifier is chapter 04's, task "aloha". Returns the task's name, chapter 04's report, a list of
+    metrics, and a dict with one question and its answer: is it better than always the commonest bin?"""
     report = classifier_metrics(**read_bins(path))
     report.pop("expected_bin")  # a number for each frame, which is in the file already
+    # majority_accuracy is what "always the commonest bin" earns: shown beside the others, and the baseline
     names = ("macro_f1", "majority_accuracy", "mae_bins", "within_one")
     accuracy, *others = _metric_records("accuracy", report, {name: report[name] for name in names})
     question = _beats_baseline("Better than the commonest bin?", accuracy,

@@ -755,10 +755,11 @@ def _scored_tokens(
 def _head_outputs(run, hidden, targets, weight):
     """Log-probs, and what else the run's vocabulary head returns: (log-probs [tokens], ...).
 
-    `hidden` is [tokens, size], `targets` [tokens], `weight` [words, size]; `run.gpu`: count for a GPU."""
+    Called on tensors without content, since only what a step would keep in memory is counted. `hidden` is
+    [tokens, size], `targets` [tokens], `weight` [words, size]; `run.gpu`: True where a GPU is counted for."""
     from trl.kernels.chunked_logprob import ChunkedLogProbFunction
     if run.gpu:
-        return (_FusedHead.apply(hidden, weight),)  # holds what TRL's GPU kernel holds, computes nothing
+        return (_FusedHead.apply(hidden, weight),)  # keeps for the way back what TRL's kernel keeps on a GPU
     words = min(_chunk_words, len(weight))
     # TRL's own head. Its arguments are: hidden, weight, bias, targets, temperature, words of a chunk,
     # softcapping, scale of logits, outputs.

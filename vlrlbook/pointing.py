@@ -302,9 +302,9 @@ def _coco_boxes(
 
     Boxes are (x1, y1, x2, y2) in pixels. A `DataError` names the first bad annotation."""
     boxes, crowds = {}, set()
-    # Each helper raises a `DataError` that names `place` if something is wrong in the entry.
+    # Each helper raises a `DataError` that names the place in the JSON, counted from 0, and the row, from 1.
     for number, annotation in enumerate(annotations, 1):
-        place = f"annotations[{number - 1}]"  # for messages, counted from 0 as in JSON
+        place = f"annotations[{number - 1}]"
         image_id = _checked_id(annotation, "image_id", images, place, path)
         category_id = _checked_id(annotation, "category_id", categories, place, path)
         size = _image_size(images[image_id], f"image {image_id}", path)

@@ -1439,10 +1439,11 @@ def _start_in_one_process(
     train,  # rows to learn from
     held,  # rows that decide when to stop
 ):
-    """Find the run's directory, the checkpoint to go on from, and the one to take weights from.
+    """Called in the first process only: (run's directory, checkpoint to go on from, one for weights only).
 
-    Of both checkpoints one at least is None; both are for a new run with new weights. The settings of a new
-    run are written down; a run goes on only with the settings with which it began."""
+    A new run with new weights has neither checkpoint, (directory, None, None); no run has both. The settings
+    of a new run are written down; a run goes on only with the settings with which it began."""
+    # (checkpoint): compare with what was written beside it; (None, folder=…): write for a new run
     write_or_compare = _write_or_compare_function(settings, train, held)
     weights = None  # a new run begins with them
     if is_old_checkpoint(settings.resume):  # a file of an older script, which no run can go on from

@@ -807,7 +807,7 @@ def for_trl(
     reward, # (completion, answer) → parts, or a batched one
     recorder=None, # called with (texts, parts, samples, state) after each batch
     name: str = "reward", # how TRL's logs call it
-    group_size: int = None, # G; then the share of silent groups is logged
+    group_size: int = None, # G; then the share of groups with equal rewards (silent ones) is logged
     when_cut="paid", # a cut answer is "paid" as any other, "masked" (left out), or earns this number
     end_tokens=(), # token ids that end an answer; one without them was cut, whatever its tags say
 ): # a function as `GRPOTrainer(reward_funcs=…)` wants it

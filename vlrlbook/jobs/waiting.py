@@ -159,11 +159,13 @@ class WaitingJobs:
     ):
         "End a job that cannot be started as failed, so that the jobs behind it can start"
         job_id = row["job_id"]
-        attempt = row["attempt"] + 1  # `row` was read before `_start`, which gave its attempt the same number
-        # Only a job in `training` may become failed, and this one is queued or, after `_start`, interrupted.
-        # A `move` changes nothing if the job is not in the first of its two states.
+        # The number of the attempt that has failed, whether `_start` came as far as to count it or not: `row`
+        # was read before.
+        attempt = row["attempt"] + 1
+        # The ledger lets only a job in `training` become failed. This one is queued, or interrupted where
+        # `_start` gave up halfway; so it takes each step up to there. A `move` does nothing in another state.
         self.ledger.move(job_id, "interrupted", "queued", "to be ended")
-        self.ledger.move(job_id, "queued", "training", f"slot {slot}", attempt=attempt)  # sets this column
+        self.ledger.move(job_id, "queued", "training", f"slot {slot}", attempt=attempt)
         # of_attempt: only if the job is at this attempt
         self.ledger.move(job_id, "training", "failed", "trainer.start", of_attempt=attempt,
                          error_code="trainer.start", error_message=message, **self.clock.end_columns())

@@ -308,7 +308,7 @@ def inspect_preferences(
 
 
 def _best_answers(row):
-    "The answers of a `PreferenceRow` with the best (the smallest) rank, as a set; None if all ranks are equal"
+    "The answers of a `PreferenceRow` with the best (smallest) rank, as a set; None if all ranks are equal"
     if _is_tie(row):
         return None
     best = min(row.human_ranking)

@@ -289,11 +289,11 @@ def _chosen_and_rejected(columns, rejected_name):
     row's `Columns`, `rejected_name` is the name of the one with the rejected answer."""
     number = columns.number  # of the row, for messages
     rejected, chosen = columns.row[rejected_name], columns.get("chosen")
-    prompt_turns = _prompt_turns(columns)  # empty if the prompt is a plain text
+    prompt_turns = _prompt_turns(columns)  # those of a column of its own; empty if the prompt is a plain text
     if chosen is None:
         # ms-swift has a column for the rejected answer only; the chosen one is the last turn of the prompt.
         prompt_turns, chosen = _prompt_and_reply(prompt_turns, rejected_name, number)
-    question_turns = prompt_turns
+    question_turns = prompt_turns  # the turns that `chosen` answers; an answer that is a chat brings its own
     if is_turns(chosen):
         question_turns, chosen = _question_and_answer(chosen, prompt_turns, number)
     if is_turns(rejected):

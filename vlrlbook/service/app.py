@@ -139,7 +139,8 @@ async def _life(app):
         tidying.cancel()
         loading.cancel()
         await service.rank_side.stop()
-        # Last: until now the dispatcher has written down how jobs end.
+        # Last, since the dispatcher thread, which this stops, writes down how jobs end. Jobs get their grace
+        # to save a checkpoint, but not longer than a stopping server may take.
         seconds_to_save = min(_most_seconds_to_save, service.settings.grace)
         await asyncio.to_thread(service.jobs.stop, seconds_to_save)
 
