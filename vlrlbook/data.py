@@ -1208,9 +1208,15 @@ def write_counting_zip(
         for index, sample in enumerate(samples):
             name = f"images/{index:05d}.png"
             writer.writerow([name, sample.question, sample.answer])
-            archive.writestr(name, _png(sample.images[0])["bytes"])
-        archive.writestr("main.csv", table.getvalue())
+            archive.writestr(_zip_entry(name), _png(sample.images[0])["bytes"])
+        archive.writestr(_zip_entry("main.csv"), table.getvalue())
     return Path(path)
+
+def _zip_entry(name):
+    "An entry of a ZIP, with a fixed time, so that equal samples make equal archives"
+    entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0)) # the earliest that a ZIP can hold
+    entry.external_attr = 0o644 << 16 # permissions of the unpacked file: its owner writes it, all read it
+    return entry
 
 # %% ../nbs/01_data.ipynb #n58f9c4d
 def read_counting_zip(

@@ -67,15 +67,15 @@ def key_table(
     if version == "verl":
         file, default_column = "logs/09_verl_keys.csv", "default"
     table = {}
-    for row in _rows_of_csv(file):
+    for row in _rows_of_csv(book_file(file)):
         default = row[default_column]
         if default != "absent": # "absent": this version has no such key
             table[row["key"]] = _read_key(row, default, version)
     return table
 
-def _rows_of_csv(file):
-    "Yield the rows of a CSV file that comes with vlrlbook, such as logs/09_keys.csv: dicts, column → text"
-    with open(book_file(file), newline="", encoding="utf-8") as f:
+def _rows_of_csv(path):
+    "Yield the rows of a CSV file, such as that of logs/09_keys.csv: dicts, column → text"
+    with open(path, newline="", encoding="utf-8") as f:
         yield from csv.DictReader(f)
 
 # %% ../../nbs/09a_config.ipynb #xnedd5d19
@@ -114,7 +114,7 @@ def _release_keys(explained):
     for key in unlisted_in_verl:
         if key not in explained: # `explained` says more of a key: its range and meaning
             keys[key] = _unexplained_key("dict", default=None, read_at="verl/trainer/ppo/reward.py")
-    for row in _rows_of_csv("logs/09_verl_release_keys.csv"): # the keys that verl's config lists
+    for row in _rows_of_csv(book_file("logs/09_verl_release_keys.csv")): # the keys that verl's config lists
         key = row["key"]
         if key not in explained and not _is_unread(key):
             keys[key] = _read_unexplained_key(row)
