@@ -109,7 +109,8 @@ def test_files_and_lines_that_are_broken(export, tmp_path, processor):
 
 
 @pytest.mark.parametrize("name, content, rows, why", [
-    ("whole.json", b'\xef\xbb\xbf[{"a": 1}, {"a": "\xc3\xa9"}]', [{"a": 1}, {"a": "é"}], ""), ("cut.json", b'[{"a": 1}, {"a"', [None], "delimiter"),
+    ("whole.json", b'\xef\xbb\xbf[{"a": 1}, {"a": "\xc3\xa9"}]', [{"a": 1}, {"a": "é"}], ""),
+    ("cut.json", b'[{"a": 1}, {"a"', [None], "delimiter"),
     ("deep.json", b"[" * 100_000, [None], "recursion"), ("lists.jsonl", b"[1]\n[2]\n", [None], "Extra data"),
     ("latin.json", b'[{"a": "\xe9"}]', [None], "can't decode byte 0xe9"),
     ("latin.jsonl", b'{"a": 1}\n{"a": "\xe9"}\n{"a": 3}\n', [{"a": 1}, None, {"a": 3}], "can't decode byte 0xe9"),

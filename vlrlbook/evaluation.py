@@ -596,7 +596,10 @@ def judged_report(
     kind: str,  # scores or bins
     settings: EvaluationSettings,  # already filled in and checked
 ) -> dict:  # what results.json holds: task, metrics, questions, and all that the chapter itself reports
-    "Score a predictions file of chapter 03 or 04, and write results.json and metrics.csv into `output_dir`"
+    """Judge a predictions file of chapter 03 or 04; results.json and metrics.csv go into `output_dir`.
+
+    Kind "scores": a reward model's score of each answer (chapter 03). Kind "bins": a robot classifier's
+    probabilities of each frame (chapter 04)."""
     judge = _judged_scores if kind == "scores" else _judged_bins
     # `question`: a dict that asks and answers whether it is better than a rule that needs no model.
     task, chapters_report, metrics, question = judge(settings.predictions)

@@ -84,7 +84,7 @@ class JudgeSettings:
         problems = [message for is_broken, message in self._rules() if is_broken]
         if problems:
             raise SettingsError("; ".join(problems))
-        grade_form = read_grade_form(self.grade)
+        grade_form = read_grade_form(self.grade)  # of 0..10, for example: how a reply is read
         self.template = self.template or _template_of(grade_form)
         check_template(self.template)
 

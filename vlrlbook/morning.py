@@ -399,6 +399,7 @@ def _slide_type(cell):
         return "notes"
     if cell["cell_type"] == "code" or _is_caption(source):
         return "-"  # nbconvert's word for: on the same slide as the cell before
-    # it has a heading; a subslide is reached with the key for "down"
+    # What is left is text that begins a topic. Headings of the first two levels begin a slide; anything else
+    # stands on a subslide, which is reached with the key for "down".
     begins_slide = re.search(r"^##? ", source, re.M)
     return "slide" if begins_slide else "subslide"

@@ -251,9 +251,10 @@ def _turn_text(turn):
     texts = []
     for part in content:
         text = part.get("text") if isinstance(part, dict) else None
-        if not isinstance(text, str): # also a part that is a picture: a dry run looks only at their column
+        if not isinstance(text, str): # also a part with a picture: they belong into the row's column
             return None, f"{part!r:.80} under 'content', expected parts with type and text alone"
-        # verl 0.9.1 puts pictures only into a content that is one text; in parts a mark stands for none.
+        # verl 0.9.1 replaces the mark `<image>` by a picture only where the content is one text. In a part it
+        # stays a word, so it is taken out here and not counted as a picture.
         texts.append(text.replace("<image>", ""))
     return "".join(texts), None
 
@@ -484,7 +485,7 @@ def _check_and_count_rows(context, settings, tally, result, processes, progress)
     # `_check_rows` writes the number of rows of each file into `tally.rows`.
     for row_result in _check_rows(files, context, processes, progress, tally.rows):
         tally.add(row_result)
-    _check_held_out_rows(context, settings, tally)
+    _check_held_out_rows(context, settings, tally) # a problem where validation shows a picture of training
     seconds = max(1e-9, time.perf_counter() - started) # not 0, since it divides below
     result.tokens = list(tally.tokens) # an array until now, which takes less memory
     result.image_tokens = tally.most_image_tokens

@@ -119,9 +119,10 @@ class Jobs:
         self.adopt = adopt
 
         self.data = DataFolder(data_dir, ledger_dir)  # names the files; nothing is made yet
-        # The thread; `start` starts it.
+        # A thread that calls `look` and then waits for `pause()` seconds, again and again; `start` starts it.
         self.dispatcher = DispatcherThread(look=self._look_and_clean_up, pause=self._seconds_between_looks)
-        self.server_lock = self._lock_data_folder()  # a descriptor, held until `stop`
+        # Makes the folders. A descriptor, held until `stop`: no other server may work on this directory.
+        self.server_lock = self._lock_data_folder()
         try:
             self.backend = self._make_backend(backend, options)
             self._make_parts()  # the ledger and what works with it

@@ -86,7 +86,8 @@ class RunningJobs:
         if alive:
             self._go_on(row, folder)  # writes how far it is
             return
-        if outcome is None:  # the supervisor was killed
+        if outcome is None:
+            # The supervisor was killed: what it left running is killed, too. None: something still lives.
             outcome = self._outcome_after_sweep(row, folder)
         if outcome is not None:
             self._close(row, folder, outcome)  # writes into the ledger how it ended
