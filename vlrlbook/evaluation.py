@@ -218,7 +218,9 @@ def _weights_key(folder):
     if folder is None:
         return None
     digest = hashlib.sha256()
-    weight_files = [file for file in Path(folder).iterdir() if file.suffix in (".safetensors", ".bin", ".pt")]
+    # not optimizer.pt, training_args.bin and the like, which the answers do not depend on
+    names = ("*.safetensors", "pytorch_model*.bin", "adapter_model.bin")
+    weight_files = [file for file in Path(folder).glob("*") if any(map(file.match, names))]
     for file in sorted(weight_files):  # in the same order on every machine
         size = file.stat().st_size
         # The files of a whole model take minutes to read. For them the time of writing replaces the bytes.
