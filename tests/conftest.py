@@ -13,6 +13,10 @@ import pytest
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["IN_TEST"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1") # two workers of two threads on two cores wait for each other
+if importlib.util.find_spec("hypothesis"): # not in the engines' environments
+    import hypothesis
+    hypothesis.settings.register_profile("book", deadline=None) # no test asserts seconds: a machine may be busy
+    hypothesis.settings.load_profile("book")
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "nbs").glob("[0-9]*.ipynb"))
 NO_LEROBOT = "LeRobot is not installed" + (", it needs Python 3.12 or newer" if sys.version_info < (3, 12) else "")

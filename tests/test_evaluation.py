@@ -862,3 +862,6 @@ def test_predictions_know_the_weights_of_their_base(tmp_path, name):
     (tmp_path / name).write_bytes(b"other")
     assert _plan(tmp_path, None, rows, {}, None) != first
     assert "base_weights" not in _plan("Qwen/Qwen2.5-VL-3B-Instruct", None, rows, {}, None)
+    other = _plan(tmp_path, None, rows, {}, None)
+    (tmp_path / "optimizer.pt").write_bytes(b"the answers do not depend on it")
+    assert _plan(tmp_path, None, rows, {}, None) == other
