@@ -324,13 +324,6 @@ def test_a_lock_that_cannot_be_had_leaves_no_file_open(tmp_path, monkeypatch):
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
-def test_a_step_without_a_good_loss_is_a_step():
-    from vlrlbook.jobs.progress import _step_and_loss
-    assert [_step_and_loss(dict(step="5", loss=loss)) for loss in ("none", "", "nan")] == [(5, None)] * 3
-    assert _step_and_loss(dict(step="5")) == (5, None) and _step_and_loss(dict(step="5", loss="0.5")) == (5, 0.5)
-    assert _step_and_loss({}) == _step_and_loss(dict(step="x", loss="1")) == (0, None)
-
-
 def test_a_jobs_name_is_no_markup():
     from vlrlbook.jobs.job import Job
     job = types.SimpleNamespace(job_id="1", job_name="<img src=x>", status="queued", attempt=0, progress=0.0)

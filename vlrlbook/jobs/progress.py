@@ -91,13 +91,12 @@ def _step_and_loss(
     {"step": "5", "loss": "0.1"} → (5, 0.1); {} → (0, None)"""
     try:
         step = int(float(row["step"]))
+        loss = float(row["loss"]) if row["loss"] else None
     except (KeyError, ValueError, OverflowError):
         return 0, None  # there is no row yet, or what stands there is no number
-    try:
-        loss = float(row["loss"])
-    except (KeyError, ValueError):
-        return step, None  # a row without a loss, such as one of an evaluation
-    return step, loss if math.isfinite(loss) else None  # JSON has no NaN
+    if loss is not None and not math.isfinite(loss):
+        loss = None  # JSON has no NaN
+    return step, loss
 
 
 def total_steps_of(
