@@ -28,7 +28,7 @@ from .rewards import check_truth
 from .rows.columns import read_keys
 from .rows.files import parquet_rows, read_rows, table_suffixes
 from .rows.gate import picture_content, read_vqa_file
-from .rows.pictures import as_meant, located
+from .rows.pictures import as_meant, located, plain_file
 from .rows.preferences import read_preference_row
 from .rows.vqa import read_vqa_row
 
@@ -407,10 +407,7 @@ def _easyr1_row(
 
 def _write_picture(picture, output):
     "Write the bytes of a picture into a folder beside `output`, under their hash; returns the new file"
-    # None unless it is a JPEG or PNG that every program reads alike: upright, opaque, 8 bits a colour.
-    _, plain_format = decode_picture(picture)
-    data = picture if plain_format else as_meant(picture) # otherwise an upright RGB PNG
-    suffix = "jpg" if plain_format == "JPEG" else "png"
+    data, suffix = plain_file(picture) # a picture that other programs read otherwise is converted
     file = output.parent / f"{output.stem}_images" / f"{picture_content(picture)[:32]}.{suffix}"
     with new_file(file) as aside: # a hidden file, renamed to `file` when all is written
         aside.write_bytes(data)

@@ -7,18 +7,19 @@ __all__ = ['easyr1_messages', 'rendered_prompt', 'reward_file', 'ask_reward_file
            'verl_overrides']
 
 # %% ../../nbs/09b_export.ipynb #nb7d4ff4
-import ast, hashlib, importlib, importlib.util, inspect, io, json, re, shlex, subprocess, sys
+import ast, hashlib, importlib, importlib.util, inspect, json, re, shlex, subprocess, sys
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from ..core import run_facts
-from ..data import DataError, decode_picture, read_vqa, split_by_picture, to_dataset, unpacked_counting_zip
+from ..data import DataError, read_vqa, split_by_picture, to_dataset, unpacked_counting_zip
 from ..data import vqa_template, with_good_truths
 from .config import EngineSettings, engine_settings, known_keys, unlisted_in_verl, verl_release
 from .quick_start_settings import versions
 from ..folders import new_folder, write_json, write_whole
 from ..rewards import load_reward
+from ..rows.pictures import plain_file
 from ..settings import SettingsError, nearest
 
 # %% ../../nbs/09b_export.ipynb #nb257aa0
@@ -549,17 +550,12 @@ def _picture_file(picture, number):
     decoded to an upright RGB picture and written as PNG. `number`: of the row, for messages."""
     try:
         data = picture["bytes"] or Path(picture["path"]).read_bytes()
-        image, plain_format = decode_picture(data) # the format is None unless it is a plain JPEG or PNG
+        return plain_file(data)
     except OSError as e:
         message = f"cannot be read ({type(e).__name__})"
         raise DataError("image.missing", message, row=number, entry=str(picture["path"])) from e
     except DataError as e:
         raise DataError(e.code, e.message, row=number, entry=e.entry) from e # now with the row's number
-    if plain_format:
-        return data, "jpg" if plain_format == "JPEG" else "png"
-    buffer = io.BytesIO() # a file in memory
-    image.save(buffer, "PNG", compress_level=1) # the fastest: there may be ten thousand pictures
-    return buffer.getvalue(), "png"
 
 # %% ../../nbs/09b_export.ipynb #ndf7095b
 def _write_rows(dataset, path, template):

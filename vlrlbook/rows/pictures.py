@@ -16,7 +16,7 @@ from PIL import Image
 from ..archive import DataError, decode_picture, folded_name
 from .values import listed
 
-__all__ = ["picture_list", "located", "decoded", "as_meant"]
+__all__ = ["picture_list", "located", "decoded", "as_meant", "plain_file"]
 
 _shortest_base64 = 64  # characters; a shorter text is a file's name, since no picture is so small
 _most_shown = 60  # characters of a value that a message quotes: base64 is long
@@ -306,6 +306,18 @@ def as_meant(
     "Convert a picture to an upright RGB PNG: transparency on white, greys of more than 8 bits scaled to 8"
     image, _ = decode_picture(_bytes_of(picture))  # an upright PIL image, converted
     return _fast_png(image)
+
+
+def plain_file(
+    data: bytes,  # encoded picture
+) -> tuple:  # bytes of a picture file, its suffix: jpg or png
+    """A picture as a file that every program reads alike: upright, opaque, 8 bits a colour.
+
+    Such a JPEG or PNG is kept byte for byte; any other becomes what `as_meant` makes of it."""
+    image, plain_format = decode_picture(data)  # the format is None unless it is such a JPEG or PNG
+    if plain_format:
+        return data, "jpg" if plain_format == "JPEG" else "png"
+    return _fast_png(image), "png"
 
 
 def _bytes_of(picture):
