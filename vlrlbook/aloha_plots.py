@@ -90,9 +90,9 @@ def _draw_course(
     "A line for each film: its bin at each moment, coloured by how the film ends"
     films = np.unique(frames.episodes)[:most_courses]  # more lines would be one grey area
     ends = Counter()  # (how films end in words, colour) → number of films
-    for film in films if frames.labelled else ():  # without labels there are no lines to draw
-        end_and_colour = _draw_film(ax, frames, film)
-        ends[end_and_colour] += 1
+    if frames.labelled:  # without labels there are no lines to draw
+        for film in films:
+            ends[_draw_film(ax, frames, film)] += 1
     for (end, colour), count in sorted(ends.items()):
         ax.plot([], [], color=colour, lw=2, label=f"{end} ({count})")  # draws nothing but the legend's line
     if ends:
@@ -117,7 +117,7 @@ def _draw_film(
 
 
 def _end_of(
-    bins,  # of the film's frames, in the order of time
+    bins,  # array: of the film's frames, in the order of time
     last_bin,  # the highest bin that there is: success
 ):
     "How a film with these bins ends, as (words for the legend, colour)"
@@ -248,7 +248,7 @@ def _write_count(
     area,  # of its dot, square points
 ):
     "Write a group's number of frames left of its dot, 4 points from the dot's edge"
-    # matplotlib's `s` is the square of a dot's diameter, in points
+    # matplotlib's `s`, here `area`, is the square of a dot's diameter: (diameter / 2)² is a quarter of it
     radius = (area / 4) ** 0.5
     offset = (-4 - radius, -3)  # 3 points down: the middle of the text is as high as the dot
     place = (group["confidence"], group["accuracy"])
