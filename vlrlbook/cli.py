@@ -423,15 +423,15 @@ def _overrides_of_user(
 
     They come from the YAML of --config and from the words of `rest`, which win."""
     from vlrlbook.easyr1 import export_keys, parse_overrides, read_engine_yaml
-    in_yaml = {}
+    yaml_and_rest = {}
     if getattr(args, "config", None):  # `export-verl` has no --config
-        # The YAML is checked together with `rest`, which may correct it. given: dotted key → value
-        in_yaml = read_engine_yaml(args.config, engine, rest).given
+        # Read together, since `rest` may correct the YAML before it is checked. given: dotted key → value
+        yaml_and_rest = read_engine_yaml(args.config, engine, rest).given
     # The export sets these keys itself: names of files and columns. In a YAML they are ignored; those of the
     # command line are handed on, so that the export refuses them.
     set_by_export = export_keys(engine)
-    from_yaml = {name: value for name, value in in_yaml.items() if name not in set_by_export}
-    return from_yaml | parse_overrides(rest, engine)
+    kept = {name: value for name, value in yaml_and_rest.items() if name not in set_by_export}
+    return kept | parse_overrides(rest, engine)
 
 
 def export_easyr1(args, rest):  # args: read by argparse; rest: words unknown to it, such as a.b=c
@@ -897,7 +897,7 @@ def _refuse_unknown_words(
     are_keys = all("=" in word and not word.startswith("-") for word in rest)  # such as a.b=c
     if command in takes_keys and are_keys:  # commands that take keys of an engine's configuration
         return
-    # Only names, no values: a value may be a secret key.
+    # Only names, no values: a value may be a secret key. Without any name, the number of words.
     names = [word.partition("=")[0] for word in rest if word.startswith("-")]
     parser().error(f"unrecognized arguments: {' '.join(names) or len(rest)}")
 
