@@ -303,7 +303,7 @@ def gpu_facts() -> dict: # keys: build, cuda, available, devices, warnings
     import torch
     count, messages = _usable_gpus(torch.cuda)
     devices = []
-    for number in range(count or 0):
+    for number in range(count or 0):  # None: torch can use no GPU
         properties = torch.cuda.get_device_properties(number)
         devices.append(dict(name=properties.name, gb=properties.total_memory / 2**30))
     return dict(build=torch.__version__, cuda=torch.version.cuda or torch.version.hip,
@@ -827,11 +827,13 @@ def _absent_and_extra(
     absent = [name for name in needed if importlib.util.find_spec(name) is None]
     if absent:
         # No chapter imports packages of two extras at its top level, so one package tells the extra.
-        return absent, extra_of(absent[0]) if is_installed else None
+        return absent, (extra_of(absent[0]) if is_installed else None)
     # A chapter may import its extra's packages only inside functions; they are then not in `needed`, and
     # the chapter stands in this table, chapter → extra.
     extra = extra_of_chapter.get(chapter_name)  # None for most chapters
-    return absent_packages(lines, extra) if extra and is_installed else [], extra
+    if not extra or not is_installed:
+        return [], extra
+    return absent_packages(lines, extra), extra
 
 
 def advice_to_install(
@@ -975,8 +977,8 @@ def wrapped(
 ) -> list: # of str
     "Break text into lines between words, and inside a word only if it is longer than a line"
     pieces = []
-    # textwrap would also fill up a line with the beginning of a long word, and break at hyphens: a path or
-    # a command can then not be copied. So long words are cut here, each from its own line on.
+    # textwrap itself would begin a long word (a path, a command) behind other words, and break at hyphens:
+    # it could then not be copied. So a long word gets a line of its own, which is cut here.
     for line in wrap(printable(text), width, break_long_words=False, break_on_hyphens=False):
         pieces += [line[start:start + width] for start in range(0, len(line), width)]
     return pieces
