@@ -258,8 +258,8 @@ def remove_leftovers(
 def _hidden_prefix(path):
     "Return how the hidden names begin under which `path` is written: `.NAME-`"
     name = path.name
-    # A name may have 255 bytes in all, so a long one must leave room for the random letters behind it: it
-    # then stands for its beginning alone.
+    # A name may have 255 bytes in all. Of a long one only the beginning is taken, which leaves room for the
+    # random letters.
     if len(os.fsencode(name)) > _longest_repeated:
         name = name[:_longest_repeated // 4]  # a character has at most four bytes
     return f".{name}-"
