@@ -152,9 +152,8 @@ def _assigned(
     Returns a list: for each column its row, or None. Rows are added one at a time: on the cheapest path from
     the new row to a free column, rows that were added earlier move to other columns."""
     rows, columns = len(table), len(table[0])
-    # The potentials of the Hungarian method. A pair of a row and a column costs
-    # -gain - row_potential[row] - column_potential[column]. This is 0 for an assigned pair, and never below 0
-    # for a row that was added, as Dijkstra's search needs.
+    # The potentials of the Hungarian method. A pair costs -gain - row_potential - column_potential: 0 if it
+    # is assigned, and never below 0 for a row that was added, as Dijkstra's search needs.
     row_potential, column_potential = [0.0] * rows, [0.0] * columns
     row_of_column: list = [None] * columns
     for new_row in range(rows):
@@ -191,15 +190,15 @@ def _path_to_free_column(
     Returns the path's last column, and a list: for each column the one before it on its path, None for the
     new row itself. A pair costs -gain - row_potential - column_potential, which is 0 for an assigned one."""
     columns = len(row_of_column)
-    distance = [float("inf")] * columns  # cost of the cheapest path to each column that is known so far
+    distance = [float("inf")] * columns  # column → cost of the cheapest path to it that is known so far
     previous_column: list = [None] * columns
-    visited = [False] * columns
-    row, column = new_row, None  # `column`: by which `row` was reached
+    visited = [False] * columns  # columns through which the search has passed
+    row, column = new_row, None  # where the search is: `column` is assigned to `row`; None: to the new row
     while row is not None:  # until a free column is reached
         if column is not None:
             visited[column] = True
         for other, gain in enumerate(table[row]):
-            # The path to `row` itself costs 0: `_update_potentials` has made it so.
+            # The cost of the whole path: its part up to `row` costs 0, as `_update_potentials` has made it.
             cost = -gain - row_potential[row] - column_potential[other]
             if not visited[other] and cost < distance[other]:
                 distance[other], previous_column[other] = cost, column
@@ -241,7 +240,7 @@ def _update_potentials(
             row_potential[row_of_column[column]] += shortest
             column_potential[column] -= shortest  # so the cost of this assigned pair stays 0
         else:
-            distance[column] -= shortest  # the last pair on the path to it is of a reached row
+            distance[column] -= shortest  # its path ends with a pair of a reached row, now cheaper
 
 
 def matched(
