@@ -187,11 +187,11 @@ def _latest_attempt(
     that started last, outcome.json the end of an attempt."""
     # (order to run or to stop, number); the number is None if there is no such file, or if it is damaged.
     _, started_attempt = order_of_lock_file(folder.lock)
-    outcome = Outcome.read(folder, attempt=None)  # the latest that any attempt has written; None if none has
+    outcome = Outcome.read(folder, attempt=None)  # the latest that any attempt has written; None: none has
     if outcome and (started_attempt is None or started_attempt <= outcome["attempt"]):
         return outcome["attempt"], outcome
-    # The attempt that started last was cut off before it could write how it ended. (If none has started, the
-    # outcome means nothing: its caller calls the job queued.)
+    # The attempt that started last was cut off before it could write how it ended. Or none has started: then
+    # the caller calls the job queued, and asks for no outcome.
     return started_attempt or 0, outcome_content("interrupted")
 
 
