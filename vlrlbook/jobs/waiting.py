@@ -58,9 +58,9 @@ class WaitingJobs:
     ):
         "Queue interrupted jobs again, except those that were restarted too often"
         for row in self.ledger.interrupted(restarts):
-            # `RunningJobs` took one off if the job was stopped by order: then this start does not count.
+            # After a stop by order `restarts_after` has taken one off (0 → -1): this start does not count.
             count = row["restarts"] + 1
-            why = f"start {count} of {restarts} by itself" if count else "goes on after a stop"
+            why = f"start {count} of {restarts} by itself" if count else "goes on after a stop"  # for the log
             # of_attempt: `move` changes nothing if the job is at another attempt by now.
             self.ledger.move(row["job_id"], "interrupted", "queued", why, of_attempt=row["attempt"],
                              restarts=count, ended_at=None, ended_clock=None)
@@ -114,7 +114,7 @@ class WaitingJobs:
         attempt = row["attempt"] + 1  # the number of the attempt that begins
         try:
             Outcome(folder)  # reserves disk space for the file with the outcome; OSError on a full disk
-            give_order(folder.lock, run_order, attempt)  # written into the lock file, for the supervisor
+            give_order(folder.lock, run_order, attempt)  # into the lock file: run, and the attempt's number
             if not self._claim(row, folder, attempt, slot):  # moves the job to `training` in the ledger
                 return  # cancelled meanwhile
             if not self.backend.hands_over:
@@ -159,13 +159,12 @@ class WaitingJobs:
     ):
         "End a job that cannot be started as failed, so that the jobs behind it can start"
         job_id = row["job_id"]
-        # The number of the attempt that has failed, whether `_start` came as far as to count it or not: `row`
-        # was read before.
+        # The attempt that could not start. `row` was read before `_start`, which may have counted it already.
         attempt = row["attempt"] + 1
-        # The ledger lets only a job in `training` become failed. This one is queued, or interrupted where
-        # `_start` gave up halfway; so it takes each step up to there. A `move` does nothing in another state.
+        # Only a job in `training` may become failed. This one is queued, or interrupted if `_start` failed
+        # halfway, so it is moved step by step; a `move` of a job in another state does nothing.
         self.ledger.move(job_id, "interrupted", "queued", "to be ended")
         self.ledger.move(job_id, "queued", "training", f"slot {slot}", attempt=attempt)
-        # of_attempt: only if the job is at this attempt
+        # of_attempt: only if the job is at this attempt; `end_columns`: when it ended
         self.ledger.move(job_id, "training", "failed", "trainer.start", of_attempt=attempt,
                          error_code="trainer.start", error_message=message, **self.clock.end_columns())
