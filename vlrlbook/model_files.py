@@ -162,7 +162,7 @@ def _rewrite(
             old.seek(begin + first)
             if name not in changed and types[name] == entry["dtype"]:
                 _copy_bytes(old, new, end - first)
-            else: # the type is a floating one: `replace_weights` lets no other tensor be changed
+            else: # of a floating type: `_new_types` converts, and `_check_replaceable` lets through, no other
                 tensor = changed.get(name)
                 tensor = _read_tensor(old, entry) if tensor is None else tensor # None: a new type only
                 new.write(_as_bytes(name, tensor, types[name]))
@@ -319,7 +319,7 @@ _tokenizer_classes: dict = {"TokenizersBackend": "PreTrainedTokenizerFast"}
 _read_from_text_config = ("qwen2_vl", "qwen2_5_vl")
 # The base of rotary positions in vision towers, which transformers 4.57 has built in and reads from no
 # config.
-_rope_theta_of_towers = 10000.0
+_vision_rope_theta = 10000.0
 
 
 def only_for_transformers_5(
@@ -380,7 +380,7 @@ def for_transformers_4(
     tokenizer = _read_json(folder / "tokenizer_config.json") # {} if there is no such file
     if tokenizer:
         write_json(folder / "tokenizer_config.json", _tokenizer_for_4(tokenizer))
-    _split_processor_file(folder)
+    _split_processor_file(folder) # 4 wants a file for each part: preprocessor_config.json, …
 
 
 def _split_processor_file(folder):
@@ -446,12 +446,13 @@ def _config_for_4(config):
         elif key == "vision_config":
             out[key] = _vision_config_for_4(value)
         elif isinstance(value, dict):
-            # Such as text_config. A dict that is no config, such as id2label, comes back unchanged.
+            # Such as text_config. Other dicts, such as id2label, have none of these keys and stay unchanged.
             out[key] = _config_for_4(value)
         else:
             out[key] = value
 
     if isinstance(out.get("text_config"), dict):
+        # 4 looks for some values of the top, such as tie_word_embeddings, in text_config alone.
         out["text_config"] = out["text_config"] | _copied_to_text_config(out)
     return _with_both_dtypes(out) # the number type as `dtype` and as `torch_dtype`
 
@@ -473,7 +474,7 @@ def _with_both_dtypes(config):
     """Return a config with its number type under two names, if it has one
 
     transformers 5 reads `dtype`, and 4 reads `torch_dtype`."""
-    stored_types = [config[name] for name in _dtype_keys if name in config] # such as ["bfloat16"]
+    stored_types = [config[name] for name in _dtype_keys if name in config] # of `dtype` first
     if not stored_types:
         return config
     return config | dict.fromkeys(_dtype_keys, stored_types[0])
@@ -502,10 +503,10 @@ def _vision_config_for_4(config):
     transformers 4 has a fixed base of rotary positions there; SettingsError if the config has another one."""
     config = _with_both_dtypes(config) # number type under the names of transformers 4 and 5
     rope_parameters = config.get("rope_parameters") or {}
-    theta = rope_parameters.get("rope_theta", _rope_theta_of_towers) # 10000 if the config does not say it
-    if theta != _rope_theta_of_towers:
+    theta = rope_parameters.get("rope_theta", _vision_rope_theta) # 10000 if the config does not say it
+    if theta != _vision_rope_theta:
         raise SettingsError(f"config.json: vision_config has rope_theta = {theta}, and transformers 4.57 "
-                            f"always takes {_rope_theta_of_towers:g}")
+                            f"always takes {_vision_rope_theta:g}")
     return {key: value for key, value in config.items() if key != "rope_parameters"}
 
 
@@ -531,7 +532,7 @@ def _named_tokens(config):
 
     transformers 5 writes them beside the other settings; 4 looks for them in `extra_special_tokens`."""
     extra = config.get("extra_special_tokens")
-    named_tokens = dict(extra) if isinstance(extra, dict) else {}
+    named_tokens = dict(extra) if isinstance(extra, dict) else {} # a list has no names
     # These stay beside the other settings in 4 as well.
     usual = {"bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"}
     for key, value in config.items():
