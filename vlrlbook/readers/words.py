@@ -92,9 +92,9 @@ def _words_of_token(
         return [token.text] if token.text in _kept_marks else []
     if token.text in _unit_names and _is_behind_number(tokens, i):
         return [_unit_names[token.text]]  # in its short form
-    if token.text not in _articles:
-        return [token.text.replace("'", "")]  # dont for don't, as many write it
-    return [token.text] if keep_articles or _is_letter_name(tokens, i) else []
+    if token.text in _articles and not keep_articles and not _is_letter_name(tokens, i):
+        return []
+    return [token.text.replace("'", "")]  # dont for don't, as many write it
 
 
 def _is_behind_number(
@@ -111,8 +111,8 @@ def _words_of_number(
 ):
     """The list of words that a number token stands for when answers are compared: mostly one, its digits
 
-    `a single` or `half a dozen` gives its words without `a` and `of`, and not 1 or 6: another answer may say
-    only `single`, which is read as a word."""
+    `a single`, `half a dozen` and `a hundred` give their words without `a` and `of`, and not 1, 6 or 100:
+    another answer may say only `single` (a word to the tokenizer) or `hundred`."""
     words = token.text.split()
     if words[0] in ("a", "half", "hundred"):
         return [word for word in words if word not in ("a", "of")]
@@ -265,9 +265,10 @@ def same_words(
         # a truth of marks alone, such as "?", is compared as it is
         return text.strip() == truth.strip()
     truth_with_articles = _joined_words(answer_words(truth, keep_articles=True))
-    # the text (its beginning, to save time), and parts of it such as what follows `the answer is`
+    # the text (its beginning, to save time), and parts of it such as what follows `the answer is`;
+    # none is much longer than the truth
     for part in _possible_answers(text[:_most_normalised], truth):
-        # with articles: in "hepatitis a virus" the `a` is a name
+        # with articles kept: the `a` of "hepatitis a virus" is a name that looks like an article
         if _joined_words(answer_words(part, keep_articles=True)) == truth_with_articles:
             return True
         if _ends_in_words(part, true_words, synonyms):
@@ -326,8 +327,8 @@ def _names_items(
     other_items = set(answer_items(";".join(rest), synonyms))
     # the first item may be "the answer is liver": try it whole, then without more and more first words
     for words in _without_lead_in(answer_words(first, synonyms)):
-        items = other_items | {_joined_words(words)} if words else other_items
-        if items == true_items:
+        first_item = {_joined_words(words)} if words else set()  # marks alone are no item
+        if first_item | other_items == true_items:
             return True
     return False
 
@@ -361,6 +362,6 @@ def truth_number(
     tokens = [token for token in tokens if token.text not in ("(", ")", ".", '"')]
     if len(tokens) == 1:
         return tokens[0].value  # None if the one token is no number
-    # a slash between two numbers, as in 1/2, which `read_number` reads as 0.5; `km/2` is no number
+    # 1/2, which `read_number` reads as 0.5: the first and the third token are numbers; `km/2` is no number
     is_fraction = [token.kind for token in tokens[::2]] == ["number", "number"] and tokens[1].text == "/"
     return read_number(str(truth)) if is_fraction else None
