@@ -81,10 +81,10 @@ def _turn_of_parts(
     "A `Turn` of the texts and pictures in its parts; the texts are joined on one line, as chat templates do"
     texts, pictures = [], []
     for part in parts:
-        # Of a picture: `<image>`, and `pictures` gets it.
+        # For a picture the text is `<image>`, and `pictures` gets the picture.
         text = _part(part, pictures, number, code)
         if text.strip():  # an empty part would leave two spaces
-            texts.append(text.strip(" \t"))
+            texts.append(text.strip(" \t"))  # line breaks at its ends stay
     return Turn(role, " ".join(texts), pictures)
 
 
