@@ -208,7 +208,7 @@ def _table_row(
     name,  # of the file, for an error
 ):
     "One line of a table as a dict, column → text or None"
-    if not _fits_header(fields, header):
+    if not _fits_header(fields, header):  # too few fields, or a text behind the last column
         message = f"{name}: {len(fields)} fields, the header has {len(header)}"
         raise DataError("csv.fields", message, row=number)
     row = {}
