@@ -69,7 +69,7 @@ def _refuse_unread_pictures(columns, code):
 
 
 def unread_columns(
-    columns,  # `Columns` of the row, after all else of the row was read
+    columns,  # `Columns` of the row: knows which were read; called when all else of the row was read
 ) -> list:  # names
     "Columns with a value that were not read, except those of pictures, which `pictures_shown` notes itself"
     picture_columns = columns.unread_pictures()
