@@ -53,8 +53,8 @@ class RunLog:
     ):
         "Read a run's log as it grows; rows that were read once are kept"
         self.path = path
-        self.reading = threading.Lock()
-        self.read = _Rows(None)
+        self.reading = threading.Lock()  # held by the one thread that reads the file
+        self.read = _Rows(None)  # nothing yet, of no file
 
     def after(self,
         step: int,  # only rows with later steps
@@ -102,12 +102,12 @@ class RunLog:
         "Add to `self.read` the file's complete lines from its byte `read_to` on; an error is only logged"
         try:
             with open(self.path, "rb") as file:
-                # The next lines that are complete, from `read_to` on, which is moved behind them.
+                # Complete lines from `read_to` on, at most 8 MiB at a time; `read_to` is moved behind them.
                 while data := self._whole_lines(file):
                     self._take(data.decode("utf-8", "replace"))
         except (OSError, csv.Error) as error:
             # The path is a folder, or the disk fails. Only logged: the job's state must still be told to
-            # those who listen to it.
+            # those who listen to it. `args[-1]` is the message without the path.
             logger.warning("run log", extra=dict(reason=str(error.args[-1])))
 
     def _whole_lines(self, file):
