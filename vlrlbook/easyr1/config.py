@@ -343,7 +343,7 @@ def _checked_keys(given, version):
             written[key] = value
             faults += _plus_faults(key, table) # one message if Hydra would refuse this, else none
         elif key not in table or table[key].kind == "auto": # auto: the engine sets it itself
-            faults.append(_why_not_a_key(name, key, version)) # a message that says why
+            faults.append(_why_not_a_key(name, key, version))
         elif key in written:
             faults.append(f"{key} is given twice (as {name} too)")
         else:
@@ -438,7 +438,8 @@ def _checked_value(key, value, about):
         value = str(value)
     # `as_type` converts ("5e-5" becomes a float) or raises SettingsError.
     value = as_type(key, value, kind | None if about.optional else kind)
-    # Refused: None for a key that is not optional, and the text "none", which YAML does not read as null.
+    # Refused: null for a key that is not optional, and for one that is the text "none", which `as_type` takes
+    # for null and YAML does not.
     if value is None:
         raise SettingsError(f"{key} = None: expected {about.kind}")
     if kind in (int, float):
@@ -623,7 +624,8 @@ def _step_rules(v, worker):
 def _update_rules(v, worker, groups):
     """Yield (is wrong, message): the answers of one update are shared evenly, in whole micro-batches
 
-    `v`: dotted key → value; `worker`: worker.actor or worker.critic; `groups`: number of groups of GPUs."""
+    `v`: dotted key → value; `worker`: worker.actor or worker.critic; `groups`: number of groups of GPUs that
+    work on the same answers. The messages call a group a GPU."""
     # Prompts of one optimizer update, times answers to each.
     answers = v[f"{worker}.global_batch_size"] * v["worker.rollout.n"]
     yield (answers % groups != 0,
@@ -734,7 +736,8 @@ def _strict_loader():
             # Overrides SafeConstructor.construct_mapping (read in PyYAML 6.0), which keeps the last of two
             # equal keys. `node.value`: a list of (key node, value node); `_merge_tag`: that of the key <<.
             key_nodes = [key_node for key_node, _ in node.value if key_node.tag != _merge_tag]
-            # As text, since a key may be a list, which no dict can count. SafeLoader refuses lists.
+            # As text (1 and "1" are one key), since a key may be a list, which no dict can count. SafeLoader
+            # refuses lists.
             counts = Counter(str(self.construct_object(key_node)) for key_node in key_nodes)
             for key, count in counts.items():
                 if count > 1:
