@@ -66,10 +66,10 @@ class WaitingJobs:
                              restarts=count, ended_at=None, ended_clock=None)
 
     def free_slots(self,
-        devices: list,  # CUDA_VISIBLE_DEVICES of each slot; slots may share devices
+        devices: list,  # CUDA_VISIBLE_DEVICES of each slot, such as ["0", "0"]: two slots on one GPU
     ) -> list:  # those of `devices` on which no job runs
         "The slots on which no job runs; a slot is named by its devices"
-        busy = [row["slot"] for row in self.ledger.running()]  # a list, no set: slots may share devices
+        busy = [row["slot"] for row in self.ledger.running()]  # a list, no set: it may hold "0" twice
         free = []
         for slot in devices:
             if slot in busy:
