@@ -31,6 +31,7 @@ def pictures_shown(
     if column_pictures and None not in turn_pictures:  # each part of the chat has its own picture
         notes.append(f"the pictures stand in the chat; column {name!r} is not read")
         return chat_pictures
+    # Places that the chat marks take the column's pictures; without places and column: the chat's own.
     return _with_filled_places(turn_pictures, column_pictures, f"{kind}.marks", columns.number)
 
 
