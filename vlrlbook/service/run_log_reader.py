@@ -69,7 +69,7 @@ class RunLog:
         "Return the rows with a later step among those read so far; it reads no file and waits for no lock"
         read = self.read  # `_Rows`: the lists `rows` and `steps` belong together, item by item
         row_count = len(read.steps)  # counted once: another thread may append rows meanwhile
-        if read.is_sorted:
+        if read.is_sorted:  # each step is greater than the one before it
             begin = bisect_right(read.steps, step, 0, row_count)  # the first row with a later step
             last_step = read.steps[row_count - 1] if begin < row_count else None
             return read.rows[begin:row_count], last_step
