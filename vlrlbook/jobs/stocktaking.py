@@ -39,8 +39,7 @@ def need_ledger(
     if problem is None:
         return
     folders = data.job_folders()
-    # A damaged ledger held jobs once, so it is refused even if no folder of a job is left: the message then
-    # says that this server has started nothing.
+    # A damaged ledger held jobs once, so it is refused even if no folder of a job is left.
     is_first_start = problem in ("is missing", "is empty") and not folders
     if is_first_start:
         return
