@@ -415,7 +415,7 @@ def _all_questions(
     task,  # counting, vqa, pointing or zoom
     overall,  # (column, mark) → metric, such as ("gain_greedy", "exact") → dict with value and ci95
     from_metrics,  # list of {name, question, answer, because}: what the metrics alone answer
-    reads_text,  # False: a trained reward; then the metric `reward` is of the task's own, which paid nothing
+    reads_text,  # False: a trained reward; then the metric `reward` is the task's own, not what was paid
 ):
     "The verdict's questions, those that people ask first in front: dicts of name, question, answer, detail"
     gain = overall["gain_greedy", main_mark(task)]
