@@ -4,6 +4,7 @@ variables that users of the older script have in their shells, and the rules tha
 The parameters cell of chapter 04 holds the same names, types, defaults and comments; a test compares the two.
 Written by hand, not exported from a notebook. Neither torch nor LeRobot is needed."""
 import importlib.util
+import math
 import os
 import re
 from dataclasses import dataclass
@@ -195,13 +196,12 @@ class AlohaSettings(Settings):
         Returns {name: value}. Also sets `self.named`: which of model and ckpt_dir the user has chosen."""
         defaults = self._defaults()
         variables = self.from_environment()  # name → value, only of settings that were not given
-        # In mode chat a classifier that the user has chosen must exist, but not one that a preset names.
+        # A ckpt_dir that the user has chosen must exist in mode chat; one that a preset names need not.
         self.named = {name for name in ("model", "ckpt_dir") if getattr(self, name) or name in variables}
         for name in ("mode", "finetune_mode"):  # settings that are one of a few words
-            # Users of the older script write TRAIN and LoRA.
-            if isinstance(variables.get(name), str):
+            if name in variables:  # the older script's variables may hold TRAIN and LoRA
                 variables[name] = variables[name].lower()
-        # The older script has -1 for all frames, here it is None. No preset replaces this None.
+        # The older script has -1 for all frames, here it is None, for which no preset has another value.
         if self.max_train_samples == -1 or variables.get("max_train_samples") == -1:
             self.max_train_samples = None
             variables.pop("max_train_samples", None)
@@ -209,7 +209,7 @@ class AlohaSettings(Settings):
 
     def _defaults(self):
         "The values of the preset of `size`, and those that depend on other settings: {name: value}"
-        # What a preset says stands behind the |, and so wins: gpu has a ckpt_dir of its own.
+        # The preset wins over these two: gpu has a ckpt_dir of its own.
         defaults = {"mode": "train", "ckpt_dir": f"{self.output_dir}/classifier"} | presets[self.size]
         if self.data and Path(self.data, "meta", "info.json").exists():
             # A user's own films get the name of their folder, not that of the preset's data set.
@@ -229,12 +229,13 @@ class AlohaSettings(Settings):
         yield from self._file_rules()
 
     def _number_rules(self):
-        "Yields (is broken, error message) for each number that must lie in one of three ranges"
+        "Yields (is broken, error message) for numbers that must be above 0, at least 0, or from 0 to below 1"
         for name in _positive:  # batch_size, lr, epochs and others
             yield getattr(self, name) <= 0, f"{name} = {getattr(self, name)}: expected more than 0"
-        # max_train_samples may be None, which takes all frames and cannot be compared with 0.
-        limits = () if self.max_train_samples is None else ("max_train_samples",)
-        for name in (*_not_negative, *limits):  # seed, warmup_steps, patience and others
+        not_negative = _not_negative  # seed, warmup_steps, patience and others
+        if self.max_train_samples is not None:  # None takes all frames
+            not_negative += ("max_train_samples",)
+        for name in not_negative:
             yield getattr(self, name) < 0, f"{name} = {getattr(self, name)}: expected 0 or more"
         for name in _shares:  # val_share, lora_dropout, flip and others; 1 would leave nothing
             yield not 0 <= getattr(self, name) < 1, f"{name} = {getattr(self, name)}: expected 0 up to 1"
@@ -257,15 +258,16 @@ class AlohaSettings(Settings):
         yield has_too_few, f"num_classes = {self.num_classes}: expected 2 or more"
         stops_without_validation = bool(self.patience) and not self.val_share
         yield stops_without_validation, "patience with val_share 0: early stopping needs films to look at"
-        # These two methods raise SettingsError for a wrong text: a rule is broken.
-        for parse in (self.chosen_films, self.earlier_moments):
+        # Both raise SettingsError if `episodes` or `moments` cannot be read; what they return is not needed.
+        for read_setting in (self.chosen_films, self.earlier_moments):
             try:
-                parse()
+                read_setting()
             except SettingsError as error:
                 yield True, str(error)
-        weighs_numbers = self.class_weights and self.label_as == "regress"  # which has no classes
-        yield weighs_numbers, ("class_weights with label_as regress: "
-                               "a place between two marks is of no class that could be weighed")
+        has_no_classes = self.label_as == "regress"  # a label is a number from 0 to 1
+        yield self.class_weights and has_no_classes, (
+            "class_weights with label_as regress: "
+            "a place between two marks is of no class that could be weighed")
 
     def _name_rules(self):
         "Yields (is broken, error message) for each setting that must be one of a few words"
@@ -287,7 +289,7 @@ class AlohaSettings(Settings):
             yield is_taken, f"labelled_set = {self.labelled_set!r}: is there already, and is not written over"
             picks_films = bool(self.data) and self.episodes is not None
             yield picks_films, "labelled_set with episodes: a copy holds all films, so all must be judged"
-        # With size gpu or a revision, `data` may be an empty folder: the data set is downloaded into it.
+        # Else, with size gpu or a revision, the data set is downloaded into `data`, which may be empty.
         if self.data and self.size == "tiny" and not self.revision:
             yield not Path(self.data, "meta", "info.json").exists(), (
                 f"data = {self.data!r}: no meta/info.json there, so this is no LeRobot data set")
@@ -307,7 +309,7 @@ class AlohaSettings(Settings):
     def chosen_films(self) -> list | None:  # numbers of films; None: all, or films that are drawn
         """The numbers of the films that `episodes` names, such as [0,2,5] or 0-2.
 
-        If films are drawn, `episodes` is how many: then it is made an int, and None is returned."""
+        If films are drawn, `episodes` is how many: then the setting becomes an int, and None is returned."""
         if self.episodes is None:
             return None
         text = str(self.episodes).strip()
@@ -323,7 +325,7 @@ class AlohaSettings(Settings):
                                 f"[{n}] for that film, 0-{max(n - 1, 0)} for the first {n}")
         films = []
         for part in text.strip("[]()").split(","):
-            films += self._films_of_part(part)
+            films += self._films_of_part(part)  # a range
         return sorted(set(films))
 
     def _films_of_part(self,
@@ -371,8 +373,8 @@ class AlohaSettings(Settings):
         try:
             seconds = float(word)
         except ValueError:
-            seconds = 1.0  # any number above 0, which is refused below with the same message
-        # NaN makes the comparison false, and is refused, too. A million seconds are longer than any film.
+            seconds = math.nan  # no number
+        # Also refuses NaN, which compares as False. A million seconds are longer than any film.
         if not -1e6 < seconds < 0:
             wanted = "expected first, and seconds below 0 such as -1.5"
             raise SettingsError(f"moments = {self.moments!r}: {wanted}")

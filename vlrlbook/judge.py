@@ -89,9 +89,7 @@ class JudgeSettings:
         check_template(self.template)
 
     def _rules(self):
-        """Yield (is broken, message) for every rule; the message of a rule that is not broken is never shown
-
-        Numbers above 0 or from 0 on, `unreadable`, and what holds for an endpoint alone."""
+        "Yield (is broken, message) for every rule; the message of a rule that is not broken is never shown"
         yield not self.model, "model is missing: whom to ask"
         if self.endpoint:  # an address; without one the model is loaded here
             yield from self._endpoint_rules()
@@ -103,7 +101,7 @@ class JudgeSettings:
         yield too_small, f"max_image_size = {self.max_image_size}: expected more than 0"
 
         if self.unreadable != "error":
-            # 0, 1, 1.0, 0.5 and .5; 1.5 does not match
+            # A number from 0 to 1: 0, 1, 1.0, 0.5 and .5 match; 1.5, -0.5 and 5e-1 do not.
             is_share = re.fullmatch(r"0|1|0?\.\d+|[01]\.0*", self.unreadable)
             yield not is_share, f"unreadable = {self.unreadable!r}: expected error, or a number from 0 to 1"
 

@@ -428,8 +428,8 @@ class VLRewardModel(BackboneWithHead):
         path = Path(path)
         if is_old_checkpoint(path):
             return _from_old_checkpoint(cls, path, device, attention, base)
-        facts = _saved_facts(path)  # settings: arguments of `__init__`
-        if (path / "adapter_config.json").exists():  # only an adapter was saved; its base is loaded, too
+        facts = _saved_facts(path)  # arguments of `__init__`, such as score_min
+        if (path / "adapter_config.json").exists():  # the base is not saved with an adapter
             backbone, processor = _load_with_adapter(path, base or facts["base"], trainable, attention)
         else:
             backbone, processor = _load_whole_backbone(path)
@@ -617,7 +617,7 @@ def _drawn_sets(settings):
 
     `settings` say how many (`drawn_rows`, and `eval_rows` for each of the others) and with which seed."""
     s = settings
-    eval_seed = 2**20  # far from the seeds of runs: none trains on these rows, and all have the same
+    eval_seed = 2**20  # far above the seeds of runs: none trains on these rows, and all share them
     train = _drawn_rows(s.drawn_rows, s.seed)
     evaluation = _drawn_rows(s.eval_rows, eval_seed)
     test = _drawn_rows(s.eval_rows, eval_seed + 1)
@@ -635,8 +635,8 @@ def _split_off(
     train,  # rows that are left for training
     purpose,  # evaluation or test, for the warning
 ):
-    "Hold out the rows of a tenth of the pictures: the other rows, and those held out with shuffled answers"
-    # With a field `images`: names of the row's pictures, by which `split_rows_by_picture` knows them.
+    "Hold out the rows of a tenth of the pictures: (the other rows, those held out, with answers permuted)"
+    # `split_rows_by_picture` knows pictures by the names in a field `images`.
     named = [row | dict(images=_picture_names(row)) for row in train]
     train, held_out = split_rows_by_picture(named, 0.1, settings.seed)  # no picture on both sides
     most = settings.eval_rows
@@ -656,18 +656,19 @@ def load_rows(
         return *_drawn_sets(s), []  # no row was skipped
 
     train, skipped = _rows_of_file(s, s.train_data)
+    # `permuted` below puts the answers of each row in random order: files often name the better one first.
     held_out = []  # evaluation rows, then test rows
     for purpose, path in (("evaluation", s.eval_data), ("test", s.test_data)):
         if path:
             rows, also_skipped = _rows_of_file(s, path)
             skipped += also_skipped
-            held_out.append(permuted(rows, s.seed + 1))  # the answers of each row in random order
+            held_out.append(permuted(rows, s.seed + 1))
         else:
             train, rows = _split_off(s, train, purpose)
             held_out.append(rows)
     if s.loss_type == "hinge":
         _refuse_shares(train)  # SettingsError if people disagree about a pair
-    # teaching_rows: without rows whose answers are all the same text; permuted: answers in random order
+    # teaching_rows: without rows whose answers are all the same text
     return permuted(teaching_rows(train), s.seed), *held_out, skipped
 
 def _refuse_shares(rows):
@@ -792,8 +793,8 @@ def _load_base(settings):
 
     A hub id, a folder, or tiny- and a family: a tiny random model, made on the spot without a download."""
     s = settings
-    # A `tiny-` model has random weights, here from the run's seed. Under an adapter they must be the same
-    # whenever it is loaded, so `load_vlm` below always takes seed 0.
+    # A `tiny-` model has random weights, of the run's seed if they are trained and saved. Under an adapter
+    # they are not saved but made again at each loading, so `load_vlm` below always takes seed 0 for them.
     if s.model.startswith("tiny-") and not s.use_lora:
         vlm, processor = tiny_twin(s.model.removeprefix("tiny-"), s.seed)
         limit_pixels(processor, s.max_image_size)  # `load_vlm` does this itself
@@ -881,8 +882,8 @@ def pair_report(
     better = [scores[n][i] for n, i, _j in pairs]
     worse = [scores[n][j] for n, _i, j in pairs]
     groups = [rows[n].get("group") or "all" for n, _i, _j in pairs]
-    # Pairs of one row are not independent: the confidence interval resamples whole rows, by their numbers.
-    # None: about one pair a row, so all are independent.
+    # Pairs of one row are not independent, so the confidence interval resamples whole rows. None resamples
+    # pairs, where there is about one in each row.
     row_numbers = [n for n, _i, _j in pairs] if len(pairs) > len(rows) else None
     report = pair_metrics(better, worse, groups, _answer_lengths(rows, pairs), clusters=row_numbers)
     if backwards:
@@ -971,9 +972,9 @@ def chances_report(
 def _chances_line(
     chances,  # fitted: {temperature, pairs}, before and after: {ece, n, …}; fitted and after may be None
 ):
-    """A row of a report's table, {what, value, n, ci95}, with the expected calibration error (ECE).
+    """A row of a report's table, {what, value, n, ci95}: the expected calibration error (ECE).
 
-    That is the mean gap between a predicted chance and the share of pairs in which it came true."""
+    Its "gap to what came" lies between a predicted chance and the share of pairs in which it came true."""
     before, after, fitted = chances["before"], chances["after"], chances["fitted"]
     error_before = f"{before['ece']:.3f}"
     if after is None:
@@ -1167,12 +1168,14 @@ class PairTrainer(CommittedCheckpoints, Trainer):
 
         `inputs` is a batch from `encode_pairs`. If Trainer no longer calls this, the first step fails: the
         model gets no attention_mask."""
-        s, preference = self.settings, inputs["preference"]  # [B] shares that say first, such as 1, 0, 0.5
+        s = self.settings
+        preference = inputs["preference"]  # [B] shares that say first, such as 1, 0, 0.5
         # Scores [2 B]; if there are labels also a language model's loss on the better answers.
         out = model(**inputs["encodings"])
         scores, language_loss = out if isinstance(out, tuple) else (out, None)
         first, second = scores.view(-1, 2).unbind(1)  # [B] each: the answers of a pair are neighbouring rows
         margin = inputs["margin"] if s.use_margin_loss else 0.0
+        # centring: weight of a term that keeps scores around 0
         loss = pairwise_loss(first, second, preference, margin, s.loss_type, s.centring).mean()
         if model.training:
             self._keep_figures(first, second, preference, loss, language_loss)  # for the next row of the log
@@ -1389,12 +1392,13 @@ def _write_or_compare_function(
     train,  # rows to learn from
     held,  # rows that decide when to stop
 ):
-    """A function that keeps what must stay the same while a run goes on: settings, rows and template.
+    """A function for what must stay the same while a run goes on: settings, rows and template.
 
-    Called with a checkpoint it raises a SettingsError if they have changed; with None and `folder` it writes
-    them down."""
+    Called with None and `folder` it writes them down for a new run. Called with a checkpoint of a run it
+    raises a SettingsError if they have changed."""
     contents = {}
-    if settings.train_data:  # rows are compared, not paths: their files may have been moved
+    # Rows are compared, not paths: their files may have been moved. Drawn rows follow from the settings.
+    if settings.train_data:
         contents |= dict(train_rows=rows_fingerprint(train), evaluation_rows=rows_fingerprint(held))
     # The text, for the same reason: `prompt_template` may be the name of a file.
     contents["template"] = judge_template(settings.prompt_template)
@@ -1441,11 +1445,10 @@ def _start_in_one_process(
 ):
     """Called in the first process only: (run's directory, checkpoint to go on from, one for weights only).
 
-    A new run with new weights has neither checkpoint, (directory, None, None); no run has both. The settings
-    of a new run are written down; a run goes on only with the settings with which it began."""
-    # (checkpoint): compare with what was written beside it; (None, folder=…): write for a new run
+    At most one checkpoint is not None. A run goes on only with the settings with which it began."""
+    # called with a checkpoint it compares, with None and a folder it writes
     write_or_compare = _write_or_compare_function(settings, train, held)
-    weights = None  # a new run begins with them
+    weights = None  # checkpoint or file that a new run takes its weights from
     if is_old_checkpoint(settings.resume):  # a file of an older script, which no run can go on from
         weights = settings.resume
     elif settings.resume.lower() not in ("", "false"):
@@ -1456,7 +1459,7 @@ def _start_in_one_process(
         weights = checkpoint
 
     run_dir = _new_run_dir(settings)
-    write_or_compare(None, folder=run_dir)  # None: writes them into the folder
+    write_or_compare(None, folder=run_dir)  # writes them down
     return run_dir, None, weights
 
 def _new_run_dir(settings):
@@ -1724,7 +1727,7 @@ def score_file(
     pairs_per_second = len(pairs_of(rows)) / (time.perf_counter() - start)
 
     path = _score_path(output_dir, model, data)
-    # Now, since the report takes as long as the scores did.
+    # Before the report, which takes as long again: if it fails, the scores are kept.
     write_scores(path, rows, scores, judge.facts["calibration"])
     report = _report_with_controls(judge, rows, scores, batch_size)
     return dict(path=str(path), report=report, skipped=skipped, pairs_per_second=pairs_per_second)

@@ -55,15 +55,14 @@ def questions(
     """Ask the questions that a gain must survive, each answered from the metrics of a run
 
     An answer is yes, no, cannot tell (too few pictures), or not measured (a metric is missing)."""
-    main, overall = main_mark(task), _over_all_rows(metrics)  # overall: (column, mark) → metric
+    main = main_mark(task)  # exact, accuracy or iou
+    overall = _over_all_rows(metrics)  # (column, mark) → metric
     # the gains of those groups that got worse; None where no gain was measured
     losers = losing_groups(metrics, main) if ("gain_greedy", main) in overall else None
     answered = []
-    # judge(*evidence) returns (answer, because); `evidence` is a list, with None for what was not measured
+    # judge: a function such as `_rose`; evidence: its arguments, None for one that was not measured
     for name, question, judge, evidence in _questions_to_ask(main, overall, flipped, losers):
-        answer, because = "not measured", ""
-        if None not in evidence:
-            answer, because = judge(*evidence)
+        answer, because = judge(*evidence) if None not in evidence else ("not measured", "")
         answered.append(dict(name=name, question=question, answer=answer, because=because))
     return answered
 
@@ -122,8 +121,8 @@ def _decided(is_shown, could_be_shown):
     return "no" if could_be_shown else "cannot tell"
 
 
-def _sees_a_gain(m):
-    "Whether a metric's 95 % interval is at most ten points (`seen_gain`) to either side: a gain would show"
+def _is_narrow(m):
+    "Whether a metric's 95 % interval is within ten points (`seen_gain`) to either side: a gain would show"
     low, high = m["ci95"]
     return (high - low) / 2 <= seen_gain  # False where there is no interval, and both ends are nan
 
@@ -132,8 +131,8 @@ def _rose(
     gain,  # metric of a gain by training: value and ci95, (low, high)
 ):
     "Answer whether a gain's whole 95 % interval is above zero: (yes, no or cannot tell, the numbers as text)"
-    low, high = gain["ci95"]
-    return _decided(low > 0, _would_show_a_gain(gain)), with_interval(gain, "+")
+    low, _ = gain["ci95"]
+    return _decided(is_shown=low > 0, could_be_shown=_would_show_a_gain(gain)), with_interval(gain, "+")
 
 
 def _would_show_a_gain(gain):
@@ -141,7 +140,7 @@ def _would_show_a_gain(gain):
 
     `gain` is a metric with ci95, (low, high): its interval must be narrow, or end at zero or below."""
     _, high = gain["ci95"]
-    return high <= 0 or _sees_a_gain(gain)
+    return high <= 0 or _is_narrow(gain)
 
 
 def _more_than_luck(flipped):
@@ -157,22 +156,19 @@ def _more_than_luck(flipped):
 
 
 def _mostly_meant(
-    verbatim_gain,  # metric, a dict with value and ci95: gain in answers equal to the truth
-    exact_gain,  # the same: gain in right answers, in any words
-    verbatim_before,  # metric before training: share of answers equal to the truth
-    exact_before,  # the same: share of right answers
+    verbatim_gain,  # metric (value, ci95): gain in answers that are the truth word for word
+    exact_gain,  # metric: gain in right answers, in any words
+    verbatim_before,  # metric before training: share of answers that were the truth word for word
+    exact_before,  # metric before training: share of right answers, in any words
 ):
-    """Answer whether most of the gain in right answers is in answers that repeat the truth word for word
-
-    `exact`: right in any words; `verbatim`: in the truth's own words. Returns (answer, reason as text)."""
+    "Answer whether most of the gain in right answers is word for word: (answer, reason as text)"
     because = f"{with_interval(verbatim_gain, '+')} of {exact_gain['value']:+.3f}"
-    # A gain is clear if its whole 95 % interval, (low, high), is above zero.
-    verbatim_low, _ = verbatim_gain["ci95"]
+    verbatim_low, _ = verbatim_gain["ci95"]  # above zero: the gain is clear
     exact_low, _ = exact_gain["ci95"]
     is_most_of_the_gain = verbatim_gain["value"] > exact_gain["value"] / 2
     if verbatim_low > 0 and is_most_of_the_gain:
         return "yes", because
-    # A model that said "3" before training, for the truth "A photo of 3 discs", may go on doing so.
+    # A model that said "3" before training, for "A photo of 3 discs", may go on so: that is no fault.
     if verbatim_before["value"] < exact_before["value"] / 2:
         return "cannot tell", f"{because}; before, right answers were not in the truth's own words either"
     answer = "no" if exact_low > 0 else "cannot tell"  # without a clear gain in right answers
@@ -185,9 +181,8 @@ def _above(
 ):
     "Answer whether a metric's whole interval is above another's value: (answer, the numbers as text)"
     low, _ = m["ci95"]
-    # Where it is not even larger, the answer is no. Else a no needs an interval of at most ten points to
-    # either side (`_sees_a_gain`), in which a clear advantage would have shown.
-    could_be_shown = m["value"] <= other["value"] or _sees_a_gain(m)
+    # It may be a no if m is not even larger, or if so narrow an interval would have shown the advantage.
+    could_be_shown = m["value"] <= other["value"] or _is_narrow(m)
     because = f"{with_interval(m)} against {other['value']:.3f}"
     return _decided(low > other["value"], could_be_shown), because
 
@@ -198,12 +193,12 @@ def _paid_for_right(pay, gain, sampled):
     The arguments are gains by training: `pay` in the reward, `gain` in right best guesses, `sampled` in right
     sampled answers, or None. Returns (answer, the numbers as text)."""
     because = f"pay {with_interval(pay, '+')}, right answers {with_interval(gain, '+')}"
-    # A gain is clear if its whole 95 % interval, (low, high), is above zero.
-    (pay_low, _), (gain_low, _) = pay["ci95"], gain["ci95"]
+    (pay_low, _), (gain_low, _) = pay["ci95"], gain["ci95"]  # above zero: the gain is clear
     if pay_low <= 0:  # no clearly higher pay, of which one could ask what it was paid for
         return "cannot tell", because
     sampled_gain_is_clear = bool(sampled and sampled["ci95"][0] > 0)
     more_are_right = gain_low > 0 or sampled_gain_is_clear
+    # Of the best guesses: a missing gain is a no only where it would have shown.
     return _decided(more_are_right, _would_show_a_gain(gain)), because
 
 
@@ -216,9 +211,8 @@ def _below(
     Returns (yes, no or cannot tell, the numbers as text)."""
     (_, shuffled_high), (right_low, _) = shuffled["ci95"], right["ci95"]
     is_shown = shuffled_high < right_low  # one interval is wholly below the other
-    # Where they are not even worse, the answer is no. Else a no needs an interval of at most ten points to
-    # either side (`_sees_a_gain`), which would have shown it.
-    could_be_shown = shuffled["value"] >= right["value"] or _sees_a_gain(right)
+    # It may be a no if they are not even worse, or if so narrow an interval would have shown it.
+    could_be_shown = shuffled["value"] >= right["value"] or _is_narrow(right)
     return _decided(is_shown, could_be_shown), f"{with_interval(shuffled)} with another picture"
 
 
@@ -239,11 +233,11 @@ def commonest(
 
     Texts that mean the same, such as the same count, are one class: see `said_as`."""
     pairs = [(row[column][0], row["answer"]) for row in rows]  # the first answer, and the truth
-    class_of = {text: said_as(text, task) for text in set(chain(*pairs))}  # of answers and truths
+    class_of = {text: said_as(text, task) for text in set(chain(*pairs))}  # each text is read once
     answer_classes = [class_of[answer] for answer, _ in pairs]
     true_classes = [class_of[truth] for _, truth in pairs]
     top, count = Counter(answer_classes).most_common(1)[0]
-    # what the model answered in the rows for which the commonest answer is wrong
+    # what the model answers in the rows for which the commonest answer is wrong
     where_wrong = [answer for answer, truth in zip(answer_classes, true_classes) if truth != top]
     return dict(
         said=top,  # class of the commonest answer
@@ -281,32 +275,29 @@ def _collapsed(
     column,  # whose answers, such as after_greedy
     task,  # counting, vqa, pointing or zoom
 ):
-    """Whether nearly every picture (`nearly_all`, 75 %) gets the commonest answer, also where that is wrong
+    """Whether nearly all rows (75 %) get the commonest answer, and nearly all of those where it is wrong, too
 
     Tried for all rows together, then for each type of VQA question with its own commonest answer."""
     of_all_rows = commonest(rows, column, task)
     of_groups = [commonest(group, column, task) for group in _by_kind(rows, task)]
     # In a group with a single truth, the same answer each time may be right each time.
     of_groups = [group for group in of_groups if group["truths"] > 1]
-    return _get_one_answer([of_all_rows], len(rows)) or _get_one_answer(of_groups, len(rows))
+    row_count = len(rows)
+    return _get_one_answer([of_all_rows], row_count) or _get_one_answer(of_groups, row_count)
 
 
 def _get_one_answer(
-    # dicts: n rows, of which `count` get the group's commonest answer; it is wrong for `others` rows, of
-    # which `others_count` get it
-    groups,
-    row_count,  # all rows, those outside these groups included
+    groups,  # list of dicts from `commonest`
+    row_count,  # of the run, rows outside these groups included
 ):
-    """Whether nearly all rows of these groups get the commonest answer of their group, also where it is wrong
-
-    False if they hold no more than half of all rows, or if that answer is wrong for none."""
+    "Whether nearly all rows of these groups get their group's commonest answer, also where it is wrong"
     rows = sum(group["n"] for group in groups)
     get_it = sum(group["count"] for group in groups)
-    wrong_for = sum(group["others"] for group in groups)
+    wrong_for = sum(group["others"] for group in groups)  # rows for which that answer is wrong
     get_it_wrongly = sum(group["others_count"] for group in groups)
-    # Of a smaller part of the rows, nothing follows for the run. Where the answer is wrong for none, it is no
-    # fault to give it each time.
-    if 2 * rows <= row_count or not wrong_for:
+    if 2 * rows <= row_count:  # from so few of the rows nothing follows for the run
+        return False
+    if not wrong_for:  # to give it each time is no fault
         return False
     # Where most rows have the same truth, a model that looks often gives it, too, but seldom wrongly.
     return get_it >= nearly_all * rows and get_it_wrongly >= nearly_all * wrong_for
@@ -315,9 +306,7 @@ def _get_one_answer(
 # The verdict
 
 def verdict_of(
-    # before_greedy and after_greedy are needed. The sampled columns are optional, and so is `paid` (column →
-    # reward), which is there where a trained reward has kept what it paid.
-    rows: list,  # of a predictions file
+    rows: list,  # of a predictions file; columns beside before_greedy and after_greedy are optional
     task: str = None,  # counting, vqa or pointing; None guesses
     reward=None,  # (completion, answer) → parts, that of the run; None: the task's own
 ) -> dict:  # outcome, sentence, questions: a list of {name, question, answer, detail}
@@ -332,9 +321,8 @@ def verdict_of(
     # (column, mark) → metric, such as ("gain_greedy", "exact")
     overall = _over_all_rows(metrics) | _paid_gain(rows)
 
-    from_metrics = questions(metrics, flipped, task)
     # adds questions that need more than metrics, such as whether all pictures get the same answer
-    all_questions = _all_questions(rows, task, overall, from_metrics, pays_text=reads_text)
+    all_questions = _all_questions(rows, task, overall, questions(metrics, flipped, task), reads_text)
     answers = {q["name"]: q["answer"] for q in all_questions}
     outcome = _outcome(rows, task, overall, answers)  # a key of `outcomes`
     sentence = _sentence(outcome, rows, task, overall)
@@ -346,14 +334,13 @@ def _needed_metrics(
     task,  # counting, vqa, pointing or zoom
     reward,  # (completion, answer) → parts; None: the task's own
 ):
-    """The numbers from which a verdict is made: a list of metrics, and how many answers became right or wrong
+    """What a verdict is made from: (list of metrics, {became_right, became_wrong, p, …} of the best guesses)
 
-    The second is a dict: became_right, became_wrong, p, …. `all_metrics` computes more metrics, and takes ten
-    times as long."""
+    `all_metrics` computes more metrics, and takes ten times as long."""
     scored = _needed_scores(rows, task, reward)  # column → mark → array with a number per row
     pictures = pictures_of(rows)  # of each row, or None
     metrics = []
-    for column, marks in scored.items():
+    for column, marks in scored.items():  # such as before_greedy
         metrics += [metric(column, values, pictures, mark=mark) for mark, values in marks.items()]
     metrics += blind_metrics(rows, task, reward)  # what the best answers without a picture earn
     gain_by_looking = seeing_gain(rows, scored, main_mark(task))  # None without answers to shuffled pictures
@@ -364,7 +351,8 @@ def _needed_metrics(
     metrics += gains(rows, scored)  # of all rows, for each mark of greedy and of sampled answers
 
     right_or_wrong = flip_mark(task)  # a mark that is 1 or 0
-    return metrics, flips(scored["before_greedy"][right_or_wrong], scored["after_greedy"][right_or_wrong])
+    before, after = scored["before_greedy"], scored["after_greedy"]  # mark → array
+    return metrics, flips(before[right_or_wrong], after[right_or_wrong])
 
 
 def _gains_of_groups(
@@ -427,14 +415,14 @@ def _all_questions(
     task,  # counting, vqa, pointing or zoom
     overall,  # (column, mark) → metric, such as ("gain_greedy", "exact") → dict with value and ci95
     from_metrics,  # list of {name, question, answer, because}: what the metrics alone answer
-    pays_text,  # True: the reward reads text alone, so that its pay was computed from the rows
+    reads_text,  # False: a trained reward; then the metric `reward` is the task's own, not what was paid
 ):
     "The verdict's questions, those that people ask first in front: dicts of name, question, answer, detail"
     gain = overall["gain_greedy", main_mark(task)]
     asked = [_about_variety(rows, task), _about_enough_pictures(gain)]
     if ("gain_greedy", "reward") in overall:  # only of a trained reward
         asked.append(_about_pay(overall, main_mark(task)))
-    if pays_text:
+    if reads_text:
         asked.append(_about_blind_reward(overall))
     asked += [_in_plain_words(q, task) for q in from_metrics]
     # Questions without their columns are left out: only chapter 06 asks without and with another picture.
@@ -467,7 +455,7 @@ def _about_enough_pictures(
     "Answer whether there are enough pictures to tell gain from luck: a dict of name, question, …, detail"
     low, high = gain["ci95"]
     # a narrow interval tells, and a wide one that lies on one side of zero
-    is_decided = _sees_a_gain(gain) or low > 0 or high < 0
+    is_decided = _is_narrow(gain) or low > 0 or high < 0
     return dict(name="enough_pictures", question="Are there enough pictures to tell?",
                 answer="yes" if is_decided else "no",
                 detail=f"{gain['n']}: {with_interval(gain, '+')}, {gain['interval']}")
@@ -697,10 +685,10 @@ def _one_answer(
     """The best answer to everything, and its mean grade in percent, as text: ("3", "40.0 %")
 
     VQA has a best answer for each type of question; the one for most rows is returned."""
-    def right(text, row):
+    def grade_in_row(text, row):
         return grade(text, row["answer"], task)  # 0 to 1
 
-    best_texts = best_blind(rows, right, task)  # for each row the text that is best for all rows of its group
+    best_texts = best_blind(rows, grade_in_row, task)  # for each row the text that is best for its group
     # Many rows have the same text and truth: each such pair is graded once.
     pairs = Counter((text, row["answer"]) for text, row in zip(best_texts, rows))
     grades = [count * grade(text, truth, task) for (text, truth), count in pairs.items()]

@@ -119,7 +119,7 @@ class PicturesForVLLM(BeforeGRPOTrainer):
     expanded already, and vLLM expands them once more (16 tokens become 31), so the answers belong to a broken
     prompt and get almost no weight in the loss. If a later TRL hands over prompts that are not expanded, the
     check in `EnginePrompts` stops the first batch, and that class can be removed."""
-    vllm_sleep_level = 0
+    vllm_sleep_level = 0  # of a run's settings: 0 stays awake, 1 or 2 frees the GPU while training computes
 
     def __init__(self, *args, **kwargs):
         "Overrides TRL's (1.16): make the trainer, then replace methods of the vLLM engine that it has made"
@@ -130,8 +130,9 @@ class PicturesForVLLM(BeforeGRPOTrainer):
         engine: Any = self.vllm_generation
         if engine.mode == "colocate":  # vLLM in this process, on the same GPU
             engine.llm.generate = EnginePrompts(engine.llm.generate, self.processing_class)
-            # TRL always asks for level 2, which throws the weights away; level 1 keeps them in memory.
+            # TRL always asks for level 2, which drops the weights; the setting may say 1, which keeps them.
             engine.llm.sleep = _sleep_at_level(engine.llm.sleep, self.vllm_sleep_level)
+            # New weights make the picture features that vLLM has cached wrong.
             engine.sync_weights = _clearing_picture_features(engine.sync_weights, engine.llm)
         else:  # a vLLM server
             engine._place_features = _with_picture_check(engine._place_features, self.processing_class)
@@ -223,7 +224,7 @@ class RatioWatch(TrainerCallback):
         self.has_warned = False
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        "Keep the mean ratio of this step, and warn at the first one that is outside of 0.8 to 1.25"
+        "Keep the mean ratio of training's probabilities to vLLM's; warn at the first outside of 0.8 to 1.25"
         ratio = (logs or {}).get(_logged_ratio)
         if ratio is None:  # a row that is not of a training step
             return

@@ -66,11 +66,11 @@ class Submission:
         if earlier_job:
             return earlier_job
 
-        job_id = str(uuid.uuid4())  # the form that the counting system's own replies show
+        job_id = str(uuid.uuid4())  # the form that clients of the counting system know
         name = clean(job_name, longest_name)
-        parameters = clean(parameters)
+        parameters = clean(parameters)  # a copy, writable as UTF-8 JSON
         request = dict(command=command or train_command(), grace=grace, name=name)
-        # The folder is made before the row, so that even after a crash no row is without its files.
+        # The folder comes first, so that even after a crash no row is without its files.
         with self._folder_kept_with_row(job_id):
             make_job_folder(self.data.job(job_id), self.data.unfinished_job(job_id), request, parameters)
             # Not None if another job with the same key was added meanwhile.

@@ -63,7 +63,7 @@ def read_boxes(
     text = final_answer(completion)[:_longest_answer]
     boxes, points = [], []
     point_matches = []  # of each point: the match of its brackets in the text
-    # 101 at most, one more than are allowed: `_checked_boxes` then returns a fault
+    # one more than are allowed, so that `_checked_boxes` can return a fault
     for match, numbers in islice(_numbers_in_brackets(text), most_boxes + 1):
         if len(numbers) not in (2, 4):
             return Boxes([], [], f"{len(numbers)} numbers in brackets: a box has four, a point two")
@@ -73,7 +73,8 @@ def read_boxes(
             points.append(numbers)
             point_matches.append(match)
     if points and not boxes:
-        joined = _joined_corners(text, points, point_matches)  # [] unless all points pair up
+        # `(x1, y1), (x2, y2)` as boxes; [] unless all points are such corners
+        joined = _joined_corners(text, points, point_matches)
         if joined:
             boxes, points = joined, []
     return _checked_boxes(boxes, points)  # a fault, where there are none, too many, or both kinds

@@ -106,19 +106,18 @@ def _last_name(path):
 async def receive_file(
     request,  # of POST /upload-data
     path: Path,  # new file for what comes
-    settings: ServiceSettings,  # its limits are used
+    settings: ServiceSettings,  # upload_mb at most; stall_seconds of patience; reserve_mb of disk stay free
 ) -> tuple:  # the name that the client gave, bytes of the file
     """Write the uploaded file of a form to disk, piece by piece as the body comes.
 
     Raises a Problem if the body is too large, too slow, ends too early, or is not a form with one file."""
-    # Takes the file's bytes out of the body and gathers them in `part.data`, until `_write_out` empties it.
-    part = _parser_for(request)
+    part = _parser_for(request)  # gathers the file's bytes in `part.data`, until `_write_out` empties it
     most_body_bytes = (settings.upload_mb << 20) + _most_around_the_file
     too_large = Problem("upload.size", f"at most {settings.upload_mb} MB")
     # Refused before anything is read, where the client itself says how long its body is.
     if int(request.headers.get("content-length", 0)) > most_body_bytes:
         raise too_large
-    # The last argument is the code of the refusal where the body comes too slowly.
+    # "upload.stalled": the code of the refusal where the body comes too slowly
     chunks = chunks_in_time(request, settings.stall_seconds, "upload.stalled")
     file_size = 0
     with open(path, "xb", buffering=0) as file:

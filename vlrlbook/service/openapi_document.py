@@ -180,8 +180,8 @@ def _field_schema(
 
     The choices of all tasks are put together. If they differ, or if a task lacks the setting, the description
     says so."""
-    # Of any task: type and limits are the same for all. Where the help differs, the choices do too, and the
-    # description is replaced below.
+    # Of any task: type and limits are the same for all. The help differs only where the choices do, and then
+    # `_schema_of_choices` replaces the description.
     field = next(iter(field_of_task.values()))
     schema = dict(type=[_schema_types[field["type"]], "null"], description=field["help"])
     if len(field_of_task) < len(by_task):

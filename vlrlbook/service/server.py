@@ -117,8 +117,7 @@ def patient(
 
     uvicorn itself waits for the rest of a request's headers for ever, so a thousand unfinished requests would
     hold a thousand connections."""
-    # Written for uvicorn 0.35 to 0.54: it overrides three methods of H11Protocol, which come from
-    # asyncio.Protocol, and reads its `conn`, `cycle`, `loop` and `transport`. If uvicorn changes one of them,
+    # Reads `conn`, `cycle`, `loop` and `transport` of uvicorn 0.35 to 0.54. If it changes one of them,
     # test_half_a_request_does_not_stay_for_ever fails.
     from uvicorn.protocols.http.h11_impl import H11Protocol, h11
 
@@ -131,7 +130,7 @@ def patient(
 
         def data_received(self, data):
             super().data_received(data)
-            self.update_timer()
+            self.update_timer()  # stopped, once all headers are here
 
         def connection_lost(self, exc):
             super().connection_lost(exc)
