@@ -50,8 +50,8 @@ def check_row(
 
     Where a problem makes counting impossible, the tokens stay 0. `resized`: (pictures enlarged, shrunk);
     `shown`: a name for each picture, the same for equal pictures."""
-    # fields: (prompt, answer, pictures), or None if the row has no usable prompt. problems: [(code, message)];
-    # `result` holds this list itself, so what is added below stands there, too.
+    # fields: (prompt, answer, pictures), or None without a usable prompt. problems: [(code, message)]; `result`
+    # holds this list itself, so what is added below stands there, too.
     fields, problems = _row_fields(look, row)
     result = dict(number=number, tokens=0, image_tokens=0, pictures=0, resized=(0, 0), answer=None,
                   shown=(), problems=problems)
@@ -998,7 +998,7 @@ def _compare_rewards(truth, wrong, dicts, key, full_marks):
     return (truth_score, wrong_score), problems
 
 def _form_problems(dicts, key):
-    "[(code, message)] for a reward's first malformed dict, else []; `key`: where it holds the reward: overall"
+    "[(code, message)] for a reward's first malformed dict, else []; `key`: of the reward in it, as overall"
     for parts in dicts:
         if not _well_formed(parts, key, first=dicts[0]): # all must have the names that the first one has
             expected = f"expected finite numbers with {key!r}, the same names for every answer"
