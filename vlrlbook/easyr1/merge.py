@@ -491,7 +491,7 @@ def _source(shards, key, shape, dtype, lora, module):
 def _lora_update(shards, lora, module):
     """What a LoRA adapter adds to a module's weight, a tensor in float32: B·A times the scale
 
-    `lora`: `Lora`, with the keys of each module's factors. `assemble` makes one tensor of the ranks' parts."""
+    `lora`: `Lora`, with the keys of each module's factors. `assemble` joins the parts of all ranks."""
     keys = lora.factors[module]
     a = assemble(shards.pieces[keys["A"]], shards.shape(keys["A"]), keys["A"])
     b = assemble(shards.pieces[keys["B"]], shards.shape(keys["B"]), keys["B"])

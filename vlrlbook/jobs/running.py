@@ -180,7 +180,7 @@ def restarts_after(
     """Count the automatic restarts that brought a job no new checkpoint.
 
     `WaitingJobs.queue_interrupted` adds one when it restarts the job, and stops after too many."""
-    was_stopped_by_order = "why" not in outcome
+    was_stopped_by_order = "why" not in outcome  # then the supervisor lived to write its outcome
     if was_stopped_by_order:
         return row["restarts"] - 1  # its next start adds one, and must not count
     newest = newest_checkpoint(folder.run)
