@@ -50,8 +50,8 @@ def check_row(
 
     Where a problem makes counting impossible, the tokens stay 0. `resized`: (pictures enlarged, shrunk);
     `shown`: a name for each picture, the same for equal pictures."""
-    # fields: (prompt, answer, pictures), or None without a usable prompt. problems: [(code, message)], the very
-    # list that `result` holds: what is added to it below stands there, too.
+    # fields: (prompt, answer, pictures), or None without a usable prompt. problems: [(code, message)], the
+    # very list that `result` holds: what is added to it below stands there, too.
     fields, problems = _row_fields(look, row)
     result = dict(number=number, tokens=0, image_tokens=0, pictures=0, resized=(0, 0), answer=None,
                   shown=(), problems=problems)

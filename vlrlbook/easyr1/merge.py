@@ -672,9 +672,8 @@ def _describe_model(path, dtype):
 def _check_equal(sources, reference, wanted):
     """Compare the merged tensors with those of another model directory; return how many are equal
 
-    One ShardError lists the first that differ or are missing. `sources`: name in files → `Source`, which
-    makes the tensor; `reference`: the other directory; `wanted`: a `Wanted`, whose `find` translates a name
-    in files into the name in the model (None if it has no such tensor)."""
+    One ShardError lists the first that differ or are missing. `sources`: name in files → `Source`;
+    `reference`: the other directory; `wanted.find`: a name in files → the name in the model, or None."""
     theirs = _tensors_of(reference, wanted) # name in the model → (file, name in the file)
     ours = {wanted.find(name) or name: source for name, source in sources.items()} # by the names in the model
     differences = _only_in_reference(ours, theirs, wanted.tied) # in words
