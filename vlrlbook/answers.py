@@ -261,9 +261,9 @@ def ask_model(
 ) -> dict:  # question, task, before and after: each None, or greedy, sampled, read and picture
     """Ask a model one question about a picture, before and after its training; DataError for a bad picture.
 
-    Of each: `greedy`, the best guess, and `sampled`, texts; `read`, what the best guess says in the form of
-    its task, None where that cannot be read (see `read_in_task`); and `picture`, a data URL, in which the
-    boxes of the best guess, or what it looked at, are drawn; None for other tasks."""
+    Of each: `greedy`, the best guess, and `sampled`, texts; `read`, the best guess as `read_in_task` reads
+    it; and `picture`, a data URL with the boxes of the best guess, or what it looked at; None for other
+    tasks."""
     image = _as_upload(picture)  # first, so that a bad picture is refused before a model is loaded
     _refuse_bad_request(question, answers, temperature)
     if adapter is None and _is_adapter(model):  # the folder of a run was given as the model
@@ -346,9 +346,8 @@ def _understood(
     of the answer, or with what the zoom tool showed; None for other tasks."""
     [image] = sample.images
     if sample.task == "pointing":
-        # The model writes boxes in the scale of its family, and sees the picture as its processor resizes it.
-        scale = scale_of_family.get(model.config.model_type, "thousandths")
-        width, height = shown_size(processor, image.size)
+        scale = scale_of_family.get(model.config.model_type, "thousandths")  # of the boxes that it writes
+        width, height = shown_size(processor, image.size)  # after the processor's resizing
         # In the form of a true answer, here without boxes: it only tells the helpers scale and size.
         seen = f"[] in {scale} of {width} x {height}"
         shown = with_boxes_drawn(replace(sample, answer=seen), [text])
@@ -381,14 +380,14 @@ def read_in_task(
 
 def _boxes_in_pixels(
     boxes,  # tuples (left, top, right, bottom) as the model wrote them
-    # their scale, and the size in which the model saw the picture, such as "[] in pixels of 112 x 112"
-    seen,
+    seen,  # their scale, and the picture's size for the model: "[] in pixels of 112 x 112"
     size,  # width and height of the picture itself, in pixels
 ):
     "The boxes in pixels of the picture itself, as text: `[12, 40, 31, 59] in pixels of 640 x 480`"
-    truth = read_box_truth(seen)  # of it only scale and size are used: its list of boxes is empty
-    # Width and height of the whole picture, in the model's scale (1000, 1000 in thousandths) and in pixels.
-    whole_in_scale, whole_in_pixels = unit_of(truth.scale, truth.size), unit_of("pixels", size)
+    model_view = read_box_truth(seen)  # has a scale and a size, and no boxes
+    # Width and height of the whole picture: first in the model's scale, such as (1000, 1000) in thousandths.
+    whole_in_scale = unit_of(model_view.scale, model_view.size)
+    whole_in_pixels = unit_of("pixels", size)
     rescaled_boxes = [rescaled(box, whole_in_scale, whole_in_pixels) for box in boxes]
     return box_truth(rescaled_boxes, "pixels", size)
 

@@ -32,10 +32,10 @@ def drawn_apart(
     taken = set().union(*map(_picture_keys, others))  # hashes of their pictures
     samples = draw(n, seed=seed)
 
-    indices = list(range(n))  # in `samples`: those whose pictures are to be compared with `taken`
+    indices = list(range(n))  # of the samples that were drawn last
     attempt = 0  # how often samples were drawn anew
     while True:
-        indices = [i for i in indices if taken & _picture_keys(samples[i])]
+        indices = [i for i in indices if taken & _picture_keys(samples[i])]  # those to be drawn anew
         if not indices:
             return samples
         attempt += 1
@@ -60,8 +60,8 @@ def load_data(
     if settings.data is None:
         train, held = _drawn(settings)
         report = None
-        # SettingsError if the reward fails at one of the hostile texts.
-        check_reward_of_run(reward, settings.reward, train["answer"][0])
+        # SettingsError if the reward fails at one of the hostile texts. Any true answer will do for them.
+        check_reward_of_run(reward, settings.reward, answer=train["answer"][0])
     else:
         train, held, report = _read(settings, reward)  # tries the reward, too
 
@@ -123,8 +123,8 @@ def _read(
         # From pixels of the file's pictures to the numbers that this model writes for the resized pictures.
         dataset = in_scale_of(dataset, s.model, s.max_image_size)
 
-    # SettingsError if the reward fails at one of the hostile texts.
-    check_reward_of_run(reward, s.reward, dataset["answer"][0])
+    # SettingsError if the reward fails at one of the hostile texts. Any true answer will do for them.
+    check_reward_of_run(reward, s.reward, answer=dataset["answer"][0])
     # DataError for a row whose true answer earns nothing; with `skip_bad_rows` it is left out.
     dataset = with_good_truths(dataset, reward, s.skip_bad_rows, report)
 
@@ -209,7 +209,8 @@ def _cost_of_tokens(
     answers_per_pass, passes = whole_groups(settings)  # answers in a forward pass, forward passes in a step
     # All answers of a step are sampled at once, so the key-value cache holds the tokens of all passes.
     cached_tokens = longest_row * answers_per_pass * passes
-    bytes_per_token = _cached_numbers(config) * next(iter(model.parameters())).element_size()
+    bytes_per_number = next(iter(model.parameters())).element_size()
+    bytes_per_token = _cached_numbers(config) * bytes_per_number
     # 4 bytes (float32) for each number of two tensors: the logits and their log-softmax
     logits_bytes = 2 * 4 * answers_per_pass * settings.max_completion_length * config.vocab_size
     return {

@@ -126,8 +126,8 @@ def _reward_expression(function, statements, spec):
     if qualified_name == "mix.<locals>.mixed": # the function that chapter 02's `mix` returns: a weighted sum
         return _mix_expression(function, statements, spec)
 
-    # Functions inside others have `<locals>` in this name, nameless ones `<lambda>`; what was typed into a
-    # notebook has the module `__main__`, which has no file.
+    # Functions inside others have `<locals>` in this name, nameless ones `<lambda>`; functions of a notebook
+    # have the module `__main__`, which has no file.
     is_at_top = inspect.isfunction(function) and "<" not in qualified_name
     if not is_at_top or function.__module__ == "__main__":
         raise SettingsError(f"reward {spec!r}: only a function at the top of a module has a source "
@@ -140,7 +140,7 @@ def _mix_expression(function, statements, spec):
 
     `function`: what `mix` returned, which holds its parts as variables of `mix`. Adds the source of all that
     the expression needs to `statements`, a `_Statements`. `spec`: the reward as given, for messages."""
-    variables = inspect.getclosurevars(function).nonlocals # of `mix`: rewards and weights by name
+    variables = inspect.getclosurevars(function).nonlocals # of `mix`: rewards and weights, dicts by name
     statements.collect("vlrlbook.rewards", ["mix"])
     pairs = [] # such as 'format': (format_reward, 0.5)
     for name, part in variables["rewards"].items():
@@ -174,7 +174,8 @@ class _Statements:
                 continue
             self._set_module(name, module)
             self.copied[module, number] = "\n".join(lines[node.lineno - 1:node.end_lineno])
-            used_here = _used_names(node) & set(defined_by) # without builtins and local names
+            # Of the names that it uses, without builtins and local names, the statements are needed, too.
+            used_here = _used_names(node) & set(defined_by)
             self.collect(module, sorted(used_here))
 
     def _set_module(self, name, module):
@@ -207,10 +208,10 @@ class _Statements:
         self.collect(source_module, [name])
 
     def _add_plain_import(self, module, imported_module, imported):
-        """Add the line `import {imported}` of `module`; `imported` may end in `as` and another name
+        """Add the line `import {imported}` of `module`, such as `import numpy as np`
 
-        `imported_module`: the same without `as`. That of vlrlbook raises SettingsError, since it does not say
-        which names are used, and the cluster has no vlrlbook."""
+        `imported_module`: numpy there. SettingsError for vlrlbook, which the cluster lacks: such a line does
+        not say which of its names are used."""
         if imported_module.split(".")[0] == "vlrlbook":
             raise SettingsError(f"{module}: `import {imported}` would need vlrlbook on the cluster; "
                                 f"write `from {imported_module} import …`, which copies what the reward uses")
@@ -224,20 +225,18 @@ class _Statements:
         collected = dict.fromkeys(module for module, _ in self.copied) # a dict as a set that keeps the order
         modules = [] # the same modules, in the order of the file
         for module in reversed(collected): # the reward's own module was collected first, and comes last
-            self._add_in_order(module, modules)
+            self._add_in_order(module, modules) # behind all those that it uses
         texts = []
         for module in modules:
-            # numbers of the collected statements in this module
-            numbers = sorted(number for owner, number in self.copied if owner == module)
+            numbers = sorted(number for owner, number in self.copied if owner == module) # of its statements
             texts += [self.copied[module, number] for number in numbers]
         return "\n\n".join(texts)
 
     def _add_in_order(self, module, modules, waiting=()):
         """Append a module (its full name) to the list `modules`, after all modules whose names it uses
 
-        `waiting`: the modules that led to this one, each of which uses the next. It prevents endless
-        recursion where modules import each other in a circle."""
-        if module in modules or module in waiting:
+        `waiting`: the modules that led to this one, each of which uses the next."""
+        if module in modules or module in waiting: # in `waiting`: they import each other in a circle
             return
         for used in self.used_modules.get(module, []):
             self._add_in_order(used, modules, (*waiting, module))
@@ -340,11 +339,11 @@ def ask_reward_file(
     engine: str = "easyr1", # easyr1 or verl: how it is called
     python: str = sys.executable, # interpreter
     kwargs: dict = None, # keyword arguments that the settings give the function
-    reward_type: str = None, # of EasyR1's settings: batch or sequential; None: what the file says itself
+    reward_type: str = None, # of EasyR1's settings: batch or sequential; None: the file's REWARD_TYPE
 ) -> list: # a list of dicts per case
     "Call a reward file as the engine does, in a Python process of its own that cannot import vlrlbook"
     lines = [json.dumps(dict(texts=texts, truth=truth)) + "\n" for texts, truth in cases]
-    # `_caller_program`: a program, as text, that prints what the function returns for each line of its input.
+    # `_caller_program` prints a line of JSON, what the function returns, for each line of its input.
     # -I: Python ignores PYTHONPATH and the current folder; -B: it writes no __pycache__ beside the file.
     arguments = [str(path), name, engine, json.dumps(kwargs or {}), reward_type or ""]
     command = [python, "-IB", "-c", _caller_program, *arguments]
@@ -463,13 +462,13 @@ def _template_for(tasks, template):
     """The given template, or without one the VQA prompt for VQA rows and the question alone for others
 
     `tasks`: that of each row, such as vqa. SettingsError without a template if only some are VQA rows."""
-    are_vqa = {task == "vqa" for task in tasks} # {True} if all rows are, {False} if none is
-    if template is None and len(are_vqa) == 2:
+    some_are_vqa, all_are_vqa = "vqa" in tasks, set(tasks) == {"vqa"} # without rows both are False
+    if template is None and some_are_vqa and not all_are_vqa:
         raise SettingsError("one template stands around all rows, and some are VQA rows and some are not: "
                             "give `template`")
     if template:
         return template
-    return vqa_template if are_vqa == {True} else _bare_template
+    return vqa_template if all_are_vqa else _bare_template
 
 _bare_template = "{{ content | trim }}" # the question alone
 
@@ -666,6 +665,7 @@ def _readme(checked, engine, reward, counts, files):
     `checked`: an `EngineSettings`, which takes short names of keys, too. `engine`: name and version, such as
     "EasyR1 0.3.2". `reward`: its name. `counts`: numbers of training rows and held-out rows. `files`: rows of
     a Markdown table that explain the files."""
+    # Several keys of verl end in `path`, so none of them has a short name.
     model_key = "actor_rollout_ref.model.path" if engine.startswith("verl") else "model_path"
     model = checked[model_key]
     train_count, held_out_count = counts
@@ -750,11 +750,10 @@ _set_by_launcher = ("trainer.n_gpus_per_node", "trainer.nnodes", "data.train_fil
 def verl_overrides(
     settings: EngineSettings, # of verl
 ) -> list: # words a.b=c
-    """The overrides of train.sh in Hydra's syntax: settings that were given or differ from verl's default
-
-    With LoRA, rank and alpha are always among them, since a later merge needs alpha."""
+    "The overrides of train.sh in Hydra's syntax: settings that were given or differ from verl's default"
     table = known_keys("verl")
     always = set(settings.given)
+    # A later merge needs LoRA's alpha.
     if settings["lora_rank"] > 0:
         always |= {"actor_rollout_ref.model.lora_rank", "actor_rollout_ref.model.lora_alpha"}
     words = []
@@ -803,16 +802,15 @@ def _quoted_for_hydra(text):
 
     Double quotes are taken if only single ones are in the text; with both the single ones are escaped."""
     quote = '"' if "'" in text and '"' not in text else "'"
-    # Hydra takes a backslash as it is, except before a quote: there, and at the end, it has to be doubled.
-    # `\Z` is the very end; `$` would also fit before a newline that ends the text.
+    # Hydra takes a backslash as it is, except before a quote: there it has to be doubled. So it has at the
+    # end of the text (`\Z`; `$` would also fit before a last newline), behind which the closing quote stands.
     escaped = re.sub(rf"(\\*)({quote}|\Z)", _escape_for_hydra, text)
     return f"{quote}{escaped}{quote}"
 
 def _escape_for_hydra(match):
     """Double the backslashes of a match, and put one more before the quote behind them
 
-    `match`: of a regular expression with two groups: backslashes, perhaps none, and the quote, which is empty
-    at the end of the text. Another quote follows there, so that backslashes before it are doubled, too."""
+    `match` has two groups: backslashes, perhaps none; the quote, which is empty at the end of the text."""
     backslashes, quote = match.groups()
     return backslashes * 2 + ("\\" + quote if quote else "")
 

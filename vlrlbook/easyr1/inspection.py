@@ -50,7 +50,8 @@ def check_row(
 
     Where a problem makes counting impossible, the tokens stay 0. `resized`: (pictures enlarged, shrunk);
     `shown`: a name for each picture, the same for equal pictures."""
-    # (prompt, answer, pictures), or None if the row has no usable prompt; [(code, message)]
+    # fields: (prompt, answer, pictures), or None without a usable prompt. problems: [(code, message)], the
+    # very list that `result` holds: what is added to it below stands there, too.
     fields, problems = _row_fields(look, row)
     result = dict(number=number, tokens=0, image_tokens=0, pictures=0, resized=(0, 0), answer=None,
                   shown=(), problems=problems)
@@ -60,11 +61,12 @@ def check_row(
     result["shown"] = [_picture_name(image) for image in images] # to find pictures that other rows show, too
     # verl's rows hold the finished prompt; EasyR1 puts the template around it when it reads the row.
     text = prompt if look.engine == "verl" else rendered_prompt(prompt, look.template)
-    problems += _picture_count_problems(text.count("<image>"), len(images), look.most_images)
-    sizes = _check_pictures(look, images, result) # of those that can be decoded, after EasyR1's resizing
+    problems.extend(_picture_count_problems(text.count("<image>"), len(images), look.most_images))
+    # Sizes after EasyR1's resizing; adds `pictures`, `resized` and problems to `result`.
+    sizes = _check_pictures(look, images, result)
     if not problems: # else the length is unknown, for example because a picture is missing
         result["tokens"], result["image_tokens"] = _count_tokens(look, text, sizes)
-        problems += _length_problems(look, result["tokens"])
+        problems.extend(_length_problems(look, result["tokens"]))
     return result
 
 def _check_pictures(context, images, result):
@@ -581,7 +583,7 @@ def _settings_of_run(path, version, overrides):
     The engine is easyr1 or verl."""
     if path.is_file(): # a YAML; it does not say for which EasyR1 it was written
         settings = read_engine_yaml(path, version or "0.3.2", overrides)
-        # Then its paths begin in its folder.
+        # Its paths may begin in the current folder; they are used from the folder that is returned here.
         return path.parent, "easyr1", _make_paths_readable(path.parent, settings)
     about = _read_export_json(path) # engine: easyr1 or verl; version; settings, of verl alone
     if about["engine"] == "easyr1":
@@ -622,7 +624,7 @@ def _make_paths_readable(folder, settings):
     return settings
 
 def _readable_from(folder, key, written):
-    """The value of a setting that names a path (`written`), changed so that `folder /` it can be read
+    """The value of a setting that names a path (`written`), changed so that it is right from `folder`
 
     A path that exists only from the current folder becomes absolute; one that exists from neither stays.
     `key`: of the setting, such as data.train_files."""
@@ -667,7 +669,7 @@ def _missing_files(settings, folder, engine):
     return problems
 
 def _missing_file(key, name, code):
-    "The problem, a dict, of a setting `key` whose file `name` is missing; `code`: if it is not on the hub"
+    "The problem, a dict, of a setting `key` whose file `name` is missing; its code is `code` or data.hub"
     # A name such as hiyouga/math12k@train is taken for a data set of the hub.
     if key in ("data.train_files", "data.val_files") and _is_on_hub(name):
         message = f"{name}: a data set of the hub, which cannot be looked at here; nothing was counted"
@@ -803,10 +805,7 @@ def _check_rows(files, context, processes, progress, row_counts):
     with tqdm(desc="rows", disable=not progress) as bar, _worker_pool(context, processes) as submit:
         waiting = deque() # (file, function that waits for the results of a batch), the oldest batch first
         for name, batch in _batches_of_files(files, context.folder, row_counts):
-            # Begins the check, in another process if there are several; `wait_for_results()` will return a
-            # list of dicts, one a row.
-            wait_for_results = submit(batch)
-            waiting.append((name, wait_for_results))
+            waiting.append((name, submit(batch))) # the check begins, in another process if there are several
             while len(waiting) > most_waiting:
                 yield from _batch_results(waiting.popleft(), bar)
         while waiting: # all rows are read
@@ -903,10 +902,11 @@ def _check_reward_file(settings, folder, engine, truths, full_marks, problems):
     key = "score" if engine == "verl" else "overall" # where a dict holds the reward itself
     measured = [] # (number of rows with a truth, reward of the truth, reward of the wrong answer)
     for truth, wrong, dicts in zip(truths, wrong_answers, scored_cases):
+        rows = truths[truth] # those whose answer it is
         rewards, reward_problems = _compare_rewards(truth, wrong, dicts, key, full_marks)
-        problems.extend(_problems_of_rows(reward_problems, truths[truth]))
+        problems.extend(_problems_of_rows(reward_problems, rows))
         if rewards: # None if a dict was malformed
-            measured.append((len(truths[truth]), *rewards))
+            measured.append((len(rows), *rewards))
     return _mean_rewards(measured) | {"different truths asked": len(truths)}
 
 def _call_reward_file(values, folder, engine, cases, problems):
@@ -998,9 +998,9 @@ def _compare_rewards(truth, wrong, dicts, key, full_marks):
     return (truth_score, wrong_score), problems
 
 def _form_problems(dicts, key):
-    "[(code, message)] for the first malformed one of a reward's dicts, else []; `key`: of the reward itself"
+    "[(code, message)] for a reward's first malformed dict, else []; `key`: of the reward in it, as overall"
     for parts in dicts:
-        if not _well_formed(parts, key, dicts[0]): # all must have the names that the first one has
+        if not _well_formed(parts, key, first=dicts[0]): # all must have the names that the first one has
             expected = f"expected finite numbers with {key!r}, the same names for every answer"
             return [("reward.form", f"{str(parts)[:80]}: {expected}")]
     return []
@@ -1094,7 +1094,7 @@ def _memory_lines(values, easyr1, config, gpu_gb, problems):
     count = parameter_count(config)
     parts = _update_memory(values, easyr1, config, count) # part → GB on one GPU
     problems.extend(_update_problems(parts, gpu_gb))
-    weights_gb, sampler_gb = _sampler_memory(values, easyr1, count, gpu_gb) # of one GPU; `sampler_gb`: in all
+    weights_gb, sampler_gb = _sampler_memory(values, easyr1, count, gpu_gb) # `sampler_gb`: with its cache
     if weights_gb >= sampler_gb:
         message = (f"the sampler's weights, {weights_gb:.0f} GB, "
                    f"do not fit into its share of {sampler_gb:.0f} GB a GPU")

@@ -72,7 +72,7 @@ def wanted_tensors(
     # Buffers that the model computes itself, by the last words of their names, such as inv_freq
     computed = {name.rpartition(".")[2] for name, _ in model.named_buffers() if name not in state}
     tied = dict(model.all_tied_weights_keys) # name of a tensor → name of the one whose numbers it shares
-    return Wanted(shapes, _names_in_files(model, state), tied, computed=frozenset(computed))
+    return Wanted(shapes, hub=_names_in_files(model, state), tied=tied, computed=frozenset(computed))
 
 def _names_in_files(model, state):
     """A dict: name of a tensor in `state`, the model's state dict → its name in files of save_pretrained
@@ -80,12 +80,12 @@ def _names_in_files(model, state):
     It leans on a function that is not public (read in transformers 5.17); a test compares the names with
     those that save_pretrained writes."""
     from transformers.core_model_loading import revert_weight_conversion
-    # A renamed tensor is the same object as before, so its id leads from the new name to the old one.
     name_of_id = {id(tensor): name for name, tensor in state.items()}
     names_in_files = {name: name for name in state} # most names stay
-    for in_files, tensor in revert_weight_conversion(model, dict(state)).items():
-        if id(tensor) in name_of_id: # not one that the conversion has put together from others
-            names_in_files[name_of_id[id(tensor)]] = in_files
+    for name_in_file, tensor in revert_weight_conversion(model, dict(state)).items():
+        # A tensor that was only renamed is the same object as in `state`; one with a new id was put together.
+        if id(tensor) in name_of_id:
+            names_in_files[name_of_id[id(tensor)]] = name_in_file
     return names_in_files
 
 def _class_of(folder):
@@ -95,7 +95,7 @@ def _class_of(folder):
         raise FileNotFoundError(f"{folder}: no config.json there; "
                                 "EasyR1 and verl save one in huggingface/ beside the shards")
     config = transformers.AutoConfig.from_pretrained(folder)
-    # The plain content, too: in it the class may stand in the text part alone.
+    # The class is looked for in the plain content, where it may stand in the text part alone.
     content = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
     name = next(iter(_architectures(content)), "none") # the first class that it names, if any
     if not hasattr(transformers, name):
@@ -127,8 +127,8 @@ def fit_keys(
     misfits = _misfits(found, names, wanted)
     names_found = set(names.values())
     for name in wanted.shapes:
-        has_its_numbers = wanted.twins(name) & names_found # the tensor, or one that is tied to it
-        if not has_its_numbers:
+        # Of tensors that are tied to each other one is enough.
+        if not any(twin in names_found for twin in wanted.twins(name)):
             misfits.append(f"missing {name!r}")
     if misfits:
         raise ShardError(f"{len(misfits)} misfits between shards and config.json: {_join_first(misfits)}")
@@ -390,7 +390,7 @@ def model_sources(
     for name, shape in wanted.shapes.items():
         tied_to = wanted.tied.get(name) # name of the tensor whose numbers it shares, or None
         if tied_to is None:
-            key = _key_of(name, keys, wanted)
+            key = _key_of(name, keys, wanted) # its own, or that of a tensor that is tied to it
             sources[wanted.hub[name]] = _source(shards, key, shape, dtype, lora, updates.get(name))
         elif name in keys and tied_to in keys: # only `tied_to` is written, but the shards hold both
             _check_tied(shards, keys, name, tied_to)
@@ -399,9 +399,10 @@ def model_sources(
 def _keys_by_name(shards, wanted, base):
     """Tensors of the model in shards: name in the model → key in the shards; ShardError if they do not fit
 
-    `wanted`: `Wanted`, names and shapes by the config. `base`: key without what peft has added to it → key in
+    `wanted`: `Wanted`, names and shapes by the config. `base`: bare key, without what peft has added → key in
     the shards."""
-    name_of_bare_key = fit_keys(_whole_shapes(shards, base), wanted)
+    shapes = _whole_shapes(shards, base) # bare key → shape
+    name_of_bare_key = fit_keys(shapes, wanted)
     return {name: base[bare_key] for bare_key, name in name_of_bare_key.items()}
 
 def _key_of(name, keys, wanted):
@@ -422,16 +423,16 @@ def _updates(factors, wanted):
 
 # %% ../../nbs/09e_merge.ipynb #n44afe44
 def _whole_shapes(shards, base):
-    """Shapes of the whole tensors: key without peft's additions → shape, or None if it is not known
+    """Shapes of the whole tensors: bare key → shape, or None if it is not known
 
-    `base`: key without what peft has added to it → key in the shards. `shards.pieces`: key → what each rank
+    `base`: bare key, without what peft has added → key in the shards. `shards.pieces`: key → what each rank
     holds, a list of `Piece`."""
     shapes = {}
     for bare_key, key in base.items():
         piece_of_rank_0 = shards.pieces[key][0]
-        is_plain = piece_of_rank_0.shape is None # only other pieces say the shape of the whole
-        # If several ranks hold a plain tensor, each may have the whole or a part of it.
-        is_unknown = is_plain and shards.world_size > 1
+        # A piece of a DTensor says the shape of the whole; a plain tensor, which may be a part, does not.
+        is_plain = piece_of_rank_0.shape is None
+        is_unknown = is_plain and shards.world_size > 1 # a single rank holds the whole
         shapes[bare_key] = None if is_unknown else shards.shape(key)
     return shapes
 
@@ -439,9 +440,8 @@ def _whole_shapes(shards, base):
 def _check_updates(shards, wanted, lora, updates):
     """Raise ShardError unless the product B·A of every module can be added to a weight of the model
 
-    `updates`: name of the weight, or None if the model does not have it → module of the adapter; `lora`: a
-    `Lora`, with `factors` (module → {"A": key, "B": key}) and adapter_config.json as `config`; `wanted`:
-    `Wanted`, names and shapes by the model's config."""
+    `updates`: name of the weight → module of the adapter; the name None: the model does not have the weight.
+    `lora`: a `Lora`; `wanted`: `Wanted`, names and shapes by the model's config."""
     # DoRA changes a weight in another way; with fan_in_fan_out the weight is stored transposed.
     if lora.config.get("use_dora") or lora.config.get("fan_in_fan_out"):
         raise ShardError("adapter_config.json: use_dora and fan_in_fan_out cannot be merged; "
@@ -491,7 +491,7 @@ def _source(shards, key, shape, dtype, lora, module):
 def _lora_update(shards, lora, module):
     """What a LoRA adapter adds to a module's weight, a tensor in float32: B·A times the scale
 
-    `lora`: `Lora`, with the keys of each module's factors. `assemble` makes one tensor of the ranks' parts."""
+    `lora`: `Lora`, with the keys of each module's factors. `assemble` joins the parts of all ranks."""
     keys = lora.factors[module]
     a = assemble(shards.pieces[keys["A"]], shards.shape(keys["A"]), keys["A"])
     b = assemble(shards.pieces[keys["B"]], shards.shape(keys["B"]), keys["B"])
@@ -525,7 +525,7 @@ def adapter_sources(
     if base: # verl's save_lora_only leaves the base out
         fit_keys(_whole_shapes(shards, base), wanted) # only to check it: ShardError if it does not fit
     updates = _updates(lora.factors, wanted) # name of a weight → the adapter's module
-    # The empty config lets DoRA pass: it cannot be merged, but it can be written.
+    # The empty config lets DoRA pass: it can be written, though not merged.
     _check_updates(shards, wanted, Lora(config={}, factors=lora.factors), updates)
     sources = {}
     for name, module in updates.items():
@@ -672,9 +672,8 @@ def _describe_model(path, dtype):
 def _check_equal(sources, reference, wanted):
     """Compare the merged tensors with those of another model directory; return how many are equal
 
-    One ShardError lists the first that differ or are missing. `sources`: name in files → `Source`, which
-    makes the tensor; `reference`: the other directory; `wanted`: a `Wanted`, whose `find` translates a name
-    in files into the name in the model (None if it has no such tensor)."""
+    One ShardError lists the first that differ or are missing. `sources`: name in files → `Source`;
+    `reference`: the other directory; `wanted.find`: a name in files → the name in the model, or None."""
     theirs = _tensors_of(reference, wanted) # name in the model → (file, name in the file)
     ours = {wanted.find(name) or name: source for name, source in sources.items()} # by the names in the model
     differences = _only_in_reference(ours, theirs, wanted.tied) # in words

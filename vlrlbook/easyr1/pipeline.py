@@ -32,7 +32,7 @@ class _Stages:
         self.settings = settings
         self.home = Path(settings.output_dir) # every stage has a folder in it
         self.path = self.home / "stages.json"
-        self.key = "" # of the latest stage
+        self.key = "" # of the latest stage: a hash of all that its result depends on
         self.lines = [] # rows of the final table, a dict for each stage
         for stage in stages: # names, such as "export"
             remove_leftovers(self.folder(stage))
@@ -50,7 +50,7 @@ class _Stages:
         Of a skipped stage that is {}. `depends_on`: settings (JSON values) on which the result depends.
         `work(folder)`: does or continues the stage, and returns the result. `is_whole(folder)`: whether the
         folder of a finished stage still has all its files."""
-        self.key = self._next_key(stage, depends_on)
+        self.key = self._next_key(stage, depends_on) # a hash of these and of the stages before
         folder = self.folder(stage)
         # `_report` prints a line about the stage and returns its last argument.
         if stage in self.settings.skipped:
@@ -122,11 +122,11 @@ def quick_start(
     model = _do_merge(run) # directory or hub id of what training starts from
     _do_export(run, model)
     _do_training(run, model)
+    trained, export = run.folder("merge_shards"), run.folder("export")
     evaluated = run.do( # a dict of facts
-        "evaluate", [settings.eval_samples],
-        lambda folder: _evaluate_stage(
-            settings, model, run.folder("merge_shards"), run.folder("export"), folder),
-        _has_results)
+        "evaluate", depends_on=[settings.eval_samples],
+        work=lambda folder: _evaluate_stage(settings, model, trained, export, folder),
+        is_whole=_has_results)
     results = dict(settings=asdict(settings), stages=run.lines, evaluation=evaluated, **run_facts())
     write_json(run.home / "results.json", results)
     return results
@@ -134,14 +134,13 @@ def quick_start(
 def _do_merge(run):
     """Do the stage `merge`; return the model to train from: its directory, or a hub id
 
-    `run`: `_Stages`, whose `do` calls the first function if the stage was not done before with the same
-    settings and the second one still finds its files whole; it returns the first one's result, a dict."""
+    `run`: `_Stages`, whose `do` returns the result of `work`, a dict, also if the stage was done before."""
     s = run.settings # `QuickStartSettings`
     base = s.base_model or _warm_base() # the default is the directory of a tiny model of chapter 05
     depends_on = [base, s.lora_model] # a change of these repeats the stage
     merged = run.do("merge", depends_on,
-                    lambda folder: _merge_stage(s, base, folder),
-                    lambda folder: _is_merged(s, base, folder))
+                    work=lambda folder: _merge_stage(s, base, folder),
+                    is_whole=lambda folder: _is_merged(s, base, folder))
     # Without `written` nothing had to be merged, and training starts from the base itself.
     return str(run.folder("merge")) if merged.get("written") else base
 
@@ -154,10 +153,10 @@ def _do_export(run, model):
     # A hash of the content: a file with a new date alone does not repeat the export.
     rows_hash = None if s.data is None else sha256_of(s.data)
     depends_on = [rows_hash, s.image_dir, s.drawn, s.reward, s.version, s.overrides, s.seed]
-    run.do("export", depends_on, lambda folder: _export_stage(s, model, folder), _is_committed)
+    run.do("export", depends_on, lambda folder: _export_stage(s, model, folder), is_whole=_is_undamaged)
     export = run.folder("export")
     # []: a stage depends on the stages before it, too, and on nothing else here.
-    run.do("dry_run", [], lambda folder: _dry_run_stage(s, export, folder), _has_results)
+    run.do("dry_run", [], lambda folder: _dry_run_stage(s, export, folder), is_whole=_has_results)
 
 def _do_training(run, model):
     """Do the stage `train`, and `merge_shards`, which makes a plain model of its result
@@ -167,14 +166,15 @@ def _do_training(run, model):
     s = run.settings # `QuickStartSettings`
     export, train = run.folder("export"), run.folder("train")
     depends_on = [s.engine, s.max_steps, s.training, s.size, s.seed]
-    run.do("train", depends_on, lambda folder: _train_stage(s, model, export, folder), _is_trained)
+    run.do("train", depends_on, lambda folder: _train_stage(s, model, export, folder), is_whole=_is_trained)
     # Training has left an adapter, a model or EasyR1's shards. []: nothing but the stages before it matters.
-    run.do("merge_shards", [], lambda folder: _merge_shards_stage(s, model, train, folder), _is_committed)
+    run.do("merge_shards", [], lambda folder: _merge_shards_stage(s, model, train, folder),
+           is_whole=_is_undamaged)
 
 # %% ../../nbs/09f_pipeline.ipynb #n0e41797
 _finished_file = "finished" # in the folder of a training run of EasyR1, once it has ended well
 
-def _is_committed(folder):
+def _is_undamaged(folder):
     "Whether a folder that `new_folder` wrote is complete and unchanged, by its manifest"
     return damage(folder) is None # the first fault, or None
 
@@ -218,7 +218,7 @@ def _merge_stage(settings, base, folder):
 
 def _is_merged(settings, base, folder):
     "Whether the folder of the stage \"merge\" is as that stage leaves it: a whole model, if it writes one"
-    return not _writes_a_model(settings, base) or _is_committed(folder)
+    return not _writes_a_model(settings, base) or _is_undamaged(folder)
 
 # %% ../../nbs/09f_pipeline.ipynb #nb169b63
 def _export_stage(settings, model, folder):

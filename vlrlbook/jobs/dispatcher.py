@@ -119,10 +119,10 @@ class Jobs:
         self.adopt = adopt
 
         self.data = DataFolder(data_dir, ledger_dir)  # names the files; nothing is made yet
-        # A thread that calls `look` and then waits for `pause()` seconds, again and again; `start` starts it.
+        # Its thread begins with `start`.
         self.dispatcher = DispatcherThread(look=self._look_and_clean_up, pause=self._seconds_between_looks)
-        # Makes the folders. A descriptor, held until `stop`: no other server may work on this directory.
-        self.server_lock = self._lock_data_folder()
+        # A descriptor, held until `stop`: no other server may work on this directory.
+        self.server_lock = self._lock_data_folder()  # makes the folders, too
         try:
             self.backend = self._make_backend(backend, options)
             self._make_parts()  # the ledger and what works with it
@@ -164,8 +164,10 @@ class Jobs:
     def _make_parts(self):
         "Make the ledger and what works with it, and remove what a crash left; the caller holds the lock"
         need_ledger(self.data, self.adopt)  # raises LedgerLost if jobs lie here without a sound ledger
-        self.ledger = Ledger(self.data.ledger, self._wall_now)  # SQLite file with the state of each job
-        self.service_clock = ServiceClock(self.ledger, self.steady)  # seconds in which a server ran
+        # SQLite file with the state of each job; `_wall_now`: the time of day that it writes for people
+        self.ledger = Ledger(self.data.ledger, self._wall_now)
+        # Seconds in which a server ran; `steady`: a clock that nobody can set
+        self.service_clock = ServiceClock(self.ledger, self.steady)
         self.records = JobRecords(self.ledger, self.data)
         self.submission = Submission(self.ledger, self.data, self.records)
         self.running = RunningJobs(self.ledger, self.data, self.backend, self.service_clock)
@@ -234,7 +236,7 @@ class Jobs:
         parameters: dict,  # for the GRPO run of chapter 05's notebook, or for `command`
         command: list = None,  # words to run in the job's folder; None: that GRPO run
         key: str = None,  # Idempotency-Key: the same request again gives the same job
-        request_hash: str = None,  # of the request: two with one key must be equal in it
+        request_hash: str = None,  # of the request; KeyReused if it is another than `key` came with before
         total_steps: int = None,  # that the run will take, if it is known
     ) -> Job:  # queued
         "Store a job on the disk and queue it; raises KeyReused, QueueFull or LedgerUnavailable"
@@ -330,7 +332,7 @@ class Jobs:
     def _look_and_clean_up(self):
         "What the dispatcher's thread does at each turn: look at all jobs and, once a minute, remove old ones"
         self.look()
-        # clock: seconds of service until now; cleaned: those at the latest clean-up
+        # Seconds of service since `clean_up` was last called; `cleaned` is set by that call.
         if self.clock() - self.cleaned > seconds_between_clean_ups:
             self.clean_up()
 
@@ -350,7 +352,7 @@ class Jobs:
         try:
             if self.on_exit == "interrupt":
                 self.running.interrupt_all(timeout)
-            self.service_clock.save()  # the next server goes on counting from here
+            self.service_clock.save()  # seconds of service, from which the next server counts on
         finally:
             # Even after an error the next server must be able to begin.
             self.ledger.close()

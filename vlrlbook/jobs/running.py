@@ -63,8 +63,8 @@ class RunningJobs:
         row,  # of the ledger's table of jobs: a job that is training or cancelling
     ):
         "Find out whether a job goes on, has ended or has died, and write that into the ledger"
-        # One thread at a time, and each reads the row again: the dispatcher may have started the next attempt
-        # meanwhile, whose processes must not be killed.
+        # One thread at a time, and each reads the row again. The dispatcher may have started the next attempt
+        # meanwhile: a look that takes it for the old one, which has ended, would kill its processes.
         with self.looking:
             current_row = self.ledger.job(row["job_id"])
             if current_row is None or current_row["status"] not in live:
@@ -77,8 +77,8 @@ class RunningJobs:
     ):
         "Find out what became of a job's attempt, and write it down; the caller holds the lock `self.looking`"
         folder = self.data.job(row["job_id"])
-        # `alive` must come first. A supervisor writes its outcome and then releases its lock: in the other
-        # order, one that ends in between would seem to have died without an outcome.
+        # `alive` must come first: a supervisor that wrote its outcome and ended between the two reads would
+        # else seem to have died without an outcome.
         alive = self.backend.alive(folder.path, row["handle"])  # whether its supervisor lives
         outcome = Outcome.read(folder, row["attempt"])  # None where the attempt has not ended, or was killed
         if alive and outcome:
@@ -109,10 +109,10 @@ class RunningJobs:
     ):
         "Write into the ledger how far a running job is; if it is being cancelled, repeat the order to stop"
         if row["status"] == "cancelling":
-            # The server that was asked to cancel it may have died before it gave the order, which the
-            # supervisor reads in the job's lock file.
-            give_order(folder.lock, cancel_order, row["attempt"])
-            self.backend.withdraw(folder.path, row["handle"])  # a supervisor that waits on a cluster
+            # The server that was asked to cancel it may have died before it gave the order.
+            give_order(folder.lock, cancel_order, row["attempt"])  # the supervisor reads it in the lock file
+            # A supervisor that still waits for a node of a cluster reads no order: it is taken off the queue.
+            self.backend.withdraw(folder.path, row["handle"])
         columns = self.progress.columns(row, folder)  # current_step, progress, …
         # Only changes are written: a write waits for the disk, and each job is looked at ten times a second.
         has_changed = any(value != row[column] for column, value in columns.items())
@@ -135,11 +135,9 @@ class RunningJobs:
         if state == "completed":
             columns["progress"] = 100.0
         if state == "interrupted":
-            # Automatic restarts without a new checkpoint: after too many the job is not restarted.
-            columns["restarts"] = restarts_after(row, folder, outcome)
+            columns["restarts"] = restarts_after(row, folder, outcome)  # after too many it is not restarted
         why = outcome["error_code"] or outcome.get("why", "its outcome says so")
-        # Changes nothing if the job is no longer running (`live`: training, cancelling) or is at a later
-        # attempt.
+        # Changes nothing if the job is no longer `live` (training, cancelling) or is at a later attempt.
         self.ledger.move(row["job_id"], live, state, why, of_attempt=row["attempt"], **columns)
 
     def interrupt_all(self,
@@ -182,9 +180,9 @@ def restarts_after(
     """Count the automatic restarts that brought a job no new checkpoint.
 
     `WaitingJobs.queue_interrupted` adds one when it restarts the job, and stops after too many."""
-    if "why" not in outcome:
-        # The job was stopped by order, so its next start must not count: it will add one, and this takes one.
-        return row["restarts"] - 1
+    was_stopped_by_order = "why" not in outcome  # then the supervisor lived to write its outcome
+    if was_stopped_by_order:
+        return row["restarts"] - 1  # its next start adds one, and must not count
     newest = newest_checkpoint(folder.run)
     # The ledger's `resumed_from` is the checkpoint with which this attempt began.
     has_new_checkpoint = newest is not None and newest.name != row["resumed_from"]

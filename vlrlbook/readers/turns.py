@@ -167,7 +167,7 @@ def looks_of(
             # what stands between the brackets of each zoom(…)
             unanswered_calls = [call_text.strip() for call_text in _call.findall(part)]
             continue
-        # a turn of the tool; it answers an empty text where the model called nothing
+        # the call that this turn of the tool answers; "" where there is none, as in a text that was made up
         call_text = unanswered_calls.pop(0) if unanswered_calls else ""
         looks.append(Look(said=call_text, box=read_call(call_text).box, refused=refusal_kind(part)))
     return looks
@@ -179,7 +179,7 @@ def refusal_kind(
     "Why the tool gave no picture, read from the text of its turn"
     if told == _picture:  # <image>
         return ""
-    # TRL writes the tool's exception as {'error': 'outside: …'}, and its text begins with the kind.
+    # TRL writes the tool's exception as {'error': 'outside: …'}. `error` does not match: a quote follows it.
     match = re.search(r"(\w+): ", told)
     if match is None or match[1] not in refusals:
         return "malformed"

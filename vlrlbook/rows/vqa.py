@@ -69,7 +69,8 @@ def _row_of_columns(
     options = row_options(columns)  # texts; empty if the question has none
     if options:
         question = with_options(question, options, columns, notes)  # added, if it does not list them
-        raw_answer = _raw_answer(columns) if reply is None else answer  # a number or a text
+        # Where a column holds a number, it may be an option's place, which `answer`, a text, does not show.
+        raw_answer = _raw_answer(columns) if reply is None else answer
         answer = chosen_option(raw_answer, answer, options, places, columns, notes)  # its letter or text
     # The options may also stand in the picture, so this is no error.
     elif answer in tuple("ABCDEFGH") and not _lists_options.search(question):
@@ -291,7 +292,7 @@ def _written_list(text):
     """Parse an answer that writes a list of texts or of dicts, or a dict with `ground_truth`.
 
     None for any other text: an answer such as [3, 4] is a point or a box, and stays a text."""
-    value = listed(text)
+    value = listed(text)  # reads JSON, Python and NumPy; None where the text is neither list nor dict
     if isinstance(value, dict):
         return value if "ground_truth" in value else None
     if not isinstance(value, list) or not value:
@@ -320,8 +321,9 @@ def _accepted_answers(
     different = _without_repeats(texts)
     if len(different) == 1:
         return different[0]
-    # In other columns a list may mean that an answer must name all of them, so the user has to decide.
-    user_accepts_any = columns.keys.get("any")  # a column's name, set by `--keys answers=…`; else None
+    # In other columns a list may mean that an answer must name all of them, so the user has to decide:
+    # by `--keys answers=column`, which sets the key "any", too (`answer=column` does not).
+    user_accepts_any = columns.keys.get("any")
     if plain_name(name) not in _any_is_right and not user_accepts_any:
         cure = f"if any of them is right, say --keys answers={name}"
         message = f"{name!r} is a list of {len(different)} answers: {cure}"

@@ -113,8 +113,8 @@ class Entry:
         It may if it is for the page for people or for that page's files, which hold no data of any user."""
         if scope["path"].startswith("/static/"):
             return True
-        # The page itself asks its user for the token. Of an address with ?token=… the token is checked later,
-        # by what answers it.
+        # The page itself asks its user for the token. A token in the address, /?token=…, is checked by the
+        # handler of `/`, which begins a session with it.
         shows_page = b"text/html" in headers.get(b"accept", b"")
         return scope["path"] == "/" and (shows_page or b"token=" in scope["query_string"])
 

@@ -93,14 +93,14 @@ def _converted(
 async def json_body(
     request,  # with a JSON body
     most: int = most_json_bytes,  # bytes
-    seconds: float = 30.0,  # in which all of it must have come
+    seconds: float = 30.0,  # in which all of it must have come: more of them for megabytes
 ) -> dict:  # the object
     """Read the JSON object in a request's body.
 
     Raises a Problem if the body is no JSON object, has more than `most` bytes or does not come in time."""
     _check_media_type(request)
     data = bytearray()
-    # `in_all`: the whole body. A caller that allows megabytes must allow enough seconds for them.
+    # `seconds` would only limit the wait for each piece; `in_all` limits the whole body.
     async for chunk in chunks_in_time(request, seconds, "body.stalled", in_all=seconds):
         data += chunk
         if len(data) > most:
