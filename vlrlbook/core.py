@@ -510,7 +510,8 @@ def paired_board(
     outcomes = [] # of each sample (right before, right after), two booleans
     for sample, old, new in zip(samples, before, after):
         outcomes.append((right(old, sample.answer), right(new, sample.answer)))
-    # Indices of the samples, by outcome; those of one outcome stay in their order, since `sorted` is stable.
+    # Indices of the samples: became right, became wrong, stayed wrong, stayed right. `sorted` is stable, so
+    # those of one outcome stay in their order.
     order = sorted(range(len(samples)), key=lambda i: _order_on_board.index(outcomes[i]))
     shown = _choose_for_board(order, outcomes, most) # at most `most` of them
     fig, axes = _board_axes(len(shown))
