@@ -59,7 +59,7 @@ class Entry:
 # The pictures
 
 def frozen_pictures(
-    rules: Rules,  # of the class; only the number of pictures is used
+    rules: Rules,  # that a class of students shares; only the number of pictures is used
 ) -> list:  # of `Sample`: picture, question and true answer
     """Draw the frozen pictures, which measure every model and are used for no training.
 
@@ -70,7 +70,7 @@ def frozen_pictures(
 
 
 def fingerprint(
-    rules: Rules,  # of the class; only the number of pictures is used
+    rules: Rules,  # that a class of students shares; only the number of pictures is used
 ) -> str:  # 16 hex digits
     """Hash the questions, true answers and pixels of the frozen pictures.
 
@@ -194,13 +194,13 @@ def _entry_of(content):
 def _rows_of(
     texts,  # each different answer once: ["A photo of 3 discs", "3"]
     answers,  # places in that list, by column and picture: {"before_greedy": [[0], [1]], …}
-    rules,  # Rules of the class: pictures (how many), answers (samples of each)
+    rules,  # Rules of the students' class: pictures (how many), answers (samples of each)
 ):
     """Build the rows of an Entry: a dict for each picture, with its answers in columns.
 
     Question, true answer and picture are drawn again, not read from the file, which a student may change."""
     if not all(isinstance(text, str) for text in texts) or set(answers) != set(_columns):
-        raise ValueError("texts")
+        raise ValueError("texts")  # `read_entry` tells the student that the file is damaged
     rows = [dict(truth) for truth in _truths(rules)]  # copies: what `_truths` returns is shared by all files
     for column, places_of_pictures in answers.items():
         if len(places_of_pictures) != len(rows):

@@ -194,8 +194,8 @@ def _card_rows(
     "Write a row for each answer: its text, then the numbers of its reward's parts under their names"
     # widths of the columns: an answer's text 2.6, each part 0.55
     width = _text_column + _part_column * len(part_names)
-    # y grows downwards, since its larger limit comes first; answer number i stands at y = i.
-    # Above the first are the headings, up to -1 (`_card_top`).
+    # y grows downwards, since its larger limit comes first: answer number i stands at y = i, and above the
+    # first are the headings, up to `_card_top`, -1.
     ax.set(xlim=(0, width), ylim=(len(rollouts) - 0.5, _card_top))
     ax.axis("off")
     right_ends = {} # name of a part → x where its right-aligned heading and numbers end
@@ -406,7 +406,7 @@ def _draw_panel(
 ):
     "Draw some columns of a log over the steps; without any of them the panel stays empty"
     columns = _columns_of_panel(log, patterns) # those that this log has
-    # A gradient's length is of another size than an answer's, so it has its own axis on the right.
+    # A gradient's length is of another size than an answer's, so in one panel each has its own axis.
     right = ax.twinx() if "grad_norm" in columns and len(columns) > 1 else ax
     for place, (column, colour) in enumerate(zip(columns, itertools.cycle(curve_colours))):
         # Each curve is thinner than those before it: equal curves lie on each other, and all can be seen.
@@ -510,8 +510,8 @@ def paired_board(
     outcomes = [] # of each sample (right before, right after), two booleans
     for sample, old, new in zip(samples, before, after):
         outcomes.append((right(old, sample.answer), right(new, sample.answer)))
-    # indices of the samples: those that became right, became wrong, stayed wrong, stayed right. `sorted`
-    # keeps the order of the samples where two are alike.
+    # Indices of the samples: became right, became wrong, stayed wrong, stayed right. `sorted` is stable, so
+    # those of one outcome stay in their order.
     order = sorted(range(len(samples)), key=lambda i: _order_on_board.index(outcomes[i]))
     shown = _choose_for_board(order, outcomes, most) # at most `most` of them
     fig, axes = _board_axes(len(shown))
@@ -545,7 +545,7 @@ def _choose_for_board(
     gains = [i for i in order if outcomes[i] == _became_right]
     losses = [i for i in order if outcomes[i] == _became_wrong]
     rest = [i for i in order if outcomes[i] in (_stayed_wrong, _stayed_right)]
-    # Gains may fill half of the board, and more where losses need less than their half; and the reverse.
+    # Gains and losses may each fill half of the board, and more where the others need less than their half.
     room_for_gains = max(most // 2, most - len(losses))
     room_for_losses = max(most // 2, most - len(gains))
     shown = gains[:room_for_gains] + losses[:room_for_losses]
@@ -749,8 +749,9 @@ def run_facts(
         except PackageNotFoundError:
             versions[name] = None
     torch = sys.modules.get("torch") # None if nobody has imported it
-    has_gpu = torch and torch.cuda.is_available()
-    device = torch.cuda.get_device_name() if torch and has_gpu else f"CPU, {os.cpu_count()} cores"
+    device = f"CPU, {os.cpu_count()} cores"
+    if torch and torch.cuda.is_available():
+        device = torch.cuda.get_device_name()
     commit = _commit() # such as "0187ab4 and changes"; None if vlrlbook was installed from a wheel
     return {"versions": versions, "commit": commit, "device": device}
 
@@ -857,9 +858,9 @@ class SignOfLife:
     def _write(self, text):
         "Write to the terminal's descriptor, since ipykernel sends sys.stderr into the notebook"
         try:
-            os.write(self.terminal, text.encode()) # type: ignore[arg-type] # it is there
+            os.write(self.terminal, text.encode()) # type: ignore[arg-type] # its callers have a terminal
         except OSError:
-            self.terminal, self.on_screen = None, False # the terminal was closed; the run goes on
+            self.terminal, self.on_screen = None, False # closed: nothing more is written, the run goes on
 
 # %% ../nbs/00_core.ipynb #n5165003
 def progress_bar(
@@ -868,14 +869,14 @@ def progress_bar(
 ): # a tqdm bar
     "Return a tqdm bar that also writes its state into the terminal of a papermill job"
     from tqdm.auto import tqdm
-    # `update` and `close` override tqdm's (read in 4.70). If tqdm no longer calls `update` while it walks
+    # `update` and `close` override those of tqdm 4.70. If a later one no longer calls `update` while it walks
     # through an iterable, the text in the job's terminal is missing; the bar itself stays right.
     class Bar(tqdm):
         job_line: SignOfLife | None = None # writes the bar as a line of text into the job's terminal
         def update(self, n=1):
             "Count `n` more steps, and show the bar in the job's terminal, too"
             was_drawn = super().update(n) # tqdm's answer: True if it drew the bar again
-            if not self.disable: # True if the bar is switched off
+            if not self.disable: # tqdm's argument
                 self.job_line = self.job_line or SignOfLife(job_terminal()) # writes nothing outside a job
                 self.job_line.say(_plain_bar(self)) # does nothing if it has just written
             return was_drawn

@@ -259,7 +259,7 @@ def to_samples(
     samples = []
     for row in dataset:
         images = list(map(to_rgb, row["images"]))
-        turns = system_turns(row["prompt"])
+        turns = system_turns(row["prompt"]) # training rows have no other turns before the question
         sample = Sample(row["question"], row["answer"], images, row["task"], row["row"], turns)
         samples.append(sample)
     return samples
@@ -327,8 +327,7 @@ def convert_vqa(
     output = Path(output_jsonl)
     _check_conversion(output, input_jsonl, split)
     open_pictures = image_dir is not None # otherwise nobody knows where the picture files are
-    # `kept`: (row number, `VQARow`) of each good row
-    # `look`: each picture is opened, and a row whose picture cannot be read is a bad row.
+    # `look`: a row whose picture cannot be opened is a bad row. `kept`: (row number, `VQARow`) of the others.
     kept, report = read_vqa_file(input_jsonl, image_dir, keys, skip_bad_rows, look=open_pictures)
     if not open_pictures:
         # The pictures may be elsewhere, so those that are not beside the file of rows are no error.
@@ -338,7 +337,8 @@ def convert_vqa(
     if split:
         train, test = _train_and_test(split, kept, input_jsonl, image_dir)
         files = {_with_ending(output, "train"): train, _with_ending(output, "test"): test}
-    # This writes a file for each picture that a row holds as bytes.
+    # Writes a file for each picture that a row holds as bytes; its path is absolute where those of the other
+    # pictures have become so.
     rows = [_easyr1_row(row, output, absolute=open_pictures) for _, row in kept]
     for path, indices in files.items():
         _write_json_lines(path, [rows[i] for i in indices])
@@ -504,8 +504,7 @@ def _vqa_records(kept, task):
         # Task vqa asks for a thought and an answer in tags; other tasks for a short answer, without tags.
         question = vqa_prompt(row.question) if task == "vqa" else row.question
         sample = Sample(question, row.answer, [], task, number)
-        # `needs_white` says of each picture whether it must be converted: transparency is put on white, and
-        # greys of more than 8 bits are scaled to 8.
+        # `needs_white`: whether a picture must be made plain RGB of 8 bits a channel
         pictures = [_stored(picture, convert) for picture, convert in zip(row.pictures, row.needs_white)]
         yield _record(sample, pictures)
 
@@ -675,9 +674,10 @@ def preference_fields(
     row, # `rows.preferences.PreferenceRow`
 ) -> dict: # id, query, image, response, human_ranking; votes and turns only if the row has some
     "A preference row as the dict that chapter 03 uses; `image` is None, one picture, or a list of several"
-    image = row.pictures
-    if len(image) < 2:
-        image = image[0] if image else None
+    pictures = row.pictures
+    image = pictures
+    if len(pictures) < 2:
+        image = pictures[0] if pictures else None
     fields = dict(id=row.id, query=row.query, image=image)
     fields |= dict(response=row.response, human_ranking=row.human_ranking)
     if row.votes is not None:
@@ -752,10 +752,10 @@ def _scene(rng):
     radii = rng.sample(range(8, 15), 4) # of the disc in each quarter, all different: one is the largest
     count = rng.randint(1, 4)
     quarters = rng.sample(range(4), count) # 0 upper left, 1 upper right, 2 lower left, 3 lower right
-    colours = rng.sample(range(6), count) # indices in `disc_colours` and in `colour_names`
+    colour_indices = rng.sample(range(6), count) # in `disc_colours` and in `colour_names`
     placed = {}
     middles = (28, 84) # pixels from the left, or from above, to the middle of a quarter
-    for quarter, colour in zip(quarters, colours):
+    for quarter, colour in zip(quarters, colour_indices):
         x = middles[quarter % 2] + rng.randint(-8, 8)
         y = middles[quarter // 2] + rng.randint(-8, 8)
         draw.ellipse(_box_of(x, y, radii[quarter]), fill=disc_colours[colour])
@@ -852,8 +852,8 @@ def aloha_views(
     reach = min(1.0, progress / 0.6) # 0 far away, 1 at the cup
     lift = max(0.0, (progress - 0.6) / 0.4) # 0 on the table, 1 lifted
 
-    cups: list = [(*other, 7)] if other else [] # ((x, y), colour, radius) of each
-    cups.append((cup, colour, 7 + 6 * lift)) # lifted, it is nearer to the camera above
+    cups: list = [(*other, 7)] if other else [] # ((x, y), colour, radius in pixels) of each
+    cups.append((cup, colour, 7 + 6 * lift)) # a lifted cup looks larger to the camera above
     # The gripper goes from the corner (8, 8) straight to the cup.
     gripper = 8 + reach * (cup[0] - 8), 8 + reach * (cup[1] - 8)
     high = _from_above(side, cups, gripper)
@@ -918,8 +918,9 @@ def aloha_episode(
     # The gripper always goes to `cup`. For "wrong cup" the task therefore names the other one's colour.
     named_colour = other[1] if kind == "wrong cup" else colour
     task = rng.choice(aloha_tasks).format(named_colour)
-    # Episodes differ in speed, in brightness and, if they fail, in how far they come.
-    pace, light, peak = rng.uniform(0.7, 1.4), rng.uniform(0.8, 1.1), rng.uniform(0.5, 0.85)
+    pace = rng.uniform(0.7, 1.4) # above 1: slow at first
+    light = rng.uniform(0.8, 1.1) # brightness of the room
+    peak = rng.uniform(0.5, 0.85) # how far a failing episode comes
     moments = []
     for frame in range(frames):
         time = frame / max(1, frames - 1) # from 0 to 1
@@ -1132,7 +1133,7 @@ def _check_row(
         message = f"a picture cannot be decoded ({type(row).__name__})"
         return _CheckedRow([("image.decode", message)])
     images = row["images"]
-    problems = _mode_problems(images)
+    problems = _mode_problems(images) # of more than 8 bits a channel
     sample = Sample(row["question"], row["answer"], images, row["task"], number)
     try:
         text = processor.apply_chat_template(to_messages(sample), add_generation_prompt=True)
@@ -1157,7 +1158,8 @@ def _prompt_length(
 ):
     "Length of a prompt in tokens, those of its pictures included"
     tokenizer = processor.tokenizer
-    # Gemma's processor replaces each mark `boi_token` by a text: the picture's tokens between line breaks.
+    # Gemma's processor replaces each mark `boi_token` by a text: the picture's tokens between marks and line
+    # breaks, which `image_tokens` does not count.
     image_text = getattr(processor, "full_image_sequence", None)
     if image_text:
         return len(tokenizer(text.replace(processor.boi_token, image_text))["input_ids"])
@@ -1188,7 +1190,7 @@ def picture_tokens(
 ) -> int: # number of tokens
     "How many tokens a picture of this size becomes; its pixels are not needed"
     width, height = size
-    # A private method, read in transformers 5.17; vLLM calls it, too. It takes sizes as (height, width).
+    # A private method, as transformers 5.17 has it; vLLM calls it, too. It takes sizes as (height, width).
     counted = processor._get_num_multimodal_tokens(image_sizes=[(height, width)])
     return counted["num_image_tokens"][0]
 
@@ -1224,7 +1226,7 @@ def read_counting_zip(
 ): # datasets.Dataset; `Report` of the rows that were kept and left out
     "Unpack a counting ZIP into a new folder and load it as a data set; every picture is checked on the way"
     path, out_dir = Path(path), Path(out_dir)
-    if out_dir.exists():
+    if out_dir.exists(): # `new_folder` asks again, since another process may make it meanwhile
         raise FileExistsError(f"{out_dir} is there already")
     if not path.is_file():
         raise DataError("zip.missing", f"no such file: {path.name}")
@@ -1270,12 +1272,12 @@ def unpacked_counting_zip(
     folder = Path(path)
     if not folder.is_dir(): # else the ZIP was unpacked into it before
         folder = _cache_folder(path, _kind_of_zip(task))
-        if not folder.exists():
-            try:
-                return read_counting_zip(path, folder, task=task) # unpacks it into `folder`
-            except FileExistsError:
-                # Another process of the same run has made it meanwhile. It appears complete, by a rename.
-                pass
+    if not folder.exists():
+        try:
+            return read_counting_zip(path, folder, task=task) # unpacks it into `folder`
+        except FileExistsError:
+            # Another process of the same run has made it meanwhile. It appears complete, by a rename.
+            pass
     report = json.loads((folder / "report.json").read_text())
     return load_counting(folder, task), Report(**report)
 

@@ -106,10 +106,10 @@ def _share_ci_and_name(right, clusters):
     if clusters is None:  # Wilson's takes the cases as independent
         return wilson(x.sum(), len(x)), "Wilson"
     if len(x) and x.min() == x.max():
-        # All values are equal, so every bootstrap sample would be the same, and the interval a single point.
-        # Wilson's has a width; each cluster counts as one trial, since values in it are not independent.
-        n = _independent_count(x, clusters)
-        return wilson(x[0] * n, n), "Wilson"
+        # All values are equal, and so is every bootstrap sample: its interval would be a single point.
+        # Wilson's is wider. Values in one cluster are not independent, so each cluster counts as one trial.
+        cluster_count = _independent_count(x, clusters)
+        return wilson(x[0] * cluster_count, cluster_count), "Wilson"
     return bootstrap_ci(x, clusters), "bootstrap"
 
 
@@ -126,11 +126,10 @@ def tango(
         raise ValueError(f"{gained} gained and {lost} lost of {n} pairs")
     if n == 0:
         return _no_interval
-    # The interval holds every gain that a score test does not reject (Tango 1998): those whose score lies
-    # between -z and z. The score falls as the gain grows, so each end is found by bisection.
+    # The interval holds every gain that a score test does not reject (Tango 1998): those whose score, the
+    # standard errors by which the observed gain exceeds them, lies between -z and z. It falls as the gain
+    # grows, so `_bisect` finds the two ends: where it is no longer above z, and no longer above -z.
     observed = (gained - lost) / n
-    # `_bisect` returns where its function turns from true to false between two numbers. `_tango_score`: by
-    # how many standard errors the observed gain exceeds a given one.
     low = _bisect(lambda gain: _tango_score(gained, lost, n, gain) > z, -1.0, observed)
     high = _bisect(lambda gain: _tango_score(gained, lost, n, gain) > -z, observed, 1.0)
     return low, high
@@ -142,7 +141,7 @@ def _tango_score(gained, lost, n, gain):
     `gained` and `lost` are numbers of pairs that became right and wrong, of `n` pairs in all. A gain is
     share gained less share lost, from -1 to 1."""
     share_lost = _likeliest_share_lost(gained, lost, n, gain)
-    # of gained - lost: n (share gained + share lost - gain²)
+    # of gained - lost: n (share gained + share lost - gain²), where share gained = share lost + gain
     variance = n * (2 * share_lost + gain * (1 - gain))
     distance = gained - lost - n * gain
     if variance <= 0:  # no other outcome is possible, so any distance is infinitely many standard errors
@@ -218,7 +217,7 @@ def difference_ci(
     n = _independent_count(x, clusters)  # clusters if there are any, else values
     if not bounded or n == 0:  # without values it is (nan, nan)
         return _bootstrap_or_nan(x, clusters), "paired bootstrap"
-    # differences of right (1) and wrong (0), before and after
+    # Each is right (1) or wrong (0) after, less the same before. Below `few` the bootstrap does not hold.
     right_or_wrong = set(x.tolist()) <= {-1.0, 0.0, 1.0}
     if n < few and clusters is None and right_or_wrong:
         gained, lost = int((x > 0).sum()), int((x < 0).sum())
@@ -232,11 +231,11 @@ def _interval_of_equal_differences(value, n):
     """Return the 95 % interval (low, high) of the mean if all `n` differences have the same value, -1 to 1
 
     The bootstrap's would be a single point, since all its samples would be the same."""
-    # Another difference was seen in 0 of n cases, so its true share is at most Wilson's upper bound. At worst
-    # that share is all -1 (for the low end) or all 1 (for the high end).
-    _, most_unseen = wilson(0, n)
-    low = (1 - most_unseen) * value + most_unseen * -1
-    high = (1 - most_unseen) * value + most_unseen * 1
+    # 0 of n differences had another value, so the true share of others is at most Wilson's upper bound. At
+    # worst the others are all -1 (low end) or all 1 (high end).
+    _, others = wilson(0, n)
+    low = (1 - others) * value + others * -1
+    high = (1 - others) * value + others * 1
     return low, high
 
 
@@ -304,7 +303,7 @@ def difference(
 
     `difference_ci` chooses the interval: Tango's, Wilson's or the bootstrap's."""
     x, clusters = _without_nan(values, clusters)  # without rows whose value is nan
-    # bounded: between -1 and 1, which the differences of amounts, such as error, may exceed
+    # Differences of right (1) and wrong (0) lie between -1 and 1; those of amounts, such as error, need not.
     ci95, interval = difference_ci(x, clusters, bounded=mark not in amounts)
     return _metric_dict(column, mark, group, "difference", x, ci95, interval, clusters)
 
@@ -547,7 +546,8 @@ def _length_bias(
     rank_correlation  between differences in score and differences in length"""
     gap = _length_gaps(lengths, len(margin))  # array: how much longer the better answer is
     differ = gap != 0
-    # Each pair is counted in both directions: else the correlation would depend on which answer comes first.
+    # Each pair counts twice, also as worse less better: the ranks of differences depend on which answer is
+    # subtracted, and neither choice is the right one.
     margins = np.concatenate([margin[differ], -margin[differ]])
     gaps = np.concatenate([gap[differ], -gap[differ]])
     return dict(
@@ -605,6 +605,7 @@ def pair_temperature(
     slope_is_too_small = partial(_slope_is_too_small, gap, target)
     if not n or not slope_is_too_small(0.0):
         return None
+    # The slope 0 was too small, so some gap is not 0. The search begins where slope * the largest gap is 1.
     highest = _doubled_until_above(slope_is_too_small, 1 / np.abs(gap).max())
     return float(1 / _bisect(slope_is_too_small, 0.0, highest))
 

@@ -137,10 +137,10 @@ def results_of(
     before: dict,  # from `predict`: greedy and sampled, each with a list of texts for each sample
     after: dict,  # the same after training
     reward,  # (completion, answer) → parts, or a batched one
-    lines: dict = None,  # from `marking.baselines`: what the best answer earns that needs no picture
+    lines: dict = None,  # baselines, from `marking.baselines`: what the best answer without a picture earns
 ) -> tuple:  # dict of verdict, settings, before, after, gain and baselines; rows of predictions.jsonl
     "Compare the answers before and after training: what results.json will hold, and the answers themselves"
-    # "greedy" or "sampled" → a dict: reward, exact (right) and others → a number for each sample
+    # "greedy" or "sampled" → the lists of `marks`: reward, exact (right) and others, a number for each sample
     scores_before = {how: marks(samples, texts, reward) for how, texts in before.items()}
     scores_after = {how: marks(samples, texts, reward) for how, texts in after.items()}
     paid = _rewards_of_model(scores_before, scores_after, reward)  # None if the reward is a rule

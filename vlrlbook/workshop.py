@@ -135,6 +135,7 @@ def _empty_function(
     node,  # of `ast`: a function in this code
 ):
     "Replace the body of a function by `...` in the lines of its code; a docstring stays"
+    # The solution; a function with a docstring alone is no exercise.
     body = node.body[1:] if ast.get_docstring(node) else node.body
     first_line = body[0].lineno - 1  # as an index of `lines`; `ast` counts from 1
     # What stands on this line before the body: blanks, or a signature as in `def f(x): return x`.

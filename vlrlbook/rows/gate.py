@@ -80,7 +80,7 @@ def inspect_vqa(
     image_dir: str | Path | None = None,  # where picture paths begin; None: beside the file
     keys: str | dict | None = None,  # which column holds what, such as "question=problem image=img_name"
     look: bool = True,  # find and open every picture; False: paths stay as they are, unchecked
-    rows: list = None,  # of (row number, dict) to use in place of the file's, such as converted ones
+    rows: list = None,  # of (row number, dict) in place of the file's, such as those made of a COCO file
 ) -> tuple:  # list of (row number, VQARow with pictures as absolute paths or bytes), RowReport
     """Read and check all rows of a file; returns the good ones, and a report that lists the bad ones.
 
@@ -96,6 +96,7 @@ def inspect_vqa(
     kept = _readable_rows(rows, read_row, picture_folder if look else None, report)
     if look:  # pictures are opened last, since this takes much longer than reading the texts
         kept = _with_good_pictures(kept, report)
+    # A run's own system prompt is not put in front of these.
     report.own_system = [number for number, row in kept if row.has_system]
     _count_pictures(kept, report)
     _add_notes(kept, report)
@@ -182,7 +183,7 @@ def _with_good_pictures(
 
 def _first_picture_error(
     pictures,  # of a row: paths (text) and encoded pictures (bytes)
-    results,  # picture → its `DataError` if it is broken, else True or False
+    results,  # picture → its `DataError` if it is broken, else whether training must convert it
     number,  # of the row, for the error
 ):
     "A `DataError` with row and file name for the first broken picture of a row; None if all are good"

@@ -50,7 +50,8 @@ def gentle(
     "Return the command of a trainer with a lower priority than the server, which must answer requests soon"
     if size != "tiny":
         return None  # training on a GPU leaves the CPU free for requests
-    # `after_you` lowers its priority and becomes the trainer. -S: it needs no installed package.
+    # `after_you` is Python code that lowers its own priority and then becomes the trainer. -S: it needs no
+    # installed package.
     return [sys.executable, "-S", "-c", after_you, *train_command()]
 
 
@@ -68,8 +69,8 @@ class StateSide:
     async def job(self, request):
         """GET /jobs/{job_id}: the job's state, at most a second old, however many clients ask.
 
-        The last reply is sent again as long as it is usable. Once it is no longer fresh, the ledger is asked
-        for a newer one, and this request waits for that only if the last one is no longer usable."""
+        A reply older than `_fresh_seconds` is still sent, but makes the ledger be asked for a newer one. Only
+        beyond `_usable_seconds` does a request wait for that."""
         job_id = request.path_params["job_id"]
         answered_at, last_reply = self.replies.get(job_id, (float("-inf"), None))
         age = time.monotonic() - answered_at
@@ -102,7 +103,7 @@ class StateSide:
             self.forget(job_id)  # the remembered reply is wrong now: the job may have been removed
             raise
         finally:
-            del self.tasks[job_id]  # the task that runs this method
+            del self.tasks[job_id]  # this very task, so that the next reader begins another one
         # All are dropped at once, since each is of use for a second only.
         if len(self.replies) > _most_remembered:
             self.replies.clear()
@@ -137,7 +138,7 @@ def _read_notes(
     try:
         notes = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise
+        raise  # not damaged, perhaps only not written yet: the caller looks again next time
     except (OSError, ValueError) as error:
         # Damaged from outside. The state of the job is worth more than these notes.
         logger.warning("notes", extra=dict(job_id=job_id, reason=type(error).__name__))
@@ -168,7 +169,7 @@ class JobSide:
         self.states_of_jobs = states_of_jobs
         self.size = size
         self.forms = forms
-        self.command = gentle(size)  # command line of the trainer; None: the usual one of `vlrlbook.jobs`
+        self.command = gentle(size)  # of a trainer with low priority; None: the usual one
 
     async def train(self, request):
         "POST /train: start a job; the same Idempotency-Key and request give the same job"
@@ -213,14 +214,14 @@ class JobSide:
         Returns chapter 05's parameters, the notes on the decisions, and the run's length in optimizer steps.
         Raises a Problem if the upload is missing, is of another task, or if settings clash."""
         task = settings.get("task", "counting")
-        rows = pictures = None  # without an upload chapter 05 draws pictures
+        row_count = picture_hashes = None  # without an upload chapter 05 draws pictures
         if file_id is not None:
             upload = self.uploads.get(file_id)
             refuse_other_kind(task, upload)
-            rows = upload["valid_images"]  # how many
-            pictures = self.uploads.check(file_id)  # for each row the hash of its picture
+            row_count = upload["valid_images"]
+            picture_hashes = self.uploads.check(file_id)  # one for each row
         form = self.forms[task]  # has the default of every setting
-        parameters, notes, steps = plan_with_length(settings, self.size, form, rows, pictures)
+        parameters, notes, steps = plan_with_length(settings, self.size, form, row_count, picture_hashes)
         parameters["task"] = task
         refuse_clashes(parameters)
         return parameters, notes, steps

@@ -43,7 +43,7 @@ async def notebook_html(
     # A job writes its notebook again after every cell; the time in the page's name tells whether it is new.
     page = path.with_name(f"out-{path.stat().st_mtime_ns}.html")
     async with turns:
-        if not page.exists():
+        if not page.exists():  # another request may have made it during the wait
             await _make_page(path, page)
     return await asyncio.to_thread(page.read_bytes)
 
@@ -52,11 +52,10 @@ async def _make_page(
     path,  # of the notebook
     page,  # path of the HTML file to be made
 ):
-    """Make a notebook into an HTML file, and remove the files made of its earlier states.
+    """Make a notebook into an HTML file, and remove the pages of its earlier states; a Problem if it fails
 
-    `write_html` does it in a process of its own: nbconvert takes a second of processor time, and a notebook
-    holds strangers' text, which might make it fail or hang. A Problem if it fails, or takes longer
-    than `_longest_making`."""
+    It runs in a process of its own: it takes a second of processor time, and strangers' text might make it
+    hang."""
     code = "import sys; from vlrlbook.service import write_html; write_html(*sys.argv[1:])"
     child = await asyncio.create_subprocess_exec(
         sys.executable, "-c", code, str(path), str(page),

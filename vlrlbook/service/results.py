@@ -50,7 +50,8 @@ def uploads_in_use(
     file_ids = set()
     for status in states:
         if status not in ends:  # queued, training and the like, not completed, failed, cancelled …
-            page, _ = jobs.list(status=status, limit=_jobs_asked_for)  # (jobs, where the next page begins)
+            # (jobs, where the next page begins); a page is so large that no second one is needed.
+            page, _ = jobs.list(status=status, limit=_jobs_asked_for)
             file_ids |= {upload_of(job) for job in page}
     return file_ids
 
@@ -79,10 +80,9 @@ def add_outlook(
     if told["status"] in ("interrupted", "failed", "cancelled"):
         # With a manifest a checkpoint was written to its end; resuming will check its bytes.
         has_checkpoint = any(folder.run.glob(f"checkpoint-*/{manifest_name}"))
-        # What the job trains on. Without an upload it draws its pictures: then ".", its own folder, exists.
-        file_id = told["data_file_id"]
-        data_path = folder.path / (f"../../uploads/{file_id}" if file_id else ".")
-        told["can_resume"] = has_checkpoint and data_path.exists()
+        file_id = told["data_file_id"]  # None: the job draws its pictures
+        has_data = not file_id or (folder.path / f"../../uploads/{file_id}").exists()
+        told["can_resume"] = has_checkpoint and has_data
     if told["status"] == "training":
         told["stage"] = stage_of(folder.log)
     return told
@@ -171,7 +171,8 @@ def metric_rows(
     after: int,  # only rows with a greater step
 ) -> list:  # of {column: number or None}
     "Return the rows of a run's log with a step greater than `after`; the run may still be writing it"
-    rows, _ = RunLog(path).after(after)  # (each row as JSON bytes, the latest step)
+    # The service's own `RunLog`, which only reads: (each row as JSON bytes, the latest step).
+    rows, _ = RunLog(path).after(after)
     return [json.loads(row) for row in rows]
 
 

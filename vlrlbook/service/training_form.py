@@ -19,7 +19,7 @@ hub_models = ["Qwen/Qwen2.5-VL-3B-Instruct", "Qwen/Qwen2.5-VL-7B-Instruct", "Qwe
               "Qwen/Qwen3-VL-2B-Instruct", "rhymes-ai/Aria"]
 
 # What task zoom cannot train: TRL 1.16 hands a tool's picture to Qwen's families only.
-_models_without_tool = ("tiny-gemma3", "tiny-aria", "rhymes-ai/Aria")
+_models_without_zoom = ("tiny-gemma3", "tiny-aria", "rhymes-ai/Aria")
 
 # Task → the rewards that can be chosen for it. A list and no free text: chapter 05 takes `module:function`
 # too, which would run any code there is. What is left out would train something else than the task's own
@@ -173,7 +173,7 @@ def chapter_05(
     help_texts = settings_help(GRPOSettings)  # name → the comment behind the setting
     parameters = {}
     for field in dataclass_fields(GRPOSettings):
-        kind: Any = field.type  # a class such as float; `Any` for mypy, which also expects a string here
+        kind: Any = field.type  # a class such as float; `Any`: for mypy it might also be a string
         parameters[field.name] = (kind.__name__, field.default, help_texts[field.name])
     return dict(parameters=parameters, presets=presets, by_task=by_task)
 
@@ -185,7 +185,7 @@ def request_form(
     """Return the fields that a request for training may set, as GET /settings shows them.
 
     The groups are training_config and lora_config. Defaults are those of the preset for `size` and `task`."""
-    chapter = chapter_05()
+    chapter = chapter_05()  # dict of presets, by_task, and parameters: setting → (type, default, help)
     preset = _preset_of(chapter, size, task)
     form = {}
     for group, fields in form_fields.items():
@@ -213,7 +213,7 @@ def choices_of(
     if isinstance(choices, dict):  # a list for each task, or for each size of server
         choices = choices[task] if task in choices else choices[size]
     if field.setting == "model" and task == "zoom":
-        choices = [model for model in choices or [] if model not in _models_without_tool]
+        choices = [model for model in choices or [] if model not in _models_without_zoom]
     return choices
 
 
@@ -225,13 +225,10 @@ def _preset_of(
     "The values that settings have for a size of server and a task, where a request gives none"
     # The task's own values win over those of the size.
     preset = chapter["presets"][size] | chapter["by_task"][task][size] | dict(task=task)
-    # A preset sets the length of a run by max_steps or, where that is below 0, by num_epochs. The form shows
-    # only the one that it uses.
-    if preset["max_steps"] < 0:
-        return preset | dict(max_steps=None)
-    if preset["max_steps"] > 0:
-        return preset | dict(num_epochs=None)
-    return preset
+    # A preset sets the length of a run by max_steps or, where that is -1, by num_epochs. The form shows only
+    # the one that it uses. (Chapter 05 refuses 0 steps, so no preset has them.)
+    unused = "num_epochs" if preset["max_steps"] > 0 else "max_steps"
+    return preset | {unused: None}
 
 
 def _shown_field(
@@ -242,14 +239,14 @@ def _shown_field(
     parameters,  # chapter 05's: setting → (type, default, help)
 ):
     "Return one field of the form as a client sees it, a dict"
-    type_name, default, help_of_chapter = parameters[field.setting]
+    type_name, default_of_chapter, help_of_chapter = parameters[field.setting]
     task = preset["task"]
     return dict(
         name=name,
         label=labels.get(name) or name.replace("_", " ").capitalize(),
         type=type_name,
-        # Chapter 05's own default is None for each setting that the presets define.
-        default=preset.get(field.setting, default),
+        # Chapter 05's own default is for settings that no preset names; it is None for the others.
+        default=preset.get(field.setting, default_of_chapter),
         minimum=field.minimum,
         maximum=field.maximum,
         choices=choices_of(field, size, task),
