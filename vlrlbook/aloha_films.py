@@ -118,8 +118,8 @@ class Script:
     ): # self
         "Add a waypoint: from the last one the gripper takes about `steps` control steps to it"
         last = self.points[-1]
-        # Noise (`tremble`: its standard deviation in metres) is added to a new place only: a gripper that stays
-        # shall not drift off the cube.
+        # Noise (`tremble`: its standard deviation, metres) is added to a new place only: a gripper that
+        # stays shall not drift off the cube.
         if place is not None:
             place = place + self.rng.normal(0, self.tremble, 3)
         duration = max(1, round(steps * self.rng.uniform(0.9, 1.1)))
