@@ -118,7 +118,8 @@ class Script:
     ): # self
         "Add a waypoint: from the last one the gripper takes about `steps` control steps to it"
         last = self.points[-1]
-        # Noise is added to a new place only: a gripper that stays shall not drift off the cube.
+        # Noise (`tremble`: its standard deviation, metres) is added to a new place only: a gripper that
+        # stays shall not drift off the cube.
         if place is not None:
             place = place + self.rng.normal(0, self.tremble, 3)
         duration = max(1, round(steps * self.rng.uniform(0.9, 1.1)))
@@ -243,7 +244,7 @@ def _squeeze(
     right: Script, # gets those of the right gripper
     rng, # `np.random.Generator`, source of all noise
 ):
-    "Plan of a film: the right gripper closes on the cube, lets it go and leaves"
+    "Plan of a film: the right gripper holds the cube on the table for 60 to 199 control steps, and leaves"
     _squeeze_with(right, RIGHT_DOWN, RIGHT_START, cube, rng, shortest=60)
 
 
@@ -317,9 +318,9 @@ def _drop_at_the_meeting(
     # The right gripper opens within about 80 steps. The left one begins to close after about 30 + 60.
     right.stay(rng.integers(20, 70)) # holds the cube for so many control steps
     right.move(steps=10, opening=OPEN)
-    right.move(steps=60, place=MEETING_PLACE - FURTHER_LEFT) # away to the right
-    # The left gripper closes where the cube would have been.
-    left.move(steps=60, place=MEETING_PLACE + TAKING)
+    right.move(steps=60, place=MEETING_PLACE - FURTHER_LEFT) # 12 cm away to the right
+    # The left gripper closes where the cube hung.
+    left.move(steps=60, place=MEETING_PLACE + TAKING) # its fingers would be around the cube
     left.move(steps=30, opening=CLOSED)
 
 
@@ -374,7 +375,7 @@ def _left_squeezes(
     right: Script, # gets those of the right gripper
     rng, # `np.random.Generator`, source of all noise
 ):
-    "Plan of a film: the left gripper closes on the cube on the table, lets it go and leaves"
+    "Plan of a film: the left gripper holds the cube on the table for 80 to 199 control steps, and leaves"
     _squeeze_with(left, LEFT_DOWN, LEFT_START, cube, rng, shortest=80)
 
 
@@ -645,8 +646,8 @@ def make_films(
     simulator, started = Simulator(size), time.time()
     descriptions = [] # of each film: its plan and its rewards
     name = f"local/{root.name}"
-    # LeRobot makes its folder itself and refuses one that exists. So it gets a name, "set", inside the hidden
-    # folder, and `new_folder` renames that part to `root` at the end.
+    # LeRobot refuses a folder that exists. So it makes a new one, "set", inside the hidden folder, and
+    # `new_folder` renames that part to `root` at the end.
     with new_folder(root, existing="none", manifest=False, part="set") as hidden_folder:
         data = _new_data_set(name, hidden_folder / "set", size, videos)
         for film in range(films):
@@ -690,8 +691,8 @@ def _new_data_set(
 ):
     "An empty `LeRobotDataset` for films of the simulator"
     LeRobotDataset, RGBEncoderConfig = _lerobot_classes()
-    # _columns: names, types and shapes of the columns, as LeRobot wants them described. A frame is kept every
-    # 25 of the 50 control steps a second. g and crf make small videos: frames between whole ones, quality.
+    # fps: a second has 50 control steps, and a frame is kept every 25 of them. features: names, types and
+    # shapes of the columns. g: frames from one whole picture to the next; crf: quality of AV1.
     return LeRobotDataset.create(
         name, fps=CONTROL_STEPS_A_SECOND // MOMENT_STEPS, features=_columns(size, videos),
         root=folder, robot_type="aloha", use_videos=videos, video_backend="pyav",

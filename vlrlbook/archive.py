@@ -207,8 +207,7 @@ def _check_totals(
     "Raise `DataError` if an archive has too many files, or unpacks to too many bytes"
     if len(infos) > limits["entries"]:
         raise DataError("zip.entries", f"{len(infos)} entries, at most {limits['entries']}")
-    # file_size: unpacked bytes, as the directory says. The limit is 20 times the packed bytes, but not below
-    # 512 MiB or above 8 GiB.
+    # file_size: unpacked bytes, as the directory says; `most_unpacked`: how many such an archive may have.
     if sum(info.file_size for info in infos) > most_unpacked(packed):
         raise DataError("zip.size", "unpacks to too much")
 
@@ -333,9 +332,10 @@ def check_layout(
     These are archives with bytes that belong to no entry, with entries that overlap, with local headers that
     differ from the directory, or with a second end record."""
     with open(path, "rb") as file:
+        # Where the last entry ends: without, and at the latest with, a data descriptor behind it.
         end, latest_end = _check_entries(file, archive)
         file.seek(archive.start_dir)
-        # The directory, the end record and the archive's comment
+        # The directory, the end record and the archive's comment; one byte more shows that there is too much.
         rest = file.read(_most_directory_bytes + 1)
     if len(rest) > _most_directory_bytes:
         raise DataError("zip.foreign", f"more than {_most_directory_bytes} bytes behind the entries")
@@ -392,9 +392,9 @@ def _checked_header(
     # decoded as `zipfile` has decoded the directory's name, so that both can be compared
     name = file.read(name_length).decode("utf-8" if flags & _name_is_utf8 else "cp437")
 
-    is_same = name == info.orig_filename and method == info.compress_type and flags == info.flag_bits
+    expected = (_local_mark, info.orig_filename, info.compress_type, info.flag_bits)
     has_same_sizes = _sizes_agree(info, flags, (checksum, packed, unpacked))
-    if mark != _local_mark or not (is_same and has_same_sizes):
+    if (mark, name, method, flags) != expected or not has_same_sizes:
         raise DataError("zip.headers", "its local header differs from the directory", entry=info.filename)
     return _local_header.size + name_length + extra_length + info.compress_size
 
@@ -483,7 +483,7 @@ class _Names:
         path = written.replace("\\", "/").removeprefix("./")
         # `top`: the folder that everything lay in, with its slash. The entries are named without it.
         if self.top and folded_name(path).startswith(folded_name(self.top)):
-            # By folders and not by letters: the same accent may be one letter here and two there.
+            # Cut by folders, not at len(top): an accented letter may be two characters here and one in `top`.
             path = path.split("/", self.top.count("/"))[-1]
         for form in (path, f"images/{path}"):
             # folded_name: without case, with accents in one form
@@ -744,7 +744,7 @@ def _check_size(
         raise DataError("image.pixels", size)
 
     # Qwen's processor fails on sides of a few pixels, and refuses shapes of more than 200 to 1. The limit is
-    # 150, since EasyR1 enlarges small pictures first: 600 × 4 becomes 685 × 4, or 171 to 1.
+    # 150, since EasyR1 enlarges small pictures first and rounds down: 600 × 4 becomes 685 × 4, or 171 to 1.
     if short < 4 or long > 150 * short:
         raise DataError("image.shape", size)
 
@@ -821,8 +821,7 @@ def _keep_rows(
         notes[f"everything lay in the folder {names.top[:80]!r} of the archive"] = len(rows)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        # In batches, so that memory does not grow with the archive. This thread alone reads from it, since
-        # `zipfile` holds one file open; the pool decodes.
+        # In batches, so that memory does not grow with the archive. This thread reads, the pool decodes.
         for start in range(0, len(rows), _rows_at_a_time):
             batch = rows[start:start + _rows_at_a_time]
             # of each row: the ZipInfo of its picture, or the `DataError` that it is
@@ -1090,7 +1089,7 @@ def _with_checked_shape(
 class _PictureStore:
     "Writes an archive's pictures into a folder: each once, however many rows name it, and within two limits"
     def __init__(self,
-        folder: Path,  # they are written into it
+        folder: Path,  # the pictures are written into it
         most_bytes: int,  # that may be written, all files together
         reserve: int,  # bytes of the disk that must stay free, for other programs
     ):
@@ -1127,7 +1126,8 @@ class _PictureStore:
     ):
         "Write a file; `DataError` if the archive then takes too many bytes, or too few stay free on the disk"
         # One thread at a time: two that look at the free space together would both find it large enough.
-        with self.write_lock, open(f"{self.folder}{os.sep}{name}", "xb", buffering=0) as file:
+        # Unbuffered, so that a full disk is noticed here and not when the file is closed.
+        with self.write_lock, open(self.folder / name, "xb", buffering=0) as file:
             # Can be more than the archive unpacks to, since some pictures are encoded anew.
             self.written_bytes += len(data)
             if self.written_bytes > self.most_bytes:
@@ -1135,7 +1135,7 @@ class _PictureStore:
             self._write_in_pieces(file, data)
 
     def _write_in_pieces(self,
-        file,  # open and unbuffered, so that a full disk is noticed in `write`, not when it is closed
+        file,  # open and unbuffered
         data,  # bytes
     ):
         "Write bytes into an unbuffered file, while `reserve` bytes of the disk stay free; else `DataError`"

@@ -238,7 +238,7 @@ def _train(
     trainer.train()
     save_run(trainer, processor, settings)  # writes the adapter into `output_dir`
 
-    # `load_policy` began with this tiny supervised model: it is in the cache, and only its path is returned
+    # the path of the supervised model with which `load_policy` began; it is in the cache, not trained again
     family = settings.model.removeprefix("tiny-")  # such as qwen2_5_vl
     return warm_start(family, settings.warm_steps), log
 

@@ -33,7 +33,7 @@ class RefillGroups(BeforeGRPOTrainer):
         if not (self.refill and self.model.training):
             return batch  # TRL calls this for its evaluation too, whose prompts must stay
         G, extra_answers = self.num_generations, 0
-        for attempt in range(self.refill):
+        for attempt in range(self.refill):  # how often at most a step may try new prompts
             # The largest number of silent groups on any process: all processes must sample equally many.
             most_silent = self._most_silent(batch)
             if not most_silent:
@@ -42,7 +42,7 @@ class RefillGroups(BeforeGRPOTrainer):
             prompts = self._new_prompts(most_silent, attempt)
             new_batch = super()._generate_and_score_completions(prompts)
             batch = swap_groups(batch, new_batch, G)  # only its groups that are not silent are taken
-        # Counted again, since TRL divides the loss by this number.
+        # The new answers have other lengths, and TRL divides the loss by the number of all answers' tokens.
         tokens_of_all = self.accelerator.gather(_answer_tokens(batch)).sum()
         self._log_shares(batch["advantages"], extra_answers / len(inputs))
         return batch | {"num_items_in_batch": tokens_of_all}
@@ -69,8 +69,8 @@ class RefillGroups(BeforeGRPOTrainer):
     def _new_prompts(self, n, attempt):
         """Draw `n` rows of the data set, and return each G times: a list of dictionaries.
 
-        The draw is seeded by the run's seed, the step, the attempt and the process, so that a resumed run
-        draws the same rows."""
+        The draw is seeded by the run's seed, the step, the attempt (0, 1, … of this step) and the process, so
+        that a resumed run draws the same rows."""
         draw_seed = f"{self.args.seed} {self.state.global_step} {attempt} {self.accelerator.process_index}"
         chosen = random.Random(draw_seed).sample(range(len(self.train_dataset)), n)
         rows = []
@@ -145,6 +145,7 @@ def _concatenated(
     both = {}
     for name in a:
         of_a, of_b = a[name], b[name]
+        # A number for each answer, [rows, 1], must not become a number for each token.
         if not _has_one_column(name, a, b):
             # Only tensors with an axis of tokens are padded; others come back as they are.
             of_a, of_b = _padded(name, a, P, C), _padded(name, b, P, C)
@@ -171,8 +172,8 @@ def _with_missing_fields(batch, other):
     for name in other.keys() - batch.keys():
         other_field = other[name]
         if isinstance(other_field, list):  # for each row the number of its pictures, or a tensor of them
-            is_number = isinstance(other_field[0], int)
-            no_pictures = 0 if is_number else other_field[0][:0]  # [:0]: an empty tensor of that kind
+            of_first_row = other_field[0]
+            no_pictures = 0 if isinstance(of_first_row, int) else of_first_row[:0]  # 0, or an empty tensor
             added[name] = [no_pictures] * n
         else:  # token types [rows, P + C], of prompt and answer: 0 stands for text
             P, C = _widths(batch)

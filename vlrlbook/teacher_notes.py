@@ -88,6 +88,7 @@ def _timetable():
     for minutes, what in _parts_of_the_morning():
         rows.append(f"| {now // 60}:{now % 60:02d} | {what} | {minutes} |")
         now += minutes
+    # _on_minutes: two sentences, that the minutes were never tried in a class
     return "## The morning\n\n" + "\n".join(rows) + f"\n\nEnds at {now // 60}:{now % 60:02d}. {_on_minutes}"
 
 

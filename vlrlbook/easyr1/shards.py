@@ -137,7 +137,7 @@ def _save_descriptions(model, processor, folder):
 # %% ../../nbs/09d_shards.ipynb #n0a21af7
 def shard_box(
     shape: tuple, # of the whole tensor
-    placements: tuple, # a word per mesh dimension: the tensor dimension that it cuts, or None for copies
+    placements: tuple, # for each mesh dimension the tensor dimension that it cuts, or None for copies
     mesh_shape: tuple, # processes along each mesh dimension
     place: tuple, # where one process stands in the mesh
 ) -> tuple: # a slice per tensor dimension
@@ -280,7 +280,7 @@ class Stored:
 
     def _span(self):
         "How many elements of the storage lie from the tensor's first to its last, these two among them"
-        if self.plain:
+        if self.plain: # contiguous
             return prod(self.shape)
         # Some elements between these two are not its own: of a column of a matrix, those of other columns.
         return 1 + sum((size - 1) * step for size, step in zip(self.shape, self.stride))
@@ -304,10 +304,9 @@ def _fill_from_file(flat, path, record, skipped):
 def _check_checksum(memory, path, record):
     """Raise ShardError if the bytes of a storage, read into `memory`, are not those that torch.save wrote
 
-    `record`: (first byte, bytes, checksum) of the storage in the file; checksum 0: none was written. A part
-    of a storage is not checked."""
+    `record`: (first byte, bytes, checksum) of the storage in the file; checksum 0: none was written."""
     first_byte, size, checksum = record
-    # The checksum (CRC-32) is that of the whole storage, so a part of it cannot be checked.
+    # The checksum (CRC-32) is that of the whole storage, so a part of it is not checked.
     is_whole = len(memory) == size
     if checksum and is_whole and zlib.crc32(memory) != checksum:
         where = f"bytes {first_byte} to {first_byte + size}"
@@ -483,7 +482,7 @@ def _read_state_dict(records, path):
     pickle_name = next(name for name in records if name.endswith("/data.pkl"))
     folder = pickle_name.removesuffix("data.pkl")
     byte_order = records.get(f"{folder}byteorder") # older versions of torch write no such entry
-    # `_read_record` reads an entry. Numbers are taken as this machine writes them, its lowest byte first.
+    # Numbers will be read as this machine writes them, their lowest byte first.
     if byte_order and _read_record(path, byte_order) != b"little":
         raise ShardError(f"{path.name}: written on a big-endian machine")
     storages = _storage_records(records, folder)
@@ -758,7 +757,8 @@ def _check_ranks(folder, world_size, ranks):
 # %% ../../nbs/09d_shards.ipynb #n9fd8594
 def _subfolder_hint(folder):
     "The end of an error message: the subfolder that holds shards, or an empty text if there is none"
-    # Often the folder above is given: global_step_20 instead of global_step_20/actor.
+    # Often the folder above is given: global_step_20 instead of global_step_20/actor. Of several
+    # subfolders the message names the last one, in the order of their names.
     first_files = folder.glob("**/model_world_size_*_rank_0.pt")
     subfolders = sorted({path.parent.relative_to(folder).as_posix() for path in first_files})
     return f": did you mean {subfolders[-1]!r} in it?" if subfolders else ""
@@ -864,7 +864,7 @@ def _boxes(pieces, shape, key):
     return boxes
 
 def _boxes_of_plain(stored_shapes, shape):
-    """The places in the whole of plain tensors with these shapes, which do not say it; None if none fits
+    """The places of plain tensors in the whole, by their shapes alone; None if these do not fit
 
     If each has the whole `shape`, they are copies; if together they have as many rows as the whole, they
     follow one another along dimension 0 by rank."""

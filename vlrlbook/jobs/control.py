@@ -45,18 +45,16 @@ class JobControl:
         if row["status"] in ends:  # completed, failed, cancelled
             raise WrongState(f"the job is {row['status']} already")
 
-        # `move` changes a job only if it is still in an expected state. One without a process ends at once.
-        without_process = ("queued", "interrupted")
-        end_columns = self.clock.end_columns()
+        # `move` changes a job only if it is still in an expected state.
+        without_process = ("queued", "interrupted")  # such a job ends at once
+        end_columns = self.clock.end_columns()  # when it ended: for people, and for its age
         if self.ledger.move(row["job_id"], without_process, to="cancelled", why="asked", **end_columns):
             return
 
-        # A running job is only asked to die here. If the server dies before it gives the order, the order is
-        # not lost: the dispatcher repeats it while the ledger says `cancelling`. If it says that already,
-        # nothing changes here.
+        # A running job is only asked to die here. If the server dies before it gives the order, the
+        # dispatcher gives it, as long as the ledger says `cancelling`.
         if self.ledger.move(row["job_id"], "training", to="cancelling", why="asked"):
-            # The row is read again: the attempt that trains may be a later one than a moment ago, and nobody
-            # would obey an order to an attempt that is over.
+            # The row is read again: the order names an attempt, and a later one may be training by now.
             self._give_order(self.ledger.job(row["job_id"]))
 
     def _row_of_now(self, job_id):

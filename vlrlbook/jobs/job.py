@@ -34,7 +34,7 @@ replacement_character = "\N{REPLACEMENT CHARACTER}"  # what stands in the place 
 
 def clean(
     x,  # anything that JSON could hold
-    most: int = 100_000,  # characters of each text; what is longer is cut
+    most: int = 100_000,  # characters of each text; what is longer is cut, keys only after 100,000
 ):  # the same, writable as UTF-8 JSON
     """Copy `x` so that it can be sent as JSON and shown in a terminal.
 

@@ -205,13 +205,13 @@ class Ledger:
         columns = {"status": to, "updated_at": self.now(), **columns}
         with self.write() as db:  # a transaction
             before = db.execute("SELECT status, attempt FROM jobs WHERE job_id = ?", (job_id,)).fetchone()
-            # The caller may have read the job before it was cancelled, or before a new attempt began. So the
-            # UPDATE itself compares state and attempt, and changes nothing where they are others by now.
+            # What the caller has read of the job may be old, so the UPDATE itself compares state and attempt.
             update = _compare_and_set(columns, allowed)
             done = db.execute(update, (*columns.values(), job_id, *allowed, of_attempt))
             if not done.rowcount:
                 return False
-            # Logged in the same transaction, so that the log of moves misses no change.
+            # Logged in the same transaction, so that the log of moves misses no change. `before` is no None
+            # here: a row was found and changed.
             attempt = columns.get("attempt", before["attempt"])
             self.log(db, job_id, attempt, before=before["status"], after=to, why=why)
             return True

@@ -154,7 +154,7 @@ def _is_percentage(near: Near):  # a number token and its neighbours; .text: in 
     "Whether the number is a percentage, as in 95%, 95 percent, 百分之九十五"
     if near.after.text in _percent_signs:  # %, percent, or 成, a tenth
         return True
-    # Chinese says "of a hundred parts" (百分之) before the number
+    # before the number: 百分之, "of a hundred parts", or the 分之 of a fraction; each is one token
     if near.before.text in ("百分之", "分之"):
         return True
     return near.after.text == "per" and near.second_after.text == "cent"
@@ -230,9 +230,9 @@ def _is_date_or_time(
     # 下午三点 is three in the afternoon: the last character of the part of the day, then 点, o'clock
     if near.before.text in ("午", "上", "晨") and near.after.text in ("点", "點"):
         return True
-    if near.after.text in ("a", "p") and near.third_after.text == "m":
-        # 10 a.m.
-        return near.second_after.text == "."
+    # 10 a.m.
+    if near.after.text in ("a", "p") and near.second_after.text == "." and near.third_after.text == "m":
+        return True
     return _is_year(near)
 
 
@@ -313,11 +313,10 @@ def _is_glued_to_name(
         #   .text is in lower case, .kind is word, number or mark, .glued: no space before it
 ):
     "Whether the number touches a letter or a word that makes it part of a name: x3, GPT-4, 3D, fig.5, 5_"
-    # `glued`: no space before the token
     if _is_one_letter(near.after):  # one that is glued to the number: 3D, but not "3 D"
         return True
+    # "5_" is the beginning of a file name or the like that was cut
     if near.after.text == "_" and near.after.glued:
-        # "5_" is the beginning of a file name or the like that was cut
         return True
     if not near.number.glued:
         return False
@@ -331,7 +330,6 @@ def _is_adjective(
         #   .text is in lower case, .kind is word, number or mark, .glued: no space before it
 ):
     "Whether the number begins an adjective with a hyphen, such as 5-star or three-legged"
-    # `glued`: no space before the token
     if near.after.text != "-" or not near.after.glued:
         return False
     word = near.second_after
@@ -531,7 +529,7 @@ def _is_share_by_what_precedes(near: Near):  # a number token and its neighbours
 
 def _is_behind_each(near: Near):  # a number token and its neighbours; .text: in lower case
     "Whether `each` or the like stands in the four tokens before the number, in its clause: each has 3"
-    for token in reversed(near.seven_before()[-4:]):  # the nearest first
+    for token in reversed(near.seven_before()[-4:]):  # the four before the number, the nearest first
         if token.text in _ends_share_clause:  # a comma, a full stop, a line break, the text's beginning
             return False
         if token.text in ("each", "every", "per", "每"):
@@ -601,7 +599,7 @@ def number_roles(
     """What each number of a text is: count, in brackets, list number, or the role of the first rule that fits
 
     Of a long text only the last `_most_numbers` numbers are looked at."""
-    roles = _roles_without_rules(tokens)
+    roles = _roles_without_rules(tokens)  # "count" or "in brackets", which stay where no rule fits
     roles = {i: roles[i] for i in list(roles)[-_most_numbers:]}
     list_numbers = _list_numbers(tokens)  # places of those that number a list's items
     for i in roles:
@@ -712,7 +710,7 @@ def _is_denied_any(
     # "not any number" says nothing of the things; `_is_meta_noun`: a noun such as `number` or `idea`
     if _is_meta_noun(tokens, i + 1):
         return False
-    # "I can't see any". Not for `one`: "I can't see one of them" says only that one is hidden.
+    # can't, any verb, any. Not for `one`: "I can't see one of them" says only that one is hidden.
     is_unseen = tokens[i].text != "one" and tokens[i - 2].text in ("can't", "cannot", "couldn't")
     return is_unseen or _is_negated(tokens, i)  # `_is_negated`: a word such as `not` stands before
 
@@ -736,7 +734,7 @@ def _says_none_in_chinese(
     tokens,  # numbers, words and marks of a text, with 8 edge tokens (`margin`) before and behind
     i,  # place of a token
 ):
-    """Whether token `i` begins a Chinese phrase for "there are none": 没有苹果, 没看到, 看不到, 不存在, 无
+    """Whether the `not` at token `i`, 没, 不 or 无, says that there are none: 没有苹果, 没看到, 看不到, 不存在, 无
 
     The tokens of a Chinese text are single characters, most of them."""
     # `tokens` begins and ends with `margin` (8) edge tokens, so that neighbours are always there
@@ -843,7 +841,8 @@ def _count_behind_article(
     has_group_noun = False
     for i in range(article + 1, article + _longest_phrase):  # the next 6 tokens; then begins another phrase
         if is_number(tokens[i]):
-            # "a group of 5 people" and, a share, "a bowl with 5 of them": the number wins over the article
+            # "a group of 5 people" and, a share, "a bowl with 5 of them": the number wins over the article.
+            # With another role it counts no things, as the measure in "a bag of 5 kg".
             return int(tokens[i].value) if roles.get(i) in ("count", "share") else None
         if _ends_phrase(tokens, i):  # at a mark, at `on`, `and` and the like, at the `of` of "of fruit"
             break
@@ -895,6 +894,7 @@ def _is_mistyped_count(
     touches_letters = following.glued and following.kind == "word"
     # such as 2d, 3d, 4k, 5g; `text` is in lower case
     is_dimension = number.text + following.text in _dimension_names
+    # a number that is glued itself belongs to the name before it, as in x5c
     return touches_letters and not number.glued and not is_dimension
 
 
@@ -950,7 +950,7 @@ def _count_before_total(
     place = _count_close_before(tokens, roles, i)
     if place is None or tokens[i + 1].text != ":":
         return place
-    # parts stand behind the colon in "5 in total: 2 left, 3 right", but the total in "2 and 3, in total: 5"
+    # behind the colon: the parts in "5 in total: 2 left, 3 right", but the total in "2 and 3 in total: 5"
     values_behind = [tokens[at].value for at, role in roles.items() if at > i and role == "count"]
     parts = [value for value in values_behind if value is not None]  # None: cannot be read, as of 2.5.1
     return place if tokens[place].value == sum(parts) else None
@@ -1060,9 +1060,9 @@ def _after_correction(
     tokens,  # numbers, words and marks of a text, with 8 edge tokens (`margin`) before and behind
     places,  # of counts, ascending
 ):
-    "The counts at `places` (ascending) that stand behind the last `wait` or the like; all if there is none"
+    "The places of counts behind the last `wait` or the like that has one behind it; all if there is none"
     for i in range(len(tokens) - margin - 1, margin - 1, -1):  # backwards, without the edge tokens
-        # only a correction with a count behind it takes counts back
+        # `places[-1] > i`: a correction without a count behind it takes none back
         if places and places[-1] > i and _is_correction(tokens, i):
             return [place for place in places if place > i]
     return places
@@ -1202,7 +1202,7 @@ def _holds_part_of_number(
     roles,  # place of each number among them → its role, such as "count", "share" or "size"
 ):
     "Whether a number of a text is written in several tokens, such as 2 1/2 or 10^3, which is not read"
-    # "not whole" is the role of 2.5 and -3, which can be read, and of the 2 of 2 1/2, which cannot alone
+    # "not whole" is the role of 2.5 and -3, which can be read, and of the 2 of 2 1/2, whose value is whole
     not_whole = [place for place, role in roles.items() if role == "not whole"]
     return any(_is_part_of_number(tokens[place].value) for place in not_whole)
 

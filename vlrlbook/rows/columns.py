@@ -75,7 +75,7 @@ def read_keys(
     for role, column in _roles_and_columns(keys):  # pairs such as ("answers", "solution")
         if role == "answers":
             columns["any"] = column
-        role = _other_roles.get(role, role)  # such as "images", which means "image"
+        role = _other_roles.get(role, role)  # "answers" means "answer", "images" means "image"
         if role not in roles:
             raise SettingsError(f"keys: there is no {role!r}{nearest(role, list(roles))}")
         if role in columns:

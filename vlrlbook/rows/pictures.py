@@ -118,8 +118,8 @@ def _picture_of_dict(value, number, code):
 def _bytes_of_field(data, number, code):
     """The bytes of a dict's field `bytes`, which JSON writes as base64 or as a list of numbers.
 
-    Empty or None for an empty field, None for a list of anything but 0 to 255. `number` (of the row) and
-    `code` belong to the `DataError` for a text that is no base64 of a picture."""
+    None for a list of anything but 0 to 255; an empty field and bytes are returned unchanged. `number` (of
+    the row) and `code` belong to the `DataError` for a text that is no base64 of a picture."""
     if isinstance(data, list):
         are_bytes = all(isinstance(b, int) and 0 <= b < 256 for b in data)
         return bytes(data) if are_bytes else None
@@ -168,7 +168,8 @@ def _from_base64(text):
 def _names_by_folded(folder):
     """The names of the files in a folder, as a dict: the name without case (`folded_name`) → the name.
 
-    The value is None if several names differ only by case, so that none is taken for another."""
+    The value is None if several names differ only by case, so that none is taken for another. A folder is
+    listed once for all rows, and forgotten when `decoded` begins."""
     names = {}
     try:
         entries = os.listdir(folder)
@@ -260,7 +261,7 @@ def _path_as_written(base, picture, number):
         is_folder = full_path.is_dir()
     except (OSError, ValueError, RuntimeError) as error:  # too long a name, one with NUL, a circle of links
         message = f"no path ({type(error).__name__})"
-        # Cut short, since such a text may be base64.
+        # Cut shorter than the path of a folder below, since such a text may be base64.
         raise DataError("image.missing", message, row=number, entry=picture[:_most_shown]) from error
     if is_folder:
         raise DataError("image.missing", "a folder, expected a picture", row=number, entry=picture[:200])

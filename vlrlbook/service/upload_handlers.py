@@ -65,7 +65,7 @@ class UploadSide:
 
     async def files(self, request):
         "GET /files: uploads, newest first, a page at a time"
-        parameters = query(request, limit=page_limit, after=(str, None))  # `limit`: 50, or what is asked for
+        parameters = query(request, limit=page_limit, after=(str, None))  # (type, default)
         file_ids = list(reversed(self.uploads.known))  # `known` has the oldest first
         start = _index_behind(parameters["after"], file_ids)
         page = file_ids[start:start + parameters["limit"]]
@@ -81,6 +81,7 @@ class UploadSide:
 
     async def rows(self, request):
         "GET /files/{file_id}/rows: an upload's rows in order, a page at a time"
+        # (type, default, least, most)
         parameters = query(request, limit=page_limit, after=(int, 0, 0, _largest_row))
         after, limit = parameters["after"], parameters["limit"]  # `after` is a row's number
         file_id = request.path_params["file_id"]

@@ -288,7 +288,7 @@ class Uploads:
         return folder / name
 
     def older(self,
-        days: float,  # least age, by the clock that nobody can set
+        days: float,  # least age by `clock`, which setting the computer's clock does not change
     ) -> list:  # of file_ids
         "List the uploads that are at least so many days old"
         least_age = _seconds_a_day * days
