@@ -293,10 +293,8 @@ def _did_you_mean(
     name, # what was written, and does not exist
     possible, # all names that exist
 ):
-    """`: did you mean 'x'?` with the nearest possible name, or "" if none is near.
-
-    `nearest` lists all names if none is near; the messages of `check_columns` list them anyway."""
-    # nearest: ": did you mean 'x'?", or " (there are: …)" with all names
+    "`: did you mean 'x'?` with the nearest possible name, or an empty text if none is near"
+    # Then `nearest` lists all names, " (there are: …)", which the messages of `check_columns` do anyway.
     text = nearest(name, possible)
     return text if "did you mean" in text else ""
 
@@ -343,8 +341,8 @@ class AlohaFrames(torch.utils.data.Dataset):
         self.times = np.array(columns["timestamp"]) # seconds since the film began
         # The frame's number in the whole data set, even if only some of its films are opened.
         self.indices = np.array(columns["index"])
-        texts = self.data.meta.tasks.index # LeRobot keeps tasks as a table whose index is their text
-        self.tasks = [texts[number] for number in columns["task_index"]]
+        task_texts = self.data.meta.tasks.index # of a table: the text of task 0, of task 1 and so on
+        self.tasks = [task_texts[number] for number in columns["task_index"]]
         if label:
             labels = read_film_labels(
                 columns[label], self.episodes, self.moments, label, label_as, num_classes)
@@ -378,8 +376,7 @@ class AlohaFrames(torch.utils.data.Dataset):
         image_cameras = [camera for camera in self.cameras if features[camera]["dtype"] == "image"]
         video_cameras = [camera for camera in self.cameras if camera not in image_cameras]
 
-        # The columns of the image cameras: pictures[rows] is a dict, camera → its frames at these rows.
-        self.pictures = None
+        self.pictures = None # or a table: pictures[rows] is a dict, image camera → its frames at these rows
         if image_cameras:
             self.pictures = self.data.hf_dataset.with_format(None).select_columns(image_cameras)
 
@@ -451,9 +448,11 @@ class AlohaFrames(torch.utils.data.Dataset):
         film_rows = np.flatnonzero(self.episodes == self.episodes[row]) # in the order of time
         times, earlier = self.times[film_rows], []
         for moment in self.shown_before:
-            wanted_time = -np.inf if moment == "first" else self.times[row] + moment
-            distances = np.abs(times - max(wanted_time, times[0])) # never before the film's beginning
-            nearest_frame = distances.argmin()
+            if moment == "first":
+                wanted_time = times[0]
+            else: # seconds, such as -2.0
+                wanted_time = max(self.times[row] + moment, times[0]) # never before the film's beginning
+            nearest_frame = np.abs(times - wanted_time).argmin()
             earlier.append(int(film_rows[nearest_frame]))
         return earlier
 
@@ -550,7 +549,7 @@ def open_frames(
         data,
         cameras or s.camera_names,
         label=None if lacks_labels else s.label,
-        # Only training may leave out frames ("drop"): a prediction is wanted for every frame.
+        # All-zero labels count as bin 0 ("first"); only training may leave out their frames ("drop").
         zero_labels=s.zero_labels if training else "first",
         label_as=s.label_as,
         num_classes=s.num_classes,
@@ -966,13 +965,12 @@ class _SavedParts:
     moments: list # earlier frames that are shown before each frame, such as ["first", -2.0]
 
     def has_unread_processor(self):
-        """True if a processor lies beside the weights that `load_vlm` has not read together with the model.
+        """Whether to read the processor that lies beside the weights, after `load_vlm` has read one.
 
-        transformers writes processor_config.json; its older versions wrote preprocessor_config.json."""
+        For a whole model it has read this one already, for an adapter that of the base model."""
         newer, older = self.weights / "processor_config.json", self.weights / "preprocessor_config.json"
-        if older.exists():
-            return True # it may not have been read; to read it once more does no harm
-        # A whole model was read with the processor beside it, an adapter with the base model's processor.
+        if older.exists(): # from an older transformers; of a whole model it is read twice, without harm
+            return True
         return self.has_adapter and newer.exists()
 
 def _saved_by_us(
@@ -1091,7 +1089,7 @@ def mirrored(
     Pictures are flipped, left and right cameras are exchanged, and so are the words left and right."""
     other_sides = [_other_side(camera) for camera in cameras]
     lacks_partner = set(other_sides) != set(cameras) # such as a left wrist without a right one
-    # The direction of a rotation is mirrored too, and exchanging left and right does not say that.
+    # Mirrored, clockwise is anticlockwise: to exchange the words left and right would not be enough.
     has_rotation = re.search(r"clockwise", item["text"], re.I)
     if lacks_partner or has_rotation:
         return None
@@ -1185,10 +1183,9 @@ class AlohaTrainer(CommittedCheckpoints, Trainer):
     Two of Trainer's methods are overridden, both private, read in transformers 5.17."""
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        # A model whose `forward` takes `**kwargs`, as ours does, is taken by Trainer for one that divides its
-        # loss by the number of items in a whole optimizer step. Ours divides by the items of one forward
-        # pass, so Trainer must still divide by the number of passes. Without this line a step of 4 passes
-        # would have gradients 4 times too large.
+        # If a model's `forward` takes `**kwargs`, as ours does, Trainer assumes that its loss is divided by
+        # the number of items in the whole optimizer step. Ours is divided by those of one forward pass, so
+        # Trainer must divide by the number of passes: else 4 passes make the gradients 4 times too large.
         self.model_accepts_loss_kwargs = False
 
     def _trained_names(self):
@@ -1407,9 +1404,9 @@ def judge_success(
     Success is predicted where the last bin's probability is at least the threshold. The threshold is the one
     with the best F1 on the validation frames."""
     last_bin = probabilities.shape[1] - 1
-    threshold = 0.5
+    threshold = 0.5 # without validation frames
     # `labels` has the bin of every frame; `rows` are the numbers of a part's frames.
-    if seen is not None:
+    if seen is not None: # what was predicted for the validation frames
         if val is None:
             raise ValueError("seen is of the frames in val: give val too")
         threshold = _best_threshold(seen[:, last_bin], frames.labels[val.rows] == last_bin)
@@ -1539,7 +1536,7 @@ def as_it_began(
     # Of each training frame: its film, its place in the film, and its bin.
     columns = [column[train.rows].tolist() for column in (frames.episodes, frames.moments, frames.labels)]
     fingerprint = hashlib.sha256(json.dumps(columns).encode()).hexdigest()[:16]
-    # Ends the error message: two settings with which a new run starts from these weights.
+    # In the error message: with the settings adapter and head a new run starts from these weights.
     advice = "adapter and head take its weights"
     # A new run writes begun_with.json into output_dir; a resumed one is compared with it.
     same_run(settings, checkpoint, free=may_differ, weights_by=advice, bins=bins,

@@ -37,10 +37,9 @@ class DataCheck:
         return not self.problems
 
     def _repr_markdown_(self):
-        "The report, with the kind of its rows named, and all problems but the first"
-        # The report begins with a number of rows, such as "12 rows, 10 kept": it becomes "12 VQA rows, …".
+        "The report, then a line for each problem but the first, which the caller raises or prints itself"
+        # "12 rows, 10 kept" becomes "12 VQA rows, 10 kept".
         lines = [str(self.report).replace(" rows,", f" {_kinds[self.kind]},", 1)]
-        # The caller raises or prints the first problem as the error at which training would stop.
         lines += [f"- {problem}" for problem in self.problems[1:]]
         return "\n".join(lines)
 
@@ -69,16 +68,16 @@ def check_file(
     with tempfile.TemporaryDirectory() as work:  # archives are unpacked into it
         # dataset: what a run would train on, or None. rows: usable ones as (number, object with `pictures`).
         if _is_archive(path):
-            if keys:  # a ZIP has fixed columns, so `keys` would have no effect
+            if keys:  # they would have no effect
                 raise SettingsError("keys: a counting ZIP has the columns of its contract")
-            kind = _kind_of_zip(kind)
+            kind = _kind_of_zip(kind)  # pointing, or else counting
             check, dataset, rows = _counting(path, kind, reward, strict, Path(work) / "data")
         elif kind == "preferences":
             check, dataset, rows = _preferences(path, image_dir, keys, skip_bad_rows)
         else:
             check, dataset, rows = _questions(path, kind, image_dir, keys, reward, skip_bad_rows)
 
-        # Both functions add the problems that they find to `check`.
+        # `_look_for_leaks` and `_check_dataset` add the problems that they find to `check`.
         if val_data is not None:
             others = _rows_of(Path(val_data), kind, image_dir, keys, Path(work) / "val")
             _look_for_leaks(rows, others, Path(val_data).name, check)
@@ -196,9 +195,8 @@ def _counting(
     folder, report, rows = _unpacked(path, work, kind, strict)
     check = DataCheck(report, kind)
     dataset = load_counting(folder, kind)
-    # `skip=False`: bad rows of a ZIP were left out already, but an answer that gets nothing from this reward
-    # stops a run.
-    # Problems are added to `check`; the result is not needed, since all rows are kept.
+    # `skip=False`: a row whose true answer earns too little is a problem, which is added to `check`. The
+    # result, all rows or None, is not needed.
     _rewarded_rows(dataset, reward or kind, skip=False, check=check)
     return check, dataset, rows
 
@@ -268,11 +266,12 @@ def _rewarded_rows(
 ):
     """Return the rows whose true answer the reward pays well, as a data set.
 
-    Without `skip` the first other row becomes a problem of `check`, and the result is None; with it that
-    happens only if no row is left."""
+    Without `skip`, a row whose true answer earns too little becomes a problem of `check`, and the result is
+    None; with `skip` that happens only if no row is left."""
     try:
+        # adds the rows that it leaves out to the report
         return with_good_truths(dataset, load_reward(reward), skip, check.report)
-    except DataError as error:
+    except DataError as error:  # about the first such row
         check.problems.append(error)
         return None
 

@@ -131,7 +131,7 @@ class EvaluationSettings(Settings):
             f"max_completion_length = {longest_answer}")
 
     def _with_vllm_rules(self):
-        "Yield (is wrong, message): what cannot be set together with use_vllm, and vLLM is installed"
+        "Yield (is wrong, message): settings that exclude use_vllm, and use_vllm where vLLM is not installed"
         # In task zoom a tool returns parts of the picture as new pictures.
         calls_a_tool = self.use_vllm and self.asked_task == "zoom"
         yield calls_a_tool, "use_vllm with task = zoom: pictures that a tool gives are not tested there"

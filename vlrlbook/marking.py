@@ -94,8 +94,8 @@ def counting_marks(
     """The marks of one answer to a counting question
 
     `exact` is 1 for the right count in any words, `verbatim` only for the text of the truth itself."""
-    # "zoom" is counting with a tool: its answers are read behind the last call. An answer without a call gets
-    # the same marks in both tasks.
+    # "zoom" serves both tasks that count: an answer is read behind its last call of the tool, and as a whole
+    # where it has none.
     basic = answer_marks(text, answer, "zoom")
     return dict(
         exact=basic["exact"],
@@ -310,6 +310,7 @@ def columns(
     names = {}  # a dict used as a set that keeps its order
     for row in rows:
         for name in row:
+            # prediction: the answers in a row of lmms-eval, see `prediction_files.as_ours`
             if name == "prediction" or name.endswith(ends):
                 names[name] = None
     return list(names)
@@ -600,8 +601,8 @@ def _middle_boxes(
         return []
     # all truths of a data set are in one scale, the model's: `in_scale_of` has written them so
     scale, size = box_truths[0].scale, box_truths[0].size
-    # `unit_of` returns what stands for the whole width and height: 1000 and 1000 in thousandths
-    whole_picture = (0.0, 0.0, *unit_of(scale, size))
+    width, height = unit_of(scale, size)  # of the whole picture in this scale: 1000 and 1000 in thousandths
+    whole_picture = (0.0, 0.0, width, height)
     # the median, since one large thing would pull a mean towards it
     median_edges = np.median([truth.boxes[0] for truth in box_truths], axis=0)
     return [say_boxes([whole_picture], scale), say_boxes([tuple(median_edges)], scale)]
@@ -710,11 +711,12 @@ def _group_metrics(
     main = main_mark(task)
     values = {column: marks_of_column[main] for column, marks_of_column in scored.items()}
     metrics = []
-    for group in by_group(rows, values, task, partial(metric, mark=main)):  # {group, n, column: metric, …}
+    main_metric, main_difference = partial(metric, mark=main), partial(difference, mark=main)
+    for group in by_group(rows, values, task, main_metric):  # {group, n, column: metric, …}
         metrics += [group[column] for column in values]
     if {"before_greedy", "after_greedy"} <= set(scored):
         change = {"gain_greedy": values["after_greedy"] - values["before_greedy"]}
-        for group in by_group(rows, change, task, partial(difference, mark=main)):
+        for group in by_group(rows, change, task, main_difference):
             metrics.append(group["gain_greedy"])
     return metrics
 

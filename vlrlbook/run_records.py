@@ -72,10 +72,7 @@ class Completions:
     def _remove_later_rows(self,
         steps_done,  # optimizer steps: 0, or those up to the checkpoint from which the run is resumed
     ):
-        """Remove the rows of steps that this run will do itself.
-
-        A run that is resumed from a checkpoint keeps the rows up to it: later steps are done again. A run
-        from the beginning keeps none."""
+        "Remove the rows of steps that this run will do itself: all rows, or those behind the checkpoint"
         self.is_cleaned = True
         self.path.parent.mkdir(parents=True, exist_ok=True)
         is_resumed = steps_done > 0 and self.path.exists()
@@ -184,7 +181,8 @@ class Recorder:
         rollouts = []
         for text, part, advantage in zip(texts, parts, group_advantages):  # part: a dict of numbers
             rollouts.append(Rollout(on_one_line(text), part, advantage))
-        return RolloutGroup(_drawn(sample, texts, self.eye), rollouts, title=title)
+        shown = _drawn(sample, texts, self.eye)  # the sample with boxes or looks drawn on its picture
+        return RolloutGroup(shown, rollouts, title=title)
 
     def _as_dict(self, group):
         "A group for the file: question, right answer, answers, and the first picture as a data URL"
@@ -199,10 +197,9 @@ class Recorder:
         for slot, group in sorted(self.kept.items()):
             _, when = slot.split()  # such as "1 first": the number is for sorting
             sample = group.sample
-            row = dict(when=when, title=group.title, question=sample.question, answer=sample.answer)
-            row["row"] = sample.row
-            row["rollouts"] = [asdict(rollout) for rollout in group.rollouts]
-            rows.append(row)
+            rollouts = [asdict(rollout) for rollout in group.rollouts]
+            rows.append(dict(when=when, title=group.title, question=sample.question, answer=sample.answer,
+                             row=sample.row, rollouts=rollouts))
         return rows
 
 
@@ -319,9 +316,10 @@ class SamePictures(TrainerCallback):
         "Override TrainerCallback's, called after each step: in the middle of the run ask about the pictures"
         # Once, at the first step from the middle on: a resumed run may begin behind the exact middle.
         before_the_middle = 2 * state.global_step < state.max_steps
-        if not state.is_world_process_zero or "middle" in self.stages or before_the_middle:
+        has_asked = "middle" in self.stages  # `stages`: first, middle or last → the answers then
+        if not state.is_world_process_zero or has_asked or before_the_middle:
             return
-        asked = [self.samples[i] for i in self.places]
+        asked = [self.samples[i] for i in self.places]  # the few chosen pictures
         self.keep("middle", state.global_step, predict(model, self.processor, asked, self.settings))
 
 

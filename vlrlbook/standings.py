@@ -129,8 +129,8 @@ def ranked(
 ) -> list:  # the same results, best first, each with its place filled in
     """Sort the results of a class, and give each its place.
 
-    Results with equal answers to the eight questions share a place, even if one model gained more than the
-    other: a gain that is larger by a few pictures may be chance."""
+    It depends on the verdict and on how many of chapter 06's eight questions are answered yes and no. Within
+    a place the gain only sets the order: a gain that is larger by a few pictures may be chance."""
     results = sorted(results, key=_sort_key)  # by `rank_key`; equal ones by the larger gain, then by name
     keys = [result.rank_key() for result in results]
     for result, key in zip(results, keys):
@@ -178,11 +178,11 @@ def _without_same_names(
         files_of_name.setdefault(entry.name.lower(), []).append(file)
     kept = {}
     for files in files_of_name.values():
-        first_entry = entries[files[0]]
+        entry = entries[files[0]]
         if len(files) == 1:
-            kept[files[0]] = first_entry
+            kept[files[0]] = entry
         else:
-            refused.append(f"{' and '.join(files)} are both from “{first_entry.name}”, so neither is ranked: "
+            refused.append(f"{' and '.join(files)} are both from “{entry.name}”, so neither is ranked: "
                            "change the name in the first line of one of them")
     return kept
 

@@ -67,13 +67,14 @@ def _folder(
 
     The folder's name is a hash of all that the weights depend on: first weights, training and shape."""
     processor = twin_processor(family)
-    lesson_keys = _lesson_keys(task, seed + 1, family, looks)  # the seed of pictures in `supervised`
+    lesson_keys = _lesson_keys(task, seed + 1, family, looks)  # `supervised` draws pictures with seed + 1
     config = twin_config(family, processor.tokenizer).to_json_string()
     recipe = [steps, seed, lesson_keys, config, processor.tokenizer.backend_tokenizer.to_str()]
     if task == "zoom":
         picture_size = dict(_zoom_eye(family).processor.image_processor.size)  # in which pictures are shown
         # Training begins with the weights of another tiny model, after task counting's warm start.
         counting_twin = _folder(family, _counting_steps(), seed, "counting", looks=0)
+        # aiming_share: of the steps that teach only where to zoom
         recipe += [picture_size, counting_twin.name, aiming_share]
     key = hashlib.sha256(repr(recipe).encode()).hexdigest()[:12]
     return cache_dir() / f"warm-{family}-{key}"
@@ -136,20 +137,17 @@ def supervised(
     looks: int = 0,  # 0: no lesson calls the zoom tool; any other number: some call it, once each
     **config,  # see `models.twin_config`
 ):  # model, loss per step
-    """Teach a twin (tiny model with random weights) to answer, by supervised steps on `lessons`.
-
-    AdamW; the learning rate rises over 30 steps and falls to 0 over the second half."""
+    "Teach a twin (tiny model with random weights) to answer, by supervised steps on `lessons`"
     is_zoom = task == "zoom"
-    # The model that learns to zoom can count discs already.
+    # The model that learns to zoom can count discs already, so it gets a smaller learning rate.
     model, processor = _counting_twin(family, seed) if is_zoom else tiny_twin(family, seed, **config)
     model.train()
-    lr = 7e-4 if is_zoom else 1e-3  # less for the model that has much to keep
+    lr = 7e-4 if is_zoom else 1e-3
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.95), weight_decay=0.0)
     schedule = _rise_and_fall(optimizer, steps)
-    # A function (processor, samples, answers) → batch, labels. In task zoom an answer has several turns.
+    # (processor, samples, answers) → batch, labels; in task zoom an answer has several turns
     encode_lessons = _several_turns(family) if is_zoom else _one_turn
-    # Pictures have another seed than weights. It must be the same as in `_folder`.
-    lessons_by_step = _lessons_by_step(task, steps, seed + 1, family, looks)
+    lessons_by_step = _lessons_by_step(task, steps, seed + 1, family, looks)  # seed + 1 as in `_folder`
     losses = []
     for _ in progress_bar(range(steps), desc="warm start"):
         samples, answers = next(lessons_by_step)
@@ -240,11 +238,11 @@ def _several_turns(family):
     Its answers have several turns: the model calls a tool, gets a picture back, and then answers. Labels are
     the model's own turns."""
     eye = _zoom_eye(family)  # also cuts out the parts of pictures that calls ask for
-    processor = eye.processor  # shows pictures in the size of the run
-    teach_calls(processor)  # adds a form for calls of the tool to its chat template
-    def encode_lessons(_ignored_processor, samples, answers):  # the other one has no form for calls
-        batch = encode_turns(processor, samples, answers, eye)
-        return batch, turn_labels(batch["input_ids"], processor)
+    zoom_processor = eye.processor  # shows pictures in the size of the run
+    teach_calls(zoom_processor)  # adds a form for calls of the tool to its chat template
+    def encode_lessons(_processor, samples, answers):  # not used: its chat template cannot write calls
+        batch = encode_turns(zoom_processor, samples, answers, eye)
+        return batch, turn_labels(batch["input_ids"], zoom_processor)
     return encode_lessons
 
 

@@ -89,9 +89,10 @@ def teach_calls(
 
     A second call changes nothing."""
     style = _style(processor)
-    if processor.chat_template == chat_template:  # that of tiny models (twins), without calls
+    if processor.chat_template == chat_template:  # a tiny model's (twin's), which cannot write calls
         processor.chat_template = _twin_template
-    elif style == "tagged" and "tool_call" not in processor.chat_template:  # of Qwen2-VL and Qwen2.5-VL
+    # Qwen2-VL's and Qwen2.5-VL's templates cannot write calls; those of later families can, and stay.
+    elif style == "tagged" and "tool_call" not in processor.chat_template:
         processor.chat_template = _tagged_template
     processor.tokenizer.response_template = _response_template(style)
     return style
@@ -104,7 +105,7 @@ def _response_template(
 
     Without one TRL looks for the chat template in a list of its own, in which ours is missing."""
     begin, end_pattern = _call_delimiters[style]
-    function = {"name": "zoom", "arguments": {"said": "{content}"}}  # said: the text within the call
+    function = {"name": "zoom", "arguments": {"said": "{content}"}}  # TRL puts the text within the call there
     call = {
         "open": begin,
         "close_pattern": end_pattern + r"\s*",
@@ -195,12 +196,12 @@ def _tool_turns(
     processor,  # its chat template writes the turns
     contents,  # of the tool's answer to each call: [{"type": "image"}] or [{"type": "text", "text": …}]
 ):
-    """The tool's turns as the chat template writes them, and the opening of the model's next turn.
+    """The text that follows a turn with calls: the tool's turns, and the opening of the model's next turn.
 
-    The result follows the end token of the model's turn. For one picture, with ⏎ for a line break, it may be:
+    For one picture, with ⏎ for a line break:
     ⏎<|im_start|>tool⏎<|vision_start|><|image_pad|><|vision_end|><|im_end|>⏎<|im_start|>assistant⏎"""
-    # A template writes whole conversations only. So a short one is written, and the part that is the same
-    # without the tool's turns is cut off, as in TRL 1.16 (`_get_tool_suffix_ids`).
+    # A template writes whole conversations only. So a short one is written with and without the tool's
+    # turns, and what both begin with is cut off, as in TRL 1.16 (`_get_tool_suffix_ids`).
     conversation = _conversation_with_call()
     without_tool = processor.apply_chat_template(conversation)
     conversation += [{"role": "tool", "name": "zoom", "content": content} for content in contents]
@@ -318,10 +319,7 @@ def converse(
     looks: int,  # calls that are allowed in one answer
     eye: Eye,  # of the model: in which size it sees a picture, in which scale it writes coordinates
 ) -> list:  # n texts for each sample, such as "zoom(98, 0, 112, 14)\n<tool_response><image>…"
-    """Sample answers of a model that may call the tool `zoom`.
-
-    Where a turn holds calls, the model gets the enlarged pictures and is asked again, as TRL's loop does in
-    training."""
+    "Sample answers of a model that may call the tool `zoom`; the tool loop is as TRL's in training"
     style = teach_calls(processor)  # how the model writes calls: plain or tagged
     openings = [_opening_text(processor, sample) for sample in samples]
     first_turns = say(_as_batch(processor, openings, [sample.images for sample in samples]), n)
@@ -332,8 +330,7 @@ def converse(
         conversation = _Conversation(openings[sample_number], samples[sample_number], tool)
         conversation.add_model_turn(text, style)
         conversations.append(conversation)
-    # One turn more than calls are allowed: the model may still answer after a call too many was refused.
-    for _ in range(looks + 1):
+    for _ in range(looks + 1):  # one turn more: after a call too many was refused, the model may still answer
         _take_turns(say, processor, conversations, style)
     answers = [written(conversation.turns) for conversation in conversations]
     return [answers[begin:begin + n] for begin in range(0, len(answers), n)]
@@ -434,15 +431,15 @@ class LookTwice(BeforeGRPOTrainer):
     def _tool_call_loop(self, *args, **kwargs):
         """Overrides TRL's (1.16), which runs the tools that answers call and lets the model go on.
 
-        The tool becomes `answer_call`, which takes `said`, the text within a call, in place of `Looker.zoom`,
-        which takes four numbers. Refused calls are logged by kind. If TRL no longer calls this method, every
-        call is refused with a TypeError about `said`."""
+        The tool becomes `answer_call`, which takes `said`, the text within a call: TRL has made it of
+        `Looker.zoom`, which takes four numbers. If TRL no longer calls this method, every call is refused
+        with a TypeError about `said`."""
         # Both attributes are TRL's. `_sync_tool_dicts`: for each answer, name → tool. `environments`: a
         # `Looker` for each answer.
         self._sync_tool_dicts = [{"zoom": partial(answer_call, looker)} for looker in self.environments]
         result = super()._tool_call_loop(*args, **kwargs)
         mode = "train" if self.model.training else "eval"
-        for kind in refusals:
+        for kind in refusals:  # outside, too_many and the like; `refused` counts the calls of each kind
             count = sum(looker.refused[kind] for looker in self.environments)
             self._metrics[mode][f"part/{kind}"].append(count / len(self.environments))
         return result

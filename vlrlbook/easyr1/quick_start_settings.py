@@ -43,10 +43,7 @@ class QuickStartSettings(Settings):
         "gpu": dict(base_model="Qwen/Qwen2.5-VL-3B-Instruct", eval_samples=200)}
 
     def rules(self):
-        """Yield (is broken, message) for each rule
-
-        The base class's `check` puts the messages of broken rules into one SettingsError. `must_be` raises
-        at once if a setting is none of the allowed words."""
+        "Yield (is broken, message) for each rule; `must_be` raises at once for a word that is not allowed"
         self.must_be("engine", ("trl", "easyr1"))
         self.must_be("version", versions)
         for name in self.skipped:

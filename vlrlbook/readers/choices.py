@@ -31,12 +31,12 @@ def _letter_at(
     A single letter may also be an article (`a`), a pronoun (`I`) or a part of a name (`C3`)."""
     # `tokens` ends with 8 empty edge tokens, so that there is always a next one
     token, following = tokens[i], tokens[i + 1]
-    if token.text not in _letters_of_choices or token.kind != "word":  # a to j; `text` is in lower case
+    if token.text not in _letters_of_choices or token.kind != "word":  # not a letter a to j
         return ""
-    is_name = following.kind == "number" and following.glued  # such as C3; `glued`: no space before it
+    is_name = following.kind == "number" and following.glued  # such as C3
     if is_name:
         return ""
-    if token.raw.islower():  # `raw` is the token as written
+    if token.raw.islower():
         return _small_letter_at(tokens, i)
     return _capital_letter_at(tokens, i)
 
@@ -87,14 +87,14 @@ def _letter_list(
 
     `A, C and D` → ({A, C, D}, i + 5). Where no choice stands at token `i`: (empty set, i). Letters without a
     comma, `and` or the like between them are no list: the first one counts alone."""
-    letters, end = set(), i  # `end`: the place behind the last letter
+    letters, end = set(), i  # the letters read so far, and the place behind the last of them
     while True:
-        place = end
+        place = end  # of the next letter, once the separators before it are skipped
         while letters and tokens[place].text in _between_letters:  # a comma, `and` and the like
             place += 1
-        has_separator = place > end
+        lacks_separator = bool(letters) and place == end
         letter = _letter_at(tokens, place)  # "" where this token names no choice
-        if not letter or (letters and not has_separator):
+        if not letter or lacks_separator:
             return letters, end
         letters.add(letter)
         end = place + 1
@@ -128,14 +128,14 @@ def _letters_behind(
     is_denied = False
     while True:
         letters, end = _letter_list(tokens, place)  # choices such as `A, C` at this place, and where they end
-        if letters and not is_denied:
-            return letters
         if letters:
+            if not is_denied:
+                return letters
             place, is_denied = end, False  # "not A but B": go on behind the A
             continue
-        word = tokens[place].text
+        word = tokens[place].text  # "" at the end of the text, which ends the search
         # denials: not, isn't; words before a letter: is, most, likely, `:` and the like
-        is_small_word = word in _denials or word in _before_letter or word == "but"  # not so an edge token
+        is_small_word = word in _denials or word in _before_letter or word == "but"
         if place >= search_end or not is_small_word:
             return set()
         if word in _denials:
@@ -153,7 +153,7 @@ def _confirmed_letter(
     for i in range(margin, len(tokens) - margin):  # without the edge tokens at both ends
         if tokens[i].text != "is":
             continue
-        # behind `is`, past a `the`; before `is`, past a closing bracket or quotation mark
+        # one place further where a `the` follows, or a bracket or quotation mark closes before `is`
         adjective_place = i + 2 if tokens[i + 1].text == "the" else i + 1
         letter_place = i - 2 if tokens[i - 1].text in (")", '"') else i - 1
         letter = _letter_at(tokens, letter_place)  # "" where that token names no choice
@@ -282,12 +282,11 @@ def truth_letters(
     truth: str,  # what the data set says
 ) -> frozenset:  # of capital letters A to J; empty where the text holds anything but choices
     "The letters of a truth that is nothing but one choice or several, such as `B`, `(d)`, `A.` or `A, C`"
-    # in one spelling, without Markdown and LaTeX (**B** becomes B), and without the edge tokens at both ends
-    tokens = tokens_of(unwrapped(plain_text(str(truth))))[margin:-margin]
-    letters = set()  # capitals; `text` is a token in lower case, `raw` as written
-    for token in tokens:
+    tokens = tokens_of(unwrapped(plain_text(str(truth))))  # without Markdown and LaTeX: **B** becomes B
+    letters = set()  # capitals
+    for token in tokens[margin:-margin]:  # without the empty edge tokens that `tokens_of` adds at both ends
         if token.kind == "mark":
-            if token.text not in _marks_of_letters:
+            if token.text not in _marks_of_letters:  # brackets, commas and the like may stand in a list
                 return frozenset()
         elif token.text in _letters_of_choices:
             letters.add(token.raw.upper())
@@ -331,8 +330,7 @@ def _answer_kind_at(
     plain yes or no, as in `yes, it is`. Empty: it answers nothing, as in `yes or no` or `no idea`."""
     if _is_one_of_two(tokens, i) or _is_denied_yes_or_no(tokens, i):  # "yes or no", "I cannot say yes"
         return ""
-    # `tokens` begins and ends with 8 empty edge tokens, so that neighbours are always there
-    following, second = tokens[i + 1], tokens[i + 2]
+    following, second = tokens[i + 1], tokens[i + 2]  # edge tokens, where the text ends here
     is_word = following.kind in ("word", "number")
     is_before_noun = is_word and following.text not in _after_answering_no  # `because`, `it` and the like
     if tokens[i].text == "no" and is_before_noun:
@@ -404,17 +402,18 @@ def _side_of_statements(
     """The side, yes or no, that each yes and no in a text, taken together, state; None if neither or both
 
     A stated one (`the answer is no`) decides; else all bare ones must agree; else `no fracture` means no."""
-    places = _places_by_kind(tokens, words)  # stated, bare, missing or "" → places of yes and no
+    # kind → places of yes and no; missing: `no fracture`; "": no answer, as `no idea` and `yes or no`
+    places = _places_by_kind(tokens, words)
     if places["stated"]:
         last = places["stated"][-1]
         return _side_of_word[tokens[last].text]
-    if words[0] in places["missing"]:
-        places["bare"].insert(0, words[0])  # "No abnormality": a no at the beginning is an answer, too
+    if words[0] in places["missing"]:  # "No abnormality": a no at the beginning counts as a bare one, too
+        places["bare"].insert(0, words[0])
     if places["bare"]:
         return _side_of_bare(tokens, places["bare"])  # None where they do not agree
     if places["missing"] or _says_there_is_not(tokens):
         return "no"
-    # the side of a Chinese answer by its first word; not tried after "I have no idea"
+    # With a `no idea` nothing is answered. Else a Chinese answer may say yes or no by its first word.
     return None if places[""] else _chinese_side(tokens, words[0])
 
 

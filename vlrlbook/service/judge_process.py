@@ -50,19 +50,16 @@ def _ranked(
     judge,  # the reward model
     rank_request,  # a dict: question, answers (a list of texts), image (base64, or None)
 ):
-    """Rank the answers to a question by a reward model.
-
-    Returns a dict: ranked (best first), calibrated, temperature; or where the request cannot be ranked, a
-    sentence under the key `refused`."""
+    "A dict of ranked (best first), calibrated and temperature; or of `refused`, a sentence that says why"
     from ..archive import DataError
     from ..reward_model import rank_answers
     calibration = judge.facts["calibration"]  # None: its scores were never calibrated
     try:
         picture = _picture_of(rank_request.get("image"))  # bytes, decoded from base64; None without one
         ranked = rank_answers(judge, picture, rank_request["question"], rank_request["answers"])
-    except DataError as error:  # the picture cannot be used
+    except DataError as error:  # about picture or question; `message` has no code and place before it
         return dict(refused=error.message)
-    except ValueError as error:
+    except ValueError as error:  # such as an image that is no base64
         return dict(refused=str(error))
     return dict(ranked=ranked, calibrated=calibration is not None, temperature=judge.temperature)
 

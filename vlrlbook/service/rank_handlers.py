@@ -51,12 +51,12 @@ class RankSide:
         "POST /rank: answers to a question about a picture, best first"
         if self.judge is None:
             raise Problem("rank.none", "start the server with --reward_model DIRECTORY")
-        # The same limit as for uploads: each waiting request keeps up to 12 MB in memory.
+        # A request, of up to 12 MB, stays in memory while it waits: so there is a limit, that of uploads.
         if self.waiting >= self.settings.uploads_at_once:
             raise Problem("rank.busy", "too many requests at once", {"retry-after": "30"})
         self.waiting += 1
         try:
-            # A slow client may take as many seconds for all of it as an upload may pause.
+            # Here `stall_seconds`, the longest pause in an upload, limits the time for the whole body.
             body = await json_body(request, _most_body_mb << 20, seconds=self.settings.stall_seconds)
             rank_request = await asyncio.to_thread(read_rank_request, body)
             return reply(await self.judge.rank(rank_request))
@@ -92,7 +92,7 @@ def _first_fault(
     for place, answer in enumerate(answers, 1):
         if not _is_text(answer):
             return f"answers: number {place} is no text of 1 to {_most_letters} letters"
-    # Whether it is a picture at all is not looked at here: that takes a large program, in another process.
+    # It is decoded in the judge's process: a stranger's picture must not crash the server.
     if image is not None and not isinstance(image, str):
         return "image: expected a picture in base64, or null"
     return None

@@ -63,7 +63,8 @@ class ResultSide:
         folder = await self._folder(request)  # of the job that the address names
         run_log = self.logs.of(folder.run_log)  # the reader that remembers what it has read of this log
         rows, latest_step = await asyncio.to_thread(run_log.after, after)
-        next_step = max(0, after) if latest_step is None else latest_step  # None: there are no new rows
+        # None: there are no new rows. A run's rows begin at step 1, so 0 asks for all of them, as -1 does.
+        next_step = max(0, after) if latest_step is None else latest_step
         # Put together from bytes, since `RunLog` keeps each row as JSON.
         data = b'{"rows": ' + json_list(rows) + b', "next_step": ' + encoded(next_step) + b"}"
         return bytes_reply(data, "application/json")
@@ -86,10 +87,12 @@ class ResultSide:
         if job.status != "completed":
             raise Problem("job.not_completed", f"the job is {job.status}")
         folder = await self._folder(request)
+        reserve_bytes = self.settings.reserve_mb << 20  # of the disk, which the ZIP must leave free
         # `pack` makes the ZIP only once; the lock keeps several requests from making it at the same time.
         async with self.packing:
-            path, digest = await asyncio.to_thread(pack, folder, self.settings.reserve_mb << 20)
+            path, digest = await asyncio.to_thread(pack, folder, reserve_bytes)
         etag = f'"{digest}"'  # of the ZIP's sha256
+        # reply_policy: forbids a browser to load anything
         headers = {"etag": etag, "x-content-sha256": digest, "content-security-policy": Doors.reply_policy}
         if etag in request.headers.get("if-none-match", ""):
             return empty_reply(304, headers)
@@ -181,10 +184,7 @@ class EventSide:
         folder,  # its JobFolder
         step,  # rows of the log after this one are sent; -1: all
     ):
-        """Yield the events of one client as bytes, until the job has ended or the server stops.
-
-        A status is sent when it changes, rows of the log and the step of new groups of answers when they
-        come, and an event `end` at last. All clients of a job share a `JobWatch`, which reads its state."""
+        "Yield the events of one client as bytes, until the job has ended or the server stops"
         sent = dict(job=None, step=step, step_of_groups=-1)  # what this client has; `_new_events` updates it
         last_sent_at = time.monotonic()
         with self._listening(job_id, folder) as watch:
@@ -195,14 +195,14 @@ class EventSide:
                     yield _event_bytes("end", None, encoded("removed"))
                     return
 
-                is_end = False
+                is_end = False  # True after the last event, `end`; there may be no event at all
                 async for event, is_end in self._new_events(watch, sent):
                     last_sent_at = time.monotonic()
                     yield event
                 if is_end:
                     return
 
-                # A line with a colon first is a comment, which keeps the connection open.
+                # To a client a line that begins with a colon is a comment; it keeps the connection open.
                 if time.monotonic() - last_sent_at > _silent_seconds:
                     last_sent_at = time.monotonic()
                     yield b": still here\n\n"
@@ -215,7 +215,7 @@ class EventSide:
         "A context: one more client listens to a job until its block ends; yields the job's `JobWatch`"
         new_watch = JobWatch(self.jobs, job_id, folder, self.logs.of(folder.run_log))
         watch = self.watches.setdefault(job_id, new_watch)  # the one of other listeners, if there are any
-        # Counted only now: if the lines above raised, nothing would count this client off again.
+        # After the lines above: if one of them raised, `finally` would not subtract this client again.
         self.streaming += 1
         watch.listeners += 1
         try:
@@ -228,12 +228,9 @@ class EventSide:
 
     async def _new_events(self,
         watch,  # `JobWatch`: what is known of the job now
-        sent,  # what the client was sent last; changed here
+        sent,  # dict, changed here: job, step (of the log) and step_of_groups that the client was sent last
     ):
-        """Yield pairs (event as bytes, whether it is the last): all that is new to one client.
-
-        `sent` is a dict: `job`, the job's state; `step`, that of the last row of the log; `step_of_groups`,
-        that of the last groups of answers."""
+        "Yield pairs (event as bytes, whether it is the last): all that is new to one client"
         # Copied, since another client may update `watch` while this one waits to send an event.
         job, job_json = watch.job, watch.job_json
         step_of_groups = watch.step_of_groups  # -1: there are no groups of answers

@@ -51,10 +51,9 @@ def _decoded(data):
 
 def _parsed(text):
     "The content of a JSON text, of any type; a Problem for wrong syntax, NaN, repeated keys, huge numbers"
-    # Without the hooks below Python would take NaN, and of two equal keys the last.
+    # Each hook is given an object's pairs, a number's text, or NaN or Infinity: it returns the value, or
+    # raises a Problem. Without them Python would take NaN, and of two equal keys the last.
     try:
-        # These hooks are given each object, each number and each of NaN and Infinity. They return its value,
-        # or raise a Problem.
         return json.loads(
             text,
             object_pairs_hook=_checked_object,
@@ -107,7 +106,6 @@ def _checked_object(pairs):
     """Make a dict of a JSON object's (key, value) pairs; json.loads calls it for each object.
 
     Raises a Problem if a key stands twice, or if a text holds half of a surrogate pair (no Unicode)."""
-    # JSON can write half of a surrogate pair, as an escape such as \ud800; UTF-8 cannot hold it.
     seen_keys = set()
     for key, value in pairs:
         # Of two equal keys `dict` would keep the last, while a proxy may have checked the first.
@@ -115,7 +113,7 @@ def _checked_object(pairs):
             raise Problem("json.duplicate", f"{clean(key)!r} stands twice")
         seen_keys.add(key)
         for text in (key, *_texts_in(value)):
-            if _has_half_a_pair(text):
+            if _has_half_a_pair(text):  # JSON can write it, as \ud800; UTF-8 cannot hold it
                 raise Problem("json.text", f"a half of a surrogate pair in or under {clean(key)!r}")
     return dict(pairs)
 
