@@ -745,8 +745,8 @@ def _scored_tokens(
     shared,  # whether each prompt is read once for its group, in a pass of its own
 ):
     "How many tokens the vocabulary head scores: prompts and answers, or the answers alone"
-    # On a GPU TRL 1.16 scores only tokens with a label: those of answers. On a CPU it scores all that are read
-    # (but a row's last, which predicts nothing); with shared prompts only answers are read in this pass.
+    # On a GPU TRL 1.16 scores only tokens with a label: those of answers. On a CPU it scores all that it
+    # reads (but a row's last, which predicts nothing); with shared prompts this pass reads answers only.
     scores_prompts = not run.gpu and not shared
     return rows * (run.P + run.C - 1) if scores_prompts else rows * run.C
 
@@ -1039,8 +1039,8 @@ def _row_of_way(way, counted):
 
     `way` is "stock" or "shared", `counted` the `_Counted` for it."""
     settings = counted.run.settings
-    # Answers in a forward pass, and forward passes in a step. With shared prompts a pass holds whole groups, if
-    # the step does.
+    # Answers in a forward pass, and forward passes in a step. With shared prompts a pass holds whole
+    # groups, if the step does.
     rows, passes = whole_groups(replace(settings, shared_prompt=way == "shared"))
     if way == "shared" and rows % settings.num_generations:
         return None  # a pass holds no whole groups
@@ -1191,7 +1191,8 @@ def real_steps(
     if settings.use_lora:
         model = _with_adapter(model, settings)
     samples = _drawn_samples(steps * settings.prompts_per_step, settings.max_image_size)
-    # The run's settings, but few steps on drawn pictures (data=None), without checkpoints or reports.
+    # The run's settings, but few steps on drawn pictures (data=None), without checkpoints or reports. As a
+    # dict, since mypy refuses None for `data`, declared as a str.
     changed: dict = dict(max_steps=steps, save_steps=0, logging_steps=1, report_to="none", data=None)
     short = replace(settings, **changed)
     trainer = make_trainer(short, model, processor, to_dataset(samples))
