@@ -462,7 +462,7 @@ def _byte_counts(
 ):
     """The numbers of `_Small` as a dict: weights, trained and state in bytes, and largest.
 
-    largest: how many numbers the largest 4-bit weight has; bitsandbytes unpacks one weight at a time."""
+    largest: how many numbers the largest 4-bit weight has."""
     parameters = list(model.parameters())
     trained = [w for w in parameters if w.requires_grad]
     weights = sum(_weight_bytes(w, id(w) in quantised) for w in parameters)
@@ -473,6 +473,7 @@ def _byte_counts(
         weights=weights,
         trained=sum(_weight_bytes(w, id(w) in quantised) for w in trained),
         state=sum(w.numel() * _state_bytes(settings.optim, w.element_size()) for w in trained),
+        # bitsandbytes unpacks one weight at a time into a buffer, so the largest one counts
         largest=max((w.numel() for w in parameters if id(w) in quantised), default=0))
 
 
@@ -580,7 +581,7 @@ def _batch(
     patches, patch_size = prompt["patches"]  # of one row: how many patches, and how many numbers each has
     with mode:
         pixels = torch.empty(rows * patches, patch_size)
-    grid = prompt["image_grid_thw"].repeat(rows, 1)
+    grid = prompt["image_grid_thw"].repeat(rows, 1)  # [rows · pictures, 3]
     return ids, mask, dict(pixel_values=pixels, image_grid_thw=grid, mm_token_type_ids=token_types)
 
 
@@ -760,6 +761,7 @@ def _head_outputs(run, hidden, targets, weight):
     if run.gpu:
         return (_FusedHead.apply(hidden, weight),)  # keeps for backward what TRL's kernel keeps on a GPU
     chunk_words = min(_chunk_words, len(weight))
+    # Logits as they are: neither scaled nor capped. `outputs`: beside the log-probs.
     bias, temperature, softcapping, scale, outputs = None, 1.0, None, 1.0, ("entropy",)
     # TRL's own head; it takes no arguments by name.
     return ChunkedLogProbFunction.apply(
@@ -867,7 +869,7 @@ def memory_of_step(
     parts["activations"] = max(0, in_training - parts["logits"])
     parts["pictures"] = _picture_bytes(counted, rows * passes)  # of all answers of a step
     parts["cache"], in_sampling = _sampling_bytes(counted, rows * passes)
-    parts["rewards"] = run.rewards
+    parts["rewards"] = run.rewards  # weights of models that are rewards
     if run.settings.use_vllm:
         parts["cache"] = in_sampling = 0  # vLLM's own share of the card holds it
 
