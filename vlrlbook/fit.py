@@ -189,7 +189,8 @@ def _prompt(
     is_picture = encoded["input_ids"] == processor.image_token_id
     ids = _placeholder_ids(is_picture, config.image_token_id, text_tokens)
     token_types = (ids == config.image_token_id).long()  # 1 for a picture's tokens
-    patches = tuple(encoded["pixel_values"].shape)  # (patches of all pictures, numbers of a patch)
+    # (patches of all pictures, numbers of a patch): pixels are counted by their shape, so it is enough
+    patches = tuple(encoded["pixel_values"].shape)
     return dict(input_ids=ids, mm_token_type_ids=token_types, image_grid_thw=encoded["image_grid_thw"],
                 patches=patches)
 
@@ -197,7 +198,7 @@ def _prompt(
 def _placeholder_ids(is_picture, picture_id, text_tokens):
     """Ids [1, P] of a prompt: `picture_id` where `is_picture` [1, P], and 1 for every other token.
 
-    Which words a prompt has changes no memory. `text_tokens`: so many of text at least; None: as they are."""
+    Which words a prompt has changes no memory. `text_tokens`: at least so many of text; None: as they are."""
     ids = torch.where(is_picture, picture_id, 1)
     if text_tokens is not None:  # text is added in front; a prompt is never made shorter
         missing = max(0, text_tokens - int((~is_picture).sum()))
@@ -208,7 +209,7 @@ def _placeholder_ids(is_picture, picture_id, text_tokens):
 def _largest_sample(settings, pictures):
     "A question of the run's task (`Sample`) with `pictures` black pictures of the largest size it allows"
     from PIL import Image
-    # Only the length of the question counts. Other tasks have longer ones: they say how to answer.
+    # Only the question's length counts. That of `drawn_questions` is longer: it says how to answer.
     draw = synthetic_counting if settings.task == "counting" else drawn_questions
     drawn = draw(1, seed=0)[0]
     side = settings.max_image_size
@@ -425,7 +426,8 @@ def _small(
     mode,  # `FakeTensorMode`
 ):  # `_Small`
     "A run's model with fewer layers, as fake tensors, and how many bytes its weights and optimizer take"
-    core, model, quantised = _meta_model(run, layers, blocks)  # without and with adapter; ids of weights
+    # the model without its adapter, with it, and `id()`s of the weights that are stored in 4 bits
+    core, model, quantised = _meta_model(run, layers, blocks)
     sizes = _byte_counts(run.settings, model, quantised)  # the fields of `_Small` that are numbers
     _faked(model, mode)
     return _Small(model=model.train(), core=core, **sizes)
@@ -458,15 +460,14 @@ def _byte_counts(
     model,  # with its adapter, if the run has one
     quantised,  # `id()`s of the weights in 4 bits
 ):
-    """Bytes of all weights, of the trained ones and of the optimizer's state, and the largest 4-bit weight.
+    """The numbers of `_Small` as a dict: weights, trained and state in bytes, and largest.
 
-    A dict of weights, trained, state (bytes) and largest (numbers of that weight)."""
+    largest: how many numbers the largest 4-bit weight has."""
     parameters = list(model.parameters())
     trained = [w for w in parameters if w.requires_grad]
     weights = sum(_weight_bytes(w, id(w) in quantised) for w in parameters)
     if settings.beta and not settings.use_lora:
-        # The reference model is a second copy. With an adapter it is this model with the adapter switched
-        # off.
+        # The reference model is a second copy; with an adapter it is this model, adapter switched off.
         weights *= 2
     return dict(
         weights=weights,
@@ -575,13 +576,12 @@ def _batch(
     token_types = _with_answers(prompt["mm_token_type_ids"], rows, C, token=0)  # 0: text
     mask = torch.ones_like(ids)
     if answers and rows > 1:
-        # One answer is shorter, as in real batches: only with padding does the model make a mask
-        # [rows, 1, T, T].
+        # One answer is shorter, as in real batches: padding makes the model build a mask [rows, 1, T, T].
         mask[0, -1] = 0
     patches, patch_size = prompt["patches"]  # of one row: how many patches, and how many numbers each has
     with mode:
         pixels = torch.empty(rows * patches, patch_size)
-    grid = prompt["image_grid_thw"].repeat(rows, 1)
+    grid = prompt["image_grid_thw"].repeat(rows, 1)  # [rows · pictures, 3]
     return ids, mask, dict(pixel_values=pixels, image_grid_thw=grid, mm_token_type_ids=token_types)
 
 
@@ -642,7 +642,7 @@ def _shared_pass(
 
     # Inputs and features were there before, so they are not counted: `peak` is of what is made in the block.
     with _counting(run, small, inputs=[*fields.values(), *features]) as counter:
-        scorer = _Scorer(lambda: _autocast(run))  # has the trainer's own method
+        scorer = _Scorer(autocast=lambda: _autocast(run))  # stands for the trainer: the same `_group_logps`
         logps = scorer.logps(small.model, ids, mask, fields, run.C, G)
         logps.sum().backward()
     vars(core.model).pop("get_image_features", None)  # undo `_remember`
@@ -703,7 +703,7 @@ def _prefill(
     mode,  # `FakeTensorMode`
 ):  # (most bytes at once, bytes of the cache)
     "Memory of reading prompts into a cache, as sampling does before the first token"
-    # Undo `_prepare_training`: remove the fused head, which replaces `forward`, and gradient checkpointing.
+    # Undo `_prepare_training`, if it was here before: the fused head in place of `forward`, checkpointing.
     vars(small.core).pop("forward", None)
     small.core.gradient_checkpointing_disable()
     ids, mask, fields = _batch(run, rows, mode, answers=False)  # [rows, P], and a dict of pixels
@@ -746,24 +746,26 @@ def _scored_tokens(
     shared,  # whether each prompt is read once for its group, in a pass of its own
 ):
     "How many tokens the vocabulary head scores: prompts and answers, or the answers alone"
-    # On a CPU TRL 1.16 scores all tokens that are read (but the last of a row, which predicts nothing), and
-    # with shared prompts only answers are read in this pass.
+    # On a GPU TRL 1.16 scores only tokens with a label: those of answers. On a CPU it scores all that it
+    # reads (but a row's last, which predicts nothing); with shared prompts this pass reads answers only.
     scores_prompts = not run.gpu and not shared
     return rows * (run.P + run.C - 1) if scores_prompts else rows * run.C
 
 
 def _head_outputs(run, hidden, targets, weight):
-    """Log-probs, and what else the run's vocabulary head returns: (log-probs [tokens], ...).
+    """What the run's vocabulary head returns: log-probs [tokens], on a CPU with TRL's other outputs behind.
 
     Called on tensors without content, since only what a step would keep in memory is counted. `hidden` is
     [tokens, size], `targets` [tokens], `weight` [words, size]; `run.gpu`: True where a GPU is counted for."""
     from trl.kernels.chunked_logprob import ChunkedLogProbFunction
     if run.gpu:
-        return (_FusedHead.apply(hidden, weight),)  # keeps for the way back what TRL's kernel keeps on a GPU
-    words = min(_chunk_words, len(weight))
-    # TRL's own head. Its arguments are: hidden, weight, bias, targets, temperature, words of a chunk,
-    # softcapping, scale of logits, outputs.
-    return ChunkedLogProbFunction.apply(hidden, weight, None, targets, 1.0, words, None, 1.0, ("entropy",))
+        return (_FusedHead.apply(hidden, weight),)  # keeps for backward what TRL's kernel keeps on a GPU
+    chunk_words = min(_chunk_words, len(weight))
+    # Logits as they are: neither scaled nor capped. `outputs`: beside the log-probs.
+    bias, temperature, softcapping, scale, outputs = None, 1.0, None, 1.0, ("entropy",)
+    # TRL's own head; it takes no arguments by name.
+    return ChunkedLogProbFunction.apply(
+        hidden, weight, bias, targets, temperature, chunk_words, softcapping, scale, outputs)
 
 
 # The whole model
@@ -791,24 +793,23 @@ class _Counted:
 
     def training(self, rows):
         "Most bytes that a forward and backward pass of `rows` answers holds at once, beside weights"
-        # `measure` gives it for one model of few layers. The key is remembered, so nothing is measured twice.
-        def measure(small):
+        def measure(small):  # a model of few layers → its bytes
             return _trained_step(self.run, small, rows, self.shared, self.mode)
-        return self._weighted_sum(self._of_each_part(("training", rows), measure))
+        return self._of_whole_model(self._of_small_models(("training", rows), measure))
 
     def reading(self, rows):
         "Reading `rows` prompts into a cache: (most bytes at once, bytes of the cache)"
         def measure(small):  # a model of few layers → its two numbers
             return _prefill(self.run, small, rows, self.mode)
-        peaks, caches = zip(*self._of_each_part(("reading", rows), measure))
-        return self._weighted_sum(peaks), self._weighted_sum(caches)
+        peaks, caches = zip(*self._of_small_models(("reading", rows), measure))
+        return self._of_whole_model(peaks), self._of_whole_model(caches)
 
-    def _weighted_sum(self, values):
-        "A number for the whole model, from one for each small model"
+    def _of_whole_model(self, values):
+        "A number of the whole model, the sum of factor · value; `values` has one for each small model"
         return sum(factor * value for value, (_, factor) in zip(values, self.parts))
 
-    def _of_each_part(self, key, measure):
-        "What `measure` returns for each small model; measured once for each key"
+    def _of_small_models(self, key, measure):
+        "What `measure` returns for each small model, a list; remembered by `key`, so measured once"
         if key not in self.measured:
             self.measured[key] = [measure(small) for small, _ in self.parts]
         return self.measured[key]
@@ -842,7 +843,7 @@ def _smallest_size(
     shared,  # whether each prompt is read once for its group, into a cache
 ):
     "The smallest model whose memory grows as the whole one's: (layers of text, blocks of the vision tower)"
-    # Qwen3-VL needs a layer for each block that hands features to one.
+    # In Qwen3-VL some blocks also feed a layer of text each (DeepStack): so many layers must be there.
     deepstack_blocks = getattr(run.config.vision_config, "deepstack_visual_indexes", None) or ()
     smallest = max(2, len(deepstack_blocks))
     if shared and run.recomputes:
@@ -864,11 +865,11 @@ def memory_of_step(
     small, _ = counted.parts[0]  # a `_Small` of few layers; its head is the whole model's
     parts["logits"] = _logits(run, small, rows, counted.shared, counted.mode)
     in_training = _training_peak(counted, rows, passes)
-    # All but the logits, so gradients and the unpacked weight, too.
+    # What remains of the peak: activations and gradients, and a 4-bit weight that is unpacked.
     parts["activations"] = max(0, in_training - parts["logits"])
     parts["pictures"] = _picture_bytes(counted, rows * passes)  # of all answers of a step
     parts["cache"], in_sampling = _sampling_bytes(counted, rows * passes)
-    parts["rewards"] = run.rewards
+    parts["rewards"] = run.rewards  # weights of models that are rewards
     if run.settings.use_vllm:
         parts["cache"] = in_sampling = 0  # vLLM's own share of the card holds it
 
@@ -917,12 +918,13 @@ def _sampling_bytes(
     "Memory while answers are sampled: (bytes of the full cache, most bytes at once, cache included)"
     run, prompts = counted.run, _prompts_of(counted, rows)
     reading, prompt_cache = counted.reading(prompts)  # most at once, and the prompts' cache
-    # A cache grows with each token, so that of the prompts gives that of whole answers.
-    cache = prompt_cache * (run.P + run.C) / run.P  # P tokens of a prompt, C of an answer at most
     if counted.shared:
         # The prompts' cache stays beside that of the answers, which has its full length from the beginning.
         token_bytes = prompt_cache / prompts / run.P  # of one token in the cache
         cache = prompt_cache + token_bytes * rows * (run.P + run.C)
+    else:
+        # It has a row for each answer, and grows from P tokens (prompt) to P + C (answer of full length).
+        cache = prompt_cache * (run.P + run.C) / run.P
     # The peak lies at reading the prompts or at the last token.
     return cache, max(reading, cache + _last_token_bytes(counted, rows))
 
@@ -950,7 +952,7 @@ def _bytes_of_trained(folder):
         return _bytes_of_files(folder)
     notes = json.loads(adapter_files[0].read_text())
     base = notes["base_model_name_or_path"]
-    # Its own notes win: the loading of either kind goes by them. `base`: hub id or folder of its base model.
+    # `base`: hub id or folder of the base model. Both loaders take it from these files, if it is there.
     for name in ("reward_model.json", "classifier.json"):
         if (folder / name).is_file():
             base = json.loads((folder / name).read_text())["base"] or base
@@ -968,7 +970,7 @@ def _bytes_of_model(name, use_4bit):
     from transformers import AutoModelForImageTextToText
     config = model_config(name)
     # A tiny random model is float32. Known checkpoints are bfloat16, and others say it in their config.
-    dtype = torch.float32 if name.startswith("tiny-") else config.dtype or torch.bfloat16
+    dtype = torch.float32 if name.startswith("tiny-") else (config.dtype or torch.bfloat16)
     with torch.device("meta"):  # shapes without memory
         model = AutoModelForImageTextToText.from_config(config, dtype=dtype)
         in_4bit = _cast_for_4bit(model) if use_4bit else set()  # ids of weights
@@ -991,12 +993,12 @@ def _last_token_bytes(
     if counted.shared and not run.gpu:
         of_layer = 0  # `shared_prompt.grouped_attention` copies nothing on a CPU
     else:
-        # Attention copies the keys and values of one layer at a time, repeated for every head.
+        # Attention copies keys and values (hence 2 ·) of one layer at a time, repeated for every head.
         size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         number_bytes = 2 if run.gpu else 4  # bfloat16 or float32
         cached_tokens = rows * (run.P + run.C)
         of_layer = 2 * cached_tokens * text.num_attention_heads * size * number_bytes
-    # Scores of all words in float32: four copies, while they are changed (temperature, top-k) and drawn from.
+    # Scores of all words: 4 copies, while they are changed (temperature, top-k) and drawn from, of 4 bytes.
     return of_layer + 4 * rows * text.vocab_size * 4
 
 
@@ -1039,8 +1041,8 @@ def _row_of_way(way, counted):
 
     `way` is "stock" or "shared", `counted` the `_Counted` for it."""
     settings = counted.run.settings
-    # Answers in a forward pass, and forward passes in a step: with shared prompts a pass is made of whole
-    # groups, where a step has some.
+    # Answers in a forward pass, and forward passes in a step. With shared prompts a pass holds whole
+    # groups, if the step does.
     rows, passes = whole_groups(replace(settings, shared_prompt=way == "shared"))
     if way == "shared" and rows % settings.num_generations:
         return None  # a pass holds no whole groups
@@ -1087,7 +1089,7 @@ def _largest_groups(
     "The most groups that fit under each limit when a step is a single forward pass"
     G = counted.run.settings.num_generations
     # Memory grows by the same amount with each group, so counting one and two groups is enough. For large
-    # batches the result may be too small: TRL's buffer of logits stops growing at 4096 (`_chunk_tokens`).
+    # batches the result may be too small: TRL's buffer of logits grows up to 4096 tokens (`_chunk_tokens`).
     one_group, two_groups = (memory_of_step(counted, groups * G, passes=1) for groups in (1, 2))
     return [_groups_within(limit, one_group, two_groups) for limit in limits]
 
@@ -1184,14 +1186,15 @@ def real_steps(
     run: Run,  # what was counted
     model,  # with random weights
     processor,  # of the model
-    steps: int = 2,  # the optimizer's state is there from the second step on
+    steps: int = 2,  # the first one makes the optimizer's state at its end, so the second needs most memory
 ):  # the trainer, when it has trained
     "Train real steps of a run on drawn pictures of the largest size, so that its memory can be measured"
     settings = run.settings
     if settings.use_lora:
         model = _with_adapter(model, settings)
     samples = _drawn_samples(steps * settings.prompts_per_step, settings.max_image_size)
-    # The run's settings, but few steps on drawn pictures (data=None), without checkpoints or reports.
+    # The run's settings, but few steps on drawn pictures (data=None), without checkpoints or reports. As a
+    # dict, since mypy refuses None for `data`, declared as a str.
     changed: dict = dict(max_steps=steps, save_steps=0, logging_steps=1, report_to="none", data=None)
     short = replace(settings, **changed)
     trainer = make_trainer(short, model, processor, to_dataset(samples))

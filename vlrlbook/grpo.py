@@ -103,8 +103,8 @@ def make_trainer(
 ): # trl.GRPOTrainer
     "TRL's trainer, set up for a run: with our mixins, the reward that `settings` names, log and callbacks"
     from trl import GRPOTrainer
-    # Mixins, called from left to right. They run calls of the tool `zoom`, replace groups with equal rewards,
-    # read a group's prompt once, give pictures to vLLM, and write a checkpoint completely or not at all.
+    # Mixins, from left to right: they run calls of the tool `zoom`, replace groups with equal rewards, read a
+    # group's prompt once, give pictures to vLLM, and write a checkpoint completely or not at all.
     class Trainer(LookTwice, RefillGroups, SharedPrompt, PicturesForVLLM, CommittedCheckpoints, GRPOTrainer):
         refill = settings.refill # read by RefillGroups
         vllm_sleep_level = settings.vllm_sleep_level # read by PicturesForVLLM
@@ -129,8 +129,7 @@ def _reward_for_trl(
     "The reward that `settings` name, as TRL calls it on a batch of answers"
     recorders = [recorder] if recorder else []
     if settings.keep_completions: recorders.append(Completions(settings.output_dir))
-    # An answer that was cut at the token limit is "paid" like any other, "masked" (left out of its group), or
-    # earns this number.
+    # A cut answer is "paid" like any other, "masked" (left out of its group), or earns this number, a text.
     when_cut = settings.when_cut if settings.when_cut in ("paid", "masked") else float(settings.when_cut)
     ends = () if when_cut == "paid" else end_tokens(model, processor) # an answer without one of these was cut
     record = told_together(recorders) # one function that calls all of them; None without any
@@ -160,13 +159,13 @@ def load_policy(
     """Load the model that will be trained, as `settings` say: with a new adapter, an old one, or none.
 
     A `tiny-` model has random weights, so it first learns the form of an answer (supervised warm start)."""
-    s, name = settings, settings.model
-    if name.startswith("tiny-"):
-        family = name.removeprefix("tiny-") # such as qwen2_5_vl
+    s, source = settings, settings.model # source: hub id, directory, or `tiny-` and a family
+    if source.startswith("tiny-"):
+        family = source.removeprefix("tiny-") # such as qwen2_5_vl
         # Returns the trained model's directory; `looks`: most calls of the tool `zoom` in an answer.
-        name = warm_start(family, s.warm_steps, task=s.task, looks=s.max_looks)
-    loading: dict = dict(attention=s.attention, use_4bit=s.use_4bit, max_image_size=s.max_image_size)
-    model, processor = load_vlm(name, adapter=s.adapter, trainable=True, **loading)
+        source = warm_start(family, s.warm_steps, task=s.task, looks=s.max_looks)
+    model, processor = load_vlm(source, adapter=s.adapter, trainable=True, attention=s.attention,
+                                use_4bit=s.use_4bit, max_image_size=s.max_image_size)
     if s.use_lora and not s.adapter:
         model = add_lora(model, s.lora_r, s.lora_alpha, s.lora_dropout, s.lora_vision)
     return model, processor
@@ -197,9 +196,9 @@ def _compared(
     return results_of(settings, samples, before, after, reward, blind)
 
 def _unmeasured(settings, wanted) -> dict:
-    "The results, a dict, of a run whose held-out pictures were not asked, though perhaps `wanted`"
+    "The results, a dict, of a run whose held-out pictures were not asked; `wanted`: it was to be measured"
     why = "nobody asked for it"
-    # No process has the whole model then, so none can generate answers by itself.
+    # `run` measures if it is wanted, but where weights are spread no process can generate by itself.
     if wanted: why = "its weights lie on several processes; `vlrlbook evaluate --adapter` measures it"
     return dict(verdict=not_measured(f"The run was not measured: {why}."), settings=asdict(settings))
 

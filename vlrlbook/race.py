@@ -56,6 +56,7 @@ class RaceSettings:
         "Raise SettingsError, with what would be valid, for the first setting with an impossible value"
         if self.profile not in profiles:
             raise SettingsError(f"profile = {self.profile!r}{nearest(self.profile, list(profiles))}")
+        # An attention head of a twin is 32 wide, and 128 is a twin's width in the other chapters.
         if self.width < 128 or self.width % 32:
             raise SettingsError(f"width = {self.width}: expected a multiple of 32, 128 or more")
         if min(self.depth, self.rounds) < 1:
@@ -78,8 +79,8 @@ def run_race(
     # name of the side → its trainer; the third argument says whether prompts are shared
     sides = {"stock": build(settings, False, G, prompts), "shared": build(settings, True, G, prompts)}
     P, C = sides["shared"].prompt_tokens, profiles[settings.profile]["C"]  # tokens of prompt and of answer
-    row: dict = dict(profile=settings.profile, family=settings.family)
-    row |= dict(width=settings.width, depth=settings.depth, G=G, prompts=prompts, P=P, C=C)
+    row: dict = dict(profile=settings.profile, family=settings.family, width=settings.width,
+                     depth=settings.depth, G=G, prompts=prompts, P=P, C=C)
     row |= _time_columns(_times_of(sides, settings.rounds), bound=token_bound(P, C, G))
     row["rounds"] = settings.rounds
     # Without a GPU `step_memory` measures in another process, which cannot use the caller's `build`.
@@ -135,7 +136,7 @@ def _twin_trainer(
 
     Each call makes the same weights and questions."""
     model, processor = _twin_with_adapter(settings)
-    # `_differences` needs two questions, even if a step takes one.
+    # A step needs `prompts` questions and `_differences` two: four times `prompts` is enough for both.
     samples = _questions(profiles[settings.profile]["side"], 4 * prompts)
     run_settings = _settings_of_step(settings.profile, shared, G, prompts)
     # No token may end an answer early, so that all steps do the same work. Three places hold such tokens: the
@@ -203,7 +204,8 @@ def _timed_step(
     timed = [(trainer, method, _always(part)) for method, part in _method_parts.items()]
     with _time_calls(timed, seconds_of):
         trainer.train()  # a single step, since its `max_steps` is 1
-    # The three methods call each other: `training_step` scores, and scoring samples.
+    # The three methods call each other, and the outer one's time includes the inner one's: `training_step`
+    # scores, and scoring samples.
     seconds_of["optimizing"] -= seconds_of["scoring"]
     seconds_of["scoring"] -= seconds_of["sampling"]
     seconds_of["seconds"] = sum(seconds_of.values())
@@ -351,7 +353,7 @@ def _gradient(
 def step_memory(
     settings: RaceSettings,  # a checked object
     shared: bool,  # True: a prompt is read once for all its answers; False: for each, as stock TRL does
-    trainer=None,  # with such prompts; used on a GPU only; None: one is built
+    trainer=None,  # reads prompts as `shared` says; used on a GPU only; None: one is built
 ) -> float:  # MB
     "Most memory that one training step adds: on a GPU as torch counts it, else measured in another process"
     if not torch.cuda.is_available():

@@ -111,7 +111,7 @@ def format_reward(
     "Pay 1 for one think block, then one answer block, and nothing but white space outside of them; else 0"
     tags = ("<think>", "</think>", "<answer>", "</answer>")
     each_once = all(completion.count(tag) == 1 for tag in tags)
-    # each tag is looked for behind the one before it; if one is not found there, `rest` is empty from then on
+    # each tag must stand behind the one before it; if one does not, `rest` and `last_tag` become empty
     before, _, rest = completion.partition("<think>")
     _, _, rest = rest.partition("</think>")
     between, _, rest = rest.partition("<answer>")
@@ -186,7 +186,7 @@ def _batched_mix(
         return mixed_parts
 
     mixed_batch.batched = True # type: ignore[attr-defined] # functions have attributes
-    # seconds that the rewards may wait for a network, one after the other; a test of the mix allows for them
+    # seconds that its rewards may wait for a network, one after the other; `check_reward` waits so long
     patience = sum(getattr(reward, "patience", 0.0) for reward in rewards.values())
     mixed_batch.patience = patience # type: ignore[attr-defined] # the same
     return mixed_batch
@@ -440,7 +440,7 @@ def anls_reward(
 ) -> dict: # overall, anls
     """Pay partly right answers by their letters: average normalised Levenshtein similarity (ANLS)
 
-    1 less the share of letters that must change to turn the answer into the truth; 0 where half must."""
+    1 minus the share of letters that must change to turn the answer into the truth; 0 where half must."""
     answer_part = final_answer(completion)
     scores = [_anls(_one_case(answer_part), _one_case(truth)) for truth in accepted_answers(answer)]
     return dict(overall=max(scores), anls=max(scores))
@@ -455,7 +455,7 @@ def _anls(
     text, # an answer in lower case
     truth, # the true one, in lower case
 ):
-    """Normalised Levenshtein similarity of two texts, 0 to 1: 1 less the share of letters that must change
+    """Normalised Levenshtein similarity of two texts: 1 minus the share of letters that must change
 
     0 where half or more must change: `tree` for `three` earns 0.8, `two` for `three` 0. In texts of more than
     120 letters words are compared, not letters."""
@@ -466,7 +466,7 @@ def _anls(
     if fewest_changes >= longest / 2:
         return 0.0
     if longest > _most_letters:
-        # compared by their first words, since the time grows with the square of what is compared
+        # by words, of which 120 at most: the time grows with the square of what is compared
         text, truth = text.split()[:_most_letters], truth.split()[:_most_letters]
         longest = max(len(text), len(truth))
     changed_share = _changes(text, truth) / longest
@@ -725,7 +725,7 @@ def _named_reward(
     "The reward function of one name; ValueError if there is none"
     if name in known_rewards:
         return known_rewards[name]
-    if name.startswith(model_rewards): # such as reward_model:DIRECTORY
+    if name.startswith(model_rewards): # one of "reward_model:", "aloha:", "judge:"
         # before the colon stands a module of this package, whose `as_reward` makes the function
         module, _, path = name.partition(":")
         return importlib.import_module(f"vlrlbook.{module}").as_reward(path)
@@ -1080,9 +1080,8 @@ def check_truth(
 ) -> str | None: # a message, where the right answer earns too little; else None
     """Look whether a right answer to a row earns enough that a run can learn from it
 
-    It must earn more than an empty answer, and more than a wrong one. Two kinds of rewards need not pay it
-    more than a wrong one: a reward that looks at the form alone, and one that pays this answer as much as
-    it pays right answers to simple questions."""
+    It must earn more than an empty answer, and more than a wrong one. A wrong one may earn as much where the
+    row is not at fault: under a reward of the form alone, or if this answer has the reward's best pay."""
     right_answer = _first_accepted(answer)
     earned = _most_paid(reward, right_answer, answer)
     if earned <= reward("", answer)["overall"]:
@@ -1107,8 +1106,8 @@ def _looks_at_truths(
 ):
     """Whether a reward depends on the truth: it pays the same text differently where the truth differs
 
-    It does not if it pays a wrong answer more than the right one: then it pays for length or form. Tried with
-    a count, a yes, a letter and a word."""
+    Tried with a count, a yes, a letter and a word."""
+    # one that pays a wrong answer more than a right one goes by length or form
     for truth in _simple_truths:
         if _most_paid(reward, _wrong_answer, truth) > _most_paid(reward, truth, truth):
             return False

@@ -60,11 +60,12 @@ def as_type(
     takes_none = type(None) in kinds # a text "none" then means None, else it is a text like others
     if value is None or (takes_none and isinstance(value, str) and value.lower() == "none"):
         return None # `read_settings`, which knows the default, refuses a None that is not allowed
+    candidates = [k for k in kinds if k is not type(None)]
     # The first type that fits is taken: `int | float` makes an int of "2".
-    for candidate in kinds:
-        if candidate is not type(None) and _fits(value, candidate):
+    for candidate in candidates:
+        if _fits(value, candidate):
             return _converted(value, candidate)
-    expected = " or ".join(k.__name__ for k in kinds if k is not type(None))
+    expected = " or ".join(k.__name__ for k in candidates)
     raise SettingsError(f"{name} = {value!r}: expected {expected}")
 
 
@@ -251,6 +252,7 @@ def names_since(
     for name, value in names.items():
         is_public = not name.startswith("_") and name != "before" # notebooks keep `before` in a variable
         is_new = name not in before
+        # `is not`: != of two arrays, which a notebook may hold, is an array and no bool
         has_new_value = isinstance(before, dict) and not is_new and before[name] is not value
         if is_public and (is_new or has_new_value):
             set_names[name] = value
@@ -286,10 +288,10 @@ def _source(cls):
     for member in vars(cls).values():
         function = member.fget if isinstance(member, property) else member
         code = getattr(function, "__code__", None)
-        text = "".join(linecache.getlines(code.co_filename)) if code else ""
-        # Methods that @dataclass has made, such as __init__, come from no cell and have no such text.
-        if f"class {cls.__name__}" in text:
-            return text
+        cell = "".join(linecache.getlines(code.co_filename)) if code else ""
+        # Methods that @dataclass has made, such as __init__, come from no cell: it is "" for them.
+        if f"class {cls.__name__}" in cell:
+            return cell
     return ""
 
 
@@ -687,8 +689,8 @@ class GRPOSettings(Settings):
         answers = answers_a_step(self.batch_size, accumulation, self.processes)
         problem = whole_groups_problem(answers, G, "batch_size × gradient_accumulation_steps × processes")
         yield bool(problem), problem
-        # `refill` replaces whole groups on each process alone, so it needs them there; without it a group may
-        # be spread over processes.
+        # Each process refills its own groups, so `refill` needs whole ones there; without it a group may be
+        # spread over processes.
         answers_of_process = answers_a_step(self.batch_size, accumulation)
         product = "refill: batch_size × gradient_accumulation_steps of one process"
         refill_problem = whole_groups_problem(answers_of_process, G, product)
@@ -725,8 +727,8 @@ class GRPOSettings(Settings):
         # TRL 1.16 hands a tool's pictures on to vLLM, but vlrlbook has no test of that.
         yield has_tool and self.use_vllm, (
             "use_vllm with max_looks: pictures that a tool gives are not tested there")
-        # TRL's loop of tool calls cannot give pictures to these two families; vlrlbook/zoom_turns.py says
-        # what is missing.
+        # TRL's loop of tool calls cannot give pictures to these two families (why: vlrlbook/zoom_turns.py).
+        # Here only twins are known by name; other models of theirs are refused when they are loaded.
         unable = self.model in ("tiny-gemma3", "tiny-aria")
         yield has_tool and unable, (
             f"max_looks with model = {self.model}: TRL 1.16 hands a tool's picture to Qwen's families only")

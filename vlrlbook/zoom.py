@@ -171,7 +171,7 @@ class Eye:
         max_image_size: int = None,  # pixels squared that a picture may have; None: as its processor says
     ):
         "An `Eye` for the model of this name"
-        return cls(*model_scale(model, max_image_size))
+        return cls(*model_scale(model, max_image_size))  # its processor, and the name of its scale
 
     def shown(self,
         picture: Image.Image,  # as the question has it
@@ -353,7 +353,7 @@ def zoom_lessons(
     eye: Eye,  # of the tiny model: in which size it sees pictures, in which scale it writes coordinates
     looks: int = 1,  # 0: no answer calls the tool; any other number: an answer calls it once or not at all
     aiming: bool = False,  # True: small discs alone, each looked at, to teach where to look
-) -> tuple:  # samples, and an answer to each: "A photo of 3 discs", or behind a call and what the tool gave
+) -> tuple:  # samples, and a text to each: "A photo of 3 discs", with a call in front if there is one
     """Questions with answers that teach a tiny model to call the tool, to aim the call, and to answer.
 
     Without `aiming` half of the answers call the tool, whether it is needed or not. When a call is needed
@@ -450,7 +450,7 @@ def _draw_look(
     "Draw a frame around a part of a picture, and put what the model saw of it, framed alike, into the column"
     draw = ImageDraw.Draw(whole)
     left, top, right, bottom = frame
-    draw.rectangle([left, top, right - 1, bottom - 1], **line)
+    draw.rectangle([left, top, right - 1, bottom - 1], **line)  # PIL draws the corner that is given, too
     whole.paste(crop, place)
     x, y = place
-    draw.rectangle((x, y, x + crop.width, y + crop.height), **line)
+    draw.rectangle((x, y, x + crop.width, y + crop.height), **line)  # right and below just outside the crop

@@ -86,7 +86,7 @@ def _outcome_in(path):
 
 def _warn_of_damage(
     path,  # of an outcome.json
-    how,  # is it damaged: text for the log
+    how,  # it is damaged, in words for the log, such as JSONDecodeError
 ):
     "Log that an outcome.json cannot be read"
     logger.warning("%s of job %s cannot be read (%s)", path.name, path.parent.name, how)

@@ -99,11 +99,11 @@ _same_marks = str.maketrans({
 # \boxed{\text{B}}, $B$, **B** and `B` are B
 _latex = re.compile(
     r"\\(?:boxed|fbox|text|textbf|textit|mathrm|mathbf|mbox|left|right|displaystyle)\b|\\[()\[\]]")
-# $5 is money and 3*4 a product: a sign that touches a number is no frame
 # 7_apples, __bold__; but a single one behind a digit at an end joins nothing: 5_ is a name that was cut
 _underscores_around = re.compile(r"(?<!\w)_([^\s_]{1,40})_(?!\w)")
 _underscore = re.compile(r"__+|_(?=[^\W_])|(?<!\d)_")
 _dollars_around = re.compile(r"\$([^\s$]{1,40})\$")
+# $5 is money and 3*4 a product: a sign that touches a number is no frame
 _frames = re.compile(r"\*\*|[*](?!\s*\d)|(?<!\d)[*]|\$(?!\d)|[{}]")
 
 
@@ -117,7 +117,7 @@ def plain_text(
     apostrophe "'", a raised digit "^", and underscores that join words become spaces."""
     text = text[:_most_characters] if from_start else _both_ends(text)
     # before NFKC, which would write 5² as 52 and 2½ as 21/2
-    text = _raised.sub("^", text)  # 5^
+    text = _raised.sub("^", text)  # 5^: the mark is enough to tell that 5 is not the whole number
     text = _fractions.sub(_set_apart, text)  # 2 1/2
     plain = unicodedata.normalize("NFKC", text)
     # cut once more, since NFKC makes several characters of some
@@ -159,6 +159,7 @@ def unwrapped(
     "A text without the marks of LaTeX and Markdown around its words: `**B**`, `$B$`, `\\text{B}` become B"
     if "\\" in text:
         text = _latex.sub(" ", text)  # commands such as \text
+    # pairs first, so that $7$ becomes 7: a single $ in front of a digit is money, and stays
     text = _dollars_around.sub(r" \1 ", text)
     return _frames.sub(" ", text)  # asterisks, dollar signs and braces
 
@@ -272,7 +273,7 @@ def _digits_value(
     # 007 is a code, but 05 is a 5 that was filled up to two digits
     if len(whole) > 2 and whole.startswith("0"):
         return None
-    # at most 24 characters: decimal places beyond what a float can hold are cut off
+    # 24 characters are enough: 12 digits, the point, and more decimal places than a float can hold
     value = float(digits[:2 * _most_digits])
     return -value if raw.startswith("-") else value
 
@@ -300,21 +301,21 @@ def _digits_with_scales(numeral):
     None for an estimate such as 十三四 (thirteen or fourteen), and where a scale follows a smaller or equal
     one, as in 十百."""
     total = 0
-    digit = None  # read, but not yet multiplied by its scale: in 三百 (300), 三 is read first
+    waiting = None  # the digit that waits for its scale: in 三百 (300), 三 is read first
     last_scale = 10_000  # above every scale
     for character in numeral:
         if character in _chinese_digits:
             # two digits side by side are an estimate, but a zero may stand before another: 一百零二 (102)
-            if digit:
+            if waiting:
                 return None
-            digit = _chinese_digits[character]
+            waiting = _chinese_digits[character]
             continue
         scale = _chinese_scales[character]
         if scale >= last_scale:
             return None
-        total += scale * (1 if digit is None else digit)  # 十二 (twelve) begins without a digit: 1 ten
-        last_scale, digit = scale, None
-    return float(total + _worth_of_last_digit(numeral, digit or 0, last_scale))
+        total += scale * (1 if waiting is None else waiting)  # 十二 (twelve) begins without a digit: 1 ten
+        last_scale, waiting = scale, None
+    return float(total + _worth_of_last_digit(numeral, waiting or 0, last_scale))
 
 
 def _worth_of_last_digit(
@@ -384,7 +385,7 @@ def _numeral(
     is_chinese = first.raw[-1] in _numerals  # `raw`: as written
     # Add each word that may follow: `hundred` after 2, `six` after twenty, `dozen` after any number.
     while True:
-        at = _next_word(tokens, after, value)  # its place; a hyphen or an `and` may stand before it
+        at = _next_word(tokens, after, value)  # its place, behind a hyphen or an `and`
         following = tokens[at]  # an edge token behind the end of the text
         if following.text in _too_many:  # such as `million`
             return None, at + 1

@@ -103,8 +103,8 @@ def _of_dict(values):
 def _of_columns(columns):
     """The options of a row that has a column for each: option_A, Choice B, …, or A, B, …, or option1, ….
 
-    `columns` are the row's `Columns`. Returns ten values, from A to J, None for a missing column (the caller
-    drops these at the end); an empty list if there are fewer than two options."""
+    `columns` are the row's `Columns`. Returns ten values, A to J, None for a missing column; the caller drops
+    those at the end. Empty if fewer than two columns are filled."""
     name_of_letter = {}  # letter → name of its column
     for name in columns.row:
         letter = _letter_of_column(str(name).strip())
@@ -192,7 +192,7 @@ def option_places(
     if all(str(number) in options for number, options in numbered):
         return "text"  # also if no answer is a number
 
-    # Of four options, the first may be called 0 and the last 4, but not in the same file.
+    # Of four options, 0 can only be the first counted from 0, and 4 only the last counted from 1.
     counts_from_zero = any(number == 0 for number, _ in numbered)
     counts_from_one = any(number == len(options) for number, options in numbered)
     if counts_from_zero == counts_from_one:
@@ -245,8 +245,7 @@ def _option_of_text(
         return letter
     in_front = _letter_in_front.match(answer)  # such as "B. dog"
     if in_front and in_front[1].upper() in letters:
-        # The letter, if the text behind it is that of this option; else `DataError`.
-        return _letter_with_text(answer, in_front, texts, columns)
+        return _letter_with_text(answer, in_front, texts, columns)  # `DataError` if the text is another's
     several = _listed_letters(answer)  # of "A, C" or "A and C"
     if several and set(several) <= set(letters):
         return ", ".join(several)

@@ -194,7 +194,8 @@ def _read_group(
             advice = nearest(shown_name, list(fields_of_task))  # ": did you mean …?"
             errors.append(_error(place, f"{group}.unknown", f"there is no {shown_name!r}{advice}"))
             continue
-        message = _take_setting(fields_of_task.get(name), fields_of_all_tasks[name], value, settings, task)
+        field = fields_of_task.get(name)  # None: only other tasks have it
+        message = _take_setting(field, fields_of_all_tasks[name], value, settings, task)
         if message:
             errors.append(_error(place, f"{group}.{name}", message))
     return errors
@@ -214,7 +215,9 @@ def _take_setting(
         tasks = ", ".join(tasks_of(form_field))
         return f"belongs to task {tasks}, and this request is for task {task}"
     message = _take_value(field, form_field.setting, value, settings)
-    return message + _tasks_with_choice(form_field, value, task) if message else None
+    if not message:
+        return None
+    return message + _tasks_with_choice(form_field, value, task)  # such as "; it is a choice of task vqa, …"
 
 
 def _tasks_with_choice(
