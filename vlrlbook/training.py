@@ -96,7 +96,7 @@ class CommittedCheckpoints(BeforeTrainer):
             if is_first_process:
                 self.state.save_to_json(str(aside / name / "trainer_state.json"))
         if is_first_process:
-            self._remove_old_checkpoints(run)
+            self._remove_old_checkpoints(run)  # beyond save_total_limit
         self.accelerator.wait_for_everyone()
 
     def _correct_best_path(self, run):
@@ -149,7 +149,7 @@ class CommittedCheckpoints(BeforeTrainer):
         if self.is_world_process_zero():
             move_newer_checkpoints(self.args.output_dir, last)
         self.accelerator.wait_for_everyone()
-        if resume_from_checkpoint:
+        if resume_from_checkpoint:  # step, epoch and max_steps, which the lines below read
             self.state = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / "trainer_state.json"))
         if not resume_from_checkpoint or not self._is_finished():
             return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
