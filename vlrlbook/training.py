@@ -382,7 +382,7 @@ class StopWhenAsked(TrainerCallback):
         self.asked = False
         # Several processes might read the request at different steps, and then wait for each other forever.
         if path and args.world_size == 1:
-            # A checkpoint would not be exact in the middle of a batch, on which TRL takes `every` steps.
+            # TRL takes `every` steps on one batch of answers: a checkpoint in between would not be exact.
             is_batch_done = state.global_step % self.every == 0
             self.asked = is_batch_done and Path(path).read_text().startswith("interrupt")
         control.should_save |= self.asked  # transformers then saves, and calls on_save
