@@ -412,7 +412,7 @@ def read_predictions(
     rows = [_prediction_row(row, number, file) for number, row in read_rows(path)]
     # `columns` are the fields that hold answers, such as after_greedy: all rows must have the same.
     all_columns = set(columns(rows))
-    for number, row in enumerate(rows, 1):
+    for number, row in enumerate(rows, 1):  # a place among the rows, not the line in the file
         missing = sorted(all_columns - set(columns([row])))
         if missing:
             message = f"no {missing[0]!r}, which other rows have"
@@ -899,9 +899,9 @@ def confusion_rows(
     truths, answers = _truths_and_answers(rows, column, task)
     frequent = [truth for truth, _ in Counter(truths).most_common(most)]
     classes = sorted(frequent, key=lambda name: (len(name), name))  # "2" before "10"
-    rare = {*truths, *answers} - set(classes)  # all of them become one class
+    rare = {*truths, *answers} - set(classes)
     other = "other" if "other" not in classes else "all other"  # "other" may be a truth
-    if rare:
+    if rare:  # all of them become one class
         classes.append(other)
     truths = [other if truth in rare else truth for truth in truths]
     answers = [other if answer in rare else answer for answer in answers]

@@ -153,7 +153,7 @@ def _vision_config(
     tower_sizes = dict(hidden_size=64, intermediate_size=128, out_hidden_size=width)
     settings_of = dict(
         qwen2_vl=dict(embed_dim=64, hidden_size=width, mlp_ratio=2, patch_size=14),
-        # Full attention in all layers: windows would do nothing, since no picture here is larger than one.
+        # Full attention in all layers: the largest square picture is a single window (112 pixels) anyway.
         qwen2_5_vl=dict(tower_sizes, patch_size=14, window_size=112, fullatt_block_indexes=[0, 1, 2]),
         # A position for each of the 8 × 8 patches of the largest picture. The outputs of layers 0 and 1 also
         # go directly to the language model (DeepStack).
@@ -244,7 +244,7 @@ def _qwen_processor(family):
     patch, largest_side = (16, 128) if is_qwen3 else (14, 112)
 
     # In spite of their names, the two "edges" are the smallest and largest number of pixels of a picture.
-    # At least 4 × 4 patches, of which the model makes 2 × 2 tokens.
+    # The smallest: 4 × 4 patches, which become 2 × 2 tokens.
     size = {"shortest_edge": (4 * patch) ** 2, "longest_edge": largest_side**2}
     images = t.Qwen2VLImageProcessor(patch_size=patch, size=size)
 

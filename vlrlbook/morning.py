@@ -215,7 +215,7 @@ def names_of_code(
     source: str,  # Python code of a cell
 ) -> tuple:  # (set of names that earlier cells must make, set of names that this cell makes)
     "Find the global names that a cell needs from the cells before it, and those that it makes"
-    # Python's own table of the names in each scope, which knows what is local and what is global
+    # Python's own table of names: what is local, what is global, in each function
     top = symtable.symtable(source, "cell", "exec")
     made = {symbol.get_name() for symbol in top.get_symbols() if symbol.is_assigned() or symbol.is_imported()}
     return _global_names_read(top) - made - set(dir(builtins)), made
