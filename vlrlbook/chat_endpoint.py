@@ -150,7 +150,7 @@ class Endpoint:
             raise self._error(f"content {_one_line(json.dumps(text))}")
         is_whole = reason in ("stop", None)  # else the reply was cut: length, content_filter
         usage = completion.get("usage") or {}  # counts of tokens, which not every server reports
-        # `_count` makes None of anything that is no number of tokens.
+        # `_count`: None for anything that is no number of tokens.
         return Reply(text, is_whole, prompt_tokens=_count(usage.get("prompt_tokens")),
                      completion_tokens=_count(usage.get("completion_tokens")), tries=tries)
 

@@ -153,7 +153,7 @@ def compare(
     log: RunLog = None,  # gets a row per batch
     processes: int = 1,  # that ask at the same time; the answers are the same
     looks: int = 0,  # calls of the tool `zoom` in one answer
-    engine: dict = None,  # vLLM answers, with share of GPU memory and longest in tokens; None: transformers
+    engine: dict = None,  # vLLM answers: {share: of GPU memory, longest: tokens}; None: transformers
     **loading,  # for `models.load_vlm`: use_4bit, max_image_size, …
 ) -> list:  # a row per picture: row, question, answer, picture, and a list of texts per model and way
     """Ask base and adapter about the same pictures, batch by batch.
@@ -161,12 +161,12 @@ def compare(
     The answers are appended to the file `path`; a run that was killed goes on after the last whole batch."""
     sampling = dict(answers=answers, temperature=temperature, max_new_tokens=max_new_tokens,
                     controls=controls, seed=seed)
-    if looks:  # calls of the tool `zoom`; without the tool the plan stays as it was in older files
+    if looks:  # else left out: the plan must stay equal to those of older files, which lack it
         sampling["looks"] = looks
     options = dict(batch_size=batch_size, names=list(names), **sampling, **loading)
     plan = _plan(base, adapter, dataset, options, engine)
     lenders = other_pictures(dataset, seed) if controls else None  # row → the row whose pictures it gets
-    # `panel` answers the questions: with models in this process, in several processes, or in vLLM.
+    # `panel` answers the questions: in this process, in several, or in vLLM.
     with panel_of(processes, base, adapter, names, sampling, loading, engine=engine) as panel:
         order = by_length(panel.processor, dataset)  # row numbers, longest prompt first
         batches = [order[i:i + batch_size] for i in range(0, len(order), batch_size)]
@@ -289,9 +289,8 @@ def _refuse_other_plan(
 ):
     "Raise SettingsError if a file was begun with another plan, naming each setting that differs"
     defaults = {"engine": "transformers"}  # a plan does not name the engine where it is this one
-    # Through JSON and back, as the written one was: JSON turns tuples into lists.
-    new = defaults | json.loads(json.dumps(plan))
-    # Plans of before December 2026 do not know the weights of their base.
+    new = defaults | json.loads(json.dumps(plan))  # with lists for tuples, as in the written one
+    # Plans of before December 2026 lack base_weights: they are taken as the same.
     old = defaults | {"base_weights": new.get("base_weights")} | written_plan
     different = []
     for name in old | new:  # a setting that is off may stand in one of them only
@@ -316,11 +315,11 @@ def _answered(
         "Yield for each batch a dict, way of asking → samples, and the seed of its sampling"
         for number in batch_numbers:
             asked = asked_of(number)
-            waiting.append(asked["greedy"])  # the unchanged samples
+            waiting.append(asked["greedy"])  # the samples as they are, for the loop below
             # The seeds of two runs are further apart than a run has batches, so no two batches share a seed.
             yield asked, seed * 100_003 + number
 
-    # `in_order` may take several batches before it yields the answers to the first of them.
+    # `in_order` may take several batches (each then waits) before it yields the answers to the first of them.
     for number, answered in zip(batch_numbers, panel.in_order(questions_with_seeds())):
         yield number, waiting.popleft(), answered
 
@@ -346,7 +345,7 @@ def _ask(
         rows += lines
         if path is not None:
             _append(path, lines)  # on the disk when it returns
-        answer_count = sum(sum(map(len, texts.values())) for texts in answered)
+        answer_count = sum(sum(map(len, texts.values())) for texts in answered)  # in all columns
         now = time.perf_counter()
         log.append(dict(step=number + 1, pictures=len(samples), answers=answer_count, seconds=now - start))
         start = now
@@ -390,7 +389,7 @@ def _line(
     "A line of the predictions file, as a dict: what is kept of one sample and of the answers to it"
     pictures = " ".join(map(picture_key, sample.images))  # fingerprints, since pixels are not kept
     fields = dict(row=sample.row, question=sample.question, answer=sample.answer, picture=pictures)
-    # Of equal names the right one stays: a bare question of `more_fields` replaces the whole prompt.
+    # `|` keeps the value on its right: a bare question of `more_fields` replaces the whole prompt.
     return fields | more_fields.get(sample.row, {}) | texts
 
 def _append(
@@ -413,7 +412,7 @@ def read_predictions(
     rows = [_prediction_row(row, number, file) for number, row in read_rows(path)]
     # `columns` are the fields that hold answers, such as after_greedy: all rows must have the same.
     all_columns = set(columns(rows))
-    for number, row in enumerate(rows, 1):
+    for number, row in enumerate(rows, 1):  # a place among the rows, not the line in the file
         missing = sorted(all_columns - set(columns([row])))
         if missing:
             message = f"no {missing[0]!r}, which other rows have"
@@ -624,7 +623,7 @@ def _judged_scores(path):
     baselines = report["baselines"]  # rule that prefers the first, or the longer answer → its accuracy
     without_interval = {f"baseline_{name}": value for name, value in baselines.items()}
     without_interval["margin_mean"] = report["margin_mean"]
-    accuracy, *others = _metric_records("pair_accuracy", report, without_interval)
+    accuracy, *others = _metric_records("pair_accuracy", report, without_interval)  # a dict for each figure
     question = _beats_baseline("Better than place or length alone?", accuracy,
                                baseline=max(baselines.values()), rule="the better of both")
     return "preference", report, [accuracy, *others], question
@@ -638,7 +637,8 @@ def _judged_bins(path):
     report.pop("expected_bin")  # a number for each frame, which is in the file already
     # majority_accuracy is what "always the commonest bin" earns: shown beside the others, and the baseline
     names = ("macro_f1", "majority_accuracy", "mae_bins", "within_one")
-    accuracy, *others = _metric_records("accuracy", report, {name: report[name] for name in names})
+    without_interval = {name: report[name] for name in names}
+    accuracy, *others = _metric_records("accuracy", report, without_interval)
     question = _beats_baseline("Better than the commonest bin?", accuracy,
                                baseline=report["majority_accuracy"], rule="the commonest bin")
     return "aloha", report, [accuracy, *others], question
@@ -646,13 +646,13 @@ def _judged_bins(path):
 def _metric_records(
     name,  # key in `report` of the accuracy, which has an interval
     report,  # dict of chapter 03 or 04, with n and ci95
-    others,  # name → value of the figures that have no interval
+    without_interval,  # name → value of the other figures
 ):
     "The figures of a report as a list of dicts, the accuracy first: name, value, n, ci95 (low, high), …"
     no_interval = (float("nan"), float("nan"))
     how = "bootstrap over films or rows, else Wilson"  # how both chapters compute the interval
     metrics = [_metric_record(name, report[name], report["n"], report["ci95"], how)]
-    for other, value in others.items():
+    for other, value in without_interval.items():
         metrics.append(_metric_record(other, value, report["n"], no_interval, "none"))
     return metrics
 
@@ -670,11 +670,12 @@ def _beats_baseline(
 ):
     "Answer whether an accuracy is above a baseline, as a dict: name, question, answer, because (numbers)"
     value, (low, high) = accuracy["value"], accuracy["ci95"]
-    # We look for gains of ten points or more, which an interval of ± ten points cannot hide.
+    # Where an interval of ± ten points reaches the baseline, the value is hardly more than ten points above
+    # it, and we look for larger gains.
     is_narrow = high - low <= 0.2
     if low > baseline:
         answer = "yes"
-    elif value <= baseline or is_narrow:  # no advantage at all, or none of ten points
+    elif value <= baseline or is_narrow:  # no advantage at all, or none of more than ten points
         answer = "no"
     else:
         answer = "cannot tell"
@@ -775,9 +776,9 @@ def _rows_of_file(
         # model under the adapter).
         dataset = in_scale_of(dataset, s.model or base_of(s.adapter), s.max_image_size)
 
-    # Leave out the same rows as training does (true answers without a reward), so that the split is the same.
-    reward = load_reward(s.reward or task)
-    # DataError unless they may be skipped; those that are left out are listed in `report.skipped`.
+    # As training does, leave out rows whose true answer earns too little, so that the split is the same.
+    reward = load_reward(s.reward or task)  # a task's own reward has the task's name
+    # With skip_bad_rows they are listed in `report.skipped`, else the first one is a DataError.
     dataset = with_good_truths(dataset, reward, s.skip_bad_rows, report)
     if report.skipped or report.notes:
         print(report)
@@ -898,9 +899,9 @@ def confusion_rows(
     truths, answers = _truths_and_answers(rows, column, task)
     frequent = [truth for truth, _ in Counter(truths).most_common(most)]
     classes = sorted(frequent, key=lambda name: (len(name), name))  # "2" before "10"
-    rare = {*truths, *answers} - set(classes)  # all of them become one class
+    rare = {*truths, *answers} - set(classes)
     other = "other" if "other" not in classes else "all other"  # "other" may be a truth
-    if rare:
+    if rare:  # all of them become one class
         classes.append(other)
     truths = [other if truth in rare else truth for truth in truths]
     answers = [other if answer in rare else answer for answer in answers]
@@ -957,13 +958,14 @@ def parting(
     paid: str = "part/counting_exact",  # column: share of the answers that earn the reward
     meant: str = "part/verbatim",  # column: share of the answers that are what the reward should stand for
     allowed: float = 0.03,  # share of the answers that may earn the reward without being meant
-) -> dict:  # step (None: never), gap, paid_gain, meant_gain
+) -> dict:  # step (None: never); gap at the last step; paid_gain and meant_gain, from the first to the last
     """Find the step from which on a model earns the reward with answers that are not meant (reward hacking).
 
     From that step on, the smoothed share `paid` stays more than `allowed` above the share `meant`."""
     steps, paid_shares = log.series(paid)
     _, meant_shares = log.series(meant)  # at the same steps
-    paid_shares, meant_shares = np.array(smooth(paid_shares, 0.9)), np.array(smooth(meant_shares, 0.9))
+    paid_shares = np.array(smooth(paid_shares, 0.9))  # 0.9: weight of the average so far
+    meant_shares = np.array(smooth(meant_shares, 0.9))
     gaps = paid_shares - meant_shares
     return dict(
         step=_step_of_parting(steps, gaps, allowed),
@@ -995,7 +997,7 @@ def parting_plot(
         for (name, label), colour in zip(shown.items(), (blue, orange, green, purple)):
             steps, values = log.series(name)  # empty lists if the log lacks the column
             ax.plot(steps, values, color=colour, alpha=0.2, lw=1)
-            ax.plot(steps, smooth(values, 0.9), color=colour, lw=2, label=label)
+            ax.plot(steps, smooth(values, 0.9), color=colour, lw=2, label=label)  # as `parting` smooths
         _mark_parting(ax, log)
         ax.set(xlabel="step", ylim=(0, 1), title=f"{title} (n = {len(log)} rows)")
     axes[0, 0].legend(fontsize=8, frameon=False, loc="lower left")

@@ -61,15 +61,14 @@ def read_film_labels(
     if label_as not in readings:
         raise DataError("aloha.label", f"label_as = {label_as!r}{nearest(label_as, readings)}")
     table = _as_table(values, episodes, moments, column) # [frames, numbers of a label]
-    # Vectors always hold a number for each bin. What single numbers mean depends on the whole column.
-    # `kinds` is how each label was read in one word, `meaning` how the column was read in a few words.
-    if table.shape[1] > 1:
+    # bins [frames]; kinds: how each label was read, one word; meaning: how the column was read, some words
+    if table.shape[1] > 1: # vectors: a number for each bin
         _check_vectors(table, column, label_as)
         bins, kinds, num_classes, meaning = _from_vectors(table)
     else:
         bins, kinds, num_classes, meaning = _from_numbers(
             table[:, 0], column, label_as, progress_bins or PROGRESS_BINS)
-    # Progress that is learnt as a number: from 0 to num_classes - 1.
+    # "regress": progress is learnt as a number from 0 to num_classes - 1
     targets = _scaled_progress(table[:, 0], num_classes) if label_as == "regress" else None
     told = _column_in_words(column, bins, kinds, num_classes, meaning) # a sentence for users
     return FilmLabels(bins, kinds, num_classes, told, targets)
@@ -89,14 +88,14 @@ def _check_vectors(
 def read_label(
     value, # what the label column holds in one row: a vector, a list or a number
 ) -> tuple: # bin, and how it was read: "vector", "zero" or "scalar"
-    """The bin of one label, read without the rest of its column.
+    """The bin of one label, for whoever has not got its whole column: the place of a vector's largest entry.
 
-    It is the place of a vector's largest entry. A vector of zeros and a single number get the bin 0."""
+    A vector of zeros and a single number get the bin 0."""
     numbers = np.asarray(value, float)
     if not np.isfinite(numbers).all():
         raise DataError("aloha.label", f"{value!r}, expected numbers")
     if numbers.size < 2:
-        # A single number may be a bin, a success or progress; only the whole column could tell which.
+        # A bin, a success or progress: only the whole column could tell which, so 0 is a mere stand-in.
         return 0, "scalar"
     if not numbers.any():
         return 0, "zero"
@@ -120,7 +119,9 @@ def _as_table(
         if fault:
             message = f"film {int(episode)}, frame {int(moment)}: {fault}"
             raise DataError("aloha.label", message, entry=column)
-    return np.stack([row.ravel() for row in rows]) if rows else np.zeros((0, width))
+    if not rows:
+        return np.zeros((0, width))
+    return np.stack([row.ravel() for row in rows])  # ravel: a label may be nested, such as [[0, 1, 0]]
 
 
 def _fault_of_label(
@@ -166,11 +167,10 @@ def _from_numbers(
     the same for all: success, integer, progress or regress."""
     low, high = (float(numbers.min()), float(numbers.max())) if len(numbers) else (0.0, 0.0)
     are_whole = bool((numbers == np.round(numbers)).all())
-    # How the numbers are read: success (all are 0 or 1), integer (all are whole), progress or regress.
     reading = _reading_of(low, high, are_whole) if label_as == "auto" else label_as
     _check_range(low, high, are_whole, column, reading, label_as) # a DataError if they cannot be read so
     kinds = np.full(len(numbers), reading)
-    if reading == "success":
+    if reading == "success": # all are 0 or 1
         return numbers.astype(int), kinds, 2, "0 and 1, taken as failure (bin 0) and success (bin 1)"
     if reading == "integer":
         meaning = f"whole numbers from {low:g} to {high:g}, taken as bins"
@@ -187,13 +187,13 @@ def _bins_of_progress(
 ):
     """The bin of each frame's progress, and in words what the progress was taken for.
 
-    With 5 bins the progress 0.3 is in bin 1, from 0.2 to 0.4. If it is learnt as a number ("regress"), bins
-    are the marks 0, 0.25, 0.5, 0.75 and 1; the nearest one is bin 1, too."""
+    "progress": of 5 bins of equal width, 0.3 is in bin 1 (0.2 to 0.4). "regress": of the 5 marks 0, 0.25,
+    0.5, 0.75 and 1, mark 1 is the nearest to 0.3."""
     if reading == "regress":
-        # What is learnt is the number; its bin is for metrics. With 5 bins, 0.3 is scaled to 1.2: bin 1.
+        # What is learnt is the number; its bin is for metrics. 0.3 is scaled to 1.2 and rounded to 1.
         nearest_marks = np.rint(_scaled_progress(progress, bins)).astype(int)
         return nearest_marks, f"learnt as progress between {bins} marks"
-    # Bins of equal width. 1.0 belongs to the last one; progress may also lie a thousandth outside of 0 to 1.
+    # clip: 1.0 belongs to the last bin, and progress may lie a thousandth outside of 0 to 1.
     equal_bins = np.clip((progress * bins).astype(int), 0, bins - 1)
     return equal_bins, f"taken as progress and cut into {bins} bins"
 

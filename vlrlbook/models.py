@@ -114,7 +114,7 @@ def _qwen_text_settings(family, width):
     rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]}
     if family != "qwen3_vl":
         return dict(rope_parameters=rope)
-    # The older two compute head_dim as width / heads, Qwen3-VL has a fixed default.
+    # A head has 2 × 16 numbers. Qwen2-VL and Qwen2.5-VL compute that as width / heads, Qwen3-VL must be told.
     return dict(rope_parameters=rope | dict(mrope_interleaved=True), head_dim=32)
 
 # %% ../nbs/00a_models.ipynb #nfbafb38
@@ -153,7 +153,7 @@ def _vision_config(
     tower_sizes = dict(hidden_size=64, intermediate_size=128, out_hidden_size=width)
     settings_of = dict(
         qwen2_vl=dict(embed_dim=64, hidden_size=width, mlp_ratio=2, patch_size=14),
-        # All three layers have full attention: the largest picture here is one window of 112 pixels.
+        # Full attention in all layers: the largest square picture is a single window (112 pixels) anyway.
         qwen2_5_vl=dict(tower_sizes, patch_size=14, window_size=112, fullatt_block_indexes=[0, 1, 2]),
         # A position for each of the 8 × 8 patches of the largest picture. The outputs of layers 0 and 1 also
         # go directly to the language model (DeepStack).
@@ -244,7 +244,7 @@ def _qwen_processor(family):
     patch, largest_side = (16, 128) if is_qwen3 else (14, 112)
 
     # In spite of their names, the two "edges" are the smallest and largest number of pixels of a picture.
-    # At least 4 × 4 patches, of which the model makes 2 × 2 tokens.
+    # The smallest: 4 × 4 patches, which become 2 × 2 tokens.
     size = {"shortest_edge": (4 * patch) ** 2, "longest_edge": largest_side**2}
     images = t.Qwen2VLImageProcessor(patch_size=patch, size=size)
 
@@ -310,10 +310,11 @@ def token_kinds(
 ) -> list: # B lists of T words for `core.token_ribbon`
     "Say of each token what it stands for: padding, prompt, image or answer"
     end = input_ids.shape[1] if prompt_length is None else prompt_length
-    is_image = input_ids == image_token(processor)
+    of_images = (input_ids == image_token(processor)).tolist()
     kinds = []
-    for images, mask in zip(is_image.tolist(), attention_mask.tolist()):
-        kinds.append([_kind_of(m, i, place < end) for place, (i, m) in enumerate(zip(images, mask))])
+    for of_image, mask in zip(of_images, attention_mask.tolist()): # of one row, a value for each token
+        kinds.append([_kind_of(is_real, is_image, place < end)
+                      for place, (is_image, is_real) in enumerate(zip(of_image, mask))])
     return kinds
 
 def _kind_of(is_real, is_image, in_prompt):
@@ -714,7 +715,9 @@ def merge_lora(
 
     files = base_files(base_model, cache_dir) # directory of the base; None for a tiny twin
     new_dtype = None if dtype == "keep" else dtype
-    loaded_as = new_dtype or (stored_dtype(files) if files else None) or "auto"
+    loaded_as = new_dtype or "auto"
+    if files and not new_dtype: # as the base is stored; None without safetensors files
+        loaded_as = stored_dtype(files) or "auto"
     adapted, processor = load_vlm(base_model, adapter=lora_model, dtype=loaded_as, cache_dir=cache_dir)
     layers = adapted_layers(adapted) # before merging, which replaces the adapter's layers by plain ones
     merged = adapted.merge_and_unload()
@@ -727,7 +730,7 @@ def merge_lora(
             transformers_4 = transformers_4 or merged.config.model_type in known_to_transformers_4
         else:
             _keep_files(files, aside, merged, layers, new_dtype)
-        # the list of what transformers 4 cannot read in a directory
+        # only_for_transformers_5: a list of what transformers 4 cannot read there
         if transformers_4 and only_for_transformers_5(aside):
             for_transformers_4(aside)
 
@@ -771,21 +774,22 @@ def _names_of_weights(merged, state):
     # Not a public name (read in transformers 5.17): it turns names of a state dict into those of the hub's
     # files, as save_pretrained does. A base may also have been saved with the names of today's state dict.
     from transformers.core_model_loading import revert_weight_conversion
-    # The conversion hands on a tensor that it only renames as the same object, so `id` tells its old name.
+    # A tensor that is only renamed stays the same object, so its `id` tells its name in `state`.
     name_by_id = {id(tensor): name for name, tensor in state.items()}
     names = [*revert_weight_conversion(merged, dict(state)).items(), *state.items()]
     return [(name, name_by_id.get(id(tensor)), tensor) for name, tensor in names]
 
 def _without_place(
     touched, # names of the weights that an adapter has changed
-    placed, # names of those that will be written into a file
-    tied, # name → name of the weight with which it shares its numbers
+    placed, # set of the names of those that will be written into a file
+    tied, # name → name of the weight whose numbers it has, such as lm_head.weight → that of the embeddings
 ):
     "Return the names of touched weights that come into no file, nor any weight tied to them, sorted"
     missing = []
     for name in sorted(touched):
-        tied_to_it = {other for other, source in tied.items() if source == name}
-        same_numbers = tied_to_it | {name, tied.get(name, name)}
+        tied_to_it = {other for other, its_source in tied.items() if its_source == name}
+        source = tied.get(name, name) # itself if it is not tied
+        same_numbers = tied_to_it | {name, source} # a file needs only one of them
         if not same_numbers & placed:
             missing.append(name)
     return missing
@@ -809,11 +813,11 @@ def _keep_files(
     dtype, # name of the type of all weights; None keeps each tensor's own
 ):
     "Copy the base's files into `aside`; in its safetensors files the weights that have changed are replaced"
-    has_safetensors = stored_dtype(files) is not None
-    if not has_safetensors:
-        merged.save_pretrained(aside) # all weights, and a config that the next line overwrites
-    left_out = copy_descriptions(files, aside) # names of weight files in other formats
-    if has_safetensors:
+    if stored_dtype(files) is None: # the base has no safetensors files: all weights are written
+        merged.save_pretrained(aside) # also a config, which the next line replaces by the base's
+        left_out = copy_descriptions(files, aside) # names of weight files in other formats
+    else:
+        left_out = copy_descriptions(files, aside)
         replace_weights(files, aside, _changed_weights(merged, layers, files), dtype)
     if left_out:
         print(f"{files.name}: weights in other forms were not copied, since they are not merged: "
@@ -833,14 +837,14 @@ def _changed_weights(
     state = merged.state_dict()
     touched = _touched_weights(merged, layers, state)
     names_in_files = set().union(*(read_header(path)[0] for path in files.glob("*.safetensors")))
-    changed, placed = {}, set() # placed: names in the state dict of the tensors in `changed`
+    changed, placed = {}, set() # placed: the own names (in the state dict) of the tensors in `changed`
     for name_in_file, own_name, tensor in _names_of_weights(merged, state):
-        # None: made of several tensors. Perhaps none of them has changed; to write it is right in any case.
+        # None: made of several weights. Perhaps none of them has changed; to write it is right in any case.
         if name_in_file in names_in_files and (own_name is None or own_name in touched):
             changed[name_in_file] = tensor
             placed.add(own_name)
     missing = _without_place(touched, placed, merged.all_tied_weights_keys)
-    if missing and None not in placed: # else the weight may be in a tensor that was made of several
+    if missing and None not in placed: # None: the missing weight may be part of a tensor made of several
         suggestion = nearest(missing[0], sorted(names_in_files)) # ": did you mean …?", or a list of all
         raise ValueError(f"{files.name}: no weight file holds {missing[0]!r}, which the adapter changes"
                          f"{suggestion}")

@@ -58,9 +58,8 @@ def lesson_notebook(
 
     A cell with the imports that the chosen cells need is added behind the title. Exercises are emptied."""
     cells = _cells_of_lesson(name)
-    # the cell of imports, which no slide shows
-    setup = _code_cell(setup_source(name, cells), f"{name}-setup")
-    setup["metadata"] = dict(slideshow=dict(slide_type="skip"))
+    setup = _code_cell(setup_source(name, cells), f"{name}-setup")  # imports
+    setup["metadata"] = dict(slideshow=dict(slide_type="skip"))  # on no slide
     title, *others = cells
     book = dict(cells=[title, setup, *others], nbformat=4, nbformat_minor=5,
                 metadata=dict(kernelspec=dict(display_name="python3", language="python", name="python3")))
@@ -68,8 +67,7 @@ def lesson_notebook(
     notebook = twin(book, f"{name}.ipynb")
     _add_slide_types(notebook["cells"])  # which cell begins a slide, for nbconvert
     for cell in notebook["cells"]:
-        # `chosen_cell` added it for `setup_source`; a notebook's file has no such field
-        cell.pop("chapter", None)
+        cell.pop("chapter", None)  # added by `chosen_cell` for `setup_source`; not part of Jupyter's format
     return notebook
 
 
@@ -84,7 +82,8 @@ def _cells_of_lesson(
     ids = set()
     for cell in cells:
         # Two steps may take parts of the same cell, but the ids in a notebook must differ.
-        cell["id"] += "-more" if cell["id"] in ids else ""
+        if cell["id"] in ids:
+            cell["id"] += "-more"
         ids.add(cell["id"])
     return cells
 
@@ -216,7 +215,7 @@ def names_of_code(
     source: str,  # Python code of a cell
 ) -> tuple:  # (set of names that earlier cells must make, set of names that this cell makes)
     "Find the global names that a cell needs from the cells before it, and those that it makes"
-    # Python's own table of the names in each scope, which knows what is local and what is global
+    # Python's own table of names: what is local, what is global, in each function
     top = symtable.symtable(source, "cell", "exec")
     made = {symbol.get_name() for symbol in top.get_symbols() if symbol.is_assigned() or symbol.is_imported()}
     return _global_names_read(top) - made - set(dir(builtins)), made
@@ -286,12 +285,11 @@ def _imported_names(source):
 
 def setup_source(
     lesson: str,  # its name, for messages
-    cells: list,  # from `chosen_cell`: cells with the name of their chapter, or None, as `chapter`
+    cells: list,  # from `chosen_cell`; cell["chapter"] such as "02_rewards", None if in no chapter
 ) -> str:  # Python code
     """Write the imports that the cells of a lesson need, as they are in the chapters of these cells.
 
-    ValueError names a cell that needs a name which no earlier cell makes, and no chapter imports or
-    exports."""
+    ValueError names a cell that needs a name which no earlier cell makes and no chapter offers."""
     made_before = set()  # names that cells so far have made
     imports = {}  # name → (module, name in the module, or None for a whole module)
     chapters = list(dict.fromkeys(cell["chapter"] for cell in cells if cell["chapter"]))
@@ -299,9 +297,10 @@ def setup_source(
         if cell["cell_type"] != "code":
             continue
         needed, made = names_of_code("".join(cell["source"]))
+        # a cell takes its names from its own chapter; one that is in no chapter, from any of the lesson
+        searched = [cell["chapter"]] if cell["chapter"] else chapters
         for name in sorted(needed - made_before - set(imports)):
-            # a cell takes its names from its own chapter; one that is in no chapter, from any of the lesson
-            origin = _origin_of(name, [cell["chapter"]] if cell["chapter"] else chapters)
+            origin = _origin_of(name, searched)
             if origin is None:
                 raise ValueError(f"{lesson}, cell {cell['id']}: it needs {name!r}, "
                                  "which no chosen cell before it makes")

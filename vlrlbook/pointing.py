@@ -302,7 +302,7 @@ def _coco_boxes(
 
     Boxes are (x1, y1, x2, y2) in pixels. A `DataError` names the first bad annotation."""
     boxes, crowds = {}, set()
-    # Each helper raises a `DataError` that names the place in the JSON, counted from 0, and the row, from 1.
+    # For messages: a place in the JSON is counted from 0, a row from 1.
     for number, annotation in enumerate(annotations, 1):
         place = f"annotations[{number - 1}]"
         image_id = _checked_id(annotation, "image_id", images, place, path)
@@ -491,7 +491,7 @@ def _phrase_rows(
     """The rows for the phrases of one row: each a dict of question, answer (the box as text) and images
 
     A `DataError` names the row and the column where something is wrong."""
-    phrase_names, box_names, picture_names = _column_names  # that a column may have, such as bbox, box
+    phrase_names, box_names, picture_names = _column_names  # what these columns may be called
     phrase_column = _column(raw, phrase_names, number, path)  # the first of these names in the row
     box_column = _column(raw, box_names, number, path)
     picture = raw[_column(raw, picture_names, number, path)]
@@ -502,7 +502,8 @@ def _phrase_rows(
     truth = box_truth([box], "pixels", size)
     rows = []
     # RefCOCO may have a list of phrases for one box, by several people: each becomes a question.
-    for phrase in as_list(raw[phrase_column]) or [raw[phrase_column]]:  # as_list: None for a single text
+    phrases = as_list(raw[phrase_column]) or [raw[phrase_column]]  # as_list: None for a single text
+    for phrase in phrases:
         question = phrase if phrase_column == "question" else _question_for(phrase)
         rows.append(dict(question=question, answer=truth, images=picture))
     return rows
@@ -670,7 +671,7 @@ def _draw_answer(
     number,  # of the answer, from 1
     colour,  # of its boxes
     truths_on_canvas,  # the true boxes in pixels of the canvas; may be empty
-    unit,  # (width, height) of the whole picture in the answer's numbers, such as (1000.0, 1000.0)
+    unit,  # (width, height) of the picture in the answer's scale: in thousandths (1000.0, 1000.0)
     size,  # (width, height) of the canvas in pixels
 ):
     "Draw one answer on a picture: its boxes, each with the answer's number and the IoU, and its points"
@@ -680,8 +681,8 @@ def _draw_answer(
     for box_index, box in enumerate(boxes):
         if box_fault(box):
             continue  # swapped corners: there is nothing to draw
-        draw.rectangle(box, outline=colour, width=2)
-        # a box without a partner is joined with itself
+        draw.rectangle(box, outline=colour, width=2)  # the box itself
+        # the line of a box without a partner is a dot in its own centre
         partner, iou = partners.get(box_index, (box, 0.0))
         draw.line([centre(box), centre(partner)], fill=colour, width=1)
         # a picture without true boxes, such as a user's own, has no IoU to show

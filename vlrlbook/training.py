@@ -75,18 +75,18 @@ class CommittedCheckpoints(BeforeTrainer):
     def _save_checkpoint(self, model, trial):
         "Save a checkpoint so that it appears complete and with a manifest, or not at all"
         # Trainer's own method writes into `_get_output_dir()/checkpoint-N`: here into `.saving/checkpoint-N`,
-        # which is renamed at the end. If Trainer stopped calling this method, checkpoints would be written
-        # straight under their final names.
+        # which `committed` renames at the end. If Trainer stopped calling this method, checkpoints would be
+        # written straight under their final names.
         run = Path(super()._get_output_dir(trial))
         name = f"checkpoint-{self.state.global_step}"
         aside = run / ".saving"  # a fixed name, so that every process knows it
         self._check_weights(model)  # NotANumber where a weight is infinite or NaN
-        # The first process makes the folder and renames it; the others only write into it.
+        # The first process makes and renames the folder; the others only write into it.
         is_first_process = self.is_world_process_zero()
         committed: Any = _committed(run / name, aside) if is_first_process else nullcontext()
         with committed:
             self.accelerator.wait_for_everyone()  # until the folder is there, and empty
-            self._aside = aside  # `_get_output_dir` returns it now
+            self._aside = aside  # what `_get_output_dir` returns while it is set
             try:
                 super()._save_checkpoint(model, trial)
             finally:
@@ -96,7 +96,7 @@ class CommittedCheckpoints(BeforeTrainer):
             if is_first_process:
                 self.state.save_to_json(str(aside / name / "trainer_state.json"))
         if is_first_process:
-            self._remove_old_checkpoints(run)  # those beyond save_total_limit
+            self._remove_old_checkpoints(run)  # beyond save_total_limit
         self.accelerator.wait_for_everyone()
 
     def _correct_best_path(self, run):
@@ -114,7 +114,7 @@ class CommittedCheckpoints(BeforeTrainer):
 
         bad_count = torch.tensor([float(len(bad))], device=self.accelerator.device)
         if self.accelerator.gather(bad_count).max() > 0:
-            # `bad` is empty in a process whose own weights are good: they are only bad elsewhere
+            # `bad` is empty in a process whose own weights are good
             first_bad = f" (first: {bad[0]})" if bad else ""
             fault = f"{len(bad) or 'some'} weights are not numbers{first_bad}; nothing is saved of them"
             advice = _way_back(self.args)  # from which checkpoint to go on, with which settings
@@ -130,12 +130,12 @@ class CommittedCheckpoints(BeforeTrainer):
     def _load_from_checkpoint(self, checkpoint, model=None):
         "Load a checkpoint's weights, also those of the adapter that trains where there is a second one"
         # With beta > 0 TRL keeps the reference model as a second adapter, in a subfolder of the checkpoint.
-        # transformers' Trainer then loads only that one, and the adapter that trains would begin anew; so it
-        # is loaded here. If a later Trainer does it itself, the weights are merely loaded twice.
+        # transformers' Trainer then loads only that one; the one that trains, in the folder itself, is loaded
+        # here. If a later Trainer does it, too, the weights are merely loaded twice.
         super()._load_from_checkpoint(checkpoint, model)
         model = self.model if model is None else model
         has_second_adapter = any(Path(checkpoint).glob("*/adapter_config.json"))
-        if has_second_adapter: # then the one that trains lies in the folder itself, and is the first active
+        if has_second_adapter: # the first active one trains
             model.load_adapter(checkpoint, model.active_adapters[0], is_trainable=True)
 
     # Trainer's further arguments, `trial` and `ignore_keys_for_eval`, can be given by keyword only.
@@ -149,20 +149,20 @@ class CommittedCheckpoints(BeforeTrainer):
         if self.is_world_process_zero():
             move_newer_checkpoints(self.args.output_dir, last)
         self.accelerator.wait_for_everyone()
-        if not resume_from_checkpoint or not self._is_finished(resume_from_checkpoint):
+        if resume_from_checkpoint:  # step, epoch and max_steps, which the lines below read
+            self.state = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / "trainer_state.json"))
+        if not resume_from_checkpoint or not self._is_finished():
             return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
         print(f"nothing left to train: {Path(resume_from_checkpoint).name} is this run's last step")
         # Code that runs after a training, such as saving, expects the trained weights and an optimizer.
         self._load_from_checkpoint(resume_from_checkpoint)
-        # `_is_finished` has read `self.state` from the checkpoint; the schedule needs the number of steps.
         self.create_optimizer_and_scheduler(self.state.max_steps)
 
-    def _is_finished(self, checkpoint):
-        """Return True if a checkpoint is at the last step of the run; sets `self.state` from it
+    def _is_finished(self):
+        """Return True if `self.state`, read from a checkpoint, is at the last step of the run
 
         transformers' Trainer would take one step too many from there."""
-        self.state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
         if self.args.max_steps > 0:  # else the length of the run is given in epochs
             return self.state.global_step >= self.args.max_steps
         return self.state.epoch >= self.args.num_train_epochs
@@ -173,7 +173,8 @@ def _committed(checkpoint, aside):
 
     run/.saving/checkpoint-40 becomes run/checkpoint-40 (`checkpoint`), with a manifest of its files. After an
     error `aside` is deleted."""
-    # existing="any": a checkpoint of that name is replaced. mode=None: permissions stay.
+    # existing="any": a checkpoint of that name is replaced. mode=None: permissions stay. part: the folder in
+    # `aside` that is renamed, which Trainer makes.
     return new_folder(checkpoint, existing="any", mode=None, aside=aside, part=checkpoint.name)
 
 
@@ -246,13 +247,13 @@ def same_run(
     checkpoint: str | None,  # where the run goes on, or None
     free: set | frozenset = frozenset(),  # settings that may differ, such as number of steps, what is logged
     folder: str | Path | None = None,  # where a run that begins writes them; None: its output_dir
-    weights_by: str = "adapter = … goes on from its weights",  # how a new run begins with these weights
+    weights_by: str = "adapter = … goes on from its weights",  # words for the error: how to keep the weights
     **more,  # what else must be the same, such as a fingerprint of the data
 ):
     """Save the settings of a new run in begun_with.json; check that a resumed run still has the same.
 
-    SettingsError names the settings that differ. Another learning rate, for example, would have no effect,
-    since the optimizer comes from the checkpoint."""
+    SettingsError names those that differ: another learning rate, for example, would have no effect, since the
+    optimizer comes from the checkpoint."""
     now = {name: value for name, value in (asdict(settings) | more).items() if name not in free}
     if checkpoint is None:
         write_json(Path(folder or settings.output_dir) / begun_with, now)
@@ -349,6 +350,7 @@ class RunLogCallback(TrainerCallback):
 
     def _row_of(self, logs):
         "The numbers of `logs` that are kept: under our names, and those with the prefix under their own"
+        # names: such as theirs "learning_rate" → ours "lr"; prefix: such as "part/", or None
         row = {ours: logs[theirs] for theirs, ours in self.names.items() if logs.get(theirs) is not None}
         for name, value in logs.items():
             if self.prefix and name.startswith(self.prefix):
@@ -380,7 +382,7 @@ class StopWhenAsked(TrainerCallback):
         self.asked = False
         # Several processes might read the request at different steps, and then wait for each other forever.
         if path and args.world_size == 1:
-            # A checkpoint would not be exact in the middle of a batch, on which TRL takes `every` steps.
+            # TRL takes `every` steps on one batch of answers: a checkpoint in between would not be exact.
             is_batch_done = state.global_step % self.every == 0
             self.asked = is_batch_done and Path(path).read_text().startswith("interrupt")
         control.should_save |= self.asked  # transformers then saves, and calls on_save

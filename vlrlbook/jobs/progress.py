@@ -66,7 +66,8 @@ def _rows_at_the_end(file):
     names = next(csv.reader([header]), [])  # of the columns
     rows = []
     for values in csv.reader(whole_lines):
-        # The first of these lines has too few values if reading began in its middle.
+        # Reading may have begun in the middle of the first of these lines, which then has too few values. If
+        # only its step was cut, that does no harm: a step is taken from the last line alone.
         if len(values) == len(names):
             rows.append(dict(zip(names, values)))
     return rows
@@ -93,7 +94,7 @@ def _step_and_loss(
         step = int(float(row["step"]))
         loss = float(row["loss"]) if row["loss"] else None
     except (KeyError, ValueError, OverflowError):
-        return 0, None  # there is no row yet, or what stands there is no number
+        return 0, None  # there is no row yet, or it is damaged
     if loss is not None and not math.isfinite(loss):
         loss = None  # JSON has no NaN
     return step, loss
@@ -135,9 +136,10 @@ class Progress:
         "How far the job's latest attempt is; the ledger's own values while nothing new was logged"
         fingerprint = log_mark(folder.run_log)  # changes when run_log.csv does
         attempt = (row["job_id"], row["attempt"])
-        # As it was when the attempt began: then the file holds only rows of the attempt before.
+        # row["log_mark"]: the fingerprint when the attempt began. If it is the same now, the file holds only
+        # rows of the attempt before.
         is_of_attempt_before = fingerprint == row["log_mark"]
-        is_read_already = fingerprint == self.marks.get(attempt)
+        is_read_already = fingerprint == self.marks.get(attempt)  # `marks`: of the log as it was read last
         if is_of_attempt_before or is_read_already:
             return dict(progress=row["progress"], current_step=row["current_step"])
         columns = progress_of(folder, row["total_steps"])

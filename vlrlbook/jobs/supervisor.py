@@ -51,19 +51,19 @@ def supervise(
     if lock is None:
         return  # another supervisor has the job
 
-    _, ordered_attempt = read_order(lock)  # the dispatcher's order, and the attempt that it is for
+    _, ordered_attempt = read_order(lock)  # (order, attempt that it is for)
     if ordered_attempt != attempt:
         return  # a cluster started this supervisor late: the dispatcher is at another attempt by now
 
-    # The trainer must not inherit the lock: it could outlive this process, and the job would count as alive.
+    # A trainer that outlives this process must not hold the lock, or the job would count as alive.
     os.set_inheritable(lock, False)
     # Processes whose parent ends become children of this one, so that `tree` finds them.
     prctl(adopt_orphans, 1)
 
     outcome = Outcome(folder)  # reserves the bytes of outcome.json, which a full disk would refuse later
     content = run_attempt(folder, attempt, devices, lock)  # state, error_code, error_message
-    # The lock is released when this process ends, so after the outcome is on the disk. Therefore a free lock
-    # without an outcome means that the supervisor was killed.
+    # Before this process ends, which releases the lock: a free lock without an outcome means that the
+    # supervisor was killed.
     outcome.write(dict(attempt=attempt, **clean(content, longest_text)))
 
 
@@ -89,7 +89,7 @@ def run_attempt(
         return outcome_content("failed", "trainer.start", str(e))
     order = watch(trainer, log, lock, grace)  # the order that stopped it; None: it ended by itself
 
-    # All processes of the job are dead now, so none can damage the result after this check.
+    # All processes of the job are dead now, so none can change the result after this check.
     result_problem = problem_of(folder.result)  # None: it is there and undamaged
     if order and result_problem:
         return stopped_by(order)  # with an undamaged result the job is completed, in spite of the order
@@ -107,7 +107,7 @@ def _outcome_without_start(
     if problem_of(folder.result) is None:  # the result is there and undamaged
         return outcome_content("completed")
     # The job may have been cancelled or interrupted before this process began.
-    order, _ = read_order(lock)  # the other value is the attempt that it is for
+    order, _ = read_order(lock)  # (order, attempt that it is for): "run", "cancel" or "interrupt"
     return stopped_by(order) if order != run_order else None
 
 
@@ -180,26 +180,26 @@ def watch(
     grace: float,  # seconds between an order to stop and SIGKILL
 ) -> str | None:  # the order that ended it; None: it ended by itself
     "Copy what a trainer prints and pass orders on, until it and all its descendants are dead"
-    supervisor = os.getpid()  # this process; `tree(supervisor)` lists its descendants, without itself
+    descendants = partial(tree, os.getpid())  # function: ids of all processes below this one
     pipe = trainer.stdout.fileno()  # type: ignore[union-attr]  # started with a pipe
     # Not blocking, since the pipe may never end: a grandchild can hold it open after the trainer has ended.
     os.set_blocking(pipe, False)
 
     order, deadline = None, None  # the first order to stop, and when all processes are killed that ignore it
     while trainer.poll() is None:
-        _copy_what_comes(pipe, log)
-        newest_order, _ = read_order(lock)  # the other value is the attempt that it is for
+        _copy_what_comes(pipe, log)  # waits up to `seconds_between_orders`
+        newest_order, _ = read_order(lock)  # (order, attempt that it is for)
         if order is None and newest_order != run_order:
             order = newest_order
             deadline = time.monotonic() + grace
             # A trainer that is interrupted reads the order itself, to save a checkpoint before it ends.
             if order == cancel_order:
-                signal_all(tree(supervisor), signal.SIGTERM)
+                signal_all(descendants(), signal.SIGTERM)
         if deadline is not None and time.monotonic() > deadline:
-            signal_all(tree(supervisor), signal.SIGKILL)
+            signal_all(descendants(), signal.SIGKILL)
 
     # The trainer's descendants are children of this process now (`adopt_orphans`). None may keep the GPU.
-    kill_until_gone(partial(tree, supervisor))
+    kill_until_gone(descendants)
     copy_output(pipe, log)
     return order
 
@@ -220,16 +220,15 @@ def copy_output(
     log: Log,  # gets what lies in the pipe
 ):
     "Copy what lies in a trainer's pipe into its log, at most 4 MB at once"
-    # At most so much, because a trainer that prints without a pause would otherwise keep its supervisor from
-    # reading orders.
+    # At most so much, or a trainer that never pauses would keep its supervisor from reading orders.
     for _ in range(reads_between_orders):
         try:
             data = os.read(pipe, pipe_bytes)
         except BlockingIOError:
             return
         if not data:
-            # The trainer has closed its output and lives on, and `select`, by which the caller waits, returns
-            # at once from now on. This pause keeps the caller's loop from taking a whole core.
+            # The trainer has closed its output and lives on. The caller's `select` returns at once from now
+            # on; without this pause its loop would take a whole core.
             time.sleep(seconds_at_end_of_pipe)
             return
         log.write(data)

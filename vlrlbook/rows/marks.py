@@ -24,15 +24,15 @@ def marked_question(
 ) -> str:  # with as many `<image>` as pictures, or with the question's marks unchanged
     """Replace each mark of a picture, such as `<|image_1|>` or `<img>`, by `<image>`.
 
-    Numbered marks must count the pictures in order; else they are words of the question, which stays
-    unchanged. Raises `DataError` if there are not as many marks as pictures."""
+    Marks with numbers other than 1, 2, … for all pictures are words of the question, which stays unchanged.
+    Else a `DataError` is raised if there are not as many marks as pictures."""
     _refuse_other_marks(question, code, number)
     marks = list(_any_mark.finditer(question))  # of <image>, <|image_1|>, <img 2> and the like
     if not marks:
         return question
     first_mark = marks[0][0]
-    # In "Is <image 2> larger?" the mark is a word of the question: it names a picture, or a part of one. In a
-    # row without pictures every mark is an error (below).
+    # In "Is <image 2> larger?" the mark is a word: it names a picture, or a part of one. No `<image>` is
+    # added, so the pictures stand in front. In a row without pictures every mark is an error (below).
     if pictures and _numbers_are_words(marks, pictures):
         notes.append(f"marks such as {first_mark} are words here; the pictures stand in front")
         return question

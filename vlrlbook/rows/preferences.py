@@ -50,7 +50,7 @@ def read_preference_row(
     row: dict,  # in any of the known forms
     number: int = None,  # the row's line in its file, for messages
     keys: dict = None,  # role → column, from `read_keys`
-    empty: frozenset = None,  # columns without a value in any row of the file; None: there is only this row
+    empty: frozenset = None,  # columns with no value in the whole file: not read; None: this row is all
 ) -> PreferenceRow:
     "Read one row of a question with ranked answers; `DataError` if something is missing or would be lost"
     if not isinstance(row, dict):
@@ -67,8 +67,7 @@ def _row_of_columns(columns):
     question, response, ranks, votes = _question_and_answers(columns)  # votes: None where nobody voted
     notes = []  # sentences about what was changed; the next two calls add to them
     pictures = pictures_shown(columns, question.pictures, notes, "preference")
-    # Each picture's mark, whatever its form, becomes `<image>`. `turns`: (role, text) of each turn before the
-    # question, empty unless the row is a chat; `query`: the question itself.
+    # `turns`: (role, text) of each turn before the question; `query`: the question, with `<image>` for marks
     turns, query = _with_image_marks(question, len(pictures), notes, columns.number)
     group, identifier = columns.get("group"), columns.get("id")
     row = PreferenceRow(
@@ -289,16 +288,16 @@ def _chosen_and_rejected(columns, rejected_name):
     row's `Columns`, `rejected_name` is the name of the one with the rejected answer."""
     number = columns.number  # of the row, for messages
     rejected, chosen = columns.row[rejected_name], columns.get("chosen")
-    prompt_turns = _prompt_turns(columns)  # those of a column of its own; empty if the prompt is a plain text
+    prompt_turns = _prompt_turns(columns)  # empty if the prompt is a plain text or only in the answers
     if chosen is None:
         # ms-swift has a column for the rejected answer only; the chosen one is the last turn of the prompt.
         prompt_turns, chosen = _prompt_and_reply(prompt_turns, rejected_name, number)
-    question_turns = prompt_turns  # the turns that `chosen` answers; an answer that is a chat brings its own
+    question_turns = prompt_turns  # the turns that `chosen` answers: the prompt, or those in its own chat
     if is_turns(chosen):
         question_turns, chosen = _question_and_answer(chosen, prompt_turns, number)
     if is_turns(rejected):
         rejected_turns, rejected = _question_and_answer(rejected, prompt_turns, number)
-        # `_contents`: (text, pictures) of each turn. Only answers to one question can be compared.
+        # Only answers to one question can be compared. `_contents`: (text, pictures) of each turn
         if _contents(rejected_turns) != _contents(question_turns):
             _raise_error(number, "query", "chosen and rejected are answers to different questions")
     return question_turns, chosen, rejected
@@ -411,16 +410,16 @@ def _question_of_turns(turns, number):
     texts = [turn.text.strip() for turn in dialogue]
     # Reward models are given no system turn, so its text becomes the beginning of the user's first turn.
     texts[0] = "\n\n".join([*_system_texts(turns), texts[0]])
-    # Only now: a single turn may hold a picture alone, if the system's text in front of it is the question.
+    # Checked after the system's text was added: that may be the question, and the user's turn only a picture.
     if not texts[-1].replace("<image>", "").strip():
         _raise_error(number, "query", "query is empty")
 
     pictures = []
     for turn in dialogue:
         pictures += turn.pictures
-    # The texts and not `turn.text`: the first one may begin with the system's.
-    earlier_turns = [(turn.role, text) for turn, text in zip(dialogue[:-1], texts)]
-    return _Question(texts[-1], pictures, earlier_turns)
+    *earlier_texts, query = texts  # not `turn.text`: the first of `texts` may begin with the system's
+    earlier_turns = [(turn.role, text) for turn, text in zip(dialogue, earlier_texts)]
+    return _Question(query, pictures, earlier_turns)
 
 
 def _system_texts(turns):
@@ -459,14 +458,15 @@ def _with_image_marks(
     Raises `DataError` for marks that do not fit the pictures, and for control tokens of the models."""
     texts = [text for _, text in question.earlier_turns] + [question.text]
     # The marks of all turns are counted together, so the turns are joined to one text and split again.
-    joined = _joined_texts(texts, number)  # with a NUL, `_turn_separator`, between them
+    joined = _joined_texts(texts, number)  # with a NUL between any two
     marked = marked_question(joined, pictures, "preference.marks", notes, number)
-    # A single text may hold a NUL of its own, so it is not split.
-    *marked_texts, query = marked.split(_turn_separator) if len(texts) > 1 else [marked]
+    # A single text is not split: it may hold a NUL of its own.
+    marked_texts = marked.split(_turn_separator) if len(texts) > 1 else [marked]
+    *earlier_texts, query = marked_texts
     if not query.replace("<image>", "").strip():
         _raise_error(number, "query", "query is empty")
     _refuse_control_tokens(marked, number)
-    turns = [(role, text) for (role, _), text in zip(question.earlier_turns, marked_texts)]
+    turns = [(role, text) for (role, _), text in zip(question.earlier_turns, earlier_texts)]
     return turns, query
 
 
@@ -479,9 +479,9 @@ def _refuse_control_tokens(text, number):
 
 
 def _joined_texts(texts, number):
-    """The texts of all turns as one, with NUL between them, where it can be split again.
+    """The texts of all turns as one, with NUL between them: marks of pictures are counted over all of it.
 
-    A `DataError` about row `number` if one of several texts holds a NUL itself."""
+    They are split there again: a `DataError` about row `number` if one of several texts holds a NUL."""
     joined = _turn_separator.join(texts)
     added_separators = len(texts) - 1
     if len(texts) > 1 and joined.count(_turn_separator) > added_separators:
@@ -495,10 +495,10 @@ def _margin(columns):
     name = columns.keys.get("margin")  # the column that the user has named
     if not name:
         name = next((name for name in columns.row if plain_name(name) == "margin"), None)
-    margin = None
-    if name is not None:
-        margin = columns.row.get(name)
-        columns.read.add(name)  # so that it is not reported as unused
+    if name is None:
+        return None
+    margin = columns.row.get(name)  # None if the user has named a column that this row lacks
+    columns.read.add(name)  # so that it is not reported as unused
     if isinstance(margin, str) and is_number_text(margin):  # a CSV holds numbers as texts
         margin = float(margin)
     if margin is not None and not (_is_finite_number(margin) and margin >= 0):

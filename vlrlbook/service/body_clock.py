@@ -26,23 +26,22 @@ async def chunks_in_time(
     a stretch of `seconds`, or if the whole body takes longer than `in_all`."""
     stream = request.stream().__aiter__()
     deadline = time.monotonic() + in_all if in_all is not None else math.inf
-    # Speed is measured in one stretch of time after another; a stretch takes about `seconds`.
+    # Speed is measured in stretches of `seconds`, one after another.
     stretch_seconds, stretch_bytes = 0.0, 0
     while True:
         # Only the wait for the client is timed, not the caller, who may write to a slow disk.
         wait_started = time.monotonic()
         longest_wait = min(seconds, deadline - wait_started)
         chunk = await _next_chunk(stream, longest_wait, code)
-        if chunk is None:
-            return  # the body is complete
+        if chunk is None:  # the body is complete
+            return
         stretch_seconds += time.monotonic() - wait_started
         stretch_bytes += len(chunk)
         yield chunk
-        if stretch_seconds < seconds:
-            continue  # the stretch is not over yet
-        if stretch_bytes < stretch_seconds * least_bytes_a_second:
-            raise Problem(code, f"{stretch_bytes} bytes came in {stretch_seconds:.0f} seconds")
-        stretch_seconds, stretch_bytes = 0.0, 0
+        if stretch_seconds >= seconds:  # the stretch is over
+            if stretch_bytes < stretch_seconds * least_bytes_a_second:
+                raise Problem(code, f"{stretch_bytes} bytes came in {stretch_seconds:.0f} seconds")
+            stretch_seconds, stretch_bytes = 0.0, 0
 
 
 async def _next_chunk(

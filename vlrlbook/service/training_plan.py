@@ -12,8 +12,6 @@ from .training_requests import form_defaults
 
 __all__ = ["plan", "plan_with_length"]
 
-_parts_of_a_batch = ("batch_size", "gradient_accumulation_steps")
-
 # Drawn pictures are all in memory at once. So many take about two gigabytes: a side has 112 pixels, or in
 # task zoom 448.
 _most_drawn = {"zoom": 4_000}
@@ -41,8 +39,7 @@ def plan_with_length(
 ) -> tuple:  # parameters for chapter 05, notes for the client, optimizer steps of the run
     """Decide what a request leaves open, and count the optimizer steps that the run will take.
 
-    Decided are a batch that the rows can fill, and the length of the run; each decision has a note. Raises a
-    Problem where there are too few rows or pictures."""
+    Raises a Problem where there are too few rows or pictures."""
     if rows is not None and rows < 2:
         raise Problem("train.rows", f"{rows} row: one to train on and one to measure with are needed")
     # Collects the job's parameters and the notes; each of its methods makes one decision.
@@ -76,7 +73,7 @@ class _Decisions:
         self.notes = []  # sentences for the client
 
         if rows is None:
-            # A run of `max_steps` draws as many rows as its steps need, so there is no limit.
+            # A run of max_steps draws what its steps need, so any number of rows is there.
             self.rows = drawn_rows_of_an_epoch if self.goes_by_epochs() else sys.maxsize
             # None of the drawn rows is held out: others are drawn to measure with.
             self.rows_to_train_on = self.rows
@@ -133,12 +130,12 @@ class _Decisions:
         Their product, the number of answers in a step, must be a multiple of num_generations: with groups of
         8 answers a batch_size of 6 gets 4 accumulation steps, which makes 3 groups."""
         group_size = self.value("num_generations")  # answers to each row
-        chosen_parts = [name for name in _parts_of_a_batch if name in self.asked]
+        both = ("batch_size", "gradient_accumulation_steps")
+        chosen_parts = [name for name in both if name in self.asked]
         if len(chosen_parts) != 1 or self.answers_a_step() % group_size == 0:
             return  # nothing to complete, or the default of the other one fits
-        chosen = chosen_parts[0]
-        first, second = _parts_of_a_batch  # the names batch_size and gradient_accumulation_steps
-        other = second if chosen == first else first
+        [chosen] = chosen_parts
+        other = "gradient_accumulation_steps" if chosen == "batch_size" else "batch_size"
         chosen_value = self.asked[chosen]
         # The smallest factor with which the product is a multiple of group_size.
         factor = group_size // math.gcd(chosen_value, group_size)
@@ -154,7 +151,8 @@ class _Decisions:
         A batch_size that the client chose is kept: fewer accumulation steps may do, or else a Problem says
         which batch_size would fit. Otherwise a step takes all rows, with a whole group of answers to each."""
         if "batch_size" in self.asked:
-            if "gradient_accumulation_steps" not in self.asked and self._reduce_accumulation():
+            may_reduce = "gradient_accumulation_steps" not in self.asked
+            if may_reduce and self._reduce_accumulation():  # False if no accumulation fits
                 return
             raise self._too_few_rows()
         group_size = self.value("num_generations")
@@ -169,7 +167,7 @@ class _Decisions:
 
     def _too_few_rows(self):
         "The Problem that tells the client which batch_size the rows would fill"
-        # The largest batch_size that a step of the rows fills; None if no batch_size does.
+        # The largest batch_size whose step needs no more rows than these; None: even the smallest needs more.
         fitting = largest_batch(self.rows_to_train_on, self.value("num_generations"),
                                 self.value("gradient_accumulation_steps"))
         advice = f"at most {fitting}" if fitting else "fewer gradient_accumulation_steps"
@@ -204,9 +202,10 @@ class _Decisions:
         group_size = self.value("num_generations")
         group_count = max(1, self.answers_a_step() // group_size)
         answers = group_count * group_size
-        # In each preset one of the two is 1: batch_size in gpu, gradient_accumulation_steps in tiny.
-        is_gpu_preset = self.defaults["gradient_accumulation_steps"] != 1
-        name = "gradient_accumulation_steps" if is_gpu_preset else "batch_size"
+        # Each preset leaves one of the two at 1: gpu batch_size, tiny gradient_accumulation_steps. So the
+        # other one alone is the number of answers in a step.
+        accumulates = self.defaults["gradient_accumulation_steps"] != 1
+        name = "gradient_accumulation_steps" if accumulates else "batch_size"
         self.parameters[name] = answers
         self.notes.append(f"{name} is {answers}: whole groups of {group_size} answers")
 
