@@ -907,16 +907,17 @@ def _micro_batches(batch, G, n):
     return micro_batches
 
 def _group_fields(
-    fields, # of B·G rows: pictures, `num_images`, token types
+    fields, # of B·G rows: pixel_values, image_grid_thw, num_images [B·G], token types [B·G, tokens]
     rows, # slice of them that holds whole groups
     G, # rows of a group
     length, # columns of the token types to keep: those of the prompt, or all
 ):
     "Picture fields and token types of one row a group, as a model takes them; empty if there is no picture"
-    # `split_rows` makes each picture field a list with a tensor for each row, counted by `num_images`.
+    # By `num_images`, pixel_values and image_grid_thw become lists with a tensor for each row; the token
+    # types stay one tensor. `num_images` is not handed on: a model does not take it.
     split, of_groups = split_rows(fields), {}
     # [rows][::G]: the first row of each group
-    for name in _picture_fields:
+    for name in _picture_fields: # a model takes the pictures of all its rows as one tensor
         if name in split:
             of_groups[name] = torch.cat(list(split[name][rows][::G]))
     for name in _token_type_fields:
