@@ -104,6 +104,7 @@ def _given_options(
     options, # LeRobot's by name, such as {"episodes": None, "tolerance_s": 1e-4}; None: not given
 ):
     "The options that are not None, so that LeRobot takes its own defaults, and always a video backend"
+    # Without a backend LeRobot would choose one, and print the warnings that `video_backend` avoids.
     given = {name: value for name, value in options.items() if value is not None}
     given["video_backend"] = given.get("video_backend") or video_backend()
     return given
@@ -147,7 +148,7 @@ def check_format(
     except ValueError as error:
         raise DataError("aloha.format", "meta/info.json is no JSON", entry=str(root)) from error
     codebase = str(info.get("codebase_version", "none")) # such as v3.0
-    if not codebase.startswith(FORMAT + "."):
+    if not codebase.startswith(FORMAT + "."): # "v3.", so that v30 is another format
         reads = f"LeRobot {version('lerobot')} reads {FORMAT}.x"
         message = f"format {codebase}, and {reads}; {_format_advice(codebase, repo_id, root)}"
         raise DataError("aloha.format", message, entry=str(root))
@@ -189,11 +190,12 @@ def _draw_films(
 ):
     "Draw synthetic films into a new folder, unless another run does so in the meantime"
     try:
-        # LeRobot insists on making its own folder ("set"); `new_folder` renames that one to `root`.
+        # LeRobot insists on making its own folder ("set"); `new_folder` renames that one to `root`, without a
+        # manifest.json. existing="none": FileExistsError if `root` is there.
         with new_folder(root, existing="none", manifest=False, part="set") as hidden_folder:
             synthetic_aloha(hidden_folder / "set", film_count, settings.frames, seed=settings.seed)
     except FileExistsError:
-        # Another run has drawn the same films: they are used. Else the error is about another folder.
+        # If `root` is there, another run has drawn the same films, and they are used.
         if not root.exists():
             raise
 
@@ -294,7 +296,7 @@ def _did_you_mean(
     possible, # all names that exist
 ):
     "`: did you mean 'x'?` with the nearest possible name, or an empty text if none is near"
-    # Then `nearest` lists all names, " (there are: …)", which the messages of `check_columns` do anyway.
+    # If none is near, `nearest` lists all names, which the messages of `check_columns` do anyway.
     text = nearest(name, possible)
     return text if "did you mean" in text else ""
 
@@ -322,7 +324,7 @@ class AlohaFrames(torch.utils.data.Dataset):
         self.shown_before = list(moments)
         # Sets `labels` (bins), `kinds` (how each was read), `episodes` (films) and others, [frames] each.
         self._read_columns(label, label_as, num_classes)
-        self._find_pictures() # sets how pictures are read
+        self._choose_picture_sources() # sets how pictures are read
 
         # The frames that are items, as numbers among all frames.
         self.rows: np.ndarray = np.arange(len(self.labels))
@@ -370,14 +372,14 @@ class AlohaFrames(torch.utils.data.Dataset):
         # [frames] progress from 0 to num_classes - 1, if it is learnt as a number (label_as "regress")
         self.targets: Any = film_labels.targets
 
-    def _find_pictures(self):
+    def _choose_picture_sources(self):
         "Set `pictures` (cameras stored as pictures), and whether decoded videos are kept in memory"
         features = self.data.features # column → {dtype, shape, …}; a camera's dtype is image or video
         image_cameras = [camera for camera in self.cameras if features[camera]["dtype"] == "image"]
         video_cameras = [camera for camera in self.cameras if camera not in image_cameras]
 
         self.pictures = None # or a table: pictures[rows] is a dict, image camera → its frames at these rows
-        if image_cameras:
+        if image_cameras: # with_format(None): as PIL images; LeRobot's own format makes tensors
             self.pictures = self.data.hf_dataset.with_format(None).select_columns(image_cameras)
 
         # Decoding is slow, so films are decoded only once if all of them fit into memory.
@@ -428,6 +430,7 @@ class AlohaFrames(torch.utils.data.Dataset):
         for shown in rows_shown:
             images += [self._picture(frames[camera][shown], camera, shown) for camera in self.cameras]
         item: dict = dict(images=images, text=f"Task: {self.tasks[row]}")
+        # moments: the place of each frame in its film
         item |= dict(episode=int(self.episodes[row]), frame=int(self.moments[row]), row=row)
         if self.labelled:
             item["label"] = int(self.labels[row])
@@ -461,7 +464,7 @@ class AlohaFrames(torch.utils.data.Dataset):
         camera, # its camera, for the error message
         row, # its number among all frames, for the error message
     ):
-        "One camera's frame as a picture; the error of a wrong array says camera, film and frame"
+        "One camera's frame as a picture; the error of a wrong array says camera, film and place in the film"
         try:
             return to_picture(array)
         except DataError as error: # it says what is wrong with the array, but not where it comes from
@@ -589,6 +592,7 @@ def reading_speeds(
     """Frames per second in three ways.
 
     By LeRobot's own indexing, by ours one frame at a time, and by ours in shuffled batches."""
+    # frames_per_second calls a function with 0, 1, … n - 1, and returns calls per second.
     plain = frames_per_second(frames.data.__getitem__, n) # `data` is LeRobot's data set
     one_by_one = frames_per_second(frames.__getitem__, n)
     # Three shuffled batches of 32 frames, from the first 192 frames.
@@ -679,10 +683,10 @@ def _warnings(
         yield f"no frame in bin {', '.join(empty_bins)}"
     if len(set(frames.labels.tolist())) == 1:
         yield "every frame has the same bin: there is nothing to learn"
-    elif _lowest_peak(frames) == frames.num_classes - 1: # even the worst film succeeds
+    elif _highest_bin_of_worst_film(frames) == frames.num_classes - 1:
         yield "every film reaches the last bin: there are no failures to learn from"
 
-def _lowest_peak(
+def _highest_bin_of_worst_film(
     frames, # `AlohaFrames`; `labels` (bins) and `episodes` (films) have an entry for each frame
 ):
     "The highest bin of each film, and of these the lowest: how far even the worst film comes"
@@ -707,7 +711,7 @@ class AlohaCollator:
     If the items have labels, the batch has `labels` [B]: whole bins, or floats between two bins."""
     def __init__(self,
         processor, # of any family
-        side: str = "left", # where the padding goes
+        side: str = "left", # where the padding goes; the classifier finds the last real token on either
     ):
         self.processor, self.side = processor, side
 
@@ -782,6 +786,7 @@ class AlohaClassifier(BackboneWithHead):
             return {"logits": logits}
         if labels.is_floating_point():
             soft_targets = two_marks(labels, logits.shape[1]) # for 1.3: 0.7 for bin 1 and 0.3 for bin 2
+            # No weights: the settings refuse class_weights together with labels between bins.
             loss = nn.functional.cross_entropy(logits, soft_targets)
         else:
             loss = nn.functional.cross_entropy(logits, labels, self.weights)
@@ -818,7 +823,7 @@ def build_classifier(
     s = settings
     vlm, processor = load_vlm(s.model, adapter=s.adapter, dtype=_dtype_to_train(s),
                               max_image_size=s.max_image_size, trainable=True)
-    if s.finetune_mode == "lora" and not s.adapter:
+    if s.finetune_mode == "lora" and not s.adapter: # an adapter that is given is trained further
         vlm = add_lora(vlm, s.lora_r, s.lora_alpha, s.lora_dropout)
     classifier = AlohaClassifier(vlm, num_classes, weights)
     classifier.moments = s.earlier_moments() # the setting moments = "first,-2" as ["first", -2.0]
@@ -886,10 +891,10 @@ def save_classifier(
         weights = hidden_folder / ("adapter" if has_adapter else "model")
         classifier.vlm.save_pretrained(weights) # with an adapter, peft writes the adapter alone
         save_processor(processor, weights)
-        save_file(_tensors_to_save(classifier.head), hidden_folder / "head.safetensors")
-        _write_descriptions(hidden_folder, classifier, cameras, base)
+        save_file(_contiguous_cpu_tensors(classifier.head), hidden_folder / "head.safetensors")
+        _write_descriptions(hidden_folder, classifier, cameras, base) # classifier.json and config.json
 
-def _tensors_to_save(module):
+def _contiguous_cpu_tensors(module):
     "The weights of a module by name, on the CPU and contiguous in memory: safetensors refuses others"
     return {name: weight.cpu().contiguous() for name, weight in module.state_dict().items()}
 
@@ -969,9 +974,8 @@ class _SavedParts:
 
         For a whole model it has read this one already, for an adapter that of the base model."""
         newer, older = self.weights / "processor_config.json", self.weights / "preprocessor_config.json"
-        if older.exists(): # from an older transformers; of a whole model it is read twice, without harm
-            return True
-        return self.has_adapter and newer.exists()
+        # The older file needs no `has_adapter`: to read a whole model's processor twice does no harm.
+        return older.exists() or (self.has_adapter and newer.exists())
 
 def _saved_by_us(
     path, # directory of the classifier, a `Path`
@@ -1039,7 +1043,8 @@ def split_films(
         raise DataError("aloha.split", f"{why}; set val_share or test_share to 0, or give more films")
     ordered_films = sorted(films, key=partial(_highest_bin_then_random, frames, seed))
     is_held_out = np.isin(film_of_row, _evenly_picked(ordered_films, share)) # for each row
-    # `part` gives the same data set with these rows only; both keep `change`, the augmentation.
+    # `part` gives the same data set with these rows only. `change`, the augmentation, is kept as it is: in a
+    # run it is still None, since `split_parts` adds it afterwards, to the training frames alone.
     kept = frames.part(frames.rows[~is_held_out], frames.change)
     return kept, frames.part(frames.rows[is_held_out], frames.change)
 
@@ -1251,7 +1256,7 @@ def training_arguments(
 def _step_arguments(
     s, # the settings: epochs, max_steps, batch_size, lr and others
 ) -> dict:
-    "Those of transformers' TrainingArguments about an optimizer step, and how many there are; by name"
+    "Arguments for transformers' TrainingArguments, by name: batches, optimizer and number of steps"
     return dict(
         num_train_epochs=s.epochs,
         max_steps=s.max_steps, # wins over the epochs, if it is above 0; -1 goes by epochs
@@ -1338,7 +1343,7 @@ def _validation_metrics(
     evaluated, # Trainer's `EvalPrediction`: logits [frames, bins] and labels [frames]
 ):
     "Metrics of one evaluation; Trainer calls this, and adds eval_ to the names"
-    probabilities = torch.tensor(evaluated.predictions).softmax(-1).double().numpy()
+    probabilities = torch.tensor(evaluated.predictions).softmax(-1).numpy() # [frames, bins]
     # A label may be a float between two bins: the nearest bin counts.
     bins = np.rint(evaluated.label_ids)
     # The film of each validation frame: the metrics' intervals are over films.
@@ -1472,13 +1477,14 @@ def progress_errors(
     return dict(mae=float(mae), mae_of_the_mean=float(mae_of_the_mean), n=len(truth))
 
 def check_bins(
-    frames: AlohaFrames, # all of them
+    frames: AlohaFrames, # all of them, for the error message
     train: AlohaFrames, # those to learn from
 ):
     """Raise a DataError if all training frames have the same bin.
 
     A classifier that always predicts this bin would be right, and would have learnt nothing."""
-    bins = sorted(set(train.labels[train.rows].tolist())) # those of the training frames
+    # labels: the bin of every frame of the data set; rows: the numbers of the training frames.
+    bins = sorted(set(train.labels[train.rows].tolist()))
     if len(bins) < 2:
         only = f"bin {bins[0]}" if bins else "no bin"
         # frames.told: a sentence, how the label column was read, and how many frames are in each bin
@@ -1538,7 +1544,8 @@ def as_it_began(
     fingerprint = hashlib.sha256(json.dumps(columns).encode()).hexdigest()[:16]
     # In the error message: with the settings adapter and head a new run starts from these weights.
     advice = "adapter and head take its weights"
-    # A new run writes begun_with.json into output_dir; a resumed one is compared with it.
+    # A new run writes begun_with.json into output_dir. A resumed one must agree with it, but for the settings
+    # in `may_differ`.
     same_run(settings, checkpoint, free=may_differ, weights_by=advice, bins=bins,
              frames_to_learn=fingerprint)
 
@@ -1558,7 +1565,7 @@ def train_classifier(
     # The log of a resumed run keeps the rows up to its checkpoint.
     log = resume_log(Path(s.output_dir) / "run_log.csv", checkpoint) if is_first else RunLog()
     trainer = make_trainer(s, classifier, processor, train, val, log)
-    about_training = _train(trainer, checkpoint, frames)
+    about_training = _train(trainer, checkpoint, frames) # dict: steps, seconds, how labels were read, …
 
     predict = partial(predict_bins, classifier, processor, batch_size=s.batch_size)
     held_out, probabilities, metrics = _judge(predict, frames, parts)
@@ -1641,6 +1648,7 @@ def _held_out_metrics(
     "A dict of metrics on the held-out frames, such as accuracy and macro-F1, for results.json"
     rows = held_out.rows # the numbers of the held-out frames among all frames
     labels = frames.labels[rows]
+    # moments: each frame's place in its film, for the rank correlation within films
     metrics = classifier_metrics(labels, probabilities, frames.episodes[rows], frames.moments[rows])
     if len(set(labels.tolist())) == 1: # a classifier that always predicts this bin would be right
         print(f"the {name} hold one bin only: their accuracy and macro-F1 say nothing")
@@ -1665,7 +1673,7 @@ def save_run(
     "Write the classifier into `ckpt_dir`, and predictions.jsonl and results.json into `output_dir`"
     s, folder = run.settings, Path(run.settings.output_dir)
     save_classifier(run.classifier, run.processor, s.ckpt_dir, s.camera_names, base=s.model)
-    rows = prediction_rows(run.test, run.probabilities)
+    rows = prediction_rows(run.test, run.probabilities) # test: whatever films the run is judged on
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
     write_whole(folder / "predictions.jsonl", "".join(lines))
     write_json(folder / "results.json", run.results)
@@ -1753,6 +1761,7 @@ def _predicted_data(
     "Let the classifier in `ckpt_dir` predict all frames of the settings' data set"
     import pandas as pd
     s = settings
+    # base: the model that the user has named; None: the one that was saved with the classifier
     classifier, processor, cameras = load_classifier(s.ckpt_dir, base=_named_model(s))
     # Cameras and earlier frames (`moments`) are those that it was trained to see, whatever the settings say.
     frames = open_frames(s, cameras, moments=classifier.moments)
@@ -1773,7 +1782,8 @@ def write_columns(
         if name in data.features:
             raise DataError("aloha.column", "the data set has such a column already", entry=name)
     repo_id = f"local/{Path(folder).name}"
-    # LeRobot insists on making its own folder ("set"); `new_folder` renames that one to `folder`.
+    # LeRobot insists on making its own folder ("set"); `new_folder` renames that one to `folder`, without a
+    # manifest.json. existing="none": FileExistsError if `folder` is there.
     with new_folder(folder, existing="none", manifest=False, part="set") as hidden_folder:
         add_features(data, columns, output_dir=hidden_folder / "set", repo_id=repo_id)
     return open_lerobot(repo_id, folder)
@@ -1876,12 +1886,12 @@ def _reward_answer(
     line, # such as "/reward right.png left.png high.png | lift the red cup"
     classifier, # `AlohaClassifier`, or None
     processor, # of its model
-    cameras, # how many pictures the line must name
+    picture_count, # pictures that the line must name
 ):
     "The predicted bin and the probabilities of all bins, in words, for the pictures and the task in a line"
     if classifier is None:
         raise ValueError("there is no trained classifier in ckpt_dir")
-    item = _item_of_line(line, cameras)
+    item = _item_of_line(line, picture_count)
     probabilities = predict_bins(classifier, processor, [item])[0] # [bins], of the only item
     likeliest, last_bin = probabilities.argmax(), len(probabilities) - 1
     expected = expected_bin(torch.tensor(probabilities)) # the mean bin, weighted by the probabilities
@@ -1890,13 +1900,13 @@ def _reward_answer(
 
 def _item_of_line(
     line, # such as "/reward right.png left.png high.png | lift the red cup"
-    cameras, # how many pictures it must name
+    picture_count, # pictures that it must name
 ):
     "The pictures and the task that a line names, as {images, text}; ValueError if it is written otherwise"
     pictures, _, task = line.removeprefix("/reward").partition("|")
     file_names = shlex.split(pictures) # as in a shell: a name with spaces may stand in quotes
-    if len(file_names) != cameras or not task.strip(): # without a | the task is empty
-        wanted = f"/reward and {cameras} picture files in the order of the cameras"
+    if len(file_names) != picture_count or not task.strip(): # without a | the task is empty
+        wanted = f"/reward and {picture_count} picture files in the order of the cameras"
         raise ValueError(f"expected {wanted}, then | and the task")
     images = [open_picture(Path(name).read_bytes()) for name in file_names]
     return dict(images=images, text=f"Task: {task.strip()}")
@@ -1917,6 +1927,7 @@ def as_reward(
         "Score a batch of answers with the loaded classifier: a dict for each, see `_reward_parts`"
         for sample in samples:
             _check_pictures(sample, cameras, classifier.moments) # a DataError if pictures are missing
+        # _named_task: the task in an answer as a text, without tokens that stand for pictures
         items = [dict(images=sample.images, text=f"Task: {_named_task(completion)}")
                  for sample, completion in zip(samples, completions)]
         return _reward_parts(predict_bins(classifier, processor, items))
@@ -2006,7 +2017,8 @@ class AlohaRewardModel(PreTrainedRewardModel):
         # the classifier and the processor that `from_pretrained` has read already.
         super().__init__(config)
         if loaded is None:
-            given = dict(model=config.model or "tiny-qwen3_vl", finetune_mode="full") # no adapter
+            # Without a named model an untrained twin; without an adapter, so that all weights are trained.
+            given = dict(model=config.model or "tiny-qwen3_vl", finetune_mode="full")
             settings = read_settings(AlohaSettings, given) # all others have their defaults
             loaded = build_classifier(settings, config.num_classes)
         self.classifier, self.processor = loaded
@@ -2129,8 +2141,8 @@ def _run_chat(
     classifier, vlm, processor, cameras = talkers(s)
     lines = Path(s.questions).read_text(encoding="utf-8").splitlines() if s.questions else None
     # A /reward line names a picture of each camera, now and at each earlier moment that the classifier sees.
-    moments = 1 + len(classifier.moments) if classifier else 1
-    chat(vlm, processor, classifier, lines, cameras=len(cameras) * moments)
+    moment_count = 1 + len(classifier.moments) if classifier else 1
+    chat(vlm, processor, classifier, lines, cameras=len(cameras) * moment_count)
 
 def _write_analysis(
     settings, # data, cameras, label and output_dir

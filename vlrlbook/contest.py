@@ -6,6 +6,7 @@ drawn from a seed and never trained on by GRPO, before and after, with both cont
 ranks the files. Written by hand."""
 import inspect
 import tempfile
+import time
 from contextlib import contextmanager
 from numbers import Real
 from pathlib import Path
@@ -15,6 +16,7 @@ from .core import RunLog, run_facts
 from .data import picture_key
 from .folders import write_whole
 from .rewards import check_reward, known_rewards
+from .settings import GRPOSettings, read_settings
 
 __all__ = ["as_reward", "checked_reward", "reward_of_file", "enter"]
 
@@ -177,7 +179,6 @@ def _train_and_measure(
 
     An Entry is what a student hands in: reward, rules, answers and the log of the training."""
     # imported here, since it brings torch, which takes seconds
-    import time
     from .evaluation import compare
     started = time.time()
     # settings hold a reward by its name, so it gets one for the length of the training
@@ -203,7 +204,7 @@ def _refuse_frozen(
 
     The frozen pictures measure all students' models, so no training may use them. Both sets are drawn from
     seeds, and a class may choose a seed that draws some pictures again."""
-    from .evaluation import sample_at
+    from .evaluation import sample_at  # here, since it brings torch
     # pictures are compared by hashes of their pixels
     frozen_keys = {picture_key(sample.images[0]) for sample in frozen_pictures(rules)}
     # sample_at: the row of a data set as a `Sample`, which holds the picture
@@ -222,6 +223,7 @@ def _train(
     """Train with chapter 05's GRPO trainer, and write the trained adapter into `folder`.
 
     Returns the directory of the model as it was before this training, and the training's log."""
+    # imported here, since most of them bring torch, which takes seconds
     from .core import set_seed
     from .grpo import load_policy, make_trainer
     from .run_data import load_data
@@ -249,8 +251,7 @@ def _training_settings(
     folder,  # for the trained adapter
 ):
     "The contest's settings for a training: those of the rules, the rest from chapter 05's small preset"
-    from .settings import GRPOSettings, read_settings
-    # every 5 steps, and more often in a short run, so that its curve has four points at least
+    # every 5 steps; more often in a run of under 20, for four points at least in the curve of its reward
     logging_steps = max(1, min(5, rules.steps // 4))
     # no checkpoints, and only one held-out picture, since the frozen pictures measure the model
     return read_settings(GRPOSettings, dict(

@@ -233,7 +233,9 @@ def _add_bad_rows(
     report = check.report
     if report.skipped and not skip_bad_rows:
         check.problems.append(report.refusal())  # the first bad row as an error
-    if not rows and skip_bad_rows:  # without `skip_bad_rows` the refusal above is the problem already
+    # A file without any row cannot be read, so here rows were skipped. Without `skip_bad_rows` the refusal
+    # above is the problem already.
+    if not rows and skip_bad_rows:
         check.problems.append(DataError("row.none", f"none of {report.rows} rows can be used"))
 
 

@@ -417,7 +417,7 @@ def _marks_of(
 
 
 def _averaged(
-    marks_of_rows,  # for each row a list with a dict of marks for each answer: [[{"exact": 1.0}, …], …]
+    marks_of_rows,  # of one row at least; each a list of the marks of its answers: [[{"exact": 1.0}, …], …]
 ):
     """Average the marks over the answers of each row: returns mark → array with a number per row
 
@@ -634,7 +634,7 @@ def _blind_metric(
     task,  # counting, vqa, pointing or zoom
     column,  # name of the metric: majority or blind
     mark,  # name of what is measured: the task's main mark, such as exact, or reward
-    pay,  # (text, row) → number: that mark of a text as the row's answer
+    pay,  # (text, row) → number: that mark of a text as the row's answer; the same for rows of one truth
 ):
     "What the best answers earn that are given without a look at the pictures, as a metric with its interval"
     cache = {}  # (text, truth) → number: the few pairs repeat
@@ -644,7 +644,7 @@ def _blind_metric(
         if pair not in cache:  # a reward may be slow
             cache[pair] = pay(text, row)
         earned.append(cache[pair])
-    return metric(column, earned, pictures_of(rows), mark=mark)
+    return metric(column, earned, pictures_of(rows), mark=mark)  # rows of one picture are resampled together
 
 
 def baselines(
@@ -711,6 +711,7 @@ def _group_metrics(
     main = main_mark(task)
     values = {column: marks_of_column[main] for column, marks_of_column in scored.items()}
     metrics = []
+    # `by_group` calls them for each column in each group; a call returns one metric, a dict
     main_metric, main_difference = partial(metric, mark=main), partial(difference, mark=main)
     for group in by_group(rows, values, task, main_metric):  # {group, n, column: metric, …}
         metrics += [group[column] for column in values]
@@ -733,7 +734,7 @@ def losing_groups(
     widening = _bonferroni_widening(len(group_gains))
     losers = []
     for m in group_gains:
-        _, high = m["ci95"]
+        _, high = m["ci95"]  # nan for a group with too few rows, which is then no loser: nan < 0 is False
         # the upper end moves away from the mean; the lower one does not matter for a loss
         widened_high = m["value"] + widening * (high - m["value"])
         if widened_high < 0:

@@ -328,7 +328,8 @@ def _curves(
     if not rewards:
         return ""
 
-    png = b64encode(_reward_figure(log)._repr_png_()).decode()
+    png_bytes = _reward_figure(log)._repr_png_()  # a method of the book's own figures, see `core.figure`
+    png = b64encode(png_bytes).decode()
     image = f'<img src="data:image/png;base64,{png}" alt="reward over the steps">'
     return f"{image}<p>{escape(curve_words(log))}</p>"  # whole; `_text` would cut it after 160 characters
 

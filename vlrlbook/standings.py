@@ -70,7 +70,8 @@ def _all_eight_questions(
     "Chapter 06's eight questions in their order: such dicts, with \"not measured\" for those left out"
     answer_of = {question["name"]: question for question in answered}
     asked = []
-    all_eight = questions([], None, "counting")  # no rows and no metrics: all questions, without answers
+    # without metrics: all questions of the contest's task, none of them answered
+    all_eight = questions([], None, "counting")
     for question in all_eight:
         answered_one = answer_of.get(question["name"], dict(answer="not measured", detail=""))
         asked.append(dict(name=question["name"], question=question["question"],

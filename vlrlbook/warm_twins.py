@@ -72,7 +72,8 @@ def _folder(
     recipe = [steps, seed, lesson_keys, config, processor.tokenizer.backend_tokenizer.to_str()]
     if task == "zoom":
         picture_size = dict(_zoom_eye(family).processor.image_processor.size)  # in which pictures are shown
-        # Training begins with the weights of another tiny model, after task counting's warm start.
+        # Training begins with the weights of another tiny model, after task counting's warm start. Its
+        # folder's name is a hash, too.
         counting_twin = _folder(family, _counting_steps(), seed, "counting", looks=0)
         # aiming_share: of the steps that teach only where to zoom
         recipe += [picture_size, counting_twin.name, aiming_share]
@@ -116,9 +117,9 @@ def _pointing_lessons(n, seed, family):
 
     Its numbers are as the family, such as qwen2_5_vl, writes them: pixels, thousandths or fractions."""
     side = by_task["pointing"]["tiny"]["max_image_size"]  # of the pictures, as in the run
-    draw = drawn_for(f"tiny-{family}", side)
+    draw = drawn_for(f"tiny-{family}", side)  # (n, seed) → samples, with truths in the family's numbers
     samples = draw(n, seed)
-    return samples, [answer_form(s.answer) for s in samples]
+    return samples, [answer_form(s.answer) for s in samples]  # the boxes of a truth, without scale and size
 
 
 def _zoom_eye(family):
@@ -135,7 +136,7 @@ def supervised(
     seed: int,  # of weights and pictures
     task: str = "counting",  # counting, vqa, pointing or zoom
     looks: int = 0,  # 0: no lesson calls the zoom tool; any other number: some call it, once each
-    **config,  # see `models.twin_config`
+    **config,  # see `models.twin_config`; without effect in task zoom
 ):  # model, loss per step
     "Teach a twin (tiny model with random weights) to answer, by supervised steps on `lessons`"
     is_zoom = task == "zoom"
@@ -147,7 +148,8 @@ def supervised(
     schedule = _rise_and_fall(optimizer, steps)
     # (processor, samples, answers) → batch, labels; in task zoom an answer has several turns
     encode_lessons = _several_turns(family) if is_zoom else _one_turn
-    lessons_by_step = _lessons_by_step(task, steps, seed + 1, family, looks)  # seed + 1 as in `_folder`
+    # `_folder` hashes pictures that it draws with seed + 1, so these must be the same
+    lessons_by_step = _lessons_by_step(task, steps, seed + 1, family, looks)
     losses = []
     for _ in progress_bar(range(steps), desc="warm start"):
         samples, answers = next(lessons_by_step)

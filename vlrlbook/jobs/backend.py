@@ -112,7 +112,7 @@ class SubmititBackend(LocalBackend):
         import submitit  # of the extra `cluster`
         self.options = {"timeout_min": longest_slurm_job} | (options or {})
         cluster = self.options.pop("cluster", None)
-        self.folder = self.options.pop("folder")  # submitit's scripts and logs
+        self.folder = self.options.pop("folder")  # of submitit's scripts and logs; `Dispatcher` gives it
         self.executor = submitit.AutoExecutor(folder=self.folder, cluster=cluster)
         self.executor.update_parameters(**self.options)
         self.submitted_jobs = {}  # handle → submitit's object of the job

@@ -27,7 +27,8 @@ def make_job_folder(
     parameters: dict,  # read by the trainer
 ):
     "Make the folder of a new job, whole or not at all; OSError on a full disk, with nothing left behind"
-    # mode=0o700: only the owner may read what a job is given and what it prints.
+    # existing="none": FileExistsError if the folder is there. manifest=False: the job will add and change
+    # files. mode=0o700: only the owner may read what a job is given and what it prints.
     with new_folder(folder.path, existing="none", manifest=False, mode=0o700, aside=aside) as path:
         unfinished = JobFolder(path)  # `path` is `aside`, until the block ends
         write_json(unfinished.request, request)
@@ -67,8 +68,9 @@ class Submission:
             return earlier_job
 
         job_id = str(uuid.uuid4())  # the form that clients of the counting system know
+        # clean: a copy that JSON and a terminal can take; a name is cut at 200 characters
         name = clean(job_name, longest_name)
-        parameters = clean(parameters)  # a copy, writable as UTF-8 JSON
+        parameters = clean(parameters)
         request = dict(command=command or train_command(), grace=grace, name=name)
         # The folder comes first, so that even after a crash no row is without its files.
         with self._folder_kept_with_row(job_id):

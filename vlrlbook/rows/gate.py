@@ -297,14 +297,14 @@ def inspect_preferences(
     picture_folder = Path(image_dir) if image_dir else path.parent
     rows = read_rows(path)
     check_keys(keys, rows, path.name)  # `DataError` for a column that no row has
-    empty = empty_columns([raw_row for _, raw_row in rows])  # names of columns without any value
+    empty = empty_columns([raw_row for _, raw_row in rows])  # names of columns without any value: not read
     read_row = partial(read_preference_row, keys=keys, empty=empty)
     report = RowReport(path.name)
     kept = _readable_rows(rows, read_row, picture_folder, report)
     kept = _with_good_pictures(kept, report)
     _count_pictures(kept, report)
-    _add_notes(kept, report)
-    _add_rank_notes(kept, report)
+    _add_notes(kept, report)  # what was changed, and which columns are not read
+    _add_rank_notes(kept, report)  # ties, votes, repeats, contradictions
     return kept, report
 
 
@@ -360,7 +360,8 @@ def _has_equal_answers(row):
 def _repeats_and_contradictions(kept):
     """Of (row number, `PreferenceRow`)s: how many repeat an earlier row, how many contradict another one.
 
-    Rows are compared that show the same pictures and answers, in any order, to the same question."""
+    Rows are compared that ask the same question about the same pictures, in the same order, and have the same
+    answers, in any order."""
     # (question, turns, pictures, set of answers) → the best answers of each such row, None for a tie
     best_answers: dict = {}
     for _, row in kept:

@@ -69,29 +69,30 @@ def _row_of_columns(
     options = row_options(columns)  # texts; empty if the question has none
     if options:
         question = with_options(question, options, columns, notes)  # added, if it does not list them
-        # Where a column holds a number, it may be an option's place, which `answer`, a text, does not show.
+        # The column's own value, as `file_habits` saw it when it found `places`. With a reply the text alone
+        # counts, since there may be no column.
         raw_answer = _raw_answer(columns) if reply is None else answer
         answer = chosen_option(raw_answer, answer, options, places, columns, notes)  # its letter or text
     # The options may also stand in the picture, so this is no error.
     elif answer in tuple("ABCDEFGH") and not _lists_options.search(question):
         notes.append("the answer is a letter, and no options are known")
-    pictures = pictures_shown(columns, turn_pictures, notes, "vqa")  # paths and bytes
+    pictures = pictures_shown(columns, turn_pictures, notes, kind="vqa")  # paths and bytes
     question = _question_with_marks(question, len(pictures), notes, columns.number)
     return VQARow(question, answer, pictures, notes=notes, unread=unread_columns(columns))
 
 
 def _question_with_marks(
     question,  # text with marks of pictures in any form, such as <|image_1|>, or without marks
-    pictures,  # how many the row shows
+    picture_count,  # pictures that the row shows
     notes,  # gets a sentence if marks are left as words of the question
     number,  # of the row, for an error
 ):
     """A question with an `<image>` for each of its pictures, in front where it marks none.
 
     Raises `DataError` for a wrong number of marks, a model's control token or a question without a text."""
-    question = marked_question(question, pictures, "vqa.marks", notes, number)  # any mark → `<image>`
-    if pictures and "<image>" not in question:
-        question = "<image>" * pictures + " " + question
+    question = marked_question(question, picture_count, "vqa.marks", notes, number)  # any mark → `<image>`
+    if picture_count and "<image>" not in question:
+        question = "<image>" * picture_count + " " + question
     _check_question(question, number)
     return question
 
@@ -174,7 +175,8 @@ def _question(columns, notes):
     chat_name = columns.name_of("chat")
     if chat_name is not None:
         return _question_of_chat(columns, columns.row[chat_name], notes)
-    if columns.has("chat") and not columns.has("question"):  # a chat column without a value
+    # An empty chat column is no error where a column of questions can be read instead.
+    if columns.has("chat") and not columns.has("question"):
         raise DataError("vqa.chat", "messages must be a list of turns", row=columns.number)
 
     question_name = columns.name_of("question")

@@ -25,11 +25,11 @@ class JsonLines(logging.Formatter):
         "Return the line for one record: time, level, event, and what was given as `extra`"
         line = dict(time=now(), level=record.levelname.lower(), event=record.getMessage())
         for name, value in vars(record).items():
-            # `own` holds the names that every record has. uvicorn adds its message a second time, with the
-            # colours of a terminal.
+            # `own`: the names that every record has, not given as `extra`. color_message: uvicorn's message a
+            # second time, with the colours of a terminal.
             if name not in self.own and name != "color_message":
                 line[name] = value
         if record.exc_info:
             line["fault"] = self.formatException(record.exc_info)
-        # A value that JSON does not know is written as its text: a log must not fail for what it tells.
+        # A value that JSON does not know is written as its text: no value may make the log fail.
         return json.dumps(line, default=str)
