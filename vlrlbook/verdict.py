@@ -454,7 +454,7 @@ def _about_enough_pictures(
 ):
     "Answer whether there are enough pictures to tell gain from luck: a dict of name, question, …, detail"
     low, high = gain["ci95"]
-    # a narrow interval tells, and a wide one that lies on one side of zero
+    # a narrow interval tells, and so does a wide one that lies on one side of zero
     is_decided = _is_narrow(gain) or low > 0 or high < 0
     return dict(name="enough_pictures", question="Are there enough pictures to tell?",
                 answer="yes" if is_decided else "no",

@@ -149,7 +149,7 @@ class _Decisions:
         """Make a step so small that the rows fill it, and make its groups of answers whole.
 
         A batch_size that the client chose is kept: there are fewer accumulation steps, or a Problem says
-        which batch_size would fit. If none was chosen, a step takes all rows, each with a group of answers."""
+        which batch_size would fit. If none was chosen, a step takes all rows, a group of answers to each."""
         if "batch_size" in self.asked:
             may_reduce = "gradient_accumulation_steps" not in self.asked
             if may_reduce and self._reduce_accumulation():  # False if no accumulation fits
