@@ -85,8 +85,7 @@ class EvaluationSettings(Settings):
     @property
     def asked_task(self) -> str:
         "The task of the questions: the setting `task`, or vqa or counting by the kind of data"
-        # If `task` is no task that exists, `rules` refuses it. They run after `filled_in`, which needs a task
-        # already.
+        # `filled_in` needs a task before `rules` has refused a `task` that does not exist.
         if self.task in tasks:
             return self.task
         return "vqa" if self.asks_vqa else "counting"
@@ -99,7 +98,7 @@ class EvaluationSettings(Settings):
 
     def _range_rules(self):
         "Yield (is wrong, message): each number is in its range, `split` and `task` have values that exist"
-        # None of these is None any more: `check` has filled in the values of `size`.
+        # None of these settings is None here: `check` has filled in the values of `size`.
         positive = (
             "processes", "eval_samples", "eval_answers", "eval_batch_size", "temperature",
             "max_completion_length", "max_image_size")

@@ -287,25 +287,25 @@ def read_grade_form(
 
 # One answer as it is asked about
 
-# The beginnings of control words: <|im_end|>, </s>, <end_of_turn>, [/INST] and the like, which a server may
+# The beginnings of control tokens: <|im_end|>, </s>, <end_of_turn>, [/INST] and the like, which a server may
 # take for the end of a turn, and marks of pictures such as <image>, which would shift a prompt's pictures.
 # Only the first bracket is matched (the rest is a lookahead), so that a space can be put behind it.
-_control_words = (
+_control_tokens = (
     r"<(?=\||\uff5c|<SYS)",  # \uff5c is the wide bar of DeepSeek's
     r"<(?=/?(?:s|bos|eos|pad|unk|image|img|video|image_soft_token|(?:start|end)_of_\w+|fim_\w+)>)",
     r"\[(?=/?(?:INST|SYSTEM_PROMPT|IMG)\])")
-_control = re.compile("|".join(_control_words))
+_control = re.compile("|".join(_control_tokens))
 
 
 def as_shown(
     text: str,  # a question, a truth or a completion
 ) -> str:  # text without anything that a chat template could take for its own
-    """Put a space into every control word of a text (`<|im_end|>` becomes `< |im_end|>`)
+    """Put a space into every control token of a text (`<|im_end|>` becomes `< |im_end|>`)
 
     Otherwise an answer could end the message to the judge and write the judge's reply itself."""
     # A model's text may end in half a surrogate pair, which cannot be encoded as UTF-8; it becomes a "?".
     encodable = text.encode("utf-8", errors="replace").decode()
-    return _control.sub(r"\g<0> ", encodable)  # \g<0>: what `_control` matches, a word's first bracket
+    return _control.sub(r"\g<0> ", encodable)  # \g<0>: what `_control` matches, a token's first bracket
 
 
 def _question_shown(sample):
@@ -319,7 +319,7 @@ def _question_shown(sample):
         # The judge gets all pictures before the text, so the text must say which of several is meant.
         mark = f"[picture {number}]" if len(sample.images) > 1 else ""
         question += mark + piece
-    return as_shown(question).strip()  # `as_shown`: with a space in control words such as <|im_end|>
+    return as_shown(question).strip()  # `as_shown`: with a space in control tokens such as <|im_end|>
 
 
 @dataclass
@@ -368,7 +368,7 @@ class _LocalModel:
     def _sample(self, request):
         "A `_JudgeRequest` as the question of a `Sample`, the form that `generate_ids` takes"
         from .reward_model import as_text
-        # Control words such as <|im_end|> could end the question. Common ones were broken up by a space when
+        # Control tokens such as <|im_end|> could end the question. Common ones were broken up by a space when
         # the request was made; `as_text` breaks up all those of this tokenizer.
         text = as_text(self.processor, request.text)
         return Sample(question=text, answer="", images=request.images)
@@ -499,7 +499,7 @@ class Judge:
             self._warn_once("long", f"answers of more than {longest} characters are shown from their end")
         truths = " or ".join(accepted_answers(sample.answer))  # a sample may accept several answers
         # The texts for the fields of the template. `as_shown` breaks up what a chat template could take for
-        # its own control words, so that an answer cannot end the judge's turn.
+        # its own control tokens, so that an answer cannot end the judge's turn.
         fields = dict(
             question=_question_shown(sample), answer=as_shown(truths),
             completion=as_shown(completion[-longest:]))
@@ -582,7 +582,7 @@ _judges = WeakValueDictionary()  # (file, its settings as text) → `Judge`
 def as_reward(
     path: str | Path,  # a judge's .yaml or .json file
 ) -> Judge:
-    "Make the judge of a file (the reward `judge:FILE`), or return the one that is still in use"
+    "The judge of a file (the reward `judge:FILE`): the one that is still in use, or else a new one"
     settings = load_judge_settings(path)
     # The settings are part of the key, so that an edited file gives a new judge.
     key = str(Path(path).resolve()), repr(settings)
@@ -612,13 +612,13 @@ def about_judge(
 def agreement(
     pay: list,  # what each answer earns, 0 to 1
     right: list,  # whether each is right, by the rule
-) -> dict:  # n, passes, agrees, its interval, kappa, correlation, wrong that pass, right that fail
+) -> dict:  # n, passes, agrees, low, high, kappa, correlation, wrong_passed, right_failed
     "How far a reward agrees with the rule on the same answers; an answer that earns 0.5 or more passes"
     is_right = [bool(value) for value in right]
     passed = [earned >= 0.5 for earned in pay]
     agrees = [has_passed == truth for has_passed, truth in zip(passed, is_right, strict=True)]
-    right_passed = _share_passed(passed, is_right, wanted=True)
-    low, high = share_ci(agrees)  # 95 % interval of the share
+    right_passed = _share_passed(passed, is_right, wanted=True)  # None without a right answer
+    low, high = share_ci(agrees)  # 95 % interval of the share of answers on which both agree
     return dict(
         n=len(agrees), passes=mean_of(passed), agrees=mean_of(agrees), low=low, high=high,
         kappa=kappa(passed, is_right), correlation=spearman(pay, [float(value) for value in is_right]),

@@ -207,9 +207,9 @@ def _legend(asked):
 
 
 def curve_svg(
-    values: list,  # numbers, such as the reward at each logged step
+    values: list,  # the reward at each logged step
 ) -> str:  # empty for fewer than two values
-    "Draw numbers as a small curve without axes, in SVG"
+    "Draw rewards as a small curve without axes, in SVG"
     if len(values) < 2:
         return ""
     label = f"reward from {values[0]:.2f} to {values[-1]:.2f}"

@@ -128,7 +128,7 @@ def pairwise_loss(
     if loss_of_form is None:
         raise ValueError(f"form = {form!r}{nearest(form, ['bt', 'hinge'])}")
     loss = loss_of_form(first - second, preference, margin)
-    # Only differences count there, so all scores could drift together: the last term keeps them around 0.
+    # This loss depends on differences alone, so all scores could drift together: centring keeps them near 0.
     return loss + centring * (first + second) ** 2
 
 def _bradley_terry_loss(
@@ -316,7 +316,7 @@ class VLRewardModel(BackboneWithHead):
         `num_images` says how many pictures each row has."""
         hidden = None
         if G > 1 and self.shares:  # `shares`: the backbone was prepared for it
-            hidden = self._shared_hidden(batch, num_images, G)  # None if it has raised, as with a new library
+            hidden = self._shared_hidden(batch, num_images, G)  # None if that raised an error
         if hidden is None:
             hidden = self.backbone(**batch).last_hidden_state
         return hidden
@@ -364,7 +364,8 @@ class VLRewardModel(BackboneWithHead):
         logits = linear(hidden[has_labels, :-1], embedding).flatten(0, 1)  # [rows · (T − 1), vocabulary]
         targets = next_tokens[has_labels].flatten()
         total = cross_entropy(logits.float(), targets, ignore_index=-100, reduction="sum")
-        return total / (labels != -100).sum().clamp(min=1)  # at least 1: there may be no label at all
+        # A row's first token never is a label. At least 1, since there may be no label at all.
+        return total / (labels != -100).sum().clamp(min=1)
 
     @torch.no_grad()
     def score_many(self,
@@ -527,7 +528,7 @@ def _label_tokens(
 def _answer_length(processor, answer):
     """Number of tokens that an answer (a text) takes at the end of a row, with its end-of-turn token.
 
-    In the row they are as many as alone: the line break in front of it joins no token with its first word."""
+    Encoded alone it has as many tokens as in the row: the line break before it joins none of its tokens."""
     # As it stands in the row: `as_text` has taken out or broken up control tokens such as <|im_end|>.
     text = as_text(processor, answer) + processor.tokenizer.eos_token
     return len(processor.tokenizer(text, add_special_tokens=False)["input_ids"])  # False: no <bos> in front
@@ -635,13 +636,16 @@ def _split_off(
     train,  # rows that are left for training
     purpose,  # evaluation or test, for the warning
 ):
-    "Hold out the rows of a tenth of the pictures: (the other rows, those held out, with answers permuted)"
+    """Hold out the rows of a tenth of the pictures: (the other rows, those held out).
+
+    The answers of each row held out come in random order."""
     # `split_rows_by_picture` knows pictures by the names in a field `images`.
     named = [row | dict(images=_picture_names(row)) for row in train]
     train, held_out = split_rows_by_picture(named, 0.1, settings.seed)  # no picture on both sides
     most = settings.eval_rows
     if len(held_out) > most:
         warn_loudly(f"{purpose}: {most} of {len(held_out)} rows that were held out (eval_rows)")
+    # By the seed alone their orders would repeat those of the training rows.
     return train, permuted(held_out, settings.seed + 1)[:most]
 
 # %% ../nbs/03_reward_model.ipynb #c050
@@ -656,7 +660,8 @@ def load_rows(
         return *_drawn_sets(s), []  # no row was skipped
 
     train, skipped = _rows_of_file(s, s.train_data)
-    # `permuted` below puts the answers of each row in random order: files often name the better one first.
+    # `permuted` puts the answers of each row in random order: files often name the better one first. Rows
+    # that are held out get another seed, or their orders would repeat those of the training rows.
     held_out = []  # evaluation rows, then test rows
     for purpose, path in (("evaluation", s.eval_data), ("test", s.test_data)):
         if path:
@@ -664,7 +669,7 @@ def load_rows(
             skipped += also_skipped
             held_out.append(permuted(rows, s.seed + 1))
         else:
-            train, rows = _split_off(s, train, purpose)
+            train, rows = _split_off(s, train, purpose)  # `rows` are permuted already
             held_out.append(rows)
     if s.loss_type == "hinge":
         _refuse_shares(train)  # SettingsError if people disagree about a pair
@@ -793,8 +798,8 @@ def _load_base(settings):
 
     A hub id, a folder, or tiny- and a family: a tiny random model, made on the spot without a download."""
     s = settings
-    # A `tiny-` model has random weights, of the run's seed if they are trained and saved. Under an adapter
-    # they are not saved but made again at each loading, so `load_vlm` below always takes seed 0 for them.
+    # A `tiny-` model has random weights, made by the run's seed if they are trained and saved. Under an
+    # adapter they are not saved but made again at each loading: `load_vlm` below always takes seed 0.
     if s.model.startswith("tiny-") and not s.use_lora:
         vlm, processor = tiny_twin(s.model.removeprefix("tiny-"), s.seed)
         limit_pixels(processor, s.max_image_size)  # `load_vlm` does this itself
@@ -882,12 +887,12 @@ def pair_report(
     better = [scores[n][i] for n, i, _j in pairs]
     worse = [scores[n][j] for n, _i, j in pairs]
     groups = [rows[n].get("group") or "all" for n, _i, _j in pairs]
-    # Pairs of one row are not independent, so the confidence interval resamples whole rows. None resamples
-    # pairs, where there is about one in each row.
+    # Pairs of one row are not independent, so the confidence interval resamples whole rows. With no more
+    # pairs than rows, single pairs are resampled (None).
     row_numbers = [n for n, _i, _j in pairs] if len(pairs) > len(rows) else None
     report = pair_metrics(better, worse, groups, _answer_lengths(rows, pairs), clusters=row_numbers)
     if backwards:
-        # For each pair (score of the worse, of the better). In the reversed row, answer i is at -1 - i.
+        # For each pair (score of the worse, score of the better); of answer i the score is now at -1 - i.
         swapped = [(backwards[n][-1 - j], backwards[n][-1 - i]) for n, i, j in pairs]
         report["swap_consistency"] = swap_consistency(list(zip(better, worse)), swapped)
     return report | dict(baselines=plain_baselines(rows))
@@ -1124,7 +1129,7 @@ def judge_rows(
 ) -> tuple:  # a list of scores per row, the report
     """Score all answers, and report how good the scores are.
 
-    Two controls are in the report: the answers in reverse order, and white pictures in place of the real."""
+    To the controls of `_report_with_controls` it adds the accuracy with white pictures."""
     scores = score_rows(model, rows, batch_size)
     report = _report_with_controls(model, rows, scores, batch_size)
     scores_of_blank = score_rows(model, blanked(rows), batch_size)
@@ -1166,8 +1171,8 @@ class PairTrainer(CommittedCheckpoints, Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Override Trainer's, which takes the model's first output for the loss: our model outputs scores.
 
-        `inputs` is a batch from `encode_pairs`. If Trainer no longer calls this, the first step fails: the
-        model gets no attention_mask."""
+        `inputs` is a batch from `encode_pairs`. If Trainer no longer calls this, it gives the whole batch to
+        the model, whose `forward` then has no attention_mask: the first step fails."""
         s = self.settings
         preference = inputs["preference"]  # [B] shares that say first, such as 1, 0, 0.5
         # Scores [2 B]; if there are labels also a language model's loss on the better answers.
@@ -1394,16 +1399,17 @@ def _write_or_compare_function(
 ):
     """A function for what must stay the same while a run goes on: settings, rows and template.
 
-    Called with None and `folder` it writes them down for a new run. Called with a checkpoint of a run it
-    raises a SettingsError if they have changed."""
+    It is `same_run` with all but its checkpoint and folder filled in. Called with None and `folder` it writes
+    them down for a new run. Called with a checkpoint it raises a SettingsError if they have changed."""
     contents = {}
     # Rows are compared, not paths: their files may have been moved. Drawn rows follow from the settings.
     if settings.train_data:
         contents |= dict(train_rows=rows_fingerprint(train), evaluation_rows=rows_fingerprint(held))
     # The text, for the same reason: `prompt_template` may be the name of a file.
     contents["template"] = judge_template(settings.prompt_template)
-    advice = "load_weights_only = true takes its weights into one"  # ends the message of the error
-    # same_run: writes begun_with.json, or compares with it; free: settings that may differ, such as paths
+    # Ends the error message "… or begin anew in another output_dir (…)".
+    advice = "load_weights_only = true takes its weights into one"
+    # free: settings that may differ, such as paths
     return partial(same_run, settings, free=may_differ, weights_by=advice, **contents)
 
 def _resumed_checkpoint(settings):
@@ -1421,8 +1427,8 @@ def start_run(
 ) -> tuple:  # directory of the run, checkpoint to go on from or None, checkpoint to take weights from or None
     """Find out where a run begins or goes on: a new directory, or that of the run that is resumed.
 
-    All processes get the same result. A SettingsError if a run would go on with other settings or rows than
-    it began with."""
+    All processes get the same result. The first one raises a SettingsError if a run would go on with other
+    settings or rows than it began with."""
     from accelerate import PartialState
     from accelerate.utils import broadcast_object_list
     processes = PartialState(cpu=not torch.cuda.is_available())
@@ -1446,7 +1452,7 @@ def _start_in_one_process(
     """Called in the first process only: (run's directory, checkpoint to go on from, one for weights only).
 
     At most one checkpoint is not None. A run goes on only with the settings with which it began."""
-    # called with a checkpoint it compares, with None and a folder it writes
+    # (None, folder=…) writes the settings of a new run there; (checkpoint) compares them with its run's
     write_or_compare = _write_or_compare_function(settings, train, held)
     weights = None  # checkpoint or file that a new run takes its weights from
     if is_old_checkpoint(settings.resume):  # a file of an older script, which no run can go on from
@@ -1454,12 +1460,12 @@ def _start_in_one_process(
     elif settings.resume.lower() not in ("", "false"):
         checkpoint = _resumed_checkpoint(settings)
         if not settings.load_weights_only:
-            write_or_compare(checkpoint)  # SettingsError if settings, rows or template have changed
+            write_or_compare(checkpoint)  # SettingsError if something has changed
             return Path(checkpoint).parent, checkpoint, None  # the run goes on in its directory
         weights = checkpoint
 
     run_dir = _new_run_dir(settings)
-    write_or_compare(None, folder=run_dir)  # writes them down
+    write_or_compare(None, folder=run_dir)
     return run_dir, None, weights
 
 def _new_run_dir(settings):
@@ -1721,7 +1727,7 @@ def score_file(
     _refuse_existing_file(output_dir)
     rows, skipped = read_pair_rows(data, image_dir, skip_bad_rows, keys, tell=print)
     judge = VLRewardModel.from_pretrained(model, device, base=base_model)
-    rows = permuted(rows, seed)  # the answers of each row in random order
+    rows = permuted(rows, seed)  # answers in random order: files often name the better one first
     start = time.perf_counter()
     scores = score_rows(judge, rows, batch_size, progress=True)
     pairs_per_second = len(pairs_of(rows)) / (time.perf_counter() - start)

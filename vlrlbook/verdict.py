@@ -50,7 +50,7 @@ seen_gain = 0.10  # a gain that enough pictures would show: the interval reaches
 def questions(
     metrics: list,  # from `all_metrics`
     flipped: dict = None,  # from `flips`: became_right, became_wrong, p, …; None: not measured
-    task: str = "counting",  # counting, vqa or pointing
+    task: str = "counting",  # counting, vqa, pointing or zoom
 ) -> list:  # of {name, question, answer, because}
     """Ask the questions that a gain must survive, each answered from the metrics of a run
 
@@ -60,7 +60,7 @@ def questions(
     # the gains of those groups that got worse; None where no gain was measured
     losers = losing_groups(metrics, main) if ("gain_greedy", main) in overall else None
     answered = []
-    # judge: a function such as `_rose`; evidence: its arguments, None for one that was not measured
+    # judge: a function such as `_rose`; evidence: its arguments; it is not called where one is None
     for name, question, judge, evidence in _questions_to_ask(main, overall, flipped, losers):
         answer, because = judge(*evidence) if None not in evidence else ("not measured", "")
         answered.append(dict(name=name, question=question, answer=answer, because=because))
@@ -84,7 +84,7 @@ def _questions_to_ask(
     sampled_gain, greedy_gain = overall.get(("gain_sampled", main)), overall.get(("gain_greedy", main))
     # best guesses with the right picture, and with that of another row
     after, shuffled = overall.get(("after_greedy", main)), overall.get(("after_shuffled", main))
-    one_answer = overall.get(("majority", main))  # the best single answer to everything
+    one_answer = overall.get(("majority", main))  # what the best single answer to everything gets
     seeing = overall.get(("seeing_gain", main))  # how much more was gained with the right picture
     return [
         ("sampled_rose", f"Did sampled {main} rise?", _rose, [sampled_gain]),
@@ -100,10 +100,9 @@ def _questions_to_ask(
 
 
 def _word_for_word_evidence(overall):
-    """Four metrics that tell if a gain was earned word for word; None for each that was not measured
+    """The four arguments of `_mostly_meant`, metrics of sampled answers; None for each that was not measured
 
-    `overall`: (column, mark) → metric. They are, of sampled answers, the gain in answers equal to the truth
-    and in right ones, and both shares before training: the arguments of `_mostly_meant`."""
+    `overall`: (column, mark) → metric."""
     # marks of 1 or 0: `verbatim` for an answer equal to the truth to the letter, `exact` for one that is
     # right in any words
     columns_and_marks = [("gain_sampled", "verbatim"), ("gain_sampled", "exact"),
@@ -111,14 +110,14 @@ def _word_for_word_evidence(overall):
     return [overall.get(column_and_mark) for column_and_mark in columns_and_marks]
 
 
-def _decided(is_shown, could_be_shown):
+def _decided(is_shown, is_no_otherwise):
     """The answer to a question about an effect: yes, no, or cannot tell
 
-    `is_shown`: the data show the effect. `could_be_shown`: if there were one, they would show it, so a
-    missing effect is a no; where it is False, a missing effect means nothing."""
+    `is_shown`: the data show the effect. `is_no_otherwise`: data that do not show it mean a no, since they
+    point the other way, or would show the effect if there were one; False: then nothing follows."""
     if is_shown:
         return "yes"
-    return "no" if could_be_shown else "cannot tell"
+    return "no" if is_no_otherwise else "cannot tell"
 
 
 def _is_narrow(m):
@@ -132,7 +131,7 @@ def _rose(
 ):
     "Answer whether a gain's whole 95 % interval is above zero: (yes, no or cannot tell, the numbers as text)"
     low, _ = gain["ci95"]
-    return _decided(is_shown=low > 0, could_be_shown=_would_show_a_gain(gain)), with_interval(gain, "+")
+    return _decided(is_shown=low > 0, is_no_otherwise=_would_show_a_gain(gain)), with_interval(gain, "+")
 
 
 def _would_show_a_gain(gain):
@@ -150,9 +149,9 @@ def _more_than_luck(flipped):
     (counts of pictures), and `p`, that of McNemar's test for these two."""
     gained, lost, p = flipped["became_right"], flipped["became_wrong"], flipped["p"]
     # With five flips even the best case, all gains, has p = 2 / 2^5 = 0.06: a no would mean nothing.
-    could_be_shown = gained + lost >= 6
+    is_no_otherwise = gained + lost >= 6
     is_shown = p < 0.05 and gained > lost
-    return _decided(is_shown, could_be_shown), f"{gained} against {lost}, p = {p:.2g}"
+    return _decided(is_shown, is_no_otherwise), f"{gained} against {lost}, p = {p:.2g}"
 
 
 def _mostly_meant(
@@ -168,11 +167,12 @@ def _mostly_meant(
     is_most_of_the_gain = verbatim_gain["value"] > exact_gain["value"] / 2
     if verbatim_low > 0 and is_most_of_the_gain:
         return "yes", because
-    # A model that said "3" before training, for "A photo of 3 discs", may go on so: that is no fault.
+    # "3" is right where the truth is "A photo of 3 discs". A model that mostly answered so before training
+    # may go on so: that is no fault.
     if verbatim_before["value"] < exact_before["value"] / 2:
         return "cannot tell", f"{because}; before, right answers were not in the truth's own words either"
-    answer = "no" if exact_low > 0 else "cannot tell"  # without a clear gain in right answers
-    return answer, because
+    # Without a clear gain in right answers nobody can say how it was earned.
+    return "no" if exact_low > 0 else "cannot tell", because
 
 
 def _above(
@@ -181,10 +181,10 @@ def _above(
 ):
     "Answer whether a metric's whole interval is above another's value: (answer, the numbers as text)"
     low, _ = m["ci95"]
-    # It may be a no if m is not even larger, or if so narrow an interval would have shown the advantage.
-    could_be_shown = m["value"] <= other["value"] or _is_narrow(m)
+    # No if m is not even larger, or if its interval is so narrow that an advantage would show.
+    is_no_otherwise = m["value"] <= other["value"] or _is_narrow(m)
     because = f"{with_interval(m)} against {other['value']:.3f}"
-    return _decided(low > other["value"], could_be_shown), because
+    return _decided(low > other["value"], is_no_otherwise), because
 
 
 def _paid_for_right(pay, gain, sampled):
@@ -198,7 +198,7 @@ def _paid_for_right(pay, gain, sampled):
         return "cannot tell", because
     sampled_gain_is_clear = bool(sampled and sampled["ci95"][0] > 0)
     more_are_right = gain_low > 0 or sampled_gain_is_clear
-    # Of the best guesses: a missing gain is a no only where it would have shown.
+    # If neither gain is clear, it is a no only where a gain of the best guesses would show.
     return _decided(more_are_right, _would_show_a_gain(gain)), because
 
 
@@ -211,9 +211,9 @@ def _below(
     Returns (yes, no or cannot tell, the numbers as text)."""
     (_, shuffled_high), (right_low, _) = shuffled["ci95"], right["ci95"]
     is_shown = shuffled_high < right_low  # one interval is wholly below the other
-    # It may be a no if they are not even worse, or if so narrow an interval would have shown it.
-    could_be_shown = shuffled["value"] >= right["value"] or _is_narrow(right)
-    return _decided(is_shown, could_be_shown), f"{with_interval(shuffled)} with another picture"
+    # No if they are not even worse, or if the interval is so narrow that it would show.
+    is_no_otherwise = shuffled["value"] >= right["value"] or _is_narrow(right)
+    return _decided(is_shown, is_no_otherwise), f"{with_interval(shuffled)} with another picture"
 
 
 def _no_losers(losers):
@@ -227,26 +227,26 @@ def _no_losers(losers):
 def commonest(
     rows: list,  # of a predictions file: dicts with the truth, `answer`, and columns such as after_greedy
     column: str,  # such as after_greedy
-    task: str,  # counting, vqa or pointing
-) -> dict:  # said (class), text, count, n, others, others_count, truths
+    task: str,  # counting, vqa, pointing or zoom
+) -> dict:  # said, text, count, n, others, others_count, truths
     """The answer that a column gives most often, and how often it is given where it is wrong
 
-    Texts that mean the same, such as the same count, are one class: see `said_as`."""
+    Texts that mean the same, such as the same count, are one answer: `said_as` gives them the same form."""
     pairs = [(row[column][0], row["answer"]) for row in rows]  # the first answer, and the truth
-    class_of = {text: said_as(text, task) for text in set(chain(*pairs))}  # each text is read once
-    answer_classes = [class_of[answer] for answer, _ in pairs]
-    true_classes = [class_of[truth] for _, truth in pairs]
-    top, count = Counter(answer_classes).most_common(1)[0]
+    form_of = {text: said_as(text, task) for text in set(chain(*pairs))}  # each text is read once
+    answer_forms = [form_of[answer] for answer, _ in pairs]
+    true_forms = [form_of[truth] for _, truth in pairs]
+    top, count = Counter(answer_forms).most_common(1)[0]
     # what the model answers in the rows for which the commonest answer is wrong
-    where_wrong = [answer for answer, truth in zip(answer_classes, true_classes) if truth != top]
+    where_wrong = [answer for answer, truth in zip(answer_forms, true_forms) if truth != top]
     return dict(
-        said=top,  # class of the commonest answer
-        text=_commonest_text(answer for answer, _ in pairs if class_of[answer] == top),
+        said=top,  # form of the commonest answer
+        text=_commonest_text(answer for answer, _ in pairs if form_of[answer] == top),
         count=count,  # rows that get it
         n=len(rows),
         others=len(where_wrong),  # rows for which it is wrong
         others_count=where_wrong.count(top),  # rows that get it although it is wrong
-        truths=len(set(true_classes)),  # different true answers
+        truths=len(set(true_forms)),  # different true answers
     )
 
 
@@ -275,15 +275,15 @@ def _collapsed(
     column,  # whose answers, such as after_greedy
     task,  # counting, vqa, pointing or zoom
 ):
-    """Whether nearly all rows (75 %) get the commonest answer, and nearly all of those where it is wrong, too
+    """Whether the commonest answer goes to at least 75 % of the rows, and of the rows where it is wrong
 
     Tried for all rows together, then for each type of VQA question with its own commonest answer."""
     of_all_rows = commonest(rows, column, task)
     of_groups = [commonest(group, column, task) for group in _by_kind(rows, task)]
     # In a group with a single truth, the same answer each time may be right each time.
-    of_groups = [group for group in of_groups if group["truths"] > 1]
+    with_several_truths = [group for group in of_groups if group["truths"] > 1]
     row_count = len(rows)
-    return _get_one_answer([of_all_rows], row_count) or _get_one_answer(of_groups, row_count)
+    return _get_one_answer([of_all_rows], row_count) or _get_one_answer(with_several_truths, row_count)
 
 
 def _get_one_answer(
@@ -294,7 +294,7 @@ def _get_one_answer(
     rows = sum(group["n"] for group in groups)
     get_it = sum(group["count"] for group in groups)
     wrong_for = sum(group["others"] for group in groups)  # rows for which that answer is wrong
-    get_it_wrongly = sum(group["others_count"] for group in groups)
+    get_it_wrongly = sum(group["others_count"] for group in groups)  # of those, the rows that get it
     if 2 * rows <= row_count:  # from so few of the rows nothing follows for the run
         return False
     if not wrong_for:  # to give it each time is no fault
@@ -307,7 +307,7 @@ def _get_one_answer(
 
 def verdict_of(
     rows: list,  # of a predictions file; columns beside before_greedy and after_greedy are optional
-    task: str = None,  # counting, vqa or pointing; None guesses
+    task: str = None,  # counting, vqa, pointing or zoom; None guesses
     reward=None,  # (completion, answer) → parts, that of the run; None: the task's own
 ) -> dict:  # outcome, sentence, questions: a list of {name, question, answer, detail}
     "Judge a run by its answers before and after training: one word, one sentence, and the questions asked"
@@ -318,7 +318,8 @@ def verdict_of(
     reads_text = not getattr(reward, "batched", False)
     text_reward = reward if reads_text else None  # None: the task's own
     metrics, flipped = _needed_metrics(rows, task, text_reward)  # flipped: how many became right, and wrong
-    # (column, mark) → metric, such as ("gain_greedy", "exact")
+    # (column, mark) → metric, such as ("gain_greedy", "exact"). Only a run with a trained reward has a
+    # ("gain_greedy", "reward"), from `_paid_gain`.
     overall = _over_all_rows(metrics) | _paid_gain(rows)
 
     # adds questions that need more than metrics, such as whether all pictures get the same answer
@@ -347,7 +348,7 @@ def _needed_metrics(
     if gain_by_looking:
         metrics.append(gain_by_looking)
 
-    metrics += _gains_of_groups(rows, scored, task)
+    metrics += _gains_of_groups(rows, scored, task)  # of each count, or type of question
     metrics += gains(rows, scored)  # of all rows, for each mark of greedy and of sampled answers
 
     right_or_wrong = flip_mark(task)  # a mark that is 1 or 0
@@ -360,7 +361,7 @@ def _gains_of_groups(
     scored,  # column, such as after_greedy → mark, such as exact → array, a number per row
     task,  # counting, vqa, pointing or zoom
 ):
-    "The gain of the best guess in each group of rows (a count, a type of question), as a list of metrics"
+    "Metrics, a list: the gain of the best guesses in each group, rows of one count or type of question"
     main = main_mark(task)
     gain_of_rows = {"gain_greedy": scored["after_greedy"][main] - scored["before_greedy"][main]}
     groups = by_group(rows, gain_of_rows, task, measure=partial(difference, mark=main))
@@ -385,10 +386,9 @@ def _needed_scores(
 
 
 def _paid_gain(rows):
-    """The gain of best guesses in a trained reward: {("gain_greedy", "reward"): difference}; {} if not stored
+    """The gain of best guesses in a trained reward, {("gain_greedy", "reward"): metric}; {} for other runs
 
-    A run with such a reward stores its numbers in the column `paid`: a dict, name of a column of answers →
-    reward of the answer in it."""
+    A run with such a reward has stored it in each row, as the dict `paid`: {before_greedy: 0.4, …}."""
     rewards_of_rows = [row.get("paid") for row in rows]
     if not all(map(_are_rewards, rewards_of_rows)):
         return {}
@@ -415,12 +415,12 @@ def _all_questions(
     task,  # counting, vqa, pointing or zoom
     overall,  # (column, mark) → metric, such as ("gain_greedy", "exact") → dict with value and ci95
     from_metrics,  # list of {name, question, answer, because}: what the metrics alone answer
-    reads_text,  # False: a trained reward; then the metric `reward` is the task's own, not what was paid
+    reads_text,  # False for a trained reward: ("after_greedy", "reward") is the task's own instead
 ):
     "The verdict's questions, those that people ask first in front: dicts of name, question, answer, detail"
     gain = overall["gain_greedy", main_mark(task)]
     asked = [_about_variety(rows, task), _about_enough_pictures(gain)]
-    if ("gain_greedy", "reward") in overall:  # only of a trained reward
+    if ("gain_greedy", "reward") in overall:  # what a trained reward paid, from `_paid_gain`
         asked.append(_about_pay(overall, main_mark(task)))
     if reads_text:
         asked.append(_about_blind_reward(overall))
@@ -454,7 +454,7 @@ def _about_enough_pictures(
 ):
     "Answer whether there are enough pictures to tell gain from luck: a dict of name, question, …, detail"
     low, high = gain["ci95"]
-    # a narrow interval tells, and a wide one that lies on one side of zero
+    # a narrow interval tells, and so does a wide one that lies on one side of zero
     is_decided = _is_narrow(gain) or low > 0 or high < 0
     return dict(name="enough_pictures", question="Are there enough pictures to tell?",
                 answer="yes" if is_decided else "no",
@@ -485,7 +485,7 @@ def _in_plain_words(
     question,  # {name, question, answer, because}, such as "Did greedy exact rise?"
     task,  # counting, vqa, pointing or zoom
 ):
-    "The same question, in plainer words for the names below, and with `detail` in place of `because`"
+    "A question of chapter 06 as the verdict has it: two in plainer words, and `because` called `detail`"
     words = dict(greedy_rose="More than sharper guessing: is the best guess right more often?",
                  sampled_rose="Are sampled answers right more often?")
     # a box is seldom right or wrong: it overlaps more or less
@@ -658,7 +658,7 @@ def _what_is_repeated(
         quoted = f"what holds no answer, such as {quoted},"
     if after["count"] >= nearly_all * n:  # 75 % of the rows
         return f"the model says {quoted} to {after['count']} of {n} {row_words}, whatever the picture shows"
-    # So `_collapsed` found an answer for each type of VQA question, not one for all rows.
+    # Else it has collapsed within the types of VQA questions, to one answer in each.
     return f"one kind of question gets one answer, such as {quoted}, on nearly all {n} {row_words}"
 
 
@@ -688,7 +688,7 @@ def _one_answer(
     def grade_in_row(text, row):
         return grade(text, row["answer"], task)  # 0 to 1
 
-    best_texts = best_blind(rows, grade_in_row, task)  # for each row the text that is best for its group
+    best_texts = best_blind(rows, grade_in_row, task)  # for each row the best text for its type of question
     # Many rows have the same text and truth: each such pair is graded once.
     pairs = Counter((text, row["answer"]) for text, row in zip(best_texts, rows))
     grades = [count * grade(text, truth, task) for (text, truth), count in pairs.items()]
@@ -725,7 +725,7 @@ def verdict_line(
 
 def read_answers(
     path: str | Path,  # predictions.jsonl of chapter 05 or 06
-) -> list:  # rows: `answer`, the truth, is a text; each column of a model's answers (`columns`) is a list
+) -> list:  # rows: `answer`, the truth, is a text; each column of answers, such as after_greedy, is a list
     "Read the rows of a predictions file that vlrlbook wrote; a ValueError names the first line that is none"
     # Files that others wrote are read by chapter 06, which checks each field.
     rows = []
@@ -769,11 +769,10 @@ def _verdict_with_settings(
     rows,  # of the run's predictions file
     settings,  # dict from its results.json; only task and reward are used, and both may be missing
 ):
-    """The verdict on a run's answers
-
-    None for task: `verdict_of` guesses it from the answers. None for reward: the task's own is taken."""
+    "The verdict on a run's answers, for the task and the reward of its settings where these can be used"
+    # None: `verdict_of` guesses it from the answers
     task = settings.get("task") if settings.get("task") in tuple(by_task) else None
-    # a reward of vlrlbook; None for any other, whose code is not run to read a result
+    # None, which means the task's own, for a reward that is not vlrlbook's: its code is not run here
     reward = _plain_reward(settings.get("reward"))
     return verdict_of(rows, task, reward)
 
@@ -783,7 +782,7 @@ def _plain_reward(spec):
 
     `spec` is a text such as "counting" or "0.9*counting+0.1*format", or None. Any other reward, such as
     `my.module:function`, would run other people's code only to read a result."""
-    # of each term such as "0.9*counting" the name
+    # the name in each term, such as counting in "0.9*counting"
     names = [term.rpartition("*")[2].strip() for term in (spec or "").split("+")]
     if not all(name in known_rewards for name in names):
         return None

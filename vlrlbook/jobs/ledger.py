@@ -94,7 +94,7 @@ def _content_problem(
     check_result = db.execute("PRAGMA quick_check").fetchone()[0]  # "ok", or lines that name faults
     columns = {row[1] for row in db.execute("PRAGMA table_info(jobs)")}  # row[1]: a column's name
     if check_result != "ok":
-        # The lines before the last one may only name the database.
+        # The last line names a fault; the first may only say in which database it is.
         return f"is damaged: {check_result.splitlines()[-1]}"
     # These are enough to tell the ledger from any other SQLite file.
     missing_columns = {"job_id", "status", "place", "attempt", "parameters"} - columns
@@ -239,7 +239,7 @@ class Ledger:
         parameters: dict,  # JSON
         total_steps: int | None,  # if it is known
         key: str | None,  # Idempotency-Key: a request that comes again with it gets the same job
-        request_hash: str | None,  # of the request, which must be the same where the key is
+        request_hash: str | None,  # of the request: a later one with the same key must have the same hash
     ):
         "Add the row of a new job, which waits behind all others"
         now = self.now()

@@ -111,8 +111,8 @@ def _words_of_number(
 ):
     """The list of words that a number token stands for when answers are compared: mostly one, its digits
 
-    `a single`, `half a dozen` and `a hundred` give their words without `a` and `of`, and not 1, 6 or 100:
-    another answer may say only `single` (a word to the tokenizer) or `hundred`."""
+    `a single`, `half a dozen` and `a hundred` stay words, without `a` and `of`, instead of 1, 6 or 100.
+    Another answer may say only `single`, which the tokenizer takes for a plain word, or `hundred`."""
     words = token.text.split()
     if words[0] in ("a", "half", "hundred"):
         return [word for word in words if word not in ("a", "of")]
@@ -134,7 +134,7 @@ def _is_letter_name(
     token, before, following = tokens[i], tokens[i - 1], tokens[i + 1]
     if token.text != "a":
         return False
-    if following.kind not in ("word", "number", "han"):  # a mark, the end: no article
+    if following.kind not in ("word", "number", "han"):  # before a mark or the end: no article
         return True
     return token.raw == "A" and before.kind == "word"
 
@@ -166,8 +166,8 @@ def _with_synonyms(
     """A list of words in which each phrase from the table of synonyms is replaced by its preferred phrase
 
     Where several phrases begin at one word, the longest is replaced."""
-    # phrase as one string → list of words; the most words of a phrase. The table is kept for the next answer,
-    # which needs a key that can be hashed: a tuple.
+    # table: phrase as one string → list of words; longest: the most words of a phrase. `_table_of` keeps
+    # tables for the next answers, by a key that can be hashed: a tuple.
     table, longest = _table_of(tuple(synonyms.items()))
     replaced, at = [], 0
     while at < len(words):
@@ -230,7 +230,7 @@ def _possible_answers(
     statement_ends = [match.end() for match in _stated_answer.finditer(text)]  # of `the answer is`
     if statement_ends:
         behind_last = text[statement_ends[-1]:].strip()
-        # ended by a line break, or by a mark with a space behind it: the one in 2.5 ends nothing
+        # up to a line break, or to a full stop or the like with a space behind it, which 2.5 does not have
         stated_sentence = _ends_sentence.split(behind_last, maxsplit=1)[0]
         parts.append(stated_sentence)
     for part in list(parts):
@@ -265,8 +265,7 @@ def same_words(
         # a truth of marks alone, such as "?", is compared as it is
         return text.strip() == truth.strip()
     truth_with_articles = _joined_words(answer_words(truth, keep_articles=True))
-    # the text (its beginning, to save time), and parts of it such as what follows `the answer is`;
-    # none is much longer than the truth
+    # the text (its beginning, to save time), and parts of it such as what follows `the answer is`
     for part in _possible_answers(text[:_most_normalised], truth):
         # with articles kept: the `a` of "hepatitis a virus" is a name that looks like an article
         if _joined_words(answer_words(part, keep_articles=True)) == truth_with_articles:
@@ -311,7 +310,7 @@ def same_items(
 ) -> bool:  # True if it names all of them, in any order, and no other
     "Whether an answer names the items of the list that is the truth"
     true_items = set(answer_items(truth, synonyms))
-    # the text, and parts of it such as what follows `the answer is`
+    # the text (its beginning, to save time), and parts of it such as what follows `the answer is`
     parts = _possible_answers(text[:_most_normalised], truth)
     return any(_names_items(part, true_items, synonyms) for part in parts)
 
@@ -362,6 +361,6 @@ def truth_number(
     tokens = [token for token in tokens if token.text not in ("(", ")", ".", '"')]
     if len(tokens) == 1:
         return tokens[0].value  # None if the one token is no number
-    # 1/2, which `read_number` reads as 0.5: the first and the third token are numbers; `km/2` is no number
+    # The tokens of 1/2 are number, slash, number: `read_number` reads the whole as 0.5. `km/2` is no number.
     is_fraction = [token.kind for token in tokens[::2]] == ["number", "number"] and tokens[1].text == "/"
     return read_number(str(truth)) if is_fraction else None

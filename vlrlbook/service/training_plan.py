@@ -73,9 +73,9 @@ class _Decisions:
         self.notes = []  # sentences for the client
 
         if rows is None:
-            # A run of max_steps draws what its steps need, so any number of rows is there.
+            # A run of max_steps draws as many rows as its steps need, so there is no limit.
             self.rows = drawn_rows_of_an_epoch if self.goes_by_epochs() else sys.maxsize
-            # None of the drawn rows is held out: others are drawn to measure with.
+            # All are for training: the rows to measure with are drawn as well, and not held out of these.
             self.rows_to_train_on = self.rows
         else:
             self.rows = rows
@@ -148,8 +148,8 @@ class _Decisions:
     def _make_batch_smaller(self):
         """Make a step so small that the rows fill it, and make its groups of answers whole.
 
-        A batch_size that the client chose is kept: fewer accumulation steps may do, or else a Problem says
-        which batch_size would fit. Otherwise a step takes all rows, with a whole group of answers to each."""
+        A batch_size that the client chose is kept: there are fewer accumulation steps, or a Problem says
+        which batch_size would fit. If none was chosen, a step takes all rows, a group of answers to each."""
         if "batch_size" in self.asked:
             may_reduce = "gradient_accumulation_steps" not in self.asked
             if may_reduce and self._reduce_accumulation():  # False if no accumulation fits
@@ -197,8 +197,8 @@ class _Decisions:
     def _make_groups_whole(self):
         """Round the answers of a step down to whole groups of num_generations, but not below one group.
 
-        So 8 answers become 6 where a group has 3, and 10 where it has 10. Called only if the client chose
-        neither batch_size nor gradient_accumulation_steps."""
+        So 8 answers become 6 for groups of 3 (two groups), and 10 for groups of 10 (one group). Called only
+        if the client chose neither batch_size nor gradient_accumulation_steps."""
         group_size = self.value("num_generations")
         group_count = max(1, self.answers_a_step() // group_size)
         answers = group_count * group_size

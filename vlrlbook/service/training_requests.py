@@ -186,7 +186,7 @@ def _read_group(
     fields_of_all_tasks = form_fields[group]  # name → `FormField`
     errors = []
     for written_name, value in values.items():
-        # Names of other libraries are taken too, such as lr for learning_rate.
+        # Names of other libraries are taken too, such as lr for the form's own name, learning_rate.
         name = also_called[written_name] if written_name in also_called else written_name
         shown_name = clean(written_name, 80)
         place = f"{group}.{shown_name}"
@@ -203,7 +203,7 @@ def _read_group(
 
 def _take_setting(
     field,  # dict of type, choices, minimum, maximum for the request's task; None: it has no such setting
-    form_field,  # the `FormField` that all tasks share: chapter 05's name of the setting, and its tasks
+    form_field,  # the same setting as a `FormField`, for all tasks: chapter 05's name for it, and its tasks
     value,  # what the request gives, of any type
     settings,  # chapter 05's name → value; gets the value if it is good
     task,  # of the request, such as counting
@@ -222,7 +222,7 @@ def _take_setting(
 
 def _tasks_with_choice(
     field,  # `FormField`: has the choices of every task
-    value,  # that cannot be chosen for `task`
+    value,  # that was refused
     task,  # of the request, such as counting
 ):
     """Return the end of a message about a bad value: the other tasks in which it could be chosen, or "".
@@ -230,10 +230,11 @@ def _tasks_with_choice(
     Such as: "; it is a choice of task vqa, not of counting"."""
     tasks = []
     for other in by_task:
-        # Both sizes of server, so that a model of the other size is not said to be one of another task.
+        # What a server of either size offers.
         choices = [*(choices_of(field, "tiny", other) or []), *(choices_of(field, "gpu", other) or [])]
         if value in choices:
             tasks.append(other)
+    # `task in tasks`: a choice of this task, on a server of the other size.
     if not tasks or task in tasks:
         return ""
     return f"; it is a choice of task {', '.join(tasks)}, not of {task}"
