@@ -440,6 +440,18 @@ def test_chat_takes_lines(tmp_path, short_run):
     assert "no trained classifier" in said[-1]
 
 
+def test_a_line_that_raises_leaves_no_question_behind(short_run, monkeypatch):
+    "Two questions in a row would be two turns of the user, which chat templates refuse or were never trained on"
+    from vlrlbook.aloha import _text_answer
+    vlm, history = short_run.classifier.vlm, []
+    with monkeypatch.context() as broken:
+        broken.setattr(vlm, "generate", lambda **options: (_ for _ in ()).throw(OSError("disk")))
+        with pytest.raises(OSError): _text_answer("hello", vlm, short_run.processor, history, 2)
+    assert history == []
+    _text_answer("hello", vlm, short_run.processor, history, 2)
+    assert [message["role"] for message in history] == ["user", "assistant"]
+
+
 def test_chat_ends_clean_on_ctrl_c_and_end_of_input(tmp_path):
     command = [sys.executable, "-m", "vlrlbook.cli", "aloha", "--mode", "chat"]
     done = subprocess.run(command, input="hello\nexit\n", capture_output=True, text=True, cwd=tmp_path)

@@ -78,6 +78,13 @@ def test_a_reward_in_a_file(tmp_path):
         with pytest.raises(ContestError, match=told): reward_of_file(spec)
 
 
+def test_a_file_that_ends_the_program_gets_a_sentence(tmp_path):
+    (tmp_path / "mine.py").write_text("import sys\nsys.exit(3)\n")
+    with pytest.raises(ContestError, match="mine.py cannot be read: SystemExit: 3"): reward_of_file(f"{tmp_path}/mine.py:pay")
+    (tmp_path / "late.py").write_text("def pay(completion, truth): exit()\n")
+    with pytest.raises(ContestError, match="stops with SystemExit"): checked_reward(reward_of_file(f"{tmp_path}/late.py:pay"))("3", "3")
+
+
 def test_names():
     assert entry_name("Ada Lovelace") == "ada-lovelace.json" and entry_name("../../x") == "x.json" and entry_name("Ольга") == "ольга.json"
     for name in ("", "  ", "a" * 41, "two\nlines", 3, None):

@@ -1,7 +1,9 @@
 """The reward model: scores that depend on nothing but question and answer, losses by hand, runs that can be resumed, and its pay in
 chapter 05."""
+import io
 import json
 import os
+import random
 import re
 import subprocess
 import sys
@@ -572,6 +574,26 @@ def test_public_pairs(model):
     row = ixc_row(json.loads((SHARED / "ixc_pref_example/example.json").read_text())[0], SHARED / "ixc_pref_example/example.jpg")
     scores = score_rows(model, [row])
     assert len(scores[0]) == 2 and scores[0][0] != scores[0][1]
+
+
+def test_a_public_pair_keeps_its_picture_as_bytes():
+    from vlrlbook.reward_model import ixc_row
+    question = dict(value="<image>How many?")
+    raw = dict(id="a", conversations_a=[question, dict(value="3")], conversations_b=[question, dict(value="4")])
+    encoded = io.BytesIO()
+    draw_discs(3, random.Random(0)).save(encoded, "PNG")
+    assert ixc_row(raw, encoded.getvalue())["image"] == encoded.getvalue()
+
+
+def test_tokens_are_counted_as_the_reward_reads_them(model, tmp_path):
+    "With the template around its questions, and only the end of a long answer"
+    from vlrlbook.judge import _tokens
+    model.save_pretrained(tmp_path / "saved")
+    reward = as_reward(tmp_path / "saved", longest=40)
+    plain = _tokens(reward, ["3"], [question(3)])
+    assert _tokens(reward, ["3" * 900], [question(3)]) == _tokens(reward, ["3" * 40], [question(3)]) > plain
+    reward.model.facts["prompt_template"] = "Look closely. {{ content }}"
+    assert _tokens(reward, ["3"], [question(3)]) > plain
 
 
 def test_a_saved_model_with_a_vocabulary_head_of_its_own_gets_no_language_loss(tmp_path, run):

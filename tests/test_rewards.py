@@ -192,6 +192,8 @@ def test_own_reward_by_dotted_path(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     assert load_reward("mine:short")("abc", "")["overall"] == load_reward("mine.short")("abc", "")["overall"] == 1.0
     assert load_reward("0.5*mine:short + 0.5*counting")("3", "3")["overall"] == 1.0
+    (tmp_path / "ends.py").write_text("import sys\nsys.exit('no GPU here')\n")
+    with pytest.raises(ValueError, match="SystemExit: no GPU here"): load_reward("ends:reward")
     with pytest.raises(ValueError, match="no attribute 'long'"): load_reward("mine:long")
 
 

@@ -61,7 +61,8 @@ def test_numbers_stay_as_they_were_written():
     "", "98, 0, 112", "42, 0, 56, 14, 9", "a, b, c, d", "98 0 112 14", "y1=0, x1=98, x2=112, y2=14", "{", "{}", '{"name": "look"}',
     '{"name": "zoom"}', '{"name": "zoom", "arguments": [42, 0, 56, 14]}', '{"name": "zoom", "arguments": {"x1": 98}}',
     '{"name": "zoom", "arguments": {"x1": true, "y1": 0, "x2": 112, "y2": 14}}',
-    '{"name": "zoom", "arguments": {"x1": NaN, "y1": 0, "x2": 112, "y2": 14}}', "<parameter=x1>98</parameter>", "1e5, 0, 112, 14",
+    '{"name": "zoom", "arguments": {"x1": NaN, "y1": 0, "x2": 112, "y2": 14}}',
+    '{"name": "zoom", "arguments": {"x1": %s, "y1": 0, "x2": 112, "y2": 14}}' % ("9" * 400), "<parameter=x1>98</parameter>", "1e5, 0, 112, 14",
     "42, 0, 56, 14<|im_end|>", "[" * 1_900])
 def test_what_is_no_call_says_why(said):
     call = read_call(said)

@@ -1862,12 +1862,12 @@ def _text_answer(
     line, # what the user has written
     vlm, # a vision-language model, here used for text alone
     processor, # of the model
-    history, # messages of the chat so far; the line and its answer are added
+    history, # messages of the chat so far; the line and its answer are added, together
     max_new_tokens, # longest answer
 ):
     "The model's answer to a line of text in a chat"
-    history.append(_message("user", line))
-    text = processor.apply_chat_template(history, tokenize=False, add_generation_prompt=True)
+    question = _message("user", line)
+    text = processor.apply_chat_template([*history, question], tokenize=False, add_generation_prompt=True)
     batch = processor(text=[text], return_tensors="pt").to(vlm.device)
     # Tokens that stand for a picture, which an untrained model may generate, are suppressed: the next call
     # would look for a picture that is not there.
@@ -1875,7 +1875,7 @@ def _text_answer(
                        suppress_tokens=vision_marker_ids(processor))
     prompt_length = batch["input_ids"].shape[1] # `generate` repeats the prompt before the answer
     answer = processor.tokenizer.decode(out[0, prompt_length:], skip_special_tokens=True).strip()
-    history.append(_message("assistant", answer))
+    history += [question, _message("assistant", answer)] # a line that raises leaves no question behind
     return answer
 
 def _message(role, text):

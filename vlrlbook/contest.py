@@ -54,7 +54,7 @@ def _value_of(
     "What a student's function returns; ContestError, with the completion in it, whatever it raises"
     try:
         return function(completion, truth)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # SystemExit, of sys.exit() in it, is no Exception
         problem = f"{type(error).__name__}: {error}".strip()
         where = f"for the answer {completion[:60]!r}"
         raise ContestError(f"{_name_of(function)} stops with {problem[:120]} {where}") from error
@@ -113,7 +113,8 @@ def _names_of_file(path):
         source = Path(path).read_text(encoding="utf-8")
         # with the file's path, so that a traceback and `inspect` find the lines of the function
         exec(compile(source, path, "exec"), module_names)
-    except Exception as error:  # a student's file may fail in any way
+    # A student's file may fail in any way; SystemExit, of sys.exit() in it, is no Exception.
+    except (Exception, SystemExit) as error:
         raise ContestError(f"{Path(path).name} cannot be read: {type(error).__name__}: {error}") from error
     return module_names
 

@@ -686,16 +686,22 @@ def _tokens(reward, completions, samples):
         cost = reward.cost()  # averages for one answer; None for tokens that were not reported
         counts = cost["prompt_tokens"], cost["completion_tokens"]
         return None if None in counts else round(sum(counts))
-    model = getattr(reward, "model", None)  # `reward_model.as_reward` sets it to the trained model
-    return 0 if model is None else _tokens_read(model, completions, samples)
+    is_trained = hasattr(reward, "model")  # `reward_model.as_reward` sets it to the trained model
+    return _tokens_read(reward, completions, samples) if is_trained else 0
 
 
-def _tokens_read(model, completions, samples):
+def _tokens_read(
+    reward,  # from `reward_model.as_reward`: .model is the trained model; it reads .longest characters
+    completions,  # texts
+    samples,  # a `Sample` for each
+):
     "Tokens that a trained reward model, which writes none, reads for one answer on average, without padding"
     from .reward_model import encode_answers
+    processor, template = reward.model.processor, reward.model.facts["prompt_template"]
     total = 0
     for begin in range(0, len(completions), 64):  # a few at a time, since a batch holds all its pictures
         part = slice(begin, begin + 64)
-        batch = encode_answers(model.processor, samples[part], completions[part])
+        ends = [text[-reward.longest:] for text in completions[part]]  # it reads the end of a long answer
+        batch = encode_answers(processor, samples[part], ends, template=template)
         total += int(batch["attention_mask"].sum())
     return round(total / len(completions))

@@ -219,8 +219,11 @@ def without_marks(
     text: str,  # a completion
 ) -> str:  # text only
     "An answer without picture markers: a processor would look for a picture for each of them"
-    for mark in vision_marks:
-        text = text.replace(mark, "")
+    before = None
+    while text != before: # what is left of "<|image<|image_pad|>_pad|>" is a marker again
+        before = text
+        for mark in vision_marks:
+            text = text.replace(mark, "")
     return text
 
 def as_text(
@@ -1825,7 +1828,8 @@ def ixc_row(
     # Both conversations begin with the same question; their last turns are the two answers.
     answers = [better[-1]["value"], worse[-1]["value"]]
     # In the ranking 0 is the better answer.
-    fields = dict(query=better[0]["value"], image=str(image), response=answers, human_ranking=[0, 1])
+    picture = image if isinstance(image, bytes) else str(image)
+    fields = dict(query=better[0]["value"], image=picture, response=answers, human_ranking=[0, 1])
     return preference_row(dict(id=row["id"], **fields))
 
 # %% ../nbs/03_reward_model.ipynb #c086
@@ -1850,8 +1854,9 @@ def as_reward(
         scores = model.score_many(samples, ends, batch_size)
         return [dict(overall=(score - low) / (high - low), score=score) for score in scores]
 
-    # `batched`: the trainer then calls it with many answers at once. `model`: for callers to look at.
+    # `batched`: the trainer then calls it with many answers at once. The others: for callers to look at.
     rewarded.batched, rewarded.model = True, model  # type: ignore[attr-defined]  # functions have attributes
+    rewarded.longest = longest  # type: ignore[attr-defined]
     return rewarded
 
 def _warn_of_long_answers(completions, longest):

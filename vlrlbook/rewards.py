@@ -745,7 +745,8 @@ def _function_of_module(
     "The reward function of a user's module; ValueError if there is none, or the module cannot be imported"
     try:
         reward = getattr(importlib.import_module(module), function)
-    except Exception as e: # a user's module may fail in any way while it is imported
+    # A user's module may fail in any way while it is imported; SystemExit, of sys.exit(), is no Exception.
+    except (Exception, SystemExit) as e:
         raise ValueError(f"reward {name!r}: {type(e).__name__}: {e}") from e
     if not callable(reward):
         raise ValueError(f"reward {name!r} is a {type(reward).__name__}, no function")

@@ -15,7 +15,6 @@ models may call as it was taught: `98, 0, 112, 14` or `x1=98, y1=0, x2=112, y2=1
 `{"name": "zoom", "arguments": {"x1": 98, …}}` (Qwen2.5, Qwen3-VL); `<parameter=x1>98</parameter>…` (Qwen3.5).
 Nothing is mended. Written by hand."""
 import json
-import math
 import re
 from typing import NamedTuple
 
@@ -113,8 +112,12 @@ def _call_with_arguments(
         value = arguments[name]
         if isinstance(value, str) and re.fullmatch(_number, value):
             value = _as_numbers([value])[0]
-        # a bool is an int to Python, and JSON as Python reads it may hold NaN and Infinity
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        # a bool is an int to Python
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            return Call(fault=f"{name} is no number")
+        # As many digits as `_number` takes. JSON as Python reads it may also hold NaN, for which this is
+        # false too, Infinity, and an int that no float can hold.
+        if not abs(value) < 1e9:
             return Call(fault=f"{name} is no number")
         numbers.append(value)
     return Call(tuple(numbers))
