@@ -48,7 +48,7 @@ def as_it_began(
 ):
     """Save the settings and data of a new run, or check that a resumed run has the same ones.
 
-    SettingsError if a resumed run has other settings (but for `may_differ`) or other rows of data."""
+    SettingsError if a resumed run has other settings (except those in `may_differ`) or other rows of data."""
     # Rows that are drawn, not read from a file, follow from the settings.
     fingerprint = _fingerprint_of_rows(train) if settings.data else None
     # A new run (no checkpoint) writes begun_with.json into output_dir; a resumed one is compared with it.
