@@ -70,7 +70,7 @@ class Endpoint:
             if status == 200:
                 return self._reply(reply_text, tries)
             is_last_try = tries > self.retries
-            if is_last_try or not _may_pass(status):
+            if is_last_try or not _is_temporary(status):
                 break
             # Exponential backoff gives an overloaded server time to recover.
             wait = max(self.first_wait * 2 ** (tries - 1), requested_wait)
@@ -141,9 +141,11 @@ class Endpoint:
             choice = completion["choices"][0]
             text = choice["message"]["content"]
         except (ValueError, TypeError, LookupError):
+            # `_error` makes it "…: expected a chat completion, came nothing", for example.
             raise self._error(_one_line(reply_text) or "nothing") from None
         reason = choice.get("finish_reason")  # such as stop or length; None of some servers
-        # The content is null if a server removes thoughts (vLLM with --reasoning-parser) and nothing is left.
+        # Beside a finish_reason, a content of null is an empty answer: the server has removed the thoughts
+        # (vLLM with --reasoning-parser), and nothing is left.
         if text is None and isinstance(reason, str):
             text = ""
         if not isinstance(text, str):
@@ -237,7 +239,7 @@ def _read_text(response):
     return content.decode(errors="replace")
 
 
-def _may_pass(status):
+def _is_temporary(status):
     "True for an HTTP status after which another try may succeed; None (no reply came) is one"
     return status is None or status in TRIED_AGAIN or status >= 500
 

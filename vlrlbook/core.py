@@ -596,7 +596,7 @@ def film_strip(
 
 def _bins_over_time(
     ax, # matplotlib axes under the pictures of the moments
-    count, # moments of a film
+    count, # moments (time steps) of a film
     true, # of each moment the bin: its class, a whole number from 0
     predicted, # the same as a model says it; None: draw the true ones alone
 ):

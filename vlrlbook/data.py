@@ -259,7 +259,7 @@ def to_samples(
     samples = []
     for row in dataset:
         images = list(map(to_rgb, row["images"]))
-        turns = system_turns(row["prompt"]) # training rows have no other turns before the question
+        turns = system_turns(row["prompt"]) # ("system", text) pairs; rows have no other earlier turns
         sample = Sample(row["question"], row["answer"], images, row["task"], row["row"], turns)
         samples.append(sample)
     return samples
@@ -337,8 +337,8 @@ def convert_vqa(
     if split:
         train, test = _train_and_test(split, kept, input_jsonl, image_dir)
         files = {_with_ending(output, "train"): train, _with_ending(output, "test"): test}
-    # Writes a file for each picture that a row holds as bytes; its path is absolute where those of the other
-    # pictures have become so.
+    # Writes a file for each picture that a row holds as bytes. With `image_dir` all other paths are absolute
+    # now, so the paths of these files are, too.
     rows = [_easyr1_row(row, output, absolute=open_pictures) for _, row in kept]
     for path, indices in files.items():
         _write_json_lines(path, [rows[i] for i in indices])
@@ -485,15 +485,15 @@ def read_vqa(
     image_dir: str | Path | None = None, # where picture paths begin; None: beside the file
     keys: str | dict | None = None, # which column holds what, such as "question=problem image=scan"
     skip_bad_rows: bool = False, # leave bad rows out instead of stopping at the first
-    task: str = "vqa", # vqa: each question is put into `vqa_template`; counting and pointing: it is not
+    task: str = "vqa", # vqa: each question is put into `vqa_template`; other tasks: it is not
 ): # datasets.Dataset; `RowReport` of what was kept and left out
     "Read a file of rows as a data set, whose pictures stay on disk until a row is read, and a report"
     kept, report = read_vqa_file(path, image_dir, keys, skip_bad_rows)
     return vqa_dataset(kept, task), report
 
 def vqa_dataset(
-    kept: list, # of (row number, `VQARow`), from `read_vqa_file` or `inspect_vqa` with `look=True`
-    task: str = "vqa", # vqa: each question is put into `vqa_template`; counting and pointing: it is not
+    kept: list, # of (row number, `VQARow`) with opened pictures: from `read_vqa_file`, or `inspect_vqa`
+    task: str = "vqa", # vqa: each question is put into `vqa_template`; other tasks: it is not
 ): # datasets.Dataset
     "Make a data set of rows that were read and checked"
     return _dataset(_vqa_records(kept, task))
@@ -504,7 +504,7 @@ def _vqa_records(kept, task):
         # Task vqa asks for a thought and an answer in tags; other tasks for a short answer, without tags.
         question = vqa_prompt(row.question) if task == "vqa" else row.question
         sample = Sample(question, row.answer, [], task, number)
-        # `needs_white`: whether a picture must be made plain RGB of 8 bits a channel
+        # `needs_white`: for each picture whether it has transparency, to be put on white, or deep greys
         pictures = [_stored(picture, convert) for picture, convert in zip(row.pictures, row.needs_white)]
         yield _record(sample, pictures)
 
@@ -517,9 +517,9 @@ def read_task_rows(
 ): # datasets.Dataset; the report of what was kept and left out
     "Read the rows that a run on `task` is trained on or evaluated with"
     is_table = Path(path).suffix.lower() in table_suffixes
-    if task == "vqa" or is_table:
+    if task == "vqa" or is_table: # the tables of all tasks are read in the same way
         return read_vqa(path, image_dir, keys, skip_bad_rows, task)
-    return unpacked_counting_zip(path, task) # into the cache, where it is read
+    return unpacked_counting_zip(path, task) # a ZIP is unpacked into the cache and read there
 
 def _stored(picture, convert):
     """A picture (a path or bytes) as a dict of `bytes` and `path`, as `datasets` stores pictures.
@@ -643,7 +643,7 @@ def _groups_of_rows(pictures):
     parent_of = {}
     for names in names_of_rows:
         for name in names:
-            # The groups of this name and of the row's first name become one.
+            # The groups of this name and of the row's first name become one; `_root` adds names that are new.
             parent_of[_root(parent_of, name)] = _root(parent_of, names[0])
     return [_root(parent_of, names[0]) for names in names_of_rows]
 
@@ -935,7 +935,7 @@ def aloha_episode(
 def _two_cups(rng):
     "Draw ((x, y), colour) of two cups of different colours that do not touch"
     colours = rng.sample(("red", "blue", "green"), 2)
-    places = rng.sample([(44, 76), (72, 42), (80, 80)], 2) # far enough apart
+    places = rng.sample([(44, 76), (72, 42), (80, 80)], 2) # far enough apart, in a view of 96 × 96 pixels
     moved_places = [(x + rng.randint(-7, 7), y + rng.randint(-7, 7)) for x, y in places]
     return list(zip(moved_places, colours))
 

@@ -26,7 +26,7 @@ amounts = ("error", "reward")
 def wilson(
     k: float,  # successes; half ones are allowed, for ties
     n: int,  # trials
-    z: float = _normal_95,  # normal quantile; this one is 95 %
+    z: float = _normal_95,  # normal quantile; the default gives 95 %
 ) -> tuple:  # low, high; (nan, nan) without a trial
     """Return Wilson's 95 % interval of the share k / n
 
@@ -117,7 +117,7 @@ def tango(
     gained: int,  # pairs that went from wrong to right
     lost: int,  # pairs that went from right to wrong
     n: int,  # pairs in all
-    z: float = _normal_95,  # normal quantile; this one is 95 %
+    z: float = _normal_95,  # normal quantile; the default gives 95 %
 ) -> tuple:  # low, high, between -1 and 1; (nan, nan) without a pair
     """Return Tango's 95 % interval of the gain (gained - lost) / n of paired shares
 
@@ -126,9 +126,9 @@ def tango(
         raise ValueError(f"{gained} gained and {lost} lost of {n} pairs")
     if n == 0:
         return _no_interval
-    # The interval holds every gain that a score test does not reject (Tango 1998): those whose score, the
-    # standard errors by which the observed gain exceeds them, lies between -z and z. It falls as the gain
-    # grows, so `_bisect` finds the two ends: where it is no longer above z, and no longer above -z.
+    # The interval holds every gain that a score test does not reject (Tango 1998): those whose score lies
+    # between -z and z. The score of a gain is by how many standard errors the observed gain exceeds it, so
+    # it falls as the gain grows: at the low end it comes down to z, at the high end to -z.
     observed = (gained - lost) / n
     low = _bisect(lambda gain: _tango_score(gained, lost, n, gain) > z, -1.0, observed)
     high = _bisect(lambda gain: _tango_score(gained, lost, n, gain) > -z, observed, 1.0)
@@ -217,7 +217,7 @@ def difference_ci(
     n = _independent_count(x, clusters)  # clusters if there are any, else values
     if not bounded or n == 0:  # without values it is (nan, nan)
         return _bootstrap_or_nan(x, clusters), "paired bootstrap"
-    # Each is right (1) or wrong (0) after, less the same before. Below `few` the bootstrap does not hold.
+    # 1: the answer became right, -1: wrong, 0: neither. Below `few` (30) the bootstrap does not hold.
     right_or_wrong = set(x.tolist()) <= {-1.0, 0.0, 1.0}
     if n < few and clusters is None and right_or_wrong:
         gained, lost = int((x > 0).sum()), int((x < 0).sum())
@@ -279,7 +279,8 @@ def metric(
     """Return the mean of `values` as a metric, with the number of values and a 95 % interval
 
     Where every value is right (1) or wrong (0), the interval is that of `share_ci`: Wilson's, or the
-    bootstrap's where rows share pictures. Of other values, and of `amounts`, it is the bootstrap's."""
+    bootstrap's where rows share pictures. Of other values, and of the marks in `amounts` (error, reward), it
+    is the bootstrap's."""
     x, clusters = _without_nan(values, clusters)
     right_or_wrong = len(x) > 0 and set(x.tolist()) <= {0.0, 1.0}
     if right_or_wrong and mark not in amounts:
@@ -449,7 +450,7 @@ def spearman(
     y = _finite_array("b", b, len(x))
     if len(x) < 2:
         return float("nan")
-    if x.min() == x.max() or y.min() == y.max():  # with a single value nothing can go along
+    if x.min() == x.max() or y.min() == y.max():  # a side that does not vary
         return float("nan")
     correlations = np.corrcoef(_ranks(x), _ranks(y))
     return float(correlations[0, 1])
@@ -546,8 +547,8 @@ def _length_bias(
     rank_correlation  between differences in score and differences in length"""
     gap = _length_gaps(lengths, len(margin))  # array: how much longer the better answer is
     differ = gap != 0
-    # Each pair counts twice, also as worse less better: the ranks of differences depend on which answer is
-    # subtracted, and neither choice is the right one.
+    # Each pair counts twice, as better less worse and as worse less better: the ranks of differences depend
+    # on which answer is subtracted, and neither choice is the right one.
     margins = np.concatenate([margin[differ], -margin[differ]])
     gaps = np.concatenate([gap[differ], -gap[differ]])
     return dict(
@@ -672,8 +673,8 @@ def _cross_entropy(
 def classifier_metrics(
     labels: list | np.ndarray,  # true bin of each frame
     probabilities: list | np.ndarray,  # [frames][bins], each row adding up to 1
-    episodes: list | np.ndarray,  # what film each frame is from; the interval is over films
-    frames: list = None,  # its place in the film; needed for the rank correlation
+    episodes: list | np.ndarray,  # of each frame; those of one episode are not independent
+    frames: list = None,  # each one's place in its episode; needed for the rank correlation
 ) -> dict:  # accuracy, ci95, n, episodes, macro_f1, majority_accuracy, mae_bins, within_one, confusion, …
     "Measure a classifier whose classes are ordered bins, as chapter 04 reports it"
     p = np.asarray(probabilities, float)  # [frames, bins]
@@ -695,7 +696,7 @@ def classifier_metrics(
 def _bin_figures(
     truth,  # array: the number of each frame's true bin
     predicted,  # array: that of the predicted one
-    episodes,  # what film each frame is from
+    episodes,  # of each frame; those of one episode are not independent, which widens the interval
 ):
     "Return how far predicted bins agree with the true ones, as a dict from accuracy to within_one"
     right = predicted == truth
@@ -715,7 +716,7 @@ def _bin_figures(
 def _check_probabilities(p, truth, episodes):
     """Raise ValueError if `p` is no table of probabilities [frames, bins], or does not fit the labels
 
-    `truth` is an array of each frame's true bin, from 0; `episodes` names the film of each frame."""
+    `truth` is an array of each frame's true bin, from 0; `episodes` names the episode of each frame."""
     if p.ndim != 2 or not len(p):
         raise ValueError(f"probabilities: shape {p.shape}, expected [frames, bins]")
     if not np.isfinite(p).all() or p.min() < 0 or np.abs(p.sum(1) - 1).max() > 1e-3:  # allows for rounding
@@ -729,8 +730,8 @@ def _check_probabilities(p, truth, episodes):
 
 def _correlation_by_episode(
     expected,  # array: the mean bin that a model predicts for each frame, such as 2.4
-    frames,  # the place of each frame in its film
-    episodes,  # what film each frame is from
+    frames,  # the place of each frame in its episode
+    episodes,  # what episode each frame is from
 ):
     """Return the mean over episodes of the rank correlation between expected bin and frame number
 

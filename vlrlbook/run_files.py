@@ -48,7 +48,7 @@ def as_it_began(
 ):
     """Save the settings and data of a new run, or check that a resumed run has the same ones.
 
-    SettingsError if a resumed run has other settings (except `may_differ`) or other rows of data."""
+    SettingsError if a resumed run has other settings (except those in `may_differ`) or other rows of data."""
     # Rows that are drawn, not read from a file, follow from the settings.
     fingerprint = _fingerprint_of_rows(train) if settings.data else None
     # A new run (no checkpoint) writes begun_with.json into output_dir; a resumed one is compared with it.
@@ -99,8 +99,8 @@ def prediction_rows(
     samples: list,  # of `Sample`
     before: dict,  # from `predict`: greedy and sampled, each with a list of texts for each sample
     after: dict,  # the same after training
-    paid: dict = None,  # column, such as before_greedy → mean reward of each sample; None: not kept
-) -> list:  # of dicts: row, question, answer, picture, lists of texts such as before_greedy; `paid` if kept
+    paid: dict = None,  # before_greedy and so on → for each sample its answers' mean reward; None: not kept
+) -> list:  # of dicts: row, question, answer, picture, lists of texts such as before_greedy; `paid` if given
     "A row for each held-out sample: question, right answer, and the model's answers before and after"
     columns = _named_by_time(before, after)  # such as before_greedy → a list of texts for each sample
     rows = []
@@ -136,14 +136,15 @@ def results_of(
     samples: list,  # the held-out `Sample`s
     before: dict,  # from `predict`: greedy and sampled, each with a list of texts for each sample
     after: dict,  # the same after training
-    reward,  # (completion, answer) → parts, or a batched one
-    lines: dict = None,  # baselines, from `marking.baselines`: what the best answer without a picture earns
+    reward,  # (completion, answer) → parts, or one marked `batched`: (completions, samples) → list of parts
+    lines: dict = None,  # of a chart: from `marking.baselines`, what the best answer without a picture earns
 ) -> tuple:  # dict of verdict, settings, before, after, gain and baselines; rows of predictions.jsonl
     "Compare the answers before and after training: what results.json will hold, and the answers themselves"
     # "greedy" or "sampled" → the lists of `marks`: reward, exact (right) and others, a number for each sample
     scores_before = {how: marks(samples, texts, reward) for how, texts in before.items()}
     scores_after = {how: marks(samples, texts, reward) for how, texts in after.items()}
-    paid = _rewards_of_model(scores_before, scores_after, reward)  # None if the reward is a rule
+    # What a reward model gave each sample, to be kept with the answers; None if the reward is a rule.
+    paid = _rewards_of_model(scores_before, scores_after, reward)
     rows = prediction_rows(samples, before, after, paid)
     pictures = pictures_of(rows)  # of each row: the interval of a gain resamples pictures, not rows
     results = dict(
@@ -161,7 +162,7 @@ def _rewards_of_model(
     scores_after,  # the same after training
     reward,  # of the run; marked `batched` if a model gives it
 ):
-    """A dict, column such as before_greedy → the mean reward of each sample; None if the reward is a rule.
+    """A dict, before_greedy and so on → for each sample its answers' mean reward; None if a rule gives it.
 
     A rule's rewards can be computed again from the answers. A reward model needs the pictures, too."""
     is_model = getattr(reward, "batched", False)  # a model scores whole batches, a rule one answer at a time
@@ -172,7 +173,7 @@ def _rewards_of_model(
 
 
 def judges_of(
-    reward: str,  # the setting
+    reward: str,  # the setting, such as "0.5*reward_model:runs/judge/model + 0.5*counting"
 ) -> list:  # a dict for each model in it; empty where a rule alone gives the reward
     "Describe the models that gave a run its rewards: which they are, and how good each was measured to be"
     descriptions = []
@@ -232,7 +233,7 @@ def announce(
     if terminal is None:
         return
     try:
-        os.write(terminal, f"\n{line}\n".encode())
+        os.write(terminal, f"\n{line}\n".encode())  # a progress bar may fill the line before
     except OSError:
         pass  # the terminal was closed
 

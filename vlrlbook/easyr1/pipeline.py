@@ -65,10 +65,8 @@ class _Stages:
         return self._do_work(stage, folder, work)
 
     def _next_key(self, stage, depends_on):
-        """The key of a stage: 16 hexadecimal digits that change with `depends_on`, and with the key before it
-
-        `depends_on`: settings (JSON values). The key before it is that of the stage before."""
-        # The earlier key is hashed, too, so that a change in one stage repeats all later ones.
+        "The key of a stage: 16 hexadecimal digits that change with `depends_on`, settings (JSON values)"
+        # The key of the stage before is hashed, too, so that a change in one stage repeats all later ones.
         key_source = json.dumps([self.key, stage, depends_on], sort_keys=True)
         return hashlib.sha256(key_source.encode()).hexdigest()[:16]
 
@@ -120,11 +118,12 @@ def quick_start(
     A stage that was done before with the same settings is not repeated; one that was stopped goes on."""
     run = _Stages(settings)
     model = _do_merge(run) # directory or hub id of what training starts from
-    _do_export(run, model)
-    _do_training(run, model)
+    _do_export(run, model) # and the dry run
+    _do_training(run, model) # and the merging of shards
+    # The folder of "merge_shards" has a whole model, whichever engine trained.
     trained, export = run.folder("merge_shards"), run.folder("export")
     evaluated = run.do( # a dict of facts
-        "evaluate", depends_on=[settings.eval_samples],
+        "evaluate", depends_on=[settings.eval_samples], # and on all stages before it
         work=lambda folder: _evaluate_stage(settings, model, trained, export, folder),
         is_whole=_has_results)
     results = dict(settings=asdict(settings), stages=run.lines, evaluation=evaluated, **run_facts())
@@ -197,7 +196,8 @@ def _writes_a_model(settings, base):
     """Whether the stage "merge" writes a model: an adapter is to be merged, or EasyR1 cannot read the base
 
     `settings`: `QuickStartSettings`; `base`: a directory or a hub id, which is left as it is. EasyR1
-    runs on transformers 4; `only_for_transformers_5` lists what that cannot read in a directory."""
+    runs on transformers 4; `only_for_transformers_5` lists what that cannot read in a directory. The engine
+    is not asked, since the export names the model to EasyR1 in any case."""
     if settings.lora_model:
         return True
     return Path(base).is_dir() and bool(only_for_transformers_5(base))
@@ -245,13 +245,13 @@ def _dry_run_stage(settings, export, folder):
 
     `settings`: `QuickStartSettings`; `export`: the folder to check; `folder`: gets results.json. Returns
     facts for the final table."""
-    # The dry run estimates EasyR1's memory. Chapter 05 (trl) needs far less, so it gets no real limit.
+    # The dry run estimates EasyR1's memory, on GPUs of 80 GB. Chapter 05 (trl) needs far less: no real limit.
     gpu_gb = 1e9 if settings.engine == "trl" else 80.0
     report = dry_run(export, gpu_gb=gpu_gb, progress=False)
     if not report.ok:
         raise SettingsError(f"the dry run found {len(report.problems)} problems; "
                             f"`skip` dry_run goes on all the same\n{report.problem_table()}")
-    longest = max(report.tokens)
+    longest = max(report.tokens) # `tokens`: the length of each prompt
     results = dict(rows=report.rows, reward=report.reward, longest=longest, seconds=report.seconds)
     write_json(folder / "results.json", results)
     return dict(problems=0, longest_prompt=longest)
@@ -278,7 +278,7 @@ def _training_values(settings, model, export, folder):
     values = dict(
         size=settings.size, model=model, task="vqa", data=str(export / "train.jsonl"),
         image_dir=str(export / "images"), output_dir=str(folder), reward=settings.reward,
-        seed=settings.seed, resume="true" if has_checkpoint else "",
+        seed=settings.seed, resume="true" if has_checkpoint else "", # a text, since it may be a path
         save_steps=10) # a stopped run loses at most so many steps
     if settings.max_steps: # else chapter 05 decides by its own preset
         values["max_steps"] = settings.max_steps
@@ -287,9 +287,10 @@ def _training_values(settings, model, export, folder):
 
 # %% ../../nbs/09f_pipeline.ipynb #n09aba69
 def _train_easyr1(settings, model, export, folder):
-    """Run the export's train.sh, which starts EasyR1, or continues it from its newest checkpoint
+    """Run train.sh, which starts EasyR1, or continues it from its newest checkpoint
 
-    `folder`: where EasyR1 writes its checkpoints. Returns dict(step=N): the last step."""
+    `settings`: `QuickStartSettings`; `model`: to train from; `export`: the folder with train.sh; `folder`:
+    where EasyR1 writes its checkpoints. Returns dict(step=N): the last step."""
     overrides = _easyr1_overrides(settings, model, folder)
     done = subprocess.run(["bash", str(export / "train.sh"), *overrides]) # its output goes to the terminal
     if done.returncode:
@@ -352,12 +353,14 @@ def _copy_whole_model(model, train, folder):
     Training has saved config and tokenizer in the form of the installed transformers, which other versions
     may not read."""
     from vlrlbook.models import base_files
-    # The folder of the model's files, here or in the hub's cache; None for a model without files.
+    # `base_files`: the folder of the model's files, here or in the hub's cache; None for a tiny twin, which
+    # has none.
     description_folder = base_files(model) or train
     with new_folder(folder) as new: # a temporary folder that is renamed at the end
-        copy_descriptions(description_folder, new, leave=_run_files)
+        copy_descriptions(description_folder, new, leave=_run_files) # without tables and results of the run
         for path in sorted([*train.glob("*.safetensors"), *train.glob("*.safetensors.index.json")]):
             shutil.copyfile(path, new / path.name)
+        # The config may be the base's, whose weights may be stored in another number type.
         _correct_number_type(new / "config.json", stored_dtype(train))
 
 def _correct_number_type(path, number_type):
@@ -381,7 +384,7 @@ def _evaluate_stage(settings, model, trained, export, folder):
         controls=False, # no control questions, which show no picture or a wrong one
         resume=True)
     if trained.exists(): # else training was skipped, and only the model before it is measured
-        values["adapter"] = str(trained)
+        values["adapter"] = str(trained) # chapter 06 also takes a whole model here
     results = evaluate(read_settings(EvaluationSettings, values, "evaluation"))
     return _greedy_accuracies(results["metrics"])
 

@@ -158,7 +158,7 @@ class Jobs:
             # Without a number of threads each job would use all cores, and jobs that run at a time would slow
             # each other down. So each slot gets its share of the cores that this process may use.
             cores = len(os.sched_getaffinity(0))
-            backend.threads = max(1, cores // len(self.devices))
+            backend.threads = max(1, cores // len(self.devices))  # `devices` has an entry for each slot
         return backend
 
     def _make_parts(self):
@@ -283,7 +283,7 @@ class Jobs:
     def resume(self,
         job_id: str,  # which job
     ) -> Job:  # queued
-        "Queue a job that has not completed once more; raises UnknownJob, WrongState, NoData or NoCheckpoint"
+        "Queue once more a job that has not completed; raises UnknownJob, WrongState, NoData or NoCheckpoint"
         self.control.resume(job_id)
         self.wake.set()  # the dispatcher looks at once
         return self.get(job_id)

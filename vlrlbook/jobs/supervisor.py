@@ -76,7 +76,7 @@ def run_attempt(
     "Start the trainer of a job, watch it until it ends, and judge how it ended"
     log = Log(folder.log)
     memory_kills_before = memory_kills()  # processes that the kernel has killed for want of memory
-    outcome = _outcome_without_start(folder, lock)
+    outcome = _outcome_without_start(folder, lock)  # of an earlier result or an order to stop; else None
     if outcome:
         return outcome
     try:
@@ -192,7 +192,7 @@ def watch(
         if order is None and newest_order != run_order:
             order = newest_order
             deadline = time.monotonic() + grace
-            # A trainer that is interrupted reads the order itself, to save a checkpoint before it ends.
+            # No signal for `interrupt`: the trainer reads that order itself, saves a checkpoint and ends.
             if order == cancel_order:
                 signal_all(descendants(), signal.SIGTERM)
         if deadline is not None and time.monotonic() > deadline:

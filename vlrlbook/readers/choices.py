@@ -200,7 +200,7 @@ _before_lone_letter = {
     "is", "it's", "be", "with", "say", "for", "so", "therefore", "thus", "hence", "a", "no", "\n"}
 
 
-def _lone_letter(
+def _letters_anywhere(
     tokens,  # list of `Token`, words and marks: text in lower case
 ):
     """The set of choices that a text names anywhere, as in `the first (B)` or `so it is B.`
@@ -241,7 +241,7 @@ def _named_letters(
     Of five ways the first that finds any counts: behind `answer`; in `B is correct`; at the beginning; behind
     `option` and the like; anywhere by itself."""
     return (_letters_after(tokens, _answer_words) or _confirmed_letter(tokens) or _leading_letters(tokens)
-            or _letters_after(tokens, _option_words) or _lone_letter(tokens))
+            or _letters_after(tokens, _option_words) or _letters_anywhere(tokens))
 
 
 def choice_letters(
@@ -253,7 +253,7 @@ def choice_letters(
         return letters_alone
     tokens = tokens_of(unwrapped(plain_text(text)))  # in one spelling, without Markdown
     words = [token.raw for token in tokens if token.kind == "word"]
-    if len(words) == 1 and _is_row_of_letters(words[0]):
+    if len(words) == 1 and _is_row_of_letters(words[0]):  # AC: A and C; capitals only
         return frozenset(words[0])
     # "A. Actually, it is B": what follows the correction counts, if it names a choice
     tokens_behind = behind_correction(tokens)  # empty where nothing is corrected
@@ -373,7 +373,7 @@ def _is_denied_yes_or_no(
         # a mark, a new line or a `but` begins another clause, which the `not` does not reach
         if before.kind in ("mark", "line", "edge") or before.text == "but":
             return False
-        if before.text in _denying_words:  # not, cannot, neither, both, never …
+        if before.text in _denying_words:  # not, cannot, neither, both (yes and no), never …
             return True
     return False
 
@@ -399,7 +399,7 @@ def _side_of_statements(
     tokens,  # list of `Token`, words and marks: text in lower case
     words,  # places in it of the text's words, without marks; at least one
 ):
-    """The side, yes or no, that each yes and no in a text, taken together, state; None if neither or both
+    """The side, yes or no, that all the yes and no in a text come to; None if they come to neither
 
     A stated one (`the answer is no`) decides; else all bare ones must agree; else `no fracture` means no."""
     # kind → places of yes and no; missing: `no fracture`; "": no answer, as `no idea` and `yes or no`
@@ -413,7 +413,7 @@ def _side_of_statements(
         return _side_of_bare(tokens, places["bare"])  # None where they do not agree
     if places["missing"] or _says_there_is_not(tokens):
         return "no"
-    # With a `no idea` nothing is answered. Else a Chinese answer may say yes or no by its first word.
+    # `no idea` and `yes or no` leave it open. Without them, a Chinese answer may begin with its side.
     return None if places[""] else _chinese_side(tokens, words[0])
 
 
@@ -469,7 +469,7 @@ def _says_there_is_not(
 
 
 def _chinese_side(
-    tokens,  # list of `Token`, words and marks: text in lower case
+    tokens,  # list of `Token`; a Chinese character is a token of its own, but for a few phrases
     first,  # place of the text's first word
 ):
     "The side of an answer that begins with 是 or 有 (yes), 不 or 没 (no), or the like; None for any other"

@@ -240,7 +240,7 @@ def _option_of_text(
     texts = [option.casefold() for option in options]
     if answer.casefold() in texts:  # before the letters: an option's text may be a letter itself
         return answer
-    letter = _lone_letter(answer)  # of "B" or "(B)"
+    letter = _lone_letter(answer)  # B of "(b)"; None for other answers
     if letter and letter in letters:
         return letter
     in_front = _letter_in_front.match(answer)  # such as "B. dog"

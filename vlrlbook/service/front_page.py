@@ -48,6 +48,7 @@ def sample_zip(
     with tempfile.TemporaryDirectory() as folder:
         # Any fixed seed: everybody gets the same pictures.
         samples = synthetic_pointing(60, seed=7) if kind == "pointing" else synthetic_counting(60, seed=7)
+        # A ZIP for pointing has the same files and columns; only its answers are boxes.
         zip_path = write_counting_zip(samples, Path(folder) / "sample.zip")
         return zip_path.read_bytes()
 
@@ -84,7 +85,7 @@ def _shown_limits(settings):
         picture_pixels=limits["picture_pixels"],
         unpacked_bytes=limits["unpacked"],
         queued_jobs=settings.max_queued,
-        uploads_gib=settings.quota_gb,
+        uploads_gib=settings.quota_gb,  # enforced in GiB, whatever its name
         keep_days=settings.keep_days)
 
 

@@ -79,7 +79,7 @@ def _failure(
     stderr,  # bytes that the process which should make a page wrote there: a traceback, usually
 ):
     "The Problem of a notebook's page that could not be made"
-    lines = stderr[-100:].decode("utf-8", "replace").splitlines()
+    lines = stderr[-100:].decode("utf-8", "replace").splitlines()  # the end only, for a short message
     last_line = lines[-1] if lines else ""  # of a traceback: the exception
     return Problem("job.no_notebook", f"it cannot be shown now ({clean(last_line)})")
 

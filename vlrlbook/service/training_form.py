@@ -213,6 +213,7 @@ def choices_of(
     if isinstance(choices, dict):  # a list for each task, or for each size of server
         choices = choices[task] if task in choices else choices[size]
     if field.setting == "model" and task == "zoom":
+        # `or []` is for mypy alone: this field always has choices.
         choices = [model for model in choices or [] if model not in _models_without_zoom]
     return choices
 
