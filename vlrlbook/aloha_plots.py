@@ -85,10 +85,10 @@ def _draw_tasks(
 
 def _draw_course(
     ax,  # matplotlib axes
-    frames,  # `AlohaFrames`; `episodes`, `moments` and `labels` have an entry for each frame
+    frames,  # `AlohaFrames`; for each frame `episodes` has its film's number, `labels` its bin (-1: none)
 ):
-    "A line for each film: its bin at each moment, coloured by how the film ends"
-    films = np.unique(frames.episodes)[:most_courses]  # more lines would be one grey area
+    "A line for each film: the bins of its frames, one after the other, coloured by how the film ends"
+    films = np.unique(frames.episodes)[:most_courses]
     ends = Counter()  # (how films end in words, colour) → number of films
     if frames.labelled:  # without labels there are no lines to draw
         for film in films:
@@ -103,15 +103,16 @@ def _draw_course(
 
 def _draw_film(
     ax,  # matplotlib axes
-    frames,  # `AlohaFrames`
+    frames,  # `AlohaFrames`; for each frame `episodes` has its film, `moments` its place in it, from 0
     film,  # its number
 ):
-    "Draw a line of a film's bins over its moments; returns (how it ends in words, the line's colour)"
+    "Draw a line through the bins of a film's frames; returns (how it ends in words, the line's colour)"
     is_its_frame = frames.episodes == film
     bins = frames.labels[is_its_frame]
     end, colour = _end_of(bins, last_bin=frames.num_classes - 1)
     # A little above or below its bins, at one of 11 heights, or all films would lie on the same line.
-    offset = 0.3 * (film % 11 / 11 - 0.5)
+    height = film % 11  # 0 to 10
+    offset = 0.3 * (height / 11 - 0.5)
     ax.plot(frames.moments[is_its_frame], bins + offset, color=colour, alpha=0.4, lw=1)
     return end, colour
 
@@ -257,16 +258,17 @@ def _write_count(
 
 def judged_film(
     run,  # `AlohaRun`, finished
-    episode: int,  # one of the test films
-    moments: int = 10,  # drawn
+    episode: int,  # number of one of the test films
+    moments: int = 10,  # how many frames are drawn
 ):  # matplotlib figure
-    "Some moments of one test film, with the true and the predicted bin beneath each"
+    "Some frames of one test film, with the true and the predicted bin beneath each"
     chosen = _spread_over_film(run, episode, moments)
     items = run.test.__getitems__(chosen)  # a dict for each frame
     # "right wrist" for observation.images.cam_right_wrist
     camera_names = [re.sub(r".*cam_", "", camera) for camera in run.frames.cameras]
     camera_names = [name.replace("_", " ") for name in camera_names]
-    # Pictures of earlier moments may come first; the last ones, one for each camera, show the frame itself.
+    # An item may begin with pictures of earlier frames (`AlohaFrames.shown_before`); the last ones, one for
+    # each camera, show the frame itself.
     pictures = [item["images"][-len(camera_names):] for item in items]
     labels = [item["label"] for item in items]
     predicted = run.probabilities[chosen].argmax(1)  # the likeliest bin of each frame
@@ -277,13 +279,13 @@ def judged_film(
 
 def _spread_over_film(
     run,  # `AlohaRun`: `frames` are all frames of the data set, `test` those of the test films
-    episode,  # number of one of the test films
-    moments,  # how many frames; a short film is taken whole
+    film,  # number of one of the test films
+    most,  # how many frames at most; a shorter film is taken whole
 ):
     "Frames evenly spread over a film, as indices into the test frames"
     # episodes: the film of every frame of the data set; rows: the numbers of the test frames among them
-    episode_of_test_frames = run.frames.episodes[run.test.rows]
-    film_indices = np.flatnonzero(episode_of_test_frames == episode)
-    count = min(moments, len(film_indices))
+    film_of_test_frames = run.frames.episodes[run.test.rows]
+    film_indices = np.flatnonzero(film_of_test_frames == film)
+    count = min(most, len(film_indices))
     evenly_spread = np.linspace(0, len(film_indices) - 1, count).astype(int)
     return film_indices[evenly_spread]

@@ -47,8 +47,8 @@ def rescaled(
     return tuple(converted)
 
 
-# The largest relative difference between the sides' ratios of two sizes of one picture
-_same_shape = 0.02
+# By how much the ratios width / height of two sizes of one picture may differ, relative to each other
+_ratio_tolerance = 0.02
 
 
 def have_same_shape(
@@ -61,7 +61,7 @@ def have_same_shape(
     if not all((*size, *other)):
         return False  # a text may say that a picture has 0 pixels
     ratio = size[0] / size[1]
-    return abs(ratio * other[1] / other[0] - 1) <= _same_shape
+    return abs(ratio * other[1] / other[0] - 1) <= _ratio_tolerance
 
 
 def of_corner_and_size(
@@ -198,11 +198,12 @@ def _path_to_free_column(
         if column is not None:
             visited[column] = True
         for other, gain in enumerate(table[row]):
-            # The cost of the whole path: its part up to `row` costs 0, as `_update_potentials` has made it.
+            # The cost of the whole path: `_update_potentials` has made its part up to `row` cost 0.
             cost = -gain - row_potential[row] - column_potential[other]
             if not visited[other] and cost < distance[other]:
                 distance[other], previous_column[other] = cost, column
         nearest, shortest = _nearest(distance, visited)
+        # All distances are lowered by `shortest`, so that the path to `nearest` costs 0 from here on.
         _update_potentials(
             shortest, new_row, row_potential, column_potential, distance, row_of_column, visited)
         column, row = nearest, row_of_column[nearest]

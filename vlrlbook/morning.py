@@ -43,7 +43,7 @@ def write_morning(
 
 
 def _copy_stored_runs(folder):
-    """Make a folder with finished runs of the contest, for a laptop on which training fails
+    """Make a folder with finished runs of the contest, to be ranked beside the students' (see TEACHER.md)
 
     The book's contest_the_books_reward.json becomes the_books_reward.json there, and so on."""
     folder.mkdir()

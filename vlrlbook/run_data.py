@@ -66,7 +66,8 @@ def load_data(
         train, held, report = _read(settings, reward)  # tries the reward, too
 
     if settings.system_prompt:
-        # Numbers of rows that keep a system text of their own; only the report of a file of rows lists them.
+        # Rows that keep a system text of their own, by the file's row numbers, which the column `row` still
+        # holds. Only the report of a file lists them.
         own = set(getattr(report, "own_system", ()))
         train = with_system_turn(train, settings.system_prompt, own)
         held = with_system_turn(held, settings.system_prompt, own)
@@ -94,7 +95,7 @@ def _drawn(
     # Without a number of steps (-1) the run takes a number of epochs over as many rows as are drawn here.
     n = steps * settings.prompts_per_step if steps > 0 else drawn_rows_of_an_epoch
     held_out = draw(settings.eval_samples, seed=held_out_seed)
-    frozen = draw(settings.eval_samples, seed=frozen_seed)
+    frozen = draw(settings.eval_samples, seed=frozen_seed)  # as chapter 06 does with this eval_samples
     train = drawn_apart(draw, n, settings.seed, held_out + frozen)
     return to_dataset(train), to_dataset(held_out)
 

@@ -92,6 +92,7 @@ class CommittedCheckpoints(BeforeTrainer):
             finally:
                 self._aside = None
             self.accelerator.wait_for_everyone()  # until every part is written
+            # Trainer may have noted the best checkpoint under `.saving`, also in trainer_state.json.
             self._correct_best_path(run)
             if is_first_process:
                 self.state.save_to_json(str(aside / name / "trainer_state.json"))
@@ -189,6 +190,7 @@ def _way_back(args):
     `args`: transformers' TrainingArguments, of which output_dir and learning_rate are read."""
     path, _ = newest_whole_checkpoint(args.output_dir)  # None if there is no complete one
     start = f"{path.name} is whole: go on from it" if path else "There is no checkpoint before it: begin"
+    # In brackets: the learning rate of this run, to compare with.
     return f"{start} with a smaller learning rate (lr = {args.learning_rate:g}) or more warmup_steps"
 
 
@@ -247,7 +249,7 @@ def same_run(
     checkpoint: str | None,  # where the run goes on, or None
     free: set | frozenset = frozenset(),  # settings that may differ, such as number of steps, what is logged
     folder: str | Path | None = None,  # where a run that begins writes them; None: its output_dir
-    weights_by: str = "adapter = … goes on from its weights",  # words for the error: how to keep the weights
+    weights_by: str = "adapter = … goes on from its weights",  # for the error: how a new run gets the weights
     **more,  # what else must be the same, such as a fingerprint of the data
 ):
     """Save the settings of a new run in begun_with.json; check that a resumed run still has the same.
@@ -259,7 +261,7 @@ def same_run(
         write_json(Path(folder or settings.output_dir) / begun_with, now)
         return
     then = _settings_at_begin(checkpoint)
-    changed = _changed_settings(then, now)
+    changed = _changed_settings(then, now)  # names that both dicts have
     if changed:
         changes = "; ".join(f"{name} = {then[name]!r} then, {now[name]!r} now" for name in sorted(changed))
         raise SettingsError(
@@ -382,7 +384,8 @@ class StopWhenAsked(TrainerCallback):
         self.asked = False
         # Several processes might read the request at different steps, and then wait for each other forever.
         if path and args.world_size == 1:
-            # TRL takes `every` steps on one batch of answers: a checkpoint in between would not be exact.
+            # TRL takes `every` steps on one batch of answers: a checkpoint in between would not be exact. The
+            # request stays in the file, and is read again after the batch's last step.
             is_batch_done = state.global_step % self.every == 0
             self.asked = is_batch_done and Path(path).read_text().startswith("interrupt")
         control.should_save |= self.asked  # transformers then saves, and calls on_save

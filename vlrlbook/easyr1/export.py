@@ -156,7 +156,8 @@ class _Statements:
         self.copied = {} # (module, number of the statement in it) → source of the statement
         self.imports = set() # import lines of modules that are not copied
         self.module_of = {} # name → module that its statement was copied from
-        self.used_modules = {} # module → modules from which names that it uses are copied
+        # Module → modules from which names that it uses are copied: `body` writes these before it.
+        self.used_modules = {}
 
     def collect(self, module, names):
         """Collect the statements of `module` that define `names`, and those that these use, and so on
@@ -172,13 +173,13 @@ class _Statements:
             if isinstance(node, (ast.Import, ast.ImportFrom)):
                 self._add_import(module, node, name)
                 continue
-            self._set_module(name, module)
+            self._claim_name(name, module) # SettingsError if another module's statement has this name
             self.copied[module, number] = "\n".join(lines[node.lineno - 1:node.end_lineno])
             # Of the names that it uses, without builtins and local names, the statements are needed, too.
             used_here = _used_names(node) & set(defined_by)
             self.collect(module, sorted(used_here))
 
-    def _set_module(self, name, module):
+    def _claim_name(self, name, module):
         "Note that `name` is copied from `module`; SettingsError if it was copied from another one before"
         # All statements will stand in one file, where the later one of two equal names would win.
         owner = self.module_of.setdefault(name, module)
@@ -202,9 +203,9 @@ class _Statements:
         if source_module.split(".")[0] != "vlrlbook" and not is_relative:
             self.imports.add(f"from {source_module} import {imported}")
             return
-        if alias.asname:
+        if alias.asname: # the copied statement would define the old name
             raise SettingsError(f"{module}: {name!r} is renamed in its import, and so cannot be cut out")
-        self.used_modules.setdefault(module, []).append(source_module)
+        self.used_modules.setdefault(module, []).append(source_module) # for the order in the file
         self.collect(source_module, [name])
 
     def _add_plain_import(self, module, imported_module, imported):
@@ -228,7 +229,8 @@ class _Statements:
             self._add_in_order(module, modules) # behind all those that it uses
         texts = []
         for module in modules:
-            numbers = sorted(number for owner, number in self.copied if owner == module) # of its statements
+            # Of its statements: the keys of `copied` are (module, number).
+            numbers = sorted(number for owner, number in self.copied if owner == module)
             texts += [self.copied[module, number] for number in numbers]
         return "\n\n".join(texts)
 
@@ -669,6 +671,7 @@ def _readme(checked, engine, reward, counts, files):
     model_key = "actor_rollout_ref.model.path" if engine.startswith("verl") else "model_path"
     model = checked[model_key]
     train_count, held_out_count = counts
+    # `checkpoints`: the engines' default; a folder that the settings name instead is not looked at.
     return _readme_text.format(
         engine=engine, train=train_count, val=held_out_count, reward=reward, files=files, model=model,
         checkpoints=f"checkpoints/{checked['project_name']}/{checked['experiment_name']}")
@@ -802,8 +805,9 @@ def _quoted_for_hydra(text):
 
     Double quotes are taken if only single ones are in the text; with both the single ones are escaped."""
     quote = '"' if "'" in text and '"' not in text else "'"
-    # Hydra takes a backslash as it is, except before a quote: there it has to be doubled. So it has at the
-    # end of the text (`\Z`; `$` would also fit before a last newline), behind which the closing quote stands.
+    # Hydra takes a backslash as it is, except before a quote: there it has to be doubled. The quote may stand
+    # in the text, and gets a backslash of its own, too; or it is the closing one, behind the end of the text.
+    # `\Z` is that end; `$` would also fit before a last newline.
     escaped = re.sub(rf"(\\*)({quote}|\Z)", _escape_for_hydra, text)
     return f"{quote}{escaped}{quote}"
 

@@ -44,9 +44,9 @@ def _scaled(width, height, pixels):
 def check_row(
     row: dict, # as it stands in the file
     number: int, # its line, from 1
-    look, # `_RowContext`: settings, template, processor
+    look, # `_RowContext`, elsewhere `context`: engine, settings, template, processor
 ) -> dict: # tokens, image_tokens, pictures, resized, answer, shown, problems [(code, message)]
-    """Check one row as EasyR1 would read it, and count its tokens
+    """Check one row as the engine, EasyR1 or verl, would read it, and count its tokens
 
     Where a problem makes counting impossible, the tokens stay 0. `resized`: (pictures enlarged, shrunk);
     `shown`: a name for each picture, the same for equal pictures."""
@@ -62,7 +62,7 @@ def check_row(
     # verl's rows hold the finished prompt; EasyR1 puts the template around it when it reads the row.
     text = prompt if look.engine == "verl" else rendered_prompt(prompt, look.template)
     problems.extend(_picture_count_problems(text.count("<image>"), len(images), look.most_images))
-    # Sizes after EasyR1's resizing; adds `pictures`, `resized` and problems to `result`.
+    # Sizes after the resizing that EasyR1 alone does; adds `pictures`, `resized` and problems to `result`.
     sizes = _check_pictures(look, images, result)
     if not problems: # else the length is unknown, for example because a picture is missing
         result["tokens"], result["image_tokens"] = _count_tokens(look, text, sizes)
@@ -134,11 +134,11 @@ def _count_tokens(context, text, sizes):
 def _length_problems(context, tokens):
     """Problems [(code, message)] of a prompt with so many `tokens`: one if it is longer than the engine takes
 
-    `context`: a `_RowContext`, with the settings `longest` (tokens) and `filters`."""
+    `context`: a `_RowContext`, with the settings `longest` (tokens) and `filters_overlong`."""
     if tokens <= context.longest: # data.max_prompt_length
         return []
-    # `filters`: data.filter_overlong_prompts
-    consequence = "leaves the row out" if context.filters else "cuts the prompt on the right"
+    # data.filter_overlong_prompts: whether the row is left out
+    consequence = "leaves the row out" if context.filters_overlong else "cuts the prompt on the right"
     return [("prompt.length", f"{tokens} tokens, at most {context.longest}; EasyR1 {consequence}")]
 
 # %% ../../nbs/09c_inspection.ipynb #n4558ddb
@@ -160,7 +160,7 @@ class _RowContext:
         values = settings.values # dotted key → value
         self.engine, self.processor, self.folder = engine, processor, Path(folder)
         self.longest = values["data.max_prompt_length"] # tokens
-        self.filters = values["data.filter_overlong_prompts"] # whether too long rows are left out, or cut
+        self.filters_overlong = values["data.filter_overlong_prompts"] # else they are cut
         # verl has no keys for a template file, a picture folder and pixel limits; then these are None.
         self.min_pixels = values.get("data.min_pixels")
         self.max_pixels = values.get("data.max_pixels")
@@ -375,13 +375,13 @@ def _counts_table(run):
     "What a `DryRun` counted, as a `Table` of two columns, `what` and `found`: one line for each count"
     tokens = sorted(run.tokens) or [0] # of each prompt; [0] if none could be counted
     middle, longest = tokens[len(tokens) // 2], tokens[-1]
-    enlarged, shrunk, pictures = run.resized
+    enlarged, shrunk, pictures = run.resized # `pictures`: all
     lines = {f"rows in {name}": count for name, count in run.rows.items()} # run.rows: file → rows
     lines["problems"] = len(run.problems)
     lines["tokens of a prompt: middle, longest, allowed"] = f"{middle}, {longest}, {run.longest}"
     lines["most picture tokens of a prompt"] = run.image_tokens
     lines["pictures: all, enlarged, shrunk"] = f"{pictures}, {enlarged}, {shrunk}"
-    for what, value in run.reward.items(): # mean rewards, and a count
+    for what, value in run.reward.items(): # means over the rows (floats), and how many different truths (int)
         lines[what] = f"{value:.3f}" if isinstance(value, float) else value
     for row in run.cost: # steps, answers and memory, each a dict with `what` and `value`
         lines[row["what"]] = row["value"]
@@ -565,8 +565,8 @@ class _Tally:
     def _add_pictures(self, row_result):
         """Add what was found about a row's pictures: names, numbers, tokens
 
-        `row_result`: a dict with file, number (of the row), shown (names), pictures (how many), image_tokens
-        and resized (how many were enlarged, how many shrunk)."""
+        `row_result`: a dict with file, number (of the row), shown (names of all its pictures), pictures (how
+        many could be decoded), image_tokens and resized (how many were enlarged, how many shrunk)."""
         first_rows = self.first_rows.setdefault(row_result["file"], {})
         for picture in row_result["shown"]: # names of the row's pictures
             first_rows.setdefault(picture, row_result["number"]) # an earlier row stays
@@ -928,9 +928,9 @@ def _texts_to_score(truth, wrong):
     return [_tagged(truth), truth, _tagged(wrong), wrong, ""]
 
 def _problems_of_rows(reward_problems, rows):
-    """A problem (a dict) for every row that has a truth, since what is wrong with it concerns each of them
+    """A problem (a dict) for each fault in the reward of a truth and each row that has this truth
 
-    `reward_problems`: list of (code, message); `rows`: list of (file, row number)."""
+    `reward_problems`: the faults, a list of (code, message); `rows`: a list of (file, row number)."""
     problems = []
     for code, message in reward_problems:
         for file, row in rows:
@@ -992,6 +992,7 @@ def _compare_rewards(truth, wrong, dicts, key, full_marks):
         problems.append(("reward.truth", message))
     highest = max(wrong_score, empty_score)
     if highest >= truth_score:
+        # The empty text is named only if it alone earns too much.
         answer = wrong if wrong_score >= truth_score else ""
         message = f"{answer[:40]!r} earns {highest:g}, the truth {truth[:40]!r} {truth_score:g}"
         problems.append(("reward.wrong", message))
@@ -1139,10 +1140,11 @@ def _update_memory(values, easyr1, config, count):
         count, vocabulary=text_config.vocab_size, layers=text_config.num_hidden_layers,
         width=text_config.hidden_size,
         gpus=values["trainer.n_gpus_per_node"] * values["trainer.nnodes"],
-        tokens=_update_tokens(values, easyr1), # of a micro-batch, at most
-        bits16=values.get("worker.actor.fsdp.torch_dtype") == "bf16", # a key of EasyR1 alone
+        tokens=_update_tokens(values, easyr1), # of a micro-batch
+        # A key of EasyR1, null by default: float32. verl is counted in float32, its default, too.
+        bits16=values.get("worker.actor.fsdp.torch_dtype") == "bf16",
         reference=_keeps_reference(values, easyr1), # a frozen copy, for the KL term, is on the GPU, too
-        trained=_trained_share(values, config, count))
+        trained=_trained_share(values, config, count)) # of the parameters: 1.0, or less with LoRA
 
 def _trained_share(values, config, count):
     """Share of a model's `count` parameters that train: 1.0, or that of a LoRA adapter if a rank is set
@@ -1154,13 +1156,13 @@ def _trained_share(values, config, count):
     return parameter_count(config, rank) / count if rank else 1.0
 
 def _update_tokens(values, easyr1):
-    """The most tokens of a micro-batch of the update: answers × the longest prompt with the longest answer
+    """Tokens of a micro-batch of the update: answers × the longest prompt with the longest answer
 
     `values`: dotted key → value; `easyr1`: whether they are EasyR1's or verl's."""
     key = "worker.actor.micro_batch_size_per_device_for_update"
     if not easyr1:
         key = "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu"
-    answers = values[key] or 1 # verl's may be null; then at least one answer is in a micro-batch
+    answers = values[key] or 1 # verl's may be null, its size is then unknown: one answer, as a lower bound
     return answers * (values["data.max_prompt_length"] + values["data.max_response_length"])
 
 def _keeps_reference(values, easyr1):

@@ -95,7 +95,7 @@ def _class_of(folder):
         raise FileNotFoundError(f"{folder}: no config.json there; "
                                 "EasyR1 and verl save one in huggingface/ beside the shards")
     config = transformers.AutoConfig.from_pretrained(folder)
-    # The class is looked for in the plain content, where it may stand in the text part alone.
+    # `_architectures` looks for the class in the plain JSON, where it may stand in the text part alone.
     content = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
     name = next(iter(_architectures(content)), "none") # the first class that it names, if any
     if not hasattr(transformers, name):
@@ -103,7 +103,7 @@ def _class_of(folder):
     return getattr(transformers, name), config
 
 def _class_hint(name):
-    "The end of a message about a class that transformers lacks: a similar name, or nothing for `none`"
+    "The end of a message about a class that transformers lacks: a similar name, or all; nothing for `none`"
     import transformers
     if name == "none": # the config names no class, so that nothing can be similar to it
         return ""
@@ -122,12 +122,13 @@ def fit_keys(
     wanted: Wanted, # the model's tensors according to its config
 ) -> dict: # key → name in the model
     "Match the tensors of shards with those of the config; one ShardError counts all that do not fit"
-    # Key → name in the model; None if the model has no such tensor
+    # Key → name in the model; None if the model has no such tensor, which `_misfits` reports. Buffers such as
+    # inv_freq are left out: the model computes them.
     names = {key: wanted.find(key) for key in found if not wanted.is_computed(key)}
     misfits = _misfits(found, names, wanted)
     names_found = set(names.values())
     for name in wanted.shapes:
-        # Of tensors that are tied to each other one is enough.
+        # Of tensors that are tied to each other one is enough; `twins`: all of them, with `name` itself.
         if not any(twin in names_found for twin in wanted.twins(name)):
             misfits.append(f"missing {name!r}")
     if misfits:
@@ -220,14 +221,14 @@ def _part_keys(keys):
     """Sort the keys of a peft model's tensors: (base, factors, names of adapters)
 
     base: key without peft's additions → key; factors: module's name → {"A": key, "B": key}. ShardError for a
-    key of any other addition of peft."""
+    key of any other addition of peft, such as `modules_to_save`."""
     base, factors, adapters = {}, {}, set()
     for key in keys:
         match = _factor_key.fullmatch(key) # groups: module, A or B, the adapter's name
         if match:
             module, factor, adapter = match.groups()
             factors.setdefault(module, {})[factor] = key
-            adapters.add(adapter)
+            adapters.add(adapter) # the caller takes only one
         elif any(word in key for word in _other_additions):
             raise ShardError(f"{key}: only LoRA's A and B of linear layers can be merged")
         else:
@@ -399,8 +400,8 @@ def model_sources(
 def _keys_by_name(shards, wanted, base):
     """Tensors of the model in shards: name in the model → key in the shards; ShardError if they do not fit
 
-    `wanted`: `Wanted`, names and shapes by the config. `base`: bare key, without what peft has added → key in
-    the shards."""
+    `wanted`: `Wanted`, names and shapes by the config. `base`: for each tensor of the model without adapter,
+    its bare key (without what peft has added) → key in the shards."""
     shapes = _whole_shapes(shards, base) # bare key → shape
     name_of_bare_key = fit_keys(shapes, wanted)
     return {name: base[bare_key] for bare_key, name in name_of_bare_key.items()}
@@ -425,7 +426,7 @@ def _updates(factors, wanted):
 def _whole_shapes(shards, base):
     """Shapes of the whole tensors: bare key → shape, or None if it is not known
 
-    `base`: bare key, without what peft has added → key in the shards. `shards.pieces`: key → what each rank
+    `base`: bare key (without what peft has added) → key in the shards. `shards.pieces`: key → what each rank
     holds, a list of `Piece`."""
     shapes = {}
     for bare_key, key in base.items():
@@ -440,7 +441,7 @@ def _whole_shapes(shards, base):
 def _check_updates(shards, wanted, lora, updates):
     """Raise ShardError unless the product B·A of every module can be added to a weight of the model
 
-    `updates`: name of the weight → module of the adapter; the name None: the model does not have the weight.
+    `updates`: name of the weight → module of the adapter; the key None: the model does not have the weight.
     `lora`: a `Lora`; `wanted`: `Wanted`, names and shapes by the model's config."""
     # DoRA changes a weight in another way; with fan_in_fan_out the weight is stored transposed.
     if lora.config.get("use_dora") or lora.config.get("fan_in_fan_out"):
@@ -472,7 +473,7 @@ def _check_tied(shards, keys, name, tied_to):
 
 # %% ../../nbs/09e_merge.ipynb #nfb1055b
 def _source(shards, key, shape, dtype, lora, module):
-    """The `Source` of one tensor of the model: put together from shards, updated by LoRA, converted
+    """The `Source` of one tensor: put together from shards, updated by LoRA, then converted to `dtype`
 
     `key`: of the tensor in the shards; `shape`: of the whole; `dtype`: such as float16, or None to keep its
     own; `module`: the module of the adapter `lora` whose update is added; None: nothing is added."""
@@ -483,8 +484,8 @@ def _source(shards, key, shape, dtype, lora, module):
         "Put the tensor together from the files of all ranks; called only when it is needed"
         tensor = assemble(shards.pieces[key], shape, key)
         if module:
-            update = _lora_update(shards, lora, module) # in float32, so that the sum is rounded only once
-            tensor = (tensor.float() + update).to(tensor.dtype)
+            update = _lora_update(shards, lora, module) # in float32
+            tensor = (tensor.float() + update).to(tensor.dtype) # rounded once, to the type in the shards
         return _converted(tensor, target_dtype, key)
     return Source(target_dtype, shape, load)
 
@@ -525,13 +526,15 @@ def adapter_sources(
     if base: # verl's save_lora_only leaves the base out
         fit_keys(_whole_shapes(shards, base), wanted) # only to check it: ShardError if it does not fit
     updates = _updates(lora.factors, wanted) # name of a weight → the adapter's module
-    # The empty config lets DoRA pass: it can be written, though not merged.
+    # `_check_updates` refuses DoRA by its config. Here it gets an empty one: DoRA can be written, only not
+    # merged.
     _check_updates(shards, wanted, Lora(config={}, factors=lora.factors), updates)
     sources = {}
     for name, module in updates.items():
         layer = name.removesuffix(".weight")
         for factor in ("A", "B"):
             key = lora.factors[module][factor]
+            # The factor is written as it is: no update of an adapter is added to it.
             source = _source(shards, key, shards.shape(key), dtype, lora=None, module=None)
             sources[f"base_model.model.{layer}.lora_{factor}.weight"] = source
     return sources, lora.config
@@ -639,14 +642,14 @@ def _check_free_space(folder, needed):
 
 # %% ../../nbs/09e_merge.ipynb #n0bdd21a
 # Files that are not copied from `huggingface/`: weights, which verl may have saved there, and their indexes.
-_not_descriptions = shutil.ignore_patterns("*.safetensors", "*.bin", "*.index.json", "manifest.json")
+_ignore_weights = shutil.ignore_patterns("*.safetensors", "*.bin", "*.index.json", "manifest.json")
 
 def _describe(description_folder, folder, adapter_config, dtype):
     """Copy tokenizer, processor and configs into the folder of the weights, and correct its config
 
     `adapter_config`: content of adapter_config.json, or None if a whole model is written. `dtype`: the
-    weights' number type, torch's name."""
-    shutil.copytree(description_folder, folder, dirs_exist_ok=True, ignore=_not_descriptions)
+    weights' number type, torch's name, for a model's config."""
+    shutil.copytree(description_folder, folder, dirs_exist_ok=True, ignore=_ignore_weights)
     if adapter_config is None:
         _describe_model(folder / "config.json", dtype)
         return
@@ -690,10 +693,10 @@ def _check_equal(sources, reference, wanted):
     return len(ours)
 
 def _only_in_reference(ours, theirs, tied):
-    """Messages of the tensors that only the reference has; all three are dicts by names in the model
+    """Messages of the tensors that only the reference has
 
-    `tied`: name → name of the tensor with the same numbers. Of two tied tensors only one is written, and a
-    reference that holds both is no difference."""
+    `ours`, `theirs`: dicts by names in the model. `tied`: such a name → that of the tensor whose numbers it
+    shares. Of both only the latter is written; a reference that holds both is no difference."""
     names = [name for name in theirs if name not in ours and tied.get(name) not in ours]
     return [f"{name!r} is only in the reference" for name in names]
 

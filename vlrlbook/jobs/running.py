@@ -175,12 +175,13 @@ def outcome_of_killed_attempt(
 def restarts_after(
     row,  # of the ledger's table of jobs: a job that was interrupted now
     folder: JobFolder,  # of that job
-    outcome: dict,  # how the attempt ended; it has the key `why` only if the supervisor was killed
+    outcome: dict,  # how the attempt ended; `outcome_of_killed_attempt` puts in `why`, a supervisor does not
 ) -> int:  # for the ledger's column `restarts`; -1 is possible
     """Count the automatic restarts that brought a job no new checkpoint.
 
     `WaitingJobs.queue_interrupted` adds one when it restarts the job, and stops after too many."""
-    was_stopped_by_order = "why" not in outcome  # then the supervisor lived to write its outcome
+    # A server that ends orders its jobs to stop: then the supervisor has written the outcome itself.
+    was_stopped_by_order = "why" not in outcome
     if was_stopped_by_order:
         return row["restarts"] - 1  # its next start adds one, and must not count
     newest = newest_checkpoint(folder.run)

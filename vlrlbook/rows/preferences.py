@@ -30,7 +30,7 @@ class _Question:
 
 @dataclass
 class PreferenceRow:
-    "A question, two or more answers with a rank each (0 is best), and its pictures"
+    "A question, two or more answers with a rank each (the smallest is best), and its pictures"
     id: str
     query: str  # the question, an `<image>` for each picture, or none: then the pictures stand in front
     response: list  # the answers, texts as the row writes them
@@ -50,7 +50,7 @@ def read_preference_row(
     row: dict,  # in any of the known forms
     number: int = None,  # the row's line in its file, for messages
     keys: dict = None,  # role → column, from `read_keys`
-    empty: frozenset = None,  # columns with no value in the whole file: not read; None: this row is all
+    empty: frozenset = None,  # columns without a value in the whole file: not read; None: the row is all
 ) -> PreferenceRow:
     "Read one row of a question with ranked answers; `DataError` if something is missing or would be lost"
     if not isinstance(row, dict):
@@ -66,7 +66,7 @@ def _row_of_columns(columns):
     "The `PreferenceRow` (question, ranked answers, pictures) that a row's `Columns` hold; else a `DataError`"
     question, response, ranks, votes = _question_and_answers(columns)  # votes: None where nobody voted
     notes = []  # sentences about what was changed; the next two calls add to them
-    pictures = pictures_shown(columns, question.pictures, notes, "preference")
+    pictures = pictures_shown(columns, question.pictures, notes, "preference")  # error codes begin so
     # `turns`: (role, text) of each turn before the question; `query`: the question, with `<image>` for marks
     turns, query = _with_image_marks(question, len(pictures), notes, columns.number)
     group, identifier = columns.get("group"), columns.get("id")
@@ -79,11 +79,12 @@ def _row_of_columns(columns):
 
 
 def _question_and_answers(columns):
-    """A row's `_Question`, its answers, their ranks (0 is best), and how many people preferred each, or None.
+    """A row's `_Question`, its answers, their ranks (the smallest is best), and their votes or None.
 
-    `columns` are the row's `Columns`: `name_of` gives the name of the column with a role, or None."""
+    `columns` are the row's `Columns`: `name_of` gives the name of the column that has a role and a value, or
+    None."""
     video = columns.name_of("video")
-    if video and columns.row[video] not in ("", []):
+    if video and columns.row[video] not in ("", []):  # a row without a video may have these
         message = f"column {video!r} holds a video: only pictures are read"
         raise DataError("row.video", message, row=columns.number)
     # A rejected answer makes the row a pair. A column `chosen` alone does not: it may mean something else.
@@ -123,7 +124,7 @@ def _raise_error(number, code, message) -> NoReturn:
 def _ranked(columns):
     """Read a row that ranks its answers, or whose votes rank them, from its `Columns`.
 
-    Returns its `_Question`, the answers (texts), their ranks (numbers, 0 is best), and votes or None."""
+    Returns its `_Question`, the answers (texts), their ranks (the smallest is best), and votes or None."""
     responses = _responses(columns)
     votes = _votes(columns, len(responses))  # for each answer how many people preferred it, or None
     ranks = _ranks(columns, responses, votes)
@@ -199,7 +200,7 @@ def _is_finite_number(value) -> TypeGuard[float]:
 
 def _votes(
     columns,  # `Columns` of the row
-    answers,  # how many answers the row has
+    answer_count,  # how many answers the row has
 ):
     """The votes of a row: for each answer, how many people preferred it, or which share of them.
 
@@ -207,23 +208,24 @@ def _votes(
     value, probability = columns.get("votes"), columns.get("probability")  # None: no such column, or no value
     if value is None:
         # A probability is the share of people who prefer the first of two: 0.8 gives the votes [0.8, 0.2].
-        return None if probability is None else _shares(columns, probability, answers)
+        return None if probability is None else _shares(columns, probability, answer_count)
 
     # A CSV holds the list as a text.
     votes = as_list(listed(value) if isinstance(value, str) else value)
     if votes is None:
-        _raise_error(columns.number, "votes", f"expected {answers} numbers from 0, found {value!r}"[:160])
+        message = f"expected {answer_count} numbers from 0, found {value!r}"
+        _raise_error(columns.number, "votes", message[:160])
     if probability is not None:  # the two could contradict each other
         _raise_error(columns.number, "votes", "votes and a probability: expected one of them")
-    return _checked_votes(votes, answers, columns.number)
+    return _checked_votes(votes, answer_count, columns.number)
 
 
-def _checked_votes(votes, answers, number):
+def _checked_votes(votes, answer_count, number):
     """A list of votes as floats: for each answer how many people, or which share of them, preferred it.
 
-    A `DataError` about row `number` unless they are `answers` numbers from 0 on, and not all 0."""
-    if len(votes) != answers or not all(_is_finite_number(vote) and vote >= 0 for vote in votes):
-        _raise_error(number, "votes", f"expected {answers} numbers from 0, found {votes!r}"[:160])
+    A `DataError` about row `number` unless there is one for each answer, from 0 on, and not all are 0."""
+    if len(votes) != answer_count or not all(_is_finite_number(vote) and vote >= 0 for vote in votes):
+        _raise_error(number, "votes", f"expected {answer_count} numbers from 0, found {votes!r}"[:160])
     if not any(votes):
         _raise_error(number, "votes", "nobody has voted: all votes are 0")
     return [float(vote) for vote in votes]
@@ -232,13 +234,13 @@ def _checked_votes(votes, answers, number):
 def _shares(
     columns,  # `Columns` of the row
     probability,  # that the first of two answers is preferred, as the row holds it
-    answers,  # how many answers the row has; must be two
+    answer_count,  # how many answers the row has; must be two
 ):
     "The shares of people that prefer the first and the second answer, from a probability: 0.8 → [0.8, 0.2]"
     if isinstance(probability, str) and is_number_text(probability):  # a CSV holds numbers as texts
         probability = float(probability)
-    if answers != 2:
-        message = f"a probability among {answers} answers; expected votes, one for each"
+    if answer_count != 2:
+        message = f"a probability among {answer_count} answers; expected votes, one for each"
         _raise_error(columns.number, "votes", message)
     if not (_is_finite_number(probability) and 0 <= probability <= 1):
         meaning = "the probability that the first answer is preferred"
@@ -288,7 +290,8 @@ def _chosen_and_rejected(columns, rejected_name):
     row's `Columns`, `rejected_name` is the name of the one with the rejected answer."""
     number = columns.number  # of the row, for messages
     rejected, chosen = columns.row[rejected_name], columns.get("chosen")
-    prompt_turns = _prompt_turns(columns)  # empty if the prompt is a plain text or only in the answers
+    # Of the row's own prompt; empty if that is a plain text, or stands only in the chats of the answers.
+    prompt_turns = _prompt_turns(columns)
     if chosen is None:
         # ms-swift has a column for the rejected answer only; the chosen one is the last turn of the prompt.
         prompt_turns, chosen = _prompt_and_reply(prompt_turns, rejected_name, number)

@@ -33,6 +33,7 @@ def query(
     """Read the parameters of a request's query string; those that are missing have their default.
 
     Raises a Problem for unknown names, for a name that stands twice, and for a value out of range."""
+    # `*fields` also takes a `QueryParameter` apart, since it is a tuple, too.
     parameters = {name: QueryParameter(*fields) for name, fields in known.items()}
     values = {name: parameter.default for name, parameter in parameters.items()}
 
@@ -68,7 +69,7 @@ def _value_of(
     "Convert the text of a query parameter to its type, and check its range; a Problem says what was expected"
     try:
         value = _converted(name, text, parameter.kind)
-    except (SettingsError, KeyError, OverflowError) as error:
+    except (SettingsError, KeyError, OverflowError) as error:  # KeyError: no word for a bool
         expected = f"expected {parameter.kind.__name__}"
         raise Problem("query.value", f"{name} = {clean(text, 60)!r}: {expected}") from error
     if parameter.least is not None and not parameter.least <= value <= parameter.most:
@@ -93,7 +94,7 @@ def _converted(
 async def json_body(
     request,  # with a JSON body
     most: int = most_json_bytes,  # bytes
-    seconds: float = 30.0,  # in which all of it must have come: more of them for megabytes
+    seconds: float = 30.0,  # in which all of it must have come; a caller that takes megabytes gives more
 ) -> dict:  # the object
     """Read the JSON object in a request's body.
 
