@@ -240,6 +240,13 @@ def test_train_sh(export, tmp_path):
     assert all(w in text for w in ("ray start --head", "ray start --address", "N_GPUS=8 bash train.sh", "NNODES=2", "global_step_N/actor"))
 
 
+@pytest.mark.parametrize("export_it, key", [(export_verl, "trainer.default_local_dir"), (export_easyr1, "trainer.save_checkpoint_path")])
+def test_the_readme_names_the_folder_of_checkpoints_that_was_set(tmp_path, export_it, key):
+    batch = {"train_batch_size": 32} if export_it is export_verl else {"rollout_batch_size": 32}
+    folder = export_it(synthetic_vqa(80), "vqa", batch | {key: "/data/ck"}, tmp_path / "out")
+    assert "--local_dir /data/ck/global_step_N/actor" in (folder / "README.md").read_text()
+
+
 def test_train_sh_of_verl(tmp_path):
     folder = export_verl(synthetic_vqa(80), "vqa",
                          dict(train_batch_size=32, lora_rank=32, lora_alpha=96, prompt_key="it's mine"), tmp_path / "out")

@@ -70,6 +70,14 @@ def test_quick_start_stops_at_a_problem_and_goes_on_behind_it(base, tmp_path):
     with pytest.raises(SettingsError, match="did you mean 'evaluate'"): read_settings(QuickStartSettings, dict(skip="evalute"))
 
 
+def test_a_finished_stage_that_was_damaged_is_made_again(base, tmp_path):
+    out, skipped = tmp_path / "run", dict(overrides="data.rollout_batch_size=32", skip="dry_run,train,merge_shards,evaluate")
+    started(base, out, **skipped)
+    (out / "export/train.jsonl").write_text("{}")
+    assert what(started(base, out, **skipped))[:2] == ["done before", "done"]
+    assert (out / "earlier-1/export/train.jsonl").read_text() == "{}" and (out / "export/train.jsonl").stat().st_size > 2
+
+
 def test_a_killed_stage_leaves_nothing_and_a_stopped_training_goes_on(base, tmp_path, monkeypatch):
     import vlrlbook.grpo
     out, seen = tmp_path / "run", []

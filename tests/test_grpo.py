@@ -292,6 +292,13 @@ def test_model_card_names_data_reward_settings_commit_and_results():
         "`counting`", "abc1234", "| lr | `5e-05` |", "n = 9", "+0.100 (+0.000 to +0.200)"))
 
 
+def test_a_model_card_shows_no_folder_of_this_machine(tmp_path):
+    folder = tmp_path / "private" / "qwen"
+    folder.mkdir(parents=True)
+    card = model_card(dataclasses.replace(read_settings(GRPOSettings, {}), model=str(folder)), {})
+    assert "base_model: qwen\n" in card and "| model | `qwen` |" in card and str(tmp_path) not in card
+
+
 def test_figures_of_before_and_after_are_those_of_the_task():
     "One list for the report, the model card and the service"
     from vlrlbook.compared import compared_figures

@@ -689,6 +689,8 @@ def test_asking_a_model_that_is_none(client, tmp_path, monkeypatch):
     job = completed(c, tmp_path, monkeypatch)
     def ask(**more): return c.post(f"/jobs/{job}/ask", files={"file": ("a.png", b"no picture")}, **more)
     refused(ask(params=dict(question="How many?")), "ask.failed")
+    refused(ask(params=dict(question="How many discs are there? " * 10)), "ask.failed") # a long question is a text, too
+    refused(ask(params=dict(question="?" * 2001)), "query.value") # and a longer one is not cut without a word
     refused(ask(), "query.value")
     assert not any(c.service.uploads.aside.iterdir())
 

@@ -40,7 +40,8 @@ def test_sides(text, side): assert yes_or_no(text) == side
 
 
 @pytest.mark.parametrize("text, letters", [("**B**", "B"), ("\\boxed{\\text{B}}", "B"), ("(B) yes", "B"), ("Option B", "B"), ("A, C", "AC"),
-    ("a liver", ""), ("The answer is not A but B", "B"), ("b", "B"), ("E. coli", ""), ("Both", ""), ("It can't be A; it must be B.", "B")])
+    ("a liver", ""), ("The answer is not A but B", "B"), ("b", "B"), ("E. coli", ""), ("Both", ""), ("It can't be A; it must be B.", "B"),
+    ("(A) and (B) is correct", "AB"), ("A and B is correct", "AB"), ("(B) is correct", "B")])
 def test_letters(text, letters): assert choice_letters(text) == frozenset(letters)
 
 

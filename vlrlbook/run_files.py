@@ -271,7 +271,10 @@ def model_card(
     results: dict,  # what results.json holds
 ) -> str:  # Markdown with the hub's front matter
     "The model card (README.md) of a run: verdict, data, reward, facts of the run, settings, results"
-    s = replace(settings, reward=reward_without_paths(settings.reward))  # a card is for everybody
+    # A card is for everybody: of a folder on this machine it shows the name alone.
+    is_folder = Path(settings.model).expanduser().exists()
+    model = Path(settings.model).name if is_folder else settings.model  # a hub's id, or tiny-…
+    s = replace(settings, reward=reward_without_paths(settings.reward), model=model)
     # The hub reads the YAML between two lines of dashes and lists the model by it.
     lines = ["---", f"base_model: {s.model}", f"library_name: {'peft' if s.use_lora else 'transformers'}",
              "tags: [grpo, vision-language, vlrlbook]", "---", ""]

@@ -670,11 +670,13 @@ def _readme(checked, engine, reward, counts, files):
     # Several keys of verl end in `path`, so none of them has a short name.
     model_key = "actor_rollout_ref.model.path" if engine.startswith("verl") else "model_path"
     model = checked[model_key]
+    # Keys of verl and EasyR1; where they are None, the engines write into a default folder.
+    keys = ("trainer.default_local_dir", "trainer.save_checkpoint_path")
+    own_folder = next((checked.values[key] for key in keys if checked.values.get(key)), None)
     train_count, held_out_count = counts
-    # `checkpoints`: the engines' default; a folder that the settings name instead is not looked at.
     return _readme_text.format(
         engine=engine, train=train_count, val=held_out_count, reward=reward, files=files, model=model,
-        checkpoints=f"checkpoints/{checked['project_name']}/{checked['experiment_name']}")
+        checkpoints=own_folder or f"checkpoints/{checked['project_name']}/{checked['experiment_name']}")
 
 # %% ../../nbs/09b_export.ipynb #ne34ea9e
 def export_verl(

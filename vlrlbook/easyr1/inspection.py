@@ -728,7 +728,7 @@ def _model_path(settings, folder):
     "The model that settings name, for `from_pretrained`: the directory if it exists, else a hub id"
     values = settings.values # of `EngineSettings`: dotted key → value, of EasyR1 or of verl
     name = values.get("worker.actor.model.model_path") or values.get("actor_rollout_ref.model.path")
-    directory = folder / name # relative paths begin in the export; an absolute one stays
+    directory = folder / Path(name).expanduser() # relative paths begin in the export; an absolute one stays
     return str(directory) if directory.exists() else name
 
 # %% ../../nbs/09c_inspection.ipynb #n001abde
@@ -992,8 +992,7 @@ def _compare_rewards(truth, wrong, dicts, key, full_marks):
         problems.append(("reward.truth", message))
     highest = max(wrong_score, empty_score)
     if highest >= truth_score:
-        # The empty text is named only if it alone earns too much.
-        answer = wrong if wrong_score >= truth_score else ""
+        answer = wrong if wrong_score == highest else "" # the empty text is named if it earns the most
         message = f"{answer[:40]!r} earns {highest:g}, the truth {truth[:40]!r} {truth_score:g}"
         problems.append(("reward.wrong", message))
     return (truth_score, wrong_score), problems

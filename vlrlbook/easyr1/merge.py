@@ -103,13 +103,15 @@ def _class_of(folder):
     return getattr(transformers, name), config
 
 def _class_hint(name):
-    "The end of a message about a class that transformers lacks: a similar name, or all; nothing for `none`"
+    "The end of a message about a class that transformers lacks: `: did you mean …?`, or an empty text"
     import transformers
     if name == "none": # the config names no class, so that nothing can be similar to it
         return ""
     # Of the thousands of names in transformers, those of models that a trainer may have saved.
     endings = ("ForConditionalGeneration", "ForCausalLM", "ForTokenClassification")
-    return nearest(name, [other for other in dir(transformers) if other.endswith(endings)])
+    hint = nearest(name, [other for other in dir(transformers) if other.endswith(endings)])
+    # If no name is near, `nearest` lists all of them, which are hundreds here.
+    return hint if hint.startswith(": did you mean") else ""
 
 def _architectures(config):
     "The list of class names in the content of a config.json (a dict); [] if there is none"

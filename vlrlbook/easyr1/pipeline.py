@@ -44,12 +44,13 @@ class _Stages:
         "The folder into which a stage writes"
         return self.home / _folder_names.get(stage, stage)
 
-    def do(self, stage, depends_on, work, is_whole):
+    def do(self, stage, depends_on, work, is_whole, can_continue=True):
         """Run a stage unless it is skipped or was done before; return its result, a dict of a few facts
 
         Of a skipped stage that is {}. `depends_on`: settings (JSON values) on which the result depends.
         `work(folder)`: does or continues the stage, and returns the result. `is_whole(folder)`: whether the
-        folder of a finished stage still has all its files."""
+        folder of a finished stage still has all its files. `can_continue`: whether `work` takes a folder that
+        has lost some of them."""
         self.key = self._next_key(stage, depends_on) # a hash of these and of the stages before
         folder = self.folder(stage)
         # `_report` prints a line about the stage and returns its last argument.
@@ -59,8 +60,10 @@ class _Stages:
         same_key = state.get("key") == self.key
         if same_key and state.get("done") and is_whole(folder):
             return self._report(stage, "done before", 0.0, state["result"])
-        # A folder with another key was made with other settings; one with the same key is continued.
-        if folder.exists() and not same_key:
+        # A folder with another key was made with other settings; one with the same key is continued, unless
+        # it was finished, has been damaged since, and cannot be.
+        is_damaged = state.get("done") and not can_continue
+        if folder.exists() and (not same_key or is_damaged):
             self._move_aside(folder)
         return self._do_work(stage, folder, work)
 
@@ -139,7 +142,7 @@ def _do_merge(run):
     depends_on = [base, s.lora_model] # a change of these repeats the stage
     merged = run.do("merge", depends_on,
                     work=lambda folder: _merge_stage(s, base, folder),
-                    is_whole=lambda folder: _is_merged(s, base, folder))
+                    is_whole=lambda folder: _is_merged(s, base, folder), can_continue=False)
     # Without `written` nothing had to be merged, and training starts from the base itself.
     return str(run.folder("merge")) if merged.get("written") else base
 
@@ -152,7 +155,8 @@ def _do_export(run, model):
     # A hash of the content: a file with a new date alone does not repeat the export.
     rows_hash = None if s.data is None else sha256_of(s.data)
     depends_on = [rows_hash, s.image_dir, s.drawn, s.reward, s.version, s.overrides, s.seed]
-    run.do("export", depends_on, lambda folder: _export_stage(s, model, folder), is_whole=_is_undamaged)
+    run.do("export", depends_on, lambda folder: _export_stage(s, model, folder), is_whole=_is_undamaged,
+           can_continue=False)
     export = run.folder("export")
     # []: a stage depends on the stages before it, too, and on nothing else here.
     run.do("dry_run", [], lambda folder: _dry_run_stage(s, export, folder), is_whole=_has_results)
@@ -168,7 +172,7 @@ def _do_training(run, model):
     run.do("train", depends_on, lambda folder: _train_stage(s, model, export, folder), is_whole=_is_trained)
     # Training has left an adapter, a model or EasyR1's shards. []: nothing but the stages before it matters.
     run.do("merge_shards", [], lambda folder: _merge_shards_stage(s, model, train, folder),
-           is_whole=_is_undamaged)
+           is_whole=_is_undamaged, can_continue=False)
 
 # %% ../../nbs/09f_pipeline.ipynb #n0e41797
 _finished_file = "finished" # in the folder of a training run of EasyR1, once it has ended well

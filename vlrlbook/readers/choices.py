@@ -158,7 +158,9 @@ def _confirmed_letter(
         letter_place = i - 2 if tokens[i - 1].text in (")", '"') else i - 1
         letter = _letter_at(tokens, letter_place)  # "" where that token names no choice
         is_confirmed = tokens[adjective_place].text in _confirming_words
-        is_one_of_two = tokens[letter_place - 1].text in ("and", "or")  # "A and B is correct"
+        # the place before the letter, or before its opening bracket or quotation mark
+        before = letter_place - 2 if tokens[letter_place - 1].text in ("(", '"') else letter_place - 1
+        is_one_of_two = tokens[before].text in ("and", "or")  # "A and B is correct", "(A) and (B) is"
         if letter and is_confirmed and not is_one_of_two:
             return {letter}
     return set()

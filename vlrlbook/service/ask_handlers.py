@@ -99,6 +99,9 @@ class AskSide:
         question = query(request, question=(str, None))["question"]
         if not question or not question.strip():
             raise Problem("query.value", "question: expected a text")
+        if len(question) > _most_question_letters:
+            message = f"question: {len(question)} letters, at most {_most_question_letters}"
+            raise Problem("query.value", message)
         _, folder = await self._completed(request)  # (job, its folder); a Problem unless it has completed
         # The same limit as for uploads: each waiting request keeps a picture on the disk.
         if self.waiting >= self.settings.uploads_at_once:
@@ -111,7 +114,7 @@ class AskSide:
             await receive_file(request, work / "picture", self.settings)
             async with self.model_lock:
                 # `_ask_code` takes these arguments, asks the model, and prints its answers as JSON.
-                arguments = [folder.result, work / "picture", question.strip()[:_most_question_letters]]
+                arguments = [folder.result, work / "picture", question.strip()]
                 return reply(await _run_python(_ask_code, arguments, _longest_asking))
         finally:
             self.waiting -= 1

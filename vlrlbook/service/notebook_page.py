@@ -79,8 +79,9 @@ def _failure(
     stderr,  # bytes that the process which should make a page wrote there: a traceback, usually
 ):
     "The Problem of a notebook's page that could not be made"
-    lines = stderr[-100:].decode("utf-8", "replace").splitlines()  # the end only, for a short message
-    last_line = lines[-1] if lines else ""  # of a traceback: the exception
+    # The last line of a traceback is the exception; 2000 bytes hold all but the longest.
+    lines = stderr[-2000:].decode("utf-8", "replace").splitlines()
+    last_line = lines[-1] if lines else ""
     return Problem("job.no_notebook", f"it cannot be shown now ({clean(last_line)})")
 
 

@@ -84,6 +84,8 @@ def _converted(
     kind,  # int, float, bool or str
 ):
     "Convert a text to a type, as settings are read: 1e2 is an int; SettingsError or KeyError if it is none"
+    if kind is str:
+        return text  # of any length: who uses it has a limit of its own, such as of a question
     if kind is bool:
         return _bool_of_word[text.lower()]
     if len(text) >= _longest_value:
