@@ -6,11 +6,13 @@ import json
 import re
 import shutil
 import stat
+import types
 import zipfile
 
 import pytest
 
 from support.service import CODES_MET_IN, client, done, good, nothing_stays, refused, seen, server, trainer, with_file
+from vlrlbook.service import Problem, one_range
 
 
 def test_keys_and_the_queue(with_file):
@@ -121,6 +123,19 @@ def test_downloads(server, done):
     with concurrent.futures.ThreadPoolExecutor(20) as pool:
         hashes = set(pool.map(lambda _: hashlib.sha256(server.get(f"/jobs/{done}/download").content).hexdigest(), range(100)))
     assert hashes == {digest}
+
+
+@pytest.mark.parametrize("given, kept", [("bytes=9-5", False), ("bytes=5-4", False), ("bytes=3-1", False), ("bytes=1-3", True),
+                                         ("bytes=4-9", True), ("bytes=5-9", None), ("bytes=9-", None), ("bytes=-0", None)])
+def test_a_range_is_kept_dropped_or_refused(given, kept):
+    "Of a file of five bytes. None: refused"
+    request = types.SimpleNamespace(headers={"range": given}, scope=dict(headers=[(b"range", given.encode()), (b"a", b"b")]))
+    if kept is None:
+        with pytest.raises(Problem) as refusal: one_range(request, 5)
+        assert refusal.value.code == "range.unsatisfiable" and refusal.value.headers == {"content-range": "bytes */5"}
+    else:
+        one_range(request, 5)
+        assert [name for name, _ in request.scope["headers"]] == ([b"range"] if kept else []) + [b"a"]
 
 
 def test_a_job_without_its_files(server, good):
