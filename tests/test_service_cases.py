@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 import zipfile
 from pathlib import Path
 
@@ -461,6 +462,51 @@ def test_a_listener_of_a_removed_job_is_told(client, good):
         return said
     import asyncio
     assert asyncio.run(listen()) == [b'event: end\ndata: "removed"\n\n'] and side.streaming == 0 and not side.watches
+
+
+@pytest.mark.parametrize("how", ["cancel", "remove", "resume"])
+@pytest.mark.parametrize("reader_comes", ["before", "during"])
+def test_a_reply_that_was_asked_before_a_change_is_not_remembered(how, reader_comes):
+    "A reader that asks before a DELETE or resume, or while it is done, may be told the old state; nobody after it"
+    import asyncio
+    import contextlib
+    from vlrlbook.service import JobSide, StateSide
+    state, begun, may_end = ["old"], threading.Event(), threading.Event()
+    def asked(job_id):
+        told = state[0].encode()
+        begun.set()
+        assert may_end.wait(20)
+        return told
+    async def run():
+        loop = asyncio.get_running_loop()
+        def change(job_id):
+            if reader_comes == "during":
+                may_end.set()
+                assert asyncio.run_coroutine_threadsafe(states.job(request), loop).result(20).body == b"old"
+            state[0] = "new"
+            return types.SimpleNamespace(as_dict=lambda: dict(parameters={}), parameters={})
+        states = StateSide(None)
+        states._reply_about = asked
+        side = JobSide(types.SimpleNamespace(**{how: change}), types.SimpleNamespace(in_use=contextlib.nullcontext()), states, "tiny", {})
+        request = types.SimpleNamespace(path_params=dict(job_id="a"), scope=dict(query_string=b"purge=1" if how == "remove" else b""))
+        early = []
+        if reader_comes == "before":
+            early.append(asyncio.create_task(states.job(request)))
+            await asyncio.to_thread(begun.wait, 20)
+        await (side.resume if how == "resume" else side.cancel)(request)
+        late = asyncio.create_task(states.job(request))
+        may_end.set()
+        assert [(await task).body for task in (*early, late)] == [b"old"] * len(early) + [b"new"]
+        assert (await states.job(request)).body == b"new" and states.tasks == {}
+    asyncio.run(run())
+
+
+def test_jobs_that_were_cleaned_up_are_not_remembered(client):
+    c = client()
+    c.service.state_side.replies["x"] = (time.monotonic(), b"{}")
+    assert c.get("/jobs/x").json() == {}
+    assert c.post("/clean-up").status_code == 200
+    refused(c.get("/jobs/x"), "job.unknown")
 
 
 def test_a_log_is_read_once_for_all(tmp_path, monkeypatch):
