@@ -324,6 +324,12 @@ def test_a_file_is_replaced_when_the_new_one_is_whole(tmp_path):
     assert (tmp_path / "a").read_text() == "new"
 
 
+def test_keys_that_become_one_text_lose_no_entry(tmp_path):
+    write_json(tmp_path / "a.json", {1: 0.5, "1": [{"1 (2)": 1, 1.5: 2, "1.5": float("nan")}], None: 3, "None": 4})
+    assert json.loads((tmp_path / "a.json").read_text()) == {
+        "1": 0.5, "1 (2)": [{"1 (2)": 1, "1.5": 2, "1.5 (2)": None}], "None": 3, "None (2)": 4}
+
+
 def test_a_full_disk_keeps_the_old_file(small_disk):
     write_whole(small_disk / "a", "old")
     fill(small_disk)

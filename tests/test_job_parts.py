@@ -306,8 +306,15 @@ def test_verdicts(code, tail, whole, killed, expected):
 @pytest.mark.parametrize("given, kept",
                          [("a\ud800b", "a?b"), ("a\0b\x1b", "a\ufffdb\ufffd"), (float("nan"), None),
                           ({"a": [float("inf"), 1, True, None]}, {"a": [None, 1, True, None]}), ("三个苹果\n", "三个苹果\n"),
-                          ("三个\u3000苹果\u00a0👨\u200d👩", "三个\u3000苹果\u00a0👨\u200d👩"), ("a\u202eb\u2066\x85", "a\ufffdb\ufffd\ufffd")])
-def test_clean(given, kept): assert clean(given) == kept
+                          ("三个\u3000苹果\u00a0👨\u200d👩", "三个\u3000苹果\u00a0👨\u200d👩"), ("a\u202eb\u2066\x85", "a\ufffdb\ufffd\ufffd"),
+                          ({"a\x01": 1, "a\x02": 2, "a\x03": [{1: 3, "1": 4}]},
+                           {"a\ufffd": 1, "a\ufffd (2)": 2, "a\ufffd (3)": [{"1": 3, "1 (2)": 4}]}),
+                          ({"a (2)": 1, "a\x01": 2, "a\ufffd (2)": 3, "a\x02": 4}, {"a (2)": 1, "a\ufffd": 2, "a\ufffd (2)": 3, "a\ufffd (3)": 4})])
+def test_clean(given, kept): assert clean(given) == kept and clean(kept) == kept
+
+
+def test_cleaning_cuts_texts_and_not_their_names():
+    assert clean({"a" * 20: ["b" * 20]}, 5) == {"a" * 20: ["b" * 5]}
 
 
 def test_a_lock_that_cannot_be_had_leaves_no_file_open(tmp_path, monkeypatch):

@@ -21,8 +21,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["manifest_name", "new_file", "write_whole", "write_json", "finite", "new_folder", "commit_folder",
-           "damage", "free_bytes", "sha256_of", "to_disk", "leftovers", "remove_leftovers", "checkpoint_number",
+__all__ = ["manifest_name", "new_file", "write_whole", "write_json", "finite", "unused_key", "new_folder",
+           "commit_folder", "damage", "free_bytes", "sha256_of", "to_disk", "leftovers", "remove_leftovers", "checkpoint_number",
            "checkpoint_step", "checkpoint_folders", "surplus_checkpoints", "newest_whole_checkpoint",
            "move_newer_checkpoints"]
 
@@ -83,9 +83,13 @@ def finite(
 ):  # the same, without what JSON cannot hold
     """Return `x` in a form that JSON can hold
 
-    NaN and infinities become None, tuples become lists, and NumPy's numbers become Python's."""
+    NaN and infinities become None, tuples become lists, and NumPy's numbers become Python's. Keys become
+    texts; where two become equal, the second is numbered: {1: 0.5, "1": 0.7} gives "1" and "1 (2)"."""
     if isinstance(x, dict):
-        return {str(key): finite(value) for key, value in x.items()}
+        written: dict = {}
+        for key, value in x.items():
+            written[unused_key(str(key), written)] = finite(value)
+        return written
     if isinstance(x, (list, tuple)):
         return [finite(value) for value in x]
     # NumPy is not imported here, which would be slow: `x` can hold its numbers only if somebody has done so.
@@ -95,6 +99,18 @@ def finite(
     if isinstance(x, float) and not math.isfinite(x):
         return None
     return x
+
+
+def unused_key(
+    key: str,  # for a new entry of a dict
+    taken: dict,  # the dict, or anything that tells by `in` which keys there are
+) -> str:  # the key, or with a number behind it
+    "Return `key`, or where it is taken the first of `key (2)`, `key (3)` and so on that is not"
+    unused, number = key, 1
+    while unused in taken:
+        number += 1
+        unused = f"{key} ({number})"
+    return unused
 
 
 # Folders
