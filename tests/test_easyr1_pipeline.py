@@ -73,7 +73,7 @@ def test_quick_start_stops_at_a_problem_and_goes_on_behind_it(base, tmp_path):
 def test_a_killed_stage_leaves_nothing_and_a_stopped_training_goes_on(base, tmp_path, monkeypatch):
     import vlrlbook.grpo
     out, seen = tmp_path / "run", []
-    (out / ".export-abc").mkdir(parents=True) # what a kill leaves
+    (out / ".export-abcdefgh").mkdir(parents=True) # what a kill leaves
     def stopped(settings):
         seen.append(settings.resume)
         (Path(settings.output_dir) / "checkpoint-10").mkdir(parents=True, exist_ok=True)
