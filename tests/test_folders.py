@@ -388,6 +388,12 @@ def test_checkpoints_by_number(tmp_path, capsys):
     assert "2 checkpoints of an earlier run moved to earlier-2" in capsys.readouterr().out
 
 
+def test_a_number_that_another_process_takes_meanwhile_is_passed(tmp_path, monkeypatch):
+    for name in ("checkpoint-9", "earlier-1", "earlier-2"): (tmp_path / name).mkdir()
+    monkeypatch.setattr(Path, "exists", lambda path, **more: False)
+    assert move_newer_checkpoints(tmp_path, -1) == tmp_path / "earlier-3"
+
+
 # The module
 
 def test_it_is_light():

@@ -438,17 +438,20 @@ def move_newer_checkpoints(
     newer = [p for p in checkpoints if checkpoint_number(p) > last]  # type: ignore[operator]  # never None
     if not newer:
         return None
-    folder = _unused_name(Path(run), "earlier")
-    folder.mkdir()
+    folder = _new_numbered(Path(run), "earlier")
     for path in newer:
         os.rename(path, folder / path.name)
     print(f"{len(newer)} checkpoints of an earlier run moved to {folder.name}")
     return folder
 
 
-def _unused_name(folder, name):
-    "The first of the paths NAME-1, NAME-2 and so on in a folder where nothing is"
+def _new_numbered(folder, name):
+    "Make the first of the folders NAME-1, NAME-2 and so on where nothing is, and return its path"
     number = 1
-    while (folder / f"{name}-{number}").exists():
-        number += 1
-    return folder / f"{name}-{number}"
+    while True:
+        new = folder / f"{name}-{number}"
+        try:
+            new.mkdir()  # not `exists` first: another process may make the folder in between
+            return new
+        except FileExistsError:
+            number += 1
