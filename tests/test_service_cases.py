@@ -531,6 +531,39 @@ def test_a_log_is_read_once_for_all(tmp_path, monkeypatch):
     assert log.after(-1) == ([], None)
 
 
+def read_in_pieces(path, pieces):
+    "Steps that a reader of the log knows after each piece that a run has written"
+    log, known = RunLog(path), []
+    for piece in pieces:
+        with open(path, "a") as file: file.write(piece)
+        log.refresh()
+        known.append([json.loads(row)["step"] for row in log.known_after(-1)[0]])
+    return known
+
+
+@pytest.mark.parametrize("long", ["2," + "9" * 100, "9" * 64, "x" * 1000])
+def test_a_line_that_is_too_long_is_passed(tmp_path, monkeypatch, caplog, long):
+    "Whole or in pieces, and those behind it are read; one word in the log for each"
+    monkeypatch.setattr("vlrlbook.service.run_log_reader._most_read_at_once", 64)
+    begin = "step,loss\n1,0.5\n"
+    for pieces, known in [([begin + long + "\n3,1\n"], [[1, 3]]), ([begin, long[:20], long[20:], "\n", "3,1\n"], [[1]] * 4 + [[1, 3]]),
+                          ([begin + long, "7", "\n3,1", "\n"], [[1]] * 3 + [[1, 3]]), ([begin + f"{long}\n{long}\n3,1\n"], [[1, 3]])]:
+        caplog.clear()
+        (tmp_path / "run_log.csv").unlink(missing_ok=True)
+        assert read_in_pieces(tmp_path / "run_log.csv", pieces) == known, pieces
+        assert {record.reason for record in caplog.records} >= {"a line of more than 64 bytes, from byte 16 on, is left out"}
+        assert len(caplog.records) == "".join(pieces).count(long)
+
+
+def test_a_row_that_no_csv_can_have_costs_no_other(tmp_path, caplog):
+    assert read_in_pieces(tmp_path / "run_log.csv", ["step,loss\n1,1\n2," + "9" * 140_000 + "\n3,1\n4,1\n"]) == [[1, 3, 4]]
+    assert "field larger than field limit" in caplog.records[-1].reason
+
+
+def test_a_line_of_nine_megabytes_holds_up_no_row(tmp_path):
+    assert read_in_pieces(tmp_path / "run_log.csv", ["step,loss\n1,1\n2," + "9" * (9 << 20), "\n3,1\n"]) == [[1], [1, 3]]
+
+
 def test_steps_that_stand_twice(tmp_path):
     path = tmp_path / "run_log.csv"
     path.write_text("step,loss\n1,1\n2,2\n1,3\n2,4\n3,5\n")
