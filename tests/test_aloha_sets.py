@@ -422,7 +422,9 @@ def test_lerobot_trains_on_the_number_too():
 
 @pytest.mark.parametrize("episodes, told", [
     ("5-3", "5-3 holds no film.*3-5"), ("0-2,9-7", "9-7 holds no film"), ("²", "expected numbers of films"),
-    ("1-", "expected numbers of films"), ("4", "\\[4\\] for that film")])
+    ("1-", "expected numbers of films"), ("4", "\\[4\\] for that film"),
+    ("0-9999999999", "0-9999999999': no data set has so many films; expected numbers below 2000000"), ("[1,2000000]", "so many films"),
+    ("1-" + "9" * 5000, r"'1-9{57}… \(5004 characters\): no data set"), ("8" * 5000, "so many films"), ("0" * 5000 + "4", "for that film")])
 def test_films_that_cannot_be_meant_are_refused(tmp_path, episodes, told):
     from vlrlbook.aloha_settings import AlohaSettings
     from vlrlbook.core import SettingsError, read_settings
@@ -433,5 +435,5 @@ def test_films_that_cannot_be_meant_are_refused(tmp_path, episodes, told):
 def test_a_number_of_films_to_draw_is_a_number():
     from vlrlbook.aloha_settings import AlohaSettings
     from vlrlbook.core import SettingsError, read_settings
-    for episodes in ("²", "0", "many"):
+    for episodes in ("²", "0", "many", "9" * 5000, 10**9, "2000000"):
         with pytest.raises(SettingsError, match="episodes"): read_settings(AlohaSettings, dict(size="tiny", episodes=episodes))

@@ -81,7 +81,7 @@ def test_a_finished_stage_that_was_damaged_is_made_again(base, tmp_path):
 def test_a_killed_stage_leaves_nothing_and_a_stopped_training_goes_on(base, tmp_path, monkeypatch):
     import vlrlbook.grpo
     out, seen = tmp_path / "run", []
-    (out / ".export-abc").mkdir(parents=True) # what a kill leaves
+    (out / ".export-abcdefgh").mkdir(parents=True) # what a kill leaves
     def stopped(settings):
         seen.append(settings.resume)
         (Path(settings.output_dir) / "checkpoint-10").mkdir(parents=True, exist_ok=True)

@@ -293,12 +293,39 @@ def test_what_is_durable_goes_to_the_disk_before_the_rename(tmp_path, monkeypatc
 
 
 def test_leftovers_are_those_of_one_name(tmp_path):
-    for name in (".a-x1_y", ".a-b-x1", ".b-x1", "a-x1", ".a-", ".a-X"): (tmp_path / name).mkdir()
-    (tmp_path / ".a-file").write_text("x")
-    assert [p.name for p in leftovers(tmp_path / "a")] == [".a-file", ".a-x1_y"]
+    others = [".a-", ".a-2-x1_y5678", ".a-X1_Y5678", ".a-backup", ".a-b-x1_y5678", ".b-x1_y5678", "a-x1_y5678"] # .a-backup: a user's
+    for name in (*others, ".a-x1_y5678"): (tmp_path / name).mkdir()
+    (tmp_path / ".a-file5678").write_text("x")
+    assert [p.name for p in leftovers(tmp_path / "a")] == [".a-file5678", ".a-x1_y5678"]
     assert leftovers(tmp_path / "no" / "a") == []
     remove_leftovers(tmp_path / "a")
-    assert names(tmp_path) == [".a-", ".a-X", ".a-b-x1", ".b-x1", "a-x1"]
+    assert names(tmp_path) == sorted(others)
+
+
+@pytest.mark.parametrize("begin", ["n" * 199, "n" * 250, "名" * 83])
+def test_long_names_that_begin_alike_are_two_names(tmp_path, begin):
+    "Another process may be writing the other one"
+    one, other = tmp_path / f"{begin}-1", tmp_path / f"{begin}-2"
+    with new_file(one) as aside:
+        aside.write_text("x")
+        remove_leftovers(other)
+        assert leftovers(one) == [aside] and leftovers(other) == []
+    assert one.read_text() == "x"
+
+
+def test_what_a_commit_moved_aside_is_no_leftover_of_a_folder_called_old(tmp_path, monkeypatch):
+    "A process that is killed between the two renames of `_take_the_place` leaves the only copy there"
+    with new_folder(tmp_path / "a") as aside: (aside / "kept").write_text("x")
+    real, done = os.rename, []
+    def rename(source, target):
+        if done: raise KeyboardInterrupt
+        done.append(real(source, target))
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(os, "rename", rename)
+        with new_folder(tmp_path / "a", existing="any", manifest=False, durable=False): pass
+    assert not (tmp_path / "a").exists()
+    remove_leftovers(tmp_path / "old")
+    assert [path.read_text() for path in tmp_path.glob(".*/a/kept")] == ["x"]
 
 
 @pytest.mark.parametrize("name", ["n" * 255, "名" * 85, "🙂" * 63])
@@ -322,6 +349,12 @@ def test_a_file_is_replaced_when_the_new_one_is_whole(tmp_path):
         assert aside.name.startswith(".a-") and leftovers(tmp_path / "a") == [aside]
     assert names(tmp_path) == ["a"] and mode(tmp_path / "a") == 0o644
     assert (tmp_path / "a").read_text() == "new"
+
+
+def test_keys_that_become_one_text_lose_no_entry(tmp_path):
+    write_json(tmp_path / "a.json", {1: 0.5, "1": [{"1 (2)": 1, 1.5: 2, "1.5": float("nan")}], None: 3, "None": 4})
+    assert json.loads((tmp_path / "a.json").read_text()) == {
+        "1": 0.5, "1 (2)": [{"1 (2)": 1, "1.5": 2, "1.5 (2)": None}], "None": 3, "None (2)": 4}
 
 
 def test_a_full_disk_keeps_the_old_file(small_disk):
@@ -353,6 +386,12 @@ def test_checkpoints_by_number(tmp_path, capsys):
     assert names(tmp_path / "earlier-1") == ["checkpoint-100"]
     assert names(tmp_path / "earlier-2") == ["checkpoint-10", "checkpoint-9"]
     assert "2 checkpoints of an earlier run moved to earlier-2" in capsys.readouterr().out
+
+
+def test_a_number_that_another_process_takes_meanwhile_is_passed(tmp_path, monkeypatch):
+    for name in ("checkpoint-9", "earlier-1", "earlier-2"): (tmp_path / name).mkdir()
+    monkeypatch.setattr(Path, "exists", lambda path, **more: False)
+    assert move_newer_checkpoints(tmp_path, -1) == tmp_path / "earlier-3"
 
 
 # The module
@@ -552,7 +591,7 @@ def test_a_jobs_result(small_disk):
     with pytest.raises(OSError, match="No space"): commit_result(small_disk)
     assert names(small_disk) == ["ballast", "out.ipynb", "run"]
     ballast.unlink()
-    write_whole(small_disk / ".result-x1y2" / "half", "what a killed trainer left")
+    write_whole(small_disk / ".result-x1y2z3w4" / "half", "what a killed trainer left")
     commit_result(small_disk)
     assert names(small_disk) == ["out.ipynb", "result", "run"] and damage(small_disk / "result") is None
     assert names(small_disk / "result") == ["adapter.safetensors", "manifest.json", "out.ipynb"]

@@ -251,6 +251,22 @@ def test_parts_work_without_jobs(tmp_path):
     ledger.close()
 
 
+def test_a_stop_by_order_is_no_start_by_itself(tmp_path):
+    "And does not count, however often the job has started by itself before"
+    from support.faults import opened
+    from vlrlbook.jobs.outcome import outcome_content
+    told, killed = outcome_content("interrupted"), outcome_content("interrupted") | dict(why="its supervisor died")
+    with opened(tmp_path) as jobs:
+        job_id, said = jobs.submit("a", {}, TRAINER).job_id, []
+        for attempt, outcome in enumerate([told, killed, told, killed, told, told, killed], 1):
+            jobs.ledger.move(job_id, "queued", "training", "slot 0", attempt=attempt)
+            jobs.running._close(jobs.ledger.job(job_id), jobs.data.job(job_id), outcome)
+            jobs.waiting.queue_interrupted(3)
+            said.append(jobs.events(job_id)[-1]["why"])
+    after_order, by_itself = "goes on after a stop", "start {} of 3 by itself".format
+    assert said == [after_order, by_itself(1), after_order, by_itself(2), after_order, after_order, by_itself(3)]
+
+
 def test_the_thread_outlives_what_goes_wrong(caplog):
     "Each look fails in another way, and the next comes all the same"
     looks, done = iter([ValueError("one"), OSError("two")]), threading.Event()
@@ -306,8 +322,15 @@ def test_verdicts(code, tail, whole, killed, expected):
 @pytest.mark.parametrize("given, kept",
                          [("a\ud800b", "a?b"), ("a\0b\x1b", "a\ufffdb\ufffd"), (float("nan"), None),
                           ({"a": [float("inf"), 1, True, None]}, {"a": [None, 1, True, None]}), ("三个苹果\n", "三个苹果\n"),
-                          ("三个\u3000苹果\u00a0👨\u200d👩", "三个\u3000苹果\u00a0👨\u200d👩"), ("a\u202eb\u2066\x85", "a\ufffdb\ufffd\ufffd")])
-def test_clean(given, kept): assert clean(given) == kept
+                          ("三个\u3000苹果\u00a0👨\u200d👩", "三个\u3000苹果\u00a0👨\u200d👩"), ("a\u202eb\u2066\x85", "a\ufffdb\ufffd\ufffd"),
+                          ({"a\x01": 1, "a\x02": 2, "a\x03": [{1: 3, "1": 4}]},
+                           {"a\ufffd": 1, "a\ufffd (2)": 2, "a\ufffd (3)": [{"1": 3, "1 (2)": 4}]}),
+                          ({"a\x01": 2, "a\ufffd (2)": 3, "a\x02": 4}, {"a\ufffd": 2, "a\ufffd (2)": 3, "a\ufffd (3)": 4})])
+def test_clean(given, kept): assert clean(given) == kept and clean(kept) == kept
+
+
+def test_cleaning_cuts_texts_and_not_their_names():
+    assert clean({"a" * 20: ["b" * 20]}, 5) == {"a" * 20: ["b" * 5]}
 
 
 def test_a_lock_that_cannot_be_had_leaves_no_file_open(tmp_path, monkeypatch):

@@ -78,3 +78,17 @@ def test_last_real_token(mask, last): assert last_real_token(torch.tensor(mask))
 def test_max_image_size_limits_tokens():
     _, processor = load_vlm("tiny-qwen2_5_vl", max_image_size=56)
     assert (encode(processor, synthetic_counting(1))["input_ids"] == processor.image_token_id).sum() == 4
+
+
+@pytest.mark.parametrize("family, size, told", [
+    ("qwen2_vl", dict(width=160), "width = 160: expected a multiple of 64"), ("aria", dict(width=96), "of 64"),
+    ("gemma3", dict(width=0), "of 64"), ("qwen3_5", dict(depth=3), "depth = 3: expected 4 or more")])
+def test_a_size_that_could_be_built_but_not_run_is_refused(family, size, told):
+    with pytest.raises(ValueError, match=told): tiny_twin(family, **size)
+
+
+@pytest.mark.parametrize("family, size", [
+    ("qwen2_vl", dict(width=192, depth=1)), ("gemma3", dict(width=64, depth=1)), ("qwen3_5", dict(width=64))])
+def test_the_smallest_sizes_run(family, size):
+    model, _ = tiny_twin(family, **size)
+    with torch.no_grad(): assert torch.isfinite(model(input_ids=torch.arange(10, 20)[None]).logits).all()

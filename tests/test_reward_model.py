@@ -7,6 +7,8 @@ import random
 import re
 import subprocess
 import sys
+import types
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -370,6 +372,29 @@ def test_the_tenth_run_of_a_second_is_later_than_the_ninth(tmp_path):
     for ending in ("", "-2", "-9", "-10"): (Path(f"{second}{ending}") / "checkpoint-1").mkdir(parents=True)
     (Path(f"{second}-11")).mkdir()
     assert _latest_run(asked) == Path(f"{second}-10"), "-11 has no checkpoint"
+
+
+@pytest.mark.parametrize("name", ["run[1]", "a*", "?", "[!x]"])
+def test_an_experiments_name_is_no_pattern(tmp_path, name):
+    from vlrlbook.reward_model import _latest_run, _new_run_dir
+    s = types.SimpleNamespace(output_dir=str(tmp_path / "runs"), experiment_name=name)
+    with pytest.raises(SettingsError, match="no run of"): _latest_run(s)
+    for other in ("run1", "ab", "x"): (tmp_path / "runs" / f"{other}_99990101-000000" / "checkpoint-1").mkdir(parents=True)
+    run = _new_run_dir(s)
+    (run / "checkpoint-1").mkdir()
+    assert _latest_run(s) == run and run.name.startswith(f"{name}_")
+
+
+def test_runs_of_the_same_second_get_a_directory_each(tmp_path, monkeypatch):
+    "Also where another process makes the directory between the look and the making"
+    from vlrlbook import reward_model
+    class Clock:
+        @staticmethod
+        def now(): return datetime(2026, 1, 31, 23, 59, 59)
+    monkeypatch.setattr(reward_model, "datetime", Clock)
+    monkeypatch.setattr(Path, "exists", lambda path, **more: False)
+    s = types.SimpleNamespace(output_dir=str(tmp_path / "deep" / "runs"), experiment_name="a")
+    assert [reward_model._new_run_dir(s).name for _ in range(3)] == ["a_20260131-235959", "a_20260131-235959-2", "a_20260131-235959-3"]
 
 
 def write_committed(folder):

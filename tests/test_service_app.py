@@ -71,6 +71,26 @@ def test_token_in_a_cookie(client):
     refused(client().get("/", headers={"authorization": ""}), "door.token")
 
 
+def test_nobody_without_the_token_sees_the_facts(client):
+    "The door and the handler of `/` judge alike what asks for the page, and what shows a token"
+    c = client()
+    def asked(address, *accept):
+        headers = [("authorization", ""), *(("accept", x) for x in accept or ["application/json"])]
+        return c.get(address, headers=headers, follow_redirects=False)
+    for address in ("/?xtoken=1", "/?a=token=", "/?x;token=1", "/?tokens=1"): refused(asked(address), "door.token")
+    for address in ("/?token", "/?token=", "/?token=wrong", "/?%74oken=wrong", "/?a=1&token=%ff"):
+        answer = asked(address)
+        assert (answer.status_code, answer.text, answer.headers["location"]) == (303, "", "./") and "set-cookie" not in answer.headers
+    assert "set-cookie" in asked("/?%74oken=secret").headers
+    for accept in (("application/json", "text/html"), ("text/html", "application/json")):
+        assert asked("/", *accept).headers["content-type"] == "text/html; charset=utf-8"
+
+
+def test_a_page_that_is_missing_does_not_become_the_facts(client, monkeypatch, tmp_path):
+    monkeypatch.setattr("vlrlbook.service.front_page.web_folder", lambda: tmp_path)
+    refused(client().get("/", headers={"authorization": "", "accept": "text/html"}), "door.path")
+
+
 @pytest.mark.parametrize("given, message", [(dict(host="0.0.0.0", token=False), "without a token"), (dict(port=70000), "port"),
     (dict(on_exit="stay"), "on_exit"), (dict(size="huge"), "size"), (dict(slots=0), "slots"), (dict(prot=1), "did you mean 'port'")])
 def test_settings_that_cannot_be(given, message):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 import zipfile
 from pathlib import Path
 
@@ -463,6 +464,51 @@ def test_a_listener_of_a_removed_job_is_told(client, good):
     assert asyncio.run(listen()) == [b'event: end\ndata: "removed"\n\n'] and side.streaming == 0 and not side.watches
 
 
+@pytest.mark.parametrize("how", ["cancel", "remove", "resume"])
+@pytest.mark.parametrize("reader_comes", ["before", "during"])
+def test_a_reply_that_was_asked_before_a_change_is_not_remembered(how, reader_comes):
+    "A reader that asks before a DELETE or resume, or while it is done, may be told the old state; nobody after it"
+    import asyncio
+    import contextlib
+    from vlrlbook.service import JobSide, StateSide
+    state, begun, may_end = ["old"], threading.Event(), threading.Event()
+    def asked(job_id):
+        told = state[0].encode()
+        begun.set()
+        assert may_end.wait(20)
+        return told
+    async def run():
+        loop = asyncio.get_running_loop()
+        def change(job_id):
+            if reader_comes == "during":
+                may_end.set()
+                assert asyncio.run_coroutine_threadsafe(states.job(request), loop).result(20).body == b"old"
+            state[0] = "new"
+            return types.SimpleNamespace(as_dict=lambda: dict(parameters={}), parameters={})
+        states = StateSide(None)
+        states._reply_about = asked
+        side = JobSide(types.SimpleNamespace(**{how: change}), types.SimpleNamespace(in_use=contextlib.nullcontext()), states, "tiny", {})
+        request = types.SimpleNamespace(path_params=dict(job_id="a"), scope=dict(query_string=b"purge=1" if how == "remove" else b""))
+        early = []
+        if reader_comes == "before":
+            early.append(asyncio.create_task(states.job(request)))
+            await asyncio.to_thread(begun.wait, 20)
+        await (side.resume if how == "resume" else side.cancel)(request)
+        late = asyncio.create_task(states.job(request))
+        may_end.set()
+        assert [(await task).body for task in (*early, late)] == [b"old"] * len(early) + [b"new"]
+        assert (await states.job(request)).body == b"new" and states.tasks == {}
+    asyncio.run(run())
+
+
+def test_jobs_that_were_cleaned_up_are_not_remembered(client):
+    c = client()
+    c.service.state_side.replies["x"] = (time.monotonic(), b"{}")
+    assert c.get("/jobs/x").json() == {}
+    assert c.post("/clean-up").status_code == 200
+    refused(c.get("/jobs/x"), "job.unknown")
+
+
 def test_a_log_is_read_once_for_all(tmp_path, monkeypatch):
     path = tmp_path / "run_log.csv"
     log = RunLog(path)
@@ -483,6 +529,39 @@ def test_a_log_is_read_once_for_all(tmp_path, monkeypatch):
     assert [json.loads(row) for row in log.after(-1)[0]] == [dict(step=1, loss=9.0)]
     path.write_text("")
     assert log.after(-1) == ([], None)
+
+
+def read_in_pieces(path, pieces):
+    "Steps that a reader of the log knows after each piece that a run has written"
+    log, known = RunLog(path), []
+    for piece in pieces:
+        with open(path, "a") as file: file.write(piece)
+        log.refresh()
+        known.append([json.loads(row)["step"] for row in log.known_after(-1)[0]])
+    return known
+
+
+@pytest.mark.parametrize("long", ["2," + "9" * 100, "9" * 64, "x" * 1000])
+def test_a_line_that_is_too_long_is_passed(tmp_path, monkeypatch, caplog, long):
+    "Whole or in pieces, and those behind it are read; one word in the log for each"
+    monkeypatch.setattr("vlrlbook.service.run_log_reader._most_read_at_once", 64)
+    begin = "step,loss\n1,0.5\n"
+    for pieces, known in [([begin + long + "\n3,1\n"], [[1, 3]]), ([begin, long[:20], long[20:], "\n", "3,1\n"], [[1]] * 4 + [[1, 3]]),
+                          ([begin + long, "7", "\n3,1", "\n"], [[1]] * 3 + [[1, 3]]), ([begin + f"{long}\n{long}\n3,1\n"], [[1, 3]])]:
+        caplog.clear()
+        (tmp_path / "run_log.csv").unlink(missing_ok=True)
+        assert read_in_pieces(tmp_path / "run_log.csv", pieces) == known, pieces
+        assert {record.reason for record in caplog.records} >= {"a line of more than 64 bytes, from byte 16 on, is left out"}
+        assert len(caplog.records) == "".join(pieces).count(long)
+
+
+def test_a_row_that_no_csv_can_have_costs_no_other(tmp_path, caplog):
+    assert read_in_pieces(tmp_path / "run_log.csv", ["step,loss\n1,1\n2," + "9" * 140_000 + "\n3,1\n4,1\n"]) == [[1, 3, 4]]
+    assert "field larger than field limit" in caplog.records[-1].reason
+
+
+def test_a_line_of_nine_megabytes_holds_up_no_row(tmp_path):
+    assert read_in_pieces(tmp_path / "run_log.csv", ["step,loss\n1,1\n2," + "9" * (9 << 20), "\n3,1\n"]) == [[1], [1, 3]]
 
 
 def test_steps_that_stand_twice(tmp_path):

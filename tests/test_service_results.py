@@ -6,11 +6,14 @@ import json
 import re
 import shutil
 import stat
+import types
 import zipfile
 
 import pytest
 
 from support.service import CODES_MET_IN, client, done, good, nothing_stays, refused, seen, server, trainer, with_file
+from vlrlbook.jobs import JobFolder
+from vlrlbook.service import Problem, one_range
 
 
 def test_keys_and_the_queue(with_file):
@@ -52,7 +55,7 @@ def test_what_there_is_not(with_file):
     assert c.get(f"/jobs/{job}/log").text == ""
     refused(c.get(f"/jobs/{job}/notebook"), "job.no_notebook")
     refused(c.get(f"/jobs/{job}/download"), "job.not_completed")
-    assert c.get(f"/jobs/{job}/metrics").json() == dict(rows=[], next_step=0)
+    assert c.get(f"/jobs/{job}/metrics").json() == dict(rows=[], next_step=-1)
     assert c.get(f"/jobs/{job}/rollouts").json() == dict(step=0, groups=[])
     c.delete(f"/jobs/{job}"), c.delete(f"/jobs/{job}?purge=true")
 
@@ -121,6 +124,34 @@ def test_downloads(server, done):
     with concurrent.futures.ThreadPoolExecutor(20) as pool:
         hashes = set(pool.map(lambda _: hashlib.sha256(server.get(f"/jobs/{done}/download").content).hexdigest(), range(100)))
     assert hashes == {digest}
+
+
+def test_who_asks_before_the_first_row_misses_none(with_file):
+    "Also if it is of step 0: each `next_step` is sent as the next `after_step`"
+    c = with_file
+    job = c.post("/train", json=dict(job_name="a", data_file_id=c.file_id)).json()["job_id"]
+    log, seen, after = JobFolder(c.jobs.folder(job)).run_log, [], -1
+    log.parent.mkdir(parents=True, exist_ok=True)
+    for text in ("", "step,loss\n", "0,0.5\n", "", "1,0.25\n2,0.125\n", ""):
+        with open(log, "a") as file: file.write(text)
+        page = c.get(f"/jobs/{job}/metrics?after_step={after}").json()
+        after = page["next_step"]
+        seen.append(([row["step"] for row in page["rows"]], after))
+    assert seen == [([], -1), ([], -1), ([0], 0), ([], 0), ([1, 2], 2), ([], 2)]
+    c.delete(f"/jobs/{job}"), c.delete(f"/jobs/{job}?purge=true")
+
+
+@pytest.mark.parametrize("given, kept", [("bytes=9-5", False), ("bytes=5-4", False), ("bytes=3-1", False), ("bytes=1-3", True),
+                                         ("bytes=4-9", True), ("bytes=5-9", None), ("bytes=9-", None), ("bytes=-0", None)])
+def test_a_range_is_kept_dropped_or_refused(given, kept):
+    "Of a file of five bytes. None: refused"
+    request = types.SimpleNamespace(headers={"range": given}, scope=dict(headers=[(b"range", given.encode()), (b"a", b"b")]))
+    if kept is None:
+        with pytest.raises(Problem) as refusal: one_range(request, 5)
+        assert refusal.value.code == "range.unsatisfiable" and refusal.value.headers == {"content-range": "bytes */5"}
+    else:
+        one_range(request, 5)
+        assert [name for name, _ in request.scope["headers"]] == ([b"range"] if kept else []) + [b"a"]
 
 
 def test_a_job_without_its_files(server, good):

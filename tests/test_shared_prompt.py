@@ -344,7 +344,12 @@ def test_flash_attention_switches_sharing_off(tmp_path, capsys):
 
 def test_race_settings_refuse():
     with pytest.raises(ValueError, match="did you mean 'counting'"): read_settings(RaceSettings, dict(profile="countin"))
-    with pytest.raises(ValueError, match="multiple of 32"): read_settings(RaceSettings, dict(width=100))
+    for width in (100, 64, 160, 224):
+        with pytest.raises(ValueError, match=f"width = {width}: expected a multiple of 64, 128"):
+            read_settings(RaceSettings, dict(width=width))
+    with pytest.raises(ValueError, match="depth = 3: expected 4 or more for qwen3_5"):
+        read_settings(RaceSettings, dict(family="qwen3_5", depth=3))
+    for given in (dict(width=192), dict(depth=1), dict(family="qwen3_5")): read_settings(RaceSettings, given)
 
 
 def waiting_megabytes(t, batch):

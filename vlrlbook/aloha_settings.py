@@ -15,12 +15,13 @@ from .data import aloha_cameras
 from .film_labels import readings
 from .settings import Settings, SettingsError, as_type, nearest
 
-__all__ = ["DRAWN", "DRAWN_FILMS", "SIMULATED", "video_backends", "presets", "environment", "OLD_HEADS",
+__all__ = ["DRAWN", "DRAWN_FILMS", "SIMULATED", "MOST_FILMS", "video_backends", "presets", "environment", "OLD_HEADS",
            "is_classifier", "AlohaSettings"]
 
 DRAWN = "local/synthetic_aloha"  # name of a data set whose films are drawn when a run asks for them
 DRAWN_FILMS = 90  # how many films are drawn if the setting `episodes` does not say it
 SIMULATED = "local/aloha_transfer_cube"  # 96 films of the ALOHA simulator, which come with vlrlbook
+MOST_FILMS = 2_000_000  # a data set has fewer films: the largest that are known have about a million
 video_backends = ["torchcodec", "pyav"]  # those that LeRobot reads films with
 
 # Size → the values of settings that were not given. A tiny model is trained whole, on a CPU, in minutes. The
@@ -320,13 +321,13 @@ class AlohaSettings(Settings):
 
         # A single number could mean that film, or so many films: the user has to say which.
         if text.isdecimal():
-            n = int(text)
+            n = self._film_number(text)
             raise SettingsError(f"episodes = {n}: of a data set it names films, as LeRobot's does; "
                                 f"[{n}] for that film, 0-{max(n - 1, 0)} for the first {n}")
-        films = []
+        films = set()
         for part in text.strip("[]()").split(","):
-            films += self._films_of_part(part)  # a range
-        return sorted(set(films))
+            films |= set(self._films_of_part(part))  # a range
+        return sorted(films)
 
     def _films_of_part(self,
         part,  # what stands between two commas of `episodes`: such as "3", or "3-5" for 3, 4 and 5
@@ -335,23 +336,42 @@ class AlohaSettings(Settings):
         # one whole number, or two with a hyphen between; spaces may stand around them
         first_and_last = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
         if not first_and_last:
-            wanted = "expected numbers of films, such as [0,2,5] or 0-9"
-            raise SettingsError(f"episodes = {self.episodes!r}: {wanted}")
-        first = int(first_and_last[1])
-        last = int(first_and_last[2] or first)  # of a single number: the same film
+            raise self._films_error("expected numbers of films, such as [0,2,5] or 0-9")
+        first = self._film_number(first_and_last[1])
+        # Of a single number: the same film.
+        last = first if first_and_last[2] is None else self._film_number(first_and_last[2])
         if last < first:
-            raise SettingsError(f"episodes = {self.episodes!r}: {first}-{last} holds no film; "
-                                f"expected the smaller number first, {last}-{first}")
+            raise self._films_error(f"{first}-{last} holds no film; "
+                                    f"expected the smaller number first, {last}-{first}")
         return range(first, last + 1)
+
+    def _film_number(self,
+        digits,  # text of decimal digits, of any length
+    ):
+        "A number in `episodes` as an int; a SettingsError if no data set has so many films"
+        # Each named film becomes an item of a list, which must fit into memory. Python's `int` raises for
+        # more than 4,300 digits, so that their number is looked at first.
+        significant = digits.lstrip("0")
+        if len(significant) > len(str(MOST_FILMS)) or int(significant or 0) >= MOST_FILMS:
+            raise self._films_error(f"no data set has so many films; expected numbers below {MOST_FILMS}")
+        return int(significant or 0)  # the text of zero has no other digit than 0
+
+    def _films_error(self,
+        wanted,  # the end of the message: what is wrong, and what was expected
+    ):
+        "A SettingsError about the setting `episodes`, which is shown with at most about a hundred characters"
+        given = repr(self.episodes)
+        shown = given if len(given) <= 100 else f"{given[:60]}… ({len(given)} characters)"
+        return SettingsError(f"episodes = {shown}: {wanted}")
 
     def _films_to_draw(self,
         text,  # of the setting `episodes`, such as "90"
     ):
         "How many films to draw, from the text of `episodes`; a SettingsError if it is no number above 0"
-        is_count = text.isdecimal() and int(text) > 0
-        if not is_count:
-            raise SettingsError(f"episodes = {self.episodes!r}: expected how many films to draw")
-        return int(text)
+        count = self._film_number(text) if text.isdecimal() else 0
+        if count == 0:
+            raise self._films_error("expected how many films to draw")
+        return count
 
     def earlier_moments(self) -> list:  # the word first, and seconds below 0, in the order they are shown
         """Earlier moments to show before each frame: the setting `moments`, such as first,-2,-1, as a list.

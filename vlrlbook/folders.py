@@ -6,8 +6,8 @@ still is as it was committed; the functions on checkpoints read a run's `checkpo
 Written by hand, with nothing but Python's own library, so that a process that must start fast, such as a
 job's supervisor, can use this too.
 
-What a killed writer leaves has a hidden name, `.NAME-` and random letters, beside its target. No reader here
-takes such a name for a result, and `remove_leftovers` clears it away."""
+What a killed writer leaves has a hidden name, `.NAME-` and eight random letters, beside its target. No
+reader here takes such a name for a result, and `remove_leftovers` clears it away."""
 import errno
 import hashlib
 import json
@@ -21,10 +21,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["manifest_name", "new_file", "write_whole", "write_json", "finite", "new_folder", "commit_folder",
-           "damage", "free_bytes", "sha256_of", "to_disk", "leftovers", "remove_leftovers", "checkpoint_number",
-           "checkpoint_step", "checkpoint_folders", "surplus_checkpoints", "newest_whole_checkpoint",
-           "move_newer_checkpoints"]
+__all__ = ["manifest_name", "new_file", "write_whole", "write_json", "finite", "unused_key", "new_folder",
+           "commit_folder", "damage", "free_bytes", "sha256_of", "to_disk", "leftovers", "remove_leftovers",
+           "checkpoint_number", "checkpoint_step", "checkpoint_folders", "surplus_checkpoints",
+           "newest_whole_checkpoint", "move_newer_checkpoints"]
 
 manifest_name = "manifest.json"  # in a committed folder: path of each file -> its bytes and SHA-256
 # A hidden name repeats its file's name if that has at most so many bytes. File systems allow 255 in all.
@@ -83,9 +83,13 @@ def finite(
 ):  # the same, without what JSON cannot hold
     """Return `x` in a form that JSON can hold
 
-    NaN and infinities become None, tuples become lists, and NumPy's numbers become Python's."""
+    NaN and infinities become None, tuples become lists, and NumPy's numbers become Python's. Keys become
+    texts; where two become equal, the second is numbered: {1: 0.5, "1": 0.7} gives "1" and "1 (2)"."""
     if isinstance(x, dict):
-        return {str(key): finite(value) for key, value in x.items()}
+        written: dict = {}
+        for key, value in x.items():
+            written[unused_key(str(key), written)] = finite(value)
+        return written
     if isinstance(x, (list, tuple)):
         return [finite(value) for value in x]
     # NumPy is not imported here, which would be slow: `x` can hold its numbers only if somebody has done so.
@@ -95,6 +99,18 @@ def finite(
     if isinstance(x, float) and not math.isfinite(x):
         return None
     return x
+
+
+def unused_key(
+    key: str,  # for a new entry of a dict
+    taken: dict,  # the dict, or anything that tells by `in` which keys there are
+) -> str:  # the key, or with a number behind it
+    "Return `key`, or where it is taken the first of `key (2)`, `key (3)` and so on that is not"
+    unused, number = key, 1
+    while unused in taken:
+        number += 1
+        unused = f"{key} ({number})"
+    return unused
 
 
 # Folders
@@ -237,8 +253,9 @@ def leftovers(
 
     Those of a writer that is still at work look the same."""
     path = Path(path)
-    # a hidden name is `.NAME-` and random letters, of those that Python's tempfile takes
-    hidden_name = re.compile(re.escape(_hidden_prefix(path)) + "[a-z0-9_]+")
+    # A hidden name is `.NAME-` and the eight random letters of Python's tempfile. A file of a user, such as
+    # `.NAME-backup`, must not be taken for one; nor a hidden name of NAME-2, which has a hyphen more.
+    hidden_name = re.compile(re.escape(_hidden_prefix(path)) + "[a-z0-9_]{8}")
     if not path.parent.is_dir():
         return []
     return sorted(p for p in path.parent.iterdir() if hidden_name.fullmatch(p.name))
@@ -256,12 +273,14 @@ def remove_leftovers(
 
 
 def _hidden_prefix(path):
-    "Return how the hidden names begin under which `path` is written: `.NAME-`"
+    "Return how the hidden names begin under which `path` is written: `.NAME-`, and no other name's begin so"
     name = path.name
+    in_bytes = os.fsencode(name)
     # A name may have 255 bytes in all. Of a long one only the beginning is taken, which leaves room for the
-    # random letters.
-    if len(os.fsencode(name)) > _longest_repeated:
-        name = name[:_longest_repeated // 4]  # a character has at most four bytes
+    # random letters, and a hash of all of it: other long names may begin alike.
+    if len(in_bytes) > _longest_repeated:
+        begin = name[:_longest_repeated // 4]  # a character has at most four bytes
+        name = f"{begin}~{hashlib.sha256(in_bytes).hexdigest()[:16]}"
     return f".{name}-"
 
 
@@ -343,7 +362,8 @@ def _take_the_place(
     "Rename a finished folder to a name that another folder has, and remove that one"
     # A folder cannot be renamed over one that holds files, so the old one first moves into a hidden folder.
     # A process that is killed between the two renames leaves it there, complete.
-    hidden_folder = Path(tempfile.mkdtemp(prefix=".old-", dir=path.parent))
+    # No `-` in the prefix: `remove_leftovers` of a folder called `old` would take `.old-` for its own.
+    hidden_folder = Path(tempfile.mkdtemp(prefix=".old.", dir=path.parent))
     old = hidden_folder / path.name
     try:
         os.rename(path, old)
@@ -418,17 +438,20 @@ def move_newer_checkpoints(
     newer = [p for p in checkpoints if checkpoint_number(p) > last]  # type: ignore[operator]  # never None
     if not newer:
         return None
-    folder = _unused_name(Path(run), "earlier")
-    folder.mkdir()
+    folder = _new_numbered(Path(run), "earlier")
     for path in newer:
         os.rename(path, folder / path.name)
     print(f"{len(newer)} checkpoints of an earlier run moved to {folder.name}")
     return folder
 
 
-def _unused_name(folder, name):
-    "The first of the paths NAME-1, NAME-2 and so on in a folder where nothing is"
+def _new_numbered(folder, name):
+    "Make the first of the folders NAME-1, NAME-2 and so on where nothing is, and return its path"
     number = 1
-    while (folder / f"{name}-{number}").exists():
-        number += 1
-    return folder / f"{name}-{number}"
+    while True:
+        new = folder / f"{name}-{number}"
+        try:
+            new.mkdir()  # not `exists` first: another process may make the folder in between
+            return new
+        except FileExistsError:
+            number += 1

@@ -19,7 +19,7 @@ import torch
 from .core import Sample
 from .data import encode, synthetic_counting, to_dataset
 from .grpo import GRPOSettings, make_trainer
-from .models import add_lora, families, limit_pixels, tiny_twin
+from .models import add_lora, families, limit_pixels, size_problem, tiny_twin
 from .settings import SettingsError, nearest, read_settings
 from .shared_prompt import copied, replaced_methods, token_bound
 
@@ -56,13 +56,15 @@ class RaceSettings:
         "Raise SettingsError, with what would be valid, for the first setting with an impossible value"
         if self.profile not in profiles:
             raise SettingsError(f"profile = {self.profile!r}{nearest(self.profile, list(profiles))}")
-        # An attention head of a twin is 32 wide, and 128 is a twin's width in the other chapters.
-        if self.width < 128 or self.width % 32:
-            raise SettingsError(f"width = {self.width}: expected a multiple of 32, 128 or more")
+        # 128 is a twin's width in the other chapters.
+        if self.width < 128 or self.width % 64:
+            raise SettingsError(f"width = {self.width}: expected a multiple of 64, 128 or more")
         if min(self.depth, self.rounds) < 1:
             raise SettingsError(f"depth = {self.depth}, rounds = {self.rounds}: expected 1 or more")
         if self.family not in families:
             raise SettingsError(f"family = {self.family!r}{nearest(self.family, list(families))}")
+        if problem := size_problem(self.family, self.width, self.depth):
+            raise SettingsError(problem)
 
 
 def run_race(

@@ -1477,11 +1477,15 @@ def _new_run_dir(settings):
     Such as reward_model_20260131-235959; with -2, -3, … behind it if that name is taken."""
     name, n = f"{settings.experiment_name}_{datetime.now():%Y%m%d-%H%M%S}", 1
     run_dir = Path(settings.output_dir) / name
-    while run_dir.exists():
-        n += 1
-        run_dir = Path(settings.output_dir) / f"{name}-{n}"
-    run_dir.mkdir(parents=True)
-    return run_dir
+    run_dir.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        try:
+            # Not `exists` first: another run of the same second may make the directory in between.
+            run_dir.mkdir()
+            return run_dir
+        except FileExistsError:
+            n += 1
+            run_dir = run_dir.with_name(f"{name}-{n}")
 
 def rows_fingerprint(
     rows: list,  # checked preference rows, in their order
@@ -1506,7 +1510,11 @@ def _latest_run(settings):
     s = settings
     prefix = f"{s.experiment_name}_"
     run_dirs = []
-    for path in Path(s.output_dir).glob(f"{prefix}*"):
+    output_dir = Path(s.output_dir)
+    # No glob pattern is made of the name: `run[1]` would stand for `run1` in one.
+    for path in output_dir.iterdir() if output_dir.is_dir() else []:
+        if not path.name.startswith(prefix):
+            continue
         started = _start_of_run(path.name[len(prefix):])  # (time, number), or None for another experiment
         if started and any(path.glob("checkpoint-*")):
             run_dirs.append((started, path))

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from html import escape
 
+from ..folders import unused_key
+
 __all__ = ["moves", "states", "live", "ends", "controls", "clean", "utc", "Job"]
 
 # Each state, and the states that may follow it. The ledger refuses every other move.
@@ -34,13 +36,18 @@ replacement_character = "\N{REPLACEMENT CHARACTER}"  # what stands in the place 
 
 def clean(
     x,  # anything that JSON could hold
-    most: int = 100_000,  # characters of each text; what is longer is cut, keys only after 100,000
+    most: int = 100_000,  # characters of each text, which is cut after them; a key only after 100,000
 ):  # the same, writable as UTF-8 JSON
     """Copy `x` so that it can be sent as JSON and shown in a terminal.
 
-    Lone surrogates become "?", control characters U+FFFD, NaN and infinities None."""
+    Lone surrogates become "?", control characters U+FFFD, NaN and infinities None. Keys that become equal
+    by that are numbered, so that no entry is lost: {"a\\x01": 1, "a\\x02": 2} gives "a�" and "a� (2)"."""
     if isinstance(x, dict):
-        return {clean(str(key)): clean(value, most) for key, value in x.items()}
+        cleaned: dict = {}
+        for key, value in x.items():
+            # `most` does not cut a key: it is a name, and its beginning would be another one.
+            cleaned[unused_key(clean(str(key)), cleaned)] = clean(value, most)
+        return cleaned
     if isinstance(x, (list, tuple)):
         return [clean(value, most) for value in x]
     if isinstance(x, float):

@@ -19,6 +19,9 @@ causes = (
     ("trainer.disk_full", r"No space left on device|Disk quota exceeded"))
 
 outcome_states = ("completed", "failed", "cancelled", "interrupted")
+# Why a job moves to the state that its outcome tells, for the log of moves. If that state is `interrupted`,
+# the job was stopped by order: a supervisor that was killed has written no outcome.
+told_by_outcome = "its outcome says so"
 last_characters = 2000  # of the log, searched for a cause if the last line names none
 
 

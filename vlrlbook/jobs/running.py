@@ -10,7 +10,7 @@ from .folder import DataFolder, JobFolder
 from .job import live
 from .ledger import Ledger, logger
 from .lock_file import cancel_order, give_order, interrupt_order
-from .outcome import Outcome, outcome_content
+from .outcome import Outcome, outcome_content, told_by_outcome
 from .progress import Progress, newest_checkpoint
 from .result import problem_of
 from .retention import ServiceClock
@@ -136,7 +136,7 @@ class RunningJobs:
             columns["progress"] = 100.0
         if state == "interrupted":
             columns["restarts"] = restarts_after(row, folder, outcome)  # after too many it is not restarted
-        why = outcome["error_code"] or outcome.get("why", "its outcome says so")
+        why = outcome["error_code"] or outcome.get("why", told_by_outcome)  # for the log
         # Changes nothing if the job is no longer `live` (training, cancelling) or is at a later attempt.
         self.ledger.move(row["job_id"], live, state, why, of_attempt=row["attempt"], **columns)
 

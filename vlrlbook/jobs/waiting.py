@@ -8,7 +8,7 @@ from ..folders import checkpoint_number
 from .folder import DataFolder
 from .ledger import Ledger
 from .lock_file import give_order, run_order, take_lock
-from .outcome import Outcome
+from .outcome import Outcome, told_by_outcome
 from .progress import log_mark, newest_checkpoint, percent
 from .retention import ServiceClock
 
@@ -58,9 +58,14 @@ class WaitingJobs:
     ):
         "Queue interrupted jobs again, except those that were restarted too often"
         for row in self.ledger.interrupted(restarts):
-            # After a stop by order `restarts_after` has taken one off (0 → -1): this start does not count.
+            # After a stop by order `restarts_after` has taken one off (1 → 0, 0 → -1): this start does not
+            # count, so that the number is what it was before.
             count = row["restarts"] + 1
-            why = f"start {count} of {restarts} by itself" if count else "goes on after a stop"  # for the log
+            # The words for the log are chosen by the move that interrupted the job, since its number of
+            # restarts does not tell a stop by order from a supervisor that was killed.
+            was_stopped_by_order = self.ledger.history(row["job_id"])[-1]["why"] == told_by_outcome
+            by_itself = f"start {count} of {restarts} by itself"
+            why = "goes on after a stop" if was_stopped_by_order else by_itself
             # of_attempt: `move` changes nothing if the job is at another attempt by now.
             self.ledger.move(row["job_id"], "interrupted", "queued", why, of_attempt=row["attempt"],
                              restarts=count, ended_at=None, ended_clock=None)

@@ -9,13 +9,15 @@ import hmac
 import logging
 import time
 from typing import Any
+from urllib.parse import parse_qsl
 
 from .log_lines import logger
 from .refusals import Problem, clean
 from .replies import problem_response
 from .sessions import Sessions, session_cookie
 
-__all__ = ["own_host_names", "host_name", "Entry", "Doors", "shows_token"]
+__all__ = ["own_host_names", "host_name", "Entry", "Doors", "shows_token", "wants_page",
+           "names_token"]
 
 own_host_names = ("127.0.0.1", "localhost", "[::1]")  # by which this machine may be called
 
@@ -40,6 +42,22 @@ def shows_token(
 ) -> bool:  # they are equal
     "Compare a token in constant time: the time must not tell an attacker how many letters were right"
     return hmac.compare_digest(shown, token)
+
+
+def wants_page(
+    headers: list,  # of a request: pairs (name in lower case, value) of bytes; a name may stand twice
+) -> bool:  # it is a browser's, which is sent HTML
+    "Tell whether a request accepts HTML; the doors and the handler of `/` must judge that alike"
+    return any(name == b"accept" and b"text/html" in value for name, value in headers)
+
+
+def names_token(
+    query_string: bytes,  # of an address, such as b"token=abc&x=1"
+) -> bool:  # it has a parameter of that very name, with or without a value
+    "Tell whether the parameter `token` stands in an address: `xtoken=1` and `x=token=` have none"
+    # Read as Starlette reads it for the handler of `/`, so that `%74oken` is the same name for both.
+    parameters = parse_qsl(query_string.decode("latin-1"), keep_blank_values=True)
+    return "token" in dict(parameters)
 
 
 class Entry:
@@ -69,7 +87,7 @@ class Entry:
         if scope["method"] not in _reading_methods and self._comes_from_elsewhere(headers, host):
             return Problem("door.origin", "requests from the pages of others are refused")
 
-        if self.token is None or self._needs_no_token(scope, headers):
+        if self.token is None or self._needs_no_token(scope):
             return None
         # Programs show the token in a header; a browser's cookie shows a session that was begun with it.
         if shows_token(self._shown_token(headers), self.token) or self._has_session(headers, host):
@@ -105,8 +123,7 @@ class Entry:
         return site not in (b"same-origin", b"none")
 
     def _needs_no_token(self,
-        scope,  # ASGI's description of the request, with its path and query_string
-        headers,  # of the request: name in lower case → value, both bytes
+        scope,  # ASGI's description of the request, with its path, headers and query_string
     ):
         """Return whether a request may come in without a token.
 
@@ -115,8 +132,8 @@ class Entry:
             return True
         # The page itself asks its user for the token. A token in the address, /?token=…, is checked by the
         # handler of `/`, which begins a session with it.
-        shows_page = b"text/html" in headers.get(b"accept", b"")
-        return scope["path"] == "/" and (shows_page or b"token=" in scope["query_string"])
+        is_front = scope["path"] == "/"
+        return is_front and (wants_page(scope["headers"]) or names_token(scope["query_string"]))
 
     def _shown_token(self, headers):
         """Return the token that a program shows, as bytes; empty if it shows none.

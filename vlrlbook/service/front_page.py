@@ -8,7 +8,7 @@ from pathlib import Path
 from .. import __version__
 from ..archive import limits, zip_kinds
 from ..settings import nearest
-from .doors import Doors
+from .doors import Doors, names_token, wants_page
 from .options import ServiceSettings
 from .refusals import Problem, clean, problems
 from .replies import bytes_reply, file_reply, reply
@@ -110,11 +110,14 @@ class Front:
         """GET /: the page for a browser, a few facts as JSON for a program.
 
         With `?token=…` in the address it begins a session instead and leads back to the page."""
-        if "token" in request.query_params:
+        # `Entry` has asked the same two functions: whom it let in without a token must not see the facts.
+        if names_token(request.scope["query_string"]):
             return self._with_session(request)  # a redirect to the page, with a cookie if the token is right
         vary = {"vary": "accept"}  # a cache must not give a browser the reply that a program was sent
-        page = web_folder() / "index.html"
-        if "text/html" in request.headers.get("accept", "") and page.exists():
+        if wants_page(request.scope["headers"]):
+            page = web_folder() / "index.html"
+            if not page.exists():
+                raise Problem("door.path", "this installation has no page: index.html is missing", vary)
             headers = {"content-security-policy": Doors.page_policy, "cache-control": "no-cache"} | vary
             return file_reply(page, "text/html; charset=utf-8", headers)
         return reply(self._facts(), headers=vary)

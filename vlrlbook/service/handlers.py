@@ -108,7 +108,10 @@ class Service:
         parameters = query(request, older_than_days=(float, default_days, 0.0, _most_days))
         days = parameters["older_than_days"]
         # Jobs first: an upload is needed as long as a job that has not ended trains on it.
-        removed_jobs = await asyncio.to_thread(self.jobs.clean_up, days)
+        try:
+            removed_jobs = await asyncio.to_thread(self.jobs.clean_up, days)
+        finally:
+            self.state_side.forget_all()  # a reader must not be told of a job that is gone
         removed_files = await asyncio.to_thread(self.tidy, days)
         return reply(dict(files=removed_files, jobs=removed_jobs))
 

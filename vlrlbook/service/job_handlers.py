@@ -84,8 +84,17 @@ class StateSide:
     def forget(self,
         job_id: str,  # of a job that was just changed
     ):
-        "Drop the remembered reply about a job, so that the next reader waits for what the ledger says now"
+        """Drop the remembered reply about a job, so that the next reader waits for what the ledger says now.
+
+        A task that is asking the ledger may have read the old state. Those who wait for it get its answer,
+        but `_ask` does not remember it, and later readers begin a task of their own."""
         self.replies.pop(job_id, None)
+        self.tasks.pop(job_id, None)
+
+    def forget_all(self):
+        "Do as `forget` does for every job: some of them were just removed"
+        self.replies.clear()
+        self.tasks.clear()
 
     def _begin_to_ask(self, job_id):
         "Ask the ledger in a task; `self.tasks` holds it until it is done, for all who wait for the answer"
@@ -95,20 +104,34 @@ class StateSide:
         task.add_done_callback(_look_at_failure)
 
     async def _ask(self, job_id):
-        "Ask the ledger for a job's state; remember and return (time of the answer, reply as bytes)"
+        """Ask the ledger for a job's state and return (time of the answer, reply as bytes).
+
+        The answer is remembered, unless the job was changed while the ledger was asked (see `forget`)."""
         try:
             # In a thread: the ledger may have to wait for the disk while an upload is written to it.
             reply_bytes = await asyncio.to_thread(self._reply_about, job_id)
         except Exception:
-            self.forget(job_id)  # the remembered reply is wrong now: the job may have been removed
+            self.replies.pop(job_id, None)  # it is wrong now: the job may have been removed
             raise
         finally:
-            del self.tasks[job_id]  # this very task, so that the next reader begins another one
+            # `forget` has taken this task away if the job was changed; another one may be there by now.
+            is_current = self.tasks.get(job_id) is asyncio.current_task()
+            if is_current:
+                del self.tasks[job_id]  # so that the next reader begins another one
+        answer = (time.monotonic(), reply_bytes)
+        if is_current:
+            self._remember(job_id, answer)
+        return answer
+
+    def _remember(self,
+        job_id,  # of the job that the answer is about
+        answer,  # (when the ledger gave it, by time.monotonic; the reply as bytes)
+    ):
+        "Keep an answer of the ledger for the next readers"
         # All are dropped at once, since each is of use for a second only.
         if len(self.replies) > _most_remembered:
             self.replies.clear()
-        self.replies[job_id] = (time.monotonic(), reply_bytes)
-        return self.replies[job_id]
+        self.replies[job_id] = answer
 
     def _reply_about(self, job_id):
         "Return a job's state as the bytes of a JSON reply"
@@ -248,21 +271,31 @@ class JobSide:
     async def cancel(self, request):
         "DELETE /jobs/{job_id}: stop a job, or with ?purge=true forget one that has ended"
         job_id = request.path_params["job_id"]
-        self.states_of_jobs.forget(job_id)  # the remembered reply about its state is about to be wrong
         # Cancelling keeps what the run has made; only a second request, on a job that has ended, removes it.
         # So one mistaken DELETE costs the rest of a run at most.
         if query(request, purge=(bool, False))["purge"]:
-            await asyncio.to_thread(self.jobs.remove, job_id)
+            await self._changed(self.jobs.remove, job_id)
             return empty_reply(204)
-        job = await asyncio.to_thread(self.jobs.cancel, job_id)
+        job = await self._changed(self.jobs.cancel, job_id)
         return reply(job_reply(job))
 
     async def resume(self, request):
         "POST /jobs/{job_id}/resume: go on from the newest whole checkpoint"
         job_id = request.path_params["job_id"]
-        self.states_of_jobs.forget(job_id)  # the remembered reply about its state is about to be wrong
-        job = await asyncio.to_thread(self._resume, job_id)
+        job = await self._changed(self._resume, job_id)
         return reply(job_reply(job))
+
+    async def _changed(self,
+        change,  # function of a job_id that changes the job in the ledger, such as `Jobs.cancel`
+        job_id,  # of the job
+    ):
+        "Change a job in a thread and return what `change` does; no reader is told the old state afterwards"
+        try:
+            return await asyncio.to_thread(change, job_id)
+        finally:
+            # After the change: a reply that was asked for before or during it may hold the old state. After
+            # an error too, since the change may have been made before it.
+            self.states_of_jobs.forget(job_id)
 
     def _resume(self, job_id):
         "Queue a job again; the lock keeps its upload from being deleted meanwhile"

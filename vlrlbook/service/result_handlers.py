@@ -63,8 +63,9 @@ class ResultSide:
         folder = await self._folder(request)  # of the job that the address names
         run_log = self.logs.of(folder.run_log)  # the reader that remembers what it has read of this log
         rows, latest_step = await asyncio.to_thread(run_log.after, after)
-        # None: there are no new rows. A run's rows begin at step 1, so 0 asks for all of them, as -1 does.
-        next_step = max(0, after) if latest_step is None else latest_step
+        # None: there are no new rows, and the client goes on where it is. From -1, too: a trainer may log a
+        # row of step 0, which after_step=0 would leave out.
+        next_step = after if latest_step is None else latest_step
         # Put together from bytes, since `RunLog` keeps each row as JSON.
         data = b'{"rows": ' + json_list(rows) + b', "next_step": ' + encoded(next_step) + b"}"
         return bytes_reply(data, "application/json")

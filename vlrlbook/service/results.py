@@ -284,8 +284,9 @@ def one_range(
 ):
     """Check a request's header Range before a file is sent.
 
-    A single range inside the file stays; one that begins beyond the file raises a Problem. Any other header
-    is removed from the request, so that the whole file is sent, as the standard permits."""
+    A single range inside the file stays; one that begins beyond the file raises a Problem. Any other header,
+    also one whose end is before its beginning, is removed from the request, so that the whole file is sent,
+    as the standard permits."""
     range_header = request.headers.get("range")
     if range_header is None:
         return
@@ -295,12 +296,12 @@ def one_range(
         # times with them.
         _drop_range(request)
         return
-    if not _overlaps(match, size):
-        headers = {"content-range": f"bytes */{size}"}
-        raise Problem("range.unsatisfiable", f"the file has {size} bytes", headers)
     first, last, _from_end = match.groups()  # "" or None where the header does not give one
     if last and int(last) < int(first):
-        _drop_range(request)  # it makes no sense, such as bytes=9-5
+        _drop_range(request)  # it makes no sense, such as bytes=9-5, whether or not byte 9 is in the file
+    elif not _overlaps(match, size):
+        headers = {"content-range": f"bytes */{size}"}
+        raise Problem("range.unsatisfiable", f"the file has {size} bytes", headers)
 
 
 def _overlaps(

@@ -16,7 +16,7 @@ from .replies import encoded
 __all__ = ["RunLog", "RunLogs", "numbers_of_row"]
 
 _most_logs = 16  # files remembered; a job that nobody asks about makes room for one that somebody does
-_most_read_at_once = 8 << 20  # bytes
+_most_read_at_once = 8 << 20  # bytes; a line that is longer is no row of a run, and is passed over
 
 
 def numbers_of_row(
@@ -44,6 +44,7 @@ class _Rows:
         # that many rows.
         self.steps = []
         self.is_sorted = True  # each step is greater than the one before it
+        self.in_long_line = False  # `read_to` lies within a line that is passed over since it is too long
 
 
 class RunLog:
@@ -105,25 +106,52 @@ class RunLog:
                 # Complete lines from `read_to` on, at most 8 MiB at a time; `read_to` is moved behind them.
                 while data := self._whole_lines(file):
                     self._take(data.decode("utf-8", "replace"))
-        except (OSError, csv.Error) as error:
+        except OSError as error:
             # The path is a folder, or the disk fails. Only logged: the job's state must still be told to
             # those who listen to it. `args[-1]` is the message without the path.
-            logger.warning("run log", extra=dict(reason=str(error.args[-1])))
+            _warn(error.args[-1])
 
     def _whole_lines(self, file):
         """Return the next bytes of the file up to their last line break, and move `read_to` behind them.
 
         A line that the run has not finished is left for the next time: half of 0.61 would be read as 0.6."""
-        file.seek(self.read.read_to)
-        data = file.read(_most_read_at_once)
+        self._pass_long_lines(file)
+        data = self._next_bytes(file)
         end = data.rfind(b"\n") + 1  # 0 without a line break
         self.read.read_to += end
         return data[:end]
 
+    def _next_bytes(self, file):
+        "The file's bytes from `read_to` on, at most 8 MiB; `read_to` stays"
+        file.seek(self.read.read_to)
+        return file.read(_most_read_at_once)
+
+    def _pass_long_lines(self, file):
+        """Move `read_to` behind lines that are longer than what is read at once, as a damaged log may hold.
+
+        Their end would never be seen, and no later row be shown. If the last line is such a one and has no
+        end yet, `read_to` is moved to the end of the file, and `in_long_line` is left True."""
+        read = self.read
+        while True:
+            data = self._next_bytes(file)
+            end = data.find(b"\n") + 1  # of the first line; 0 without a line break
+            is_full = len(data) == _most_read_at_once
+            if not read.in_long_line:
+                if end or not is_full:
+                    return
+                read.in_long_line = True
+                size = f"more than {_most_read_at_once} bytes"
+                _warn(f"a line of {size}, from byte {read.read_to} on, is left out")
+            read.read_to += end or len(data)
+            if end:
+                read.in_long_line = False
+            elif not is_full:
+                return  # the rest of the line is not written yet
+
     def _take(self, text):
         "Add complete lines of the CSV file to `self.read` as rows; the file's first line names the columns"
         read = self.read  # `_Rows`: names of the columns, rows as JSON, and the step of each row
-        for values in csv.reader(io.StringIO(text)):
+        for values in _readable_rows(text):
             if not values:
                 continue  # an empty line
             if not read.names:
@@ -136,6 +164,24 @@ class RunLog:
                 read.is_sorted = False  # `known_after` can no longer search by bisection
             read.rows.append(encoded(numbers))  # as JSON bytes, made once and sent to every client
             read.steps.append(numbers["step"])
+
+
+def _readable_rows(text):
+    "Yield the rows of a CSV text as lists of fields; one that the reader refuses is left out, and logged"
+    rows = csv.reader(io.StringIO(text))
+    while True:
+        try:
+            yield next(rows)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            # Such as a field of over 131,072 characters. The next call goes on behind it.
+            _warn(f"line {rows.line_num} of those read now is left out: {error}")
+
+
+def _warn(reason):
+    "Say in the server's log what is wrong with a run's log"
+    logger.warning("run log", extra=dict(reason=str(reason)))
 
 
 class RunLogs:
