@@ -13,7 +13,8 @@ from vlrlbook.data import DataError
 from vlrlbook.marking import baselines, counted, gain, marks, merged
 from vlrlbook.metrics import difference, difference_ci, tango
 from vlrlbook.report import StageCards, changed_settings, curve_words, report_html, write_report
-from vlrlbook.verdict import good_outcomes, outcomes, read_verdict, verdict_line, verdict_of
+from vlrlbook.run_files import save_predictions
+from vlrlbook.verdict import good_outcomes, outcomes, read_answers, read_verdict, verdict_line, verdict_of
 
 
 def counting(truths, before, after, sampled_before=None, sampled_after=None, words="A photo of {} discs"):
@@ -184,6 +185,15 @@ def test_old_runs_are_read_and_nothing_strange_is_run(tmp_path):
     (tmp_path / "results.json").unlink()
     (tmp_path / "predictions.jsonl").write_text(json.dumps(rows[0]) + "\nno row\n")
     assert "line 2" in read_verdict(tmp_path)["sentence"]
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c"])
+def test_an_answer_may_hold_what_python_takes_for_a_line_break(tmp_path, mark):
+    "A line of JSON ends at a line break alone; these stand unescaped in an answer's text"
+    rows = [row | dict(after_greedy=[f"A photo{mark}of 3 discs"]) for row in counting(EIGHT, [1] * 8, [3] * 8)]
+    save_predictions(tmp_path / "predictions.jsonl", rows)
+    assert [row["after_greedy"] for row in read_answers(tmp_path / "predictions.jsonl")] == [row["after_greedy"] for row in rows]
+    assert read_verdict(tmp_path) == verdict_of(rows)
 
 
 def test_baselines_of_a_set():

@@ -729,15 +729,25 @@ def read_answers(
     "Read the rows of a predictions file that vlrlbook wrote; a ValueError names the first line that is none"
     # Files that others wrote are read by chapter 06, which checks each field.
     rows = []
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            row = json.loads(line)
-            answer = str(row["answer"])
-        except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(f"{Path(path).name}: line {number} is no row with an answer") from error
-        texts = {name: _as_list(row[name]) for name in columns([row])}  # the columns that hold answers
-        rows.append(row | texts | dict(answer=answer))
+    # Not `splitlines`: it would also split at characters that JSON allows inside a text, such as U+2028.
+    with open(path, encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            rows.append(_row_of_line(line, f"{Path(path).name}: line {number}"))
     return rows
+
+
+def _row_of_line(
+    line,  # of a predictions file
+    where,  # file and line, for messages
+):
+    "A line of a predictions file as a row, for `read_answers`; ValueError if it holds none"
+    try:
+        row = json.loads(line)
+        answer = str(row["answer"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{where} is no row with an answer") from error
+    texts = {name: _as_list(row[name]) for name in columns([row])}  # the columns that hold answers
+    return row | texts | dict(answer=answer)
 
 
 def _as_list(answers):
