@@ -7,7 +7,7 @@ from dataclasses import fields
 import papermill
 import pytest
 from conftest import ROOT
-from hypothesis import given, strategies as st
+from hypothesis import example, given, strategies as st
 from vlrlbook.core import SettingsError, as_type, names_since, read_settings
 from vlrlbook.grpo import GRPOSettings
 
@@ -98,6 +98,19 @@ def test_vllm_missing_names_its_extra():
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_floats_survive_their_text(x): assert as_type("x", repr(x), float) == x
+
+
+@given(st.integers(-10**300, 10**300))
+@example(2**53 + 1)
+def test_whole_numbers_are_read_to_the_last_digit(n): assert as_type("seed", str(n), int) == as_type("seed", n, int) == n
+
+
+def test_what_counts_as_a_whole_number():
+    for text, n in (("1e2", 100), (" 2.0 ", 2), ("-9007199254740993.0", -2**53 - 1), ("1_000", 1000), (2.0, 2), ("1e22", 10**22)):
+        assert as_type("seed", text, int) == n and type(as_type("seed", text, int)) is int
+    for text in ("9007199254740992.5", "2.5", "1e-400", "1e-99999999999999999999", "1e400", "nan", "", True):
+        with pytest.raises(SettingsError, match="seed = .*: expected int"): as_type("seed", text, int)
+    assert as_type("x", "9007199254740993", int | float) == 2**53 + 1
 
 
 @given(st.one_of(st.text(), st.integers(), st.floats(), st.booleans(), st.none(), st.lists(st.integers())),

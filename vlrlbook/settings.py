@@ -14,6 +14,7 @@ import re
 import sys
 import typing
 from dataclasses import asdict, dataclass, fields
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import ClassVar
 
@@ -82,10 +83,9 @@ def _fits(value, kind):
     # In Python a bool is an int too (True == 1), but True for a number is a mistake.
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return False
-    number = finite_number(value) # None for a text that is no number, for NaN and infinities
-    if number is None:
+    if finite_number(value) is None: # a text that is no number, NaN or an infinity
         return False
-    return kind is float or number == int(number) # 2.0 fits an int, 2.5 does not
+    return kind is float or _whole_number(value) is not None # 2.0 fits an int, 2.5 does not
 
 
 def _converted(value, kind):
@@ -98,7 +98,18 @@ def _converted(value, kind):
         return value if isinstance(value, str) else str(value).lower() # a bool as it was written: "true"
     if kind in (dict, list):
         return value
-    return kind(finite_number(value))
+    return _whole_number(value) if kind is int else finite_number(value)
+
+
+def _whole_number(value):
+    """Return a finite number or its text as an int, None where it is not whole: "1e2" → 100, "2.5" → None
+
+    Exactly: a float has 53 bits, and would make 2**53 of the seed 2**53 + 1."""
+    try:
+        exact = Decimal(value)
+    except InvalidOperation: # an exponent that is too small even for a Decimal: float() read it as 0
+        return None
+    return int(exact) if exact == exact.to_integral_value() else None
 
 
 def finite_number(
