@@ -49,6 +49,23 @@ def test_a_misspelled_parameter_with_a_lesson_s_name_is_refused():
     with pytest.raises(SettingsError, match="there is no 'mask'"): read_settings(GRPOSettings, names_since(before, there))
 
 
+@pytest.mark.parametrize("before", ["dict(globals())", "frozenset(globals())"])
+def test_a_parameter_with_an_earlier_cell_s_name_and_value_is_noticed(before):
+    "As papermill runs a page with `-p mask 1 -p time 2`; and when a reader runs the cells again with another seed"
+    from IPython.core.interactiveshell import InteractiveShell
+    shell = InteractiveShell()
+    def run(*cells):
+        for cell in cells: shell.run_cell(cell, store_history=True).raise_error()
+        return shell.user_ns["given"]
+    call = "given = names_since(before, globals())"
+    shell.run_cell("import time\nfrom vlrlbook.core import names_since\nmask, kind = 1, 'a'\nmask = 1", store_history=True)
+    assert run(f"before = {before}", "lr: float = None\nseed: int = 43", "# Parameters\nmask = 1\ntime = 2", call) == dict(
+        lr=None, seed=43, mask=1, time=2)
+    with pytest.raises(SettingsError, match="there is no 'mask'"): read_settings(GRPOSettings, shell.user_ns["given"])
+    again = run(f"before = {before}", "lr: float = 5e-5\nseed: int = 43\nrefill: int", call)
+    assert again == dict(lr=5e-5, seed=43), "all that it sets, though it is there already; and nothing else"
+
+
 def test_what_a_reader_meets_before_the_run():
     "A group of answers comes first, everything about settings but the one cell behind the run; and the way there is short"
     page = json.loads(CHAPTER.read_text())["cells"]

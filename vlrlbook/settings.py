@@ -3,6 +3,7 @@ refused with one message that names everything that is wrong. And `GRPOSettings`
 05, the command and the service share.
 
 Written by hand, not exported from a notebook. No torch: a server and `--help` must start without it."""
+import ast
 import difflib
 import importlib.util
 import inspect
@@ -257,17 +258,50 @@ def names_since(
 ) -> dict: # name → value
     """Return the public names that a notebook's parameters cell, or papermill after it, has set
 
-    A name counts if it is new. If `before` also holds the values, a name with another value counts too: an
-    earlier cell may have had a variable of the same name as what a user sets (`-p mask 1`)."""
+    A name counts if it is new, or assigned in a cell between. If `before` also holds the values, a name with
+    another value counts too: an earlier cell may have had a variable of the name that a user sets (`-p mask
+    1`)."""
     set_names = {}
+    assigned = _assigned_since_before(names.get("In"))
     for name, value in names.items():
         is_public = not name.startswith("_") and name != "before" # notebooks keep `before` in a variable
         is_new = name not in before
         # `is not`: != of two arrays, which a notebook may hold, is an array and no bool
         has_new_value = isinstance(before, dict) and not is_new and before[name] is not value
-        if is_public and (is_new or has_new_value):
+        if is_public and (is_new or has_new_value or name in assigned):
             set_names[name] = value
     return set_names
+
+
+def _assigned_since_before(
+    cells, # IPython's `In`: the texts of all cells so far, the last one being that which runs; else None
+):
+    """Return the names that are assigned in the cells between that with `before = …` and the last one
+
+    Values do not tell all: the mask = 1 of an earlier cell is the same object as that of `-p mask 1`. An
+    empty set outside a notebook."""
+    assigned = set()
+    for cell in reversed(cells[:-1] if isinstance(cells, list) else []):
+        # The second: a reader has run the parameters cell again, and what it had set earlier is of no interest.
+        if re.search(r"^before\s*=", cell, re.MULTILINE) or "names_since(" in cell:
+            return assigned
+        assigned |= _assigned_in(cell)
+    return set() # `before` stands in no cell
+
+
+def _assigned_in(cell):
+    "Return the names that the statements of a cell's text assign, such as {\"lr\"} for `lr: float = 5e-5`"
+    try:
+        statements = ast.parse(cell).body
+    except SyntaxError: # such a cell has set nothing
+        return set()
+    assigned = set()
+    for statement in statements:
+        targets = statement.targets if isinstance(statement, ast.Assign) else []
+        if isinstance(statement, ast.AnnAssign) and statement.value: # `lr: float` alone sets nothing
+            targets = [statement.target]
+        assigned |= {target.id for target in targets if isinstance(target, ast.Name)}
+    return assigned
 
 
 def settings_help(
