@@ -24,8 +24,8 @@ from .folders import write_whole
 __all__ = ["SettingsError", "nearest", "as_type", "finite_number", "read_settings", "flag_names",
            "named_options", "names_since", "settings_help", "size_by_model", "Settings", "answers_a_step",
            "whole_groups_problem", "largest_batch", "drawn_rows_of_an_epoch", "presets", "by_task",
-           "GRPOSettings", "trained_rewards", "reward_without_paths", "untrained_reward", "whole_groups",
-           "service_settings", "save_settings", "names_and_values", "load_settings"]
+           "GRPOSettings", "reward_terms", "trained_rewards", "reward_without_paths", "untrained_reward",
+           "whole_groups", "service_settings", "save_settings", "names_and_values", "load_settings"]
 
 
 class SettingsError(ValueError):
@@ -282,7 +282,7 @@ def _assigned_since_before(
     empty set outside a notebook."""
     assigned = set()
     for cell in reversed(cells[:-1] if isinstance(cells, list) else []):
-        # The second: a reader has run the parameters cell again, and what it had set earlier is of no interest.
+        # The second: a reader has run the parameters cell again, and what it had set earlier does not count.
         if re.search(r"^before\s*=", cell, re.MULTILINE) or "names_since(" in cell:
             return assigned
         assigned |= _assigned_in(cell)
@@ -824,6 +824,45 @@ _files_of_trained_reward = {
 }
 
 
+# What stands behind a + that begins a term: perhaps a weight and `*`, then a name, perhaps with a colon.
+_begins_a_term = re.compile(r"\s*([^*:/]*\*\s*)?[A-Za-z_][\w.]*\s*(:|$)")
+
+
+def reward_terms(
+    reward: str, # such as "0.5*reward_model:runs/judge/model + counting"
+) -> list: # of (weight as a text, name): ("0.5", "reward_model:runs/judge/model"), ("", "counting")
+    """Return the terms of a reward, which is a weighted sum of names or a single name
+
+    The path of a trained model may hold + and * itself: "reward_model:runs/c++/model" is one term."""
+    terms = []
+    for piece in reward.split("+"):
+        # A + within a path: in front of it stands a trained reward, behind it no term.
+        if terms and _is_trained(terms[-1][1]) and not _begins_a_term.match(piece):
+            weight, name = terms.pop()
+            terms.append((weight, f"{name}+{piece}"))
+        else:
+            terms.append(_weight_and_name(piece))
+    return [(weight.strip(), name.strip()) for weight, name in terms]
+
+
+def _is_trained(name):
+    "Return whether a name in a reward names a trained model or a judge, such as `aloha:runs/x/classifier`"
+    chapter, colon, _path = name.strip().partition(":")
+    return bool(colon) and chapter in _files_of_trained_reward
+
+
+def _weight_and_name(term):
+    """Return what stands before the last * of a term, and behind it: "2*counting" → ("2", "counting")
+
+    A * behind the colon of a trained reward belongs to its path."""
+    before_path, colon, path = term.partition(":")
+    weight, _star, chapter = before_path.rpartition("*")
+    if _is_trained(chapter + colon):
+        return weight, f"{chapter}:{path}"
+    weight, _star, name = term.rpartition("*")
+    return weight, name
+
+
 def trained_rewards(
     reward: str | None, # such as "0.5*reward_model:runs/judge/model + 0.5*counting"
 ) -> list: # of (chapter, folder), in the order in which they stand there
@@ -831,12 +870,10 @@ def trained_rewards(
 
     A judge is named by a file of settings, which then stands in the folder's place."""
     named = []
-    for term in (reward or "").split("+"):
-        # A term is "counting", "0.5*reward_model:FOLDER" or "module:function". The table of trained rewards
-        # tells the last two apart.
-        without_weight = term.rpartition("*")[2].strip()
-        chapter, colon, folder = without_weight.partition(":")
-        if colon and chapter in _files_of_trained_reward:
+    for _weight, name in reward_terms(reward or ""):
+        # "reward_model:FOLDER" or "module:function": the table of trained rewards tells them apart.
+        if _is_trained(name):
+            chapter, _colon, folder = name.partition(":")
             named.append((chapter, folder))
     return named
 

@@ -16,7 +16,7 @@ from .marking import flip_mark, grade, losing_groups, main_mark, pictures_of, sa
 from .metrics import difference, flips, metric, with_interval
 from .readers.turns import last_turn
 from .rewards import known_rewards, load_reward
-from .settings import by_task
+from .settings import by_task, reward_terms
 
 __all__ = ["outcomes", "good_outcomes", "questions", "verdict_of", "not_measured", "read_verdict",
            "verdict_line", "read_answers", "commonest"]
@@ -812,9 +812,7 @@ def _plain_reward(spec):
     Any other reward, such as `my.module:function`, would run other people's code only to read a result."""
     if not isinstance(spec, str):
         return None
-    # of each term such as "0.9*counting" the name
-    names = [term.rpartition("*")[2].strip() for term in spec.split("+")]
-    if not all(name in known_rewards for name in names):
+    if not all(name in known_rewards for _weight, name in reward_terms(spec)):
         return None
     try:
         return load_reward(spec)
