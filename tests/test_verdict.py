@@ -199,7 +199,8 @@ def test_damaged_results_leave_the_verdict_to_the_answers(tmp_path, results):
 
 
 @pytest.mark.parametrize("damage, words", [(dict(before_greedy=[], after_greedy=[]), "line 2: before_greedy is []"),
-    (dict(after_greedy=[3]), "line 2: after_greedy is [3]"), (dict(before_sampled=None), "line 2: before_sampled is None"), (None, "line 2 has no")])
+    (dict(after_greedy=[3]), "line 2: after_greedy is [3]"), (dict(before_sampled=None), "line 2: before_sampled is None"),
+    (None, "line 2 has no")])
 def test_a_row_without_answers_is_named(tmp_path, damage, words):
     first, second = counting([3, 4], [1, 1], [3, 4])
     save_predictions(tmp_path / "predictions.jsonl", [first, second | damage if damage else dict(answer="x")])
