@@ -834,7 +834,7 @@ def reward_terms(
     """Return the terms of a reward, which is a weighted sum of names or a single name
 
     The path of a trained model may hold + and * itself: "reward_model:runs/c++/model" is one term."""
-    terms = []
+    terms: list = []
     for piece in reward.split("+"):
         # A + within a path: in front of it stands a trained reward, behind it no term.
         if terms and _is_trained(terms[-1][1]) and not _begins_a_term.match(piece):
