@@ -56,6 +56,16 @@ def test_smooth_stays_within(values):
     assert all(min(values) - 1e-6 <= s <= max(values) + 1e-6 for s in smooth(values))
 
 
+@pytest.mark.parametrize("gained, lost, most, shown", [(10, 10, 7, (4, 3)), (10, 10, 1, (1, 0)), (10, 10, 12, (6, 6)), (2, 10, 7, (2, 5)),
+    (10, 3, 7, (4, 3)), (10, 2, 7, (5, 2)), (0, 3, 7, (0, 3))])
+def test_a_board_is_filled_with_gains_and_losses(gained, lost, most, shown):
+    "Also where `most` is odd; other pictures only fill what is left"
+    from vlrlbook.core import _became_right, _became_wrong, _choose_for_board, _stayed_wrong
+    outcomes = [_stayed_wrong] * 9 + [_became_right] * gained + [_became_wrong] * lost
+    chosen = [outcomes[i] for i in _choose_for_board(range(len(outcomes)), outcomes, most)]
+    assert len(chosen) == most and (chosen.count(_became_right), chosen.count(_became_wrong)) == shown
+
+
 def test_interval_covers_the_mean_about_95_times_in_100():
     rng = np.random.default_rng(0)
     hits = [low <= 0.3 <= high for low, high in (mean_ci95(rng.random(200) < 0.3)[1] for _ in range(1000))]

@@ -184,6 +184,15 @@ def test_a_function_of_ones_own_travels_with_its_imports(tmp_path, monkeypatch):
     assert ask_reward_file(tmp_path / "reward.py", [(["8"], "x")]) == [[dict(overall=4.0)]]
 
 
+def test_a_form_feed_in_a_module_shifts_no_line(tmp_path, monkeypatch):
+    "Python counts no line at it, nor at U+2028 in a text; `str.splitlines` does"
+    (tmp_path / "with_pages.py").write_text('SIGN = "\u2028"\n\x0c\ndef by_length(completion, answer):\n'
+                                            '    return {"overall": float(SIGN not in completion)}\n')
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "reward.py").write_text(reward_file("with_pages:by_length"))
+    assert [r["overall"] for r in ask_reward_file(tmp_path / "reward.py", [(["a", "b\u2028"], "a")])[0]] == [1.0, 0.0]
+
+
 def test_a_module_stands_behind_those_that_it_uses_when_the_file_is_read(tmp_path, monkeypatch):
     "`size` is asked for first by `asked`; `limits`, collected after it, uses it while it is read"
     package = tmp_path / "ordered_rewards"

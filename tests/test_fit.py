@@ -182,6 +182,21 @@ def test_counting_leaves_torch_as_it_was():
     assert torch.nn.functional.scaled_dot_product_attention is attention and torch.nn.functional.dropout is dropout
 
 
+@pytest.mark.parametrize("file, notes", [("classifier.json", dict(num_classes=5)), ("reward_model.json", {}),
+    ("classifier.json", dict(base=None)), ("classifier.json", dict(base="tiny-qwen3_vl"))])
+def test_the_base_under_an_older_reward_s_adapter_is_found(tmp_path, file, notes):
+    "Earlier versions noted no `base` down beside it; then peft's own file names it"
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter/weights.bin").write_bytes(bytes(1000))
+    (tmp_path / file).write_text(json.dumps(notes))
+    named = {} if notes.get("base") else dict(base_model_name_or_path="tiny-qwen3_vl")
+    (tmp_path / "adapter/adapter_config.json").write_text(json.dumps(named))
+    assert fit._bytes_of_trained(tmp_path) == 1000 + fit._bytes_of_model("tiny-qwen3_vl", use_4bit=False)
+    (tmp_path / file).write_text("{}")
+    (tmp_path / "adapter/adapter_config.json").write_text('{"base_model_name_or_path": null}')
+    with pytest.raises(SettingsError, match="no file there names the model"): fit._bytes_of_trained(tmp_path)
+
+
 def test_models_that_are_rewards_are_counted_with_their_weights(tmp_path):
     "A judge that is loaded here and a saved reward model take their weights; behind an endpoint another program has them"
     from vlrlbook.models import tiny_twin

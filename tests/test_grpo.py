@@ -315,8 +315,10 @@ def test_figures_of_before_and_after_are_those_of_the_task():
         dict(task="pointing")), results)
     gained["mean_reward_ci95"] = [None, None] # JSON has no NaN
     assert compared_figures(results)[2]["ci95"] is None
-    for damaged in ({}, dict(gain=None), dict(gain=[1]), dict(gain=dict(greedy=gained)), results | dict(before=7)):
+    for damaged in ({}, [], None, dict(gain=None), dict(gain=[1]), dict(gain=dict(greedy=gained)), results | dict(before=7)):
         assert compared_figures(damaged) == []
+    for damage in (dict(exact_accuracy_ci95=[0.1]), dict(exact_accuracy_ci95=["a", "b"]), dict(exact_accuracy="x"), dict(mean_iou=[0.1])):
+        assert compared_figures(results | dict(gain=dict(greedy=gained | damage))) == [], damage
 
 
 FIXED = '''

@@ -7,7 +7,7 @@ from dataclasses import fields
 import papermill
 import pytest
 from conftest import ROOT
-from hypothesis import given, strategies as st
+from hypothesis import example, given, strategies as st
 from vlrlbook.core import SettingsError, as_type, names_since, read_settings
 from vlrlbook.grpo import GRPOSettings
 
@@ -47,6 +47,23 @@ def test_a_misspelled_parameter_with_a_lesson_s_name_is_refused():
     assert names_since(before, there) == dict(mask=1, lr=5e-5, seed=43)
     assert names_since(frozenset(before), there) == dict(seed=43)
     with pytest.raises(SettingsError, match="there is no 'mask'"): read_settings(GRPOSettings, names_since(before, there))
+
+
+@pytest.mark.parametrize("before", ["dict(globals())", "frozenset(globals())"])
+def test_a_parameter_with_an_earlier_cell_s_name_and_value_is_noticed(before):
+    "As papermill runs a page with `-p mask 1 -p time 2`; and when a reader runs the cells again with another seed"
+    from IPython.core.interactiveshell import InteractiveShell
+    shell = InteractiveShell()
+    def run(*cells):
+        for cell in cells: shell.run_cell(cell, store_history=True).raise_error()
+        return shell.user_ns["given"]
+    call = "given = names_since(before, globals())"
+    shell.run_cell("import time\nfrom vlrlbook.core import names_since\nmask, kind = 1, 'a'\nmask = 1", store_history=True)
+    assert run(f"before = {before}", "lr: float = None\nseed: int = 43", "# Parameters\nmask = 1\ntime = 2", call) == dict(
+        lr=None, seed=43, mask=1, time=2)
+    with pytest.raises(SettingsError, match="there is no 'mask'"): read_settings(GRPOSettings, shell.user_ns["given"])
+    again = run(f"before = {before}", "lr: float = 5e-5\nseed: int = 43\nrefill: int", call)
+    assert again == dict(lr=5e-5, seed=43), "all that it sets, though it is there already; and nothing else"
 
 
 def test_what_a_reader_meets_before_the_run():
@@ -98,6 +115,19 @@ def test_vllm_missing_names_its_extra():
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_floats_survive_their_text(x): assert as_type("x", repr(x), float) == x
+
+
+@given(st.integers(-10**300, 10**300))
+@example(2**53 + 1)
+def test_whole_numbers_are_read_to_the_last_digit(n): assert as_type("seed", str(n), int) == as_type("seed", n, int) == n
+
+
+def test_what_counts_as_a_whole_number():
+    for text, n in (("1e2", 100), (" 2.0 ", 2), ("-9007199254740993.0", -2**53 - 1), ("1_000", 1000), (2.0, 2), ("1e22", 10**22)):
+        assert as_type("seed", text, int) == n and type(as_type("seed", text, int)) is int
+    for text in ("9007199254740992.5", "2.5", "1e-400", "1e-99999999999999999999", "1e400", "nan", "", True):
+        with pytest.raises(SettingsError, match="seed = .*: expected int"): as_type("seed", text, int)
+    assert as_type("x", "9007199254740993", int | float) == 2**53 + 1
 
 
 @given(st.one_of(st.text(), st.integers(), st.floats(), st.booleans(), st.none(), st.lists(st.integers())),

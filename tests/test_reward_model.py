@@ -531,6 +531,17 @@ def test_grpo_is_paid_by_it(tmp_path, run):
     assert before == (Path(run[1]["model"]) / "model.safetensors").read_bytes()
 
 
+def test_no_drawn_training_row_is_held_out(tmp_path):
+    "Whatever the seed: 2**20 and the next one are those of the held-out rows; other rows stay as they were drawn"
+    from vlrlbook.reward_model import _drawn_rows
+    for seed in (0, 42, 2**20, 2**20 + 1):
+        train, held, test, _ = load_rows(settings(tmp_path, seed=seed, drawn_rows=40, eval_rows=20))
+        assert (len(train), len(held), len(test)) == (40, 20, 20) and [row["id"] for row in train] == [str(n) for n in range(1, 41)]
+        assert not {row["image"] for row in train} & {row["image"] for row in held + test}
+        unchanged = sum(new == old for new, old in zip(train, _drawn_rows(40, seed)))
+        assert unchanged == (40 if seed < 2**20 else 20)
+
+
 def test_the_whole_of_chapter_05_paid_by_it(tmp_path, run):
     "The command: pay kept with the answers, the verdict asks about it, and the record says which judge, without its path"
     from vlrlbook.grpo import main as grpo

@@ -353,6 +353,14 @@ def test_a_reward_that_stalls_is_stopped():
     finally: rewards._longest_call = kept
 
 
+def test_the_path_of_a_trained_reward_may_hold_plus_and_star(monkeypatch):
+    from vlrlbook import reward_model
+    def as_reward(path): return lambda completion, answer: dict(overall=float(path == "runs/c++/3*3/model"))
+    monkeypatch.setattr(reward_model, "as_reward", as_reward)
+    assert load_reward("reward_model:runs/c++/3*3/model")("a", "a") == dict(overall=1.0)
+    assert load_reward("0.5*reward_model:runs/c++/3*3/model + 0.5*format")("a", "a")["overall"] == 0.5
+
+
 @pytest.mark.parametrize("spec, message", [
     ("countng", "did you mean 'counting'"), ("no_such_module_here:f", "ModuleNotFoundError"), ("json:nothing", "no attribute 'nothing'"),
     ("math:pi", "is a float, no function"), ("broken_module:f", "ZeroDivisionError"), ("nan*counting", "no finite number"),

@@ -131,6 +131,22 @@ def test_a_folder_that_no_trained_model_lies_in_is_refused_before_anything_is_lo
     assert f"did you mean '{kind}:{inside}'?" in refusal(f"{kind}:{tmp_path}/all")
 
 
+@pytest.mark.parametrize("reward, terms", [
+    ("reward_model:runs/c++/model", [("", "reward_model:runs/c++/model")]),
+    ("0.5*reward_model:runs/c++/model + 0.5*counting", [("0.5", "reward_model:runs/c++/model"), ("0.5", "counting")]),
+    ("counting+0.1*judge:a+b/j.yaml+format", [("", "counting"), ("0.1", "judge:a+b/j.yaml"), ("", "format")]),
+    ("aloha:runs/3*3/x + 2 * my.module:f", [("", "aloha:runs/3*3/x"), ("2", "my.module:f")]),
+    ("2*aloha:a*b+c*d/x+x*counting", [("2", "aloha:a*b+c*d/x"), ("x", "counting")]), ("judge:c++", [("", "judge:c++")]),
+    ("reward_model:/a/x +reward_model:/b", [("", "reward_model:/a/x"), ("", "reward_model:/b")]),
+    ("0.9*counting+0.1*format", [("0.9", "counting"), ("0.1", "format")]), ("counting + ", [("", "counting"), ("", "")])])
+def test_a_path_in_a_reward_may_hold_plus_and_star(reward, terms):
+    from vlrlbook.settings import reward_terms, reward_without_paths, trained_rewards
+    assert reward_terms(reward) == terms
+    trained = [tuple(name.split(":")) for _, name in terms if name.startswith(("reward_model:", "aloha:", "judge:"))]
+    assert trained_rewards(reward) == trained
+    if "c++/model" in reward: assert "reward_model:c++" in reward_without_paths(reward) and "runs" not in reward_without_paths(reward)
+
+
 def test_a_reward_is_shown_without_the_paths_of_a_machine():
     from vlrlbook.settings import reward_without_paths
     assert reward_without_paths("0.5*reward_model:/home/me/judge_20250102/model + 0.5*counting") == (

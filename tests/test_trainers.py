@@ -192,6 +192,35 @@ def test_a_new_run_begins_its_file_anew(tmp_path):
     assert [json.loads(line)["row"] for line in (tmp_path / "completions.jsonl").read_text().splitlines()] == [4]
 
 
+def test_any_answer_survives_a_resumption(tmp_path):
+    "Not every character at which `str.splitlines` splits ends a line of JSON"
+    class State: global_step = 0
+    from vlrlbook.core import Sample
+    path, sample = tmp_path / "completions.jsonl", Sample("q", "a", [], "vqa", row=4)
+    answers = ["a\u2028b", "a\x85b", "a\x0bb", "a\x0cb", "a\x1cb", "a\r\nb"]
+    Completions(tmp_path)(answers, [dict(overall=1.0)] * 6, [sample] * 6, State)
+    State.global_step = 1
+    Completions(tmp_path)(["c"], [dict(overall=1.0)], [sample], State)
+    with open(path, encoding="utf-8") as file: assert [json.loads(line)["answer"] for line in file] == answers + ["c"]
+
+
+@pytest.mark.parametrize("cut, kept", [(b'{"step": 1, "answer": "{\\"n\\": 3}', False), (b'{"step": 1, "answer": "caf\xc3', False),
+    (b'{"step": 1}', True), (b'{"step": 1, "row', False)])
+def test_only_the_last_row_may_be_cut(tmp_path, cut, kept):
+    "A kill cuts the last one, also behind a brace in an answer or within a letter; a damaged row before it is named"
+    class State: global_step = 1
+    path, whole = tmp_path / "completions.jsonl", b'{"step": 1, "answer": "x"}\n'
+    path.write_bytes(whole + cut)
+    Completions(tmp_path)([], [], [], State)
+    assert path.read_bytes() == whole + (cut + b"\n") * kept
+    if kept: return
+    path.write_bytes(whole + cut + b"\n" + whole)
+    there, recorder = path.read_bytes(), Completions(tmp_path)
+    for _ in range(2):
+        with pytest.raises(DataError, match="row 2, 'completions.jsonl': no row of JSON with a step"): recorder([], [], [], State)
+    assert path.read_bytes() == there
+
+
 # ---- settings that people use
 
 def test_trl_gets_every_setting(tmp_path):

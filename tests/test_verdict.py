@@ -13,7 +13,8 @@ from vlrlbook.data import DataError
 from vlrlbook.marking import baselines, counted, gain, marks, merged
 from vlrlbook.metrics import difference, difference_ci, tango
 from vlrlbook.report import StageCards, changed_settings, curve_words, report_html, write_report
-from vlrlbook.verdict import good_outcomes, outcomes, read_verdict, verdict_line, verdict_of
+from vlrlbook.run_files import save_predictions
+from vlrlbook.verdict import good_outcomes, outcomes, read_answers, read_verdict, verdict_line, verdict_of
 
 
 def counting(truths, before, after, sampled_before=None, sampled_after=None, words="A photo of {} discs"):
@@ -184,6 +185,36 @@ def test_old_runs_are_read_and_nothing_strange_is_run(tmp_path):
     (tmp_path / "results.json").unlink()
     (tmp_path / "predictions.jsonl").write_text(json.dumps(rows[0]) + "\nno row\n")
     assert "line 2" in read_verdict(tmp_path)["sentence"]
+
+
+@pytest.mark.parametrize("results", [[], None, "x", dict(settings=["x"]), dict(settings=dict(reward=["x"])), dict(verdict={}),
+    dict(settings=dict(task=["x"], reward="x*counting")), dict(settings=dict(reward="format+format")), dict(verdict=["better"])])
+def test_damaged_results_leave_the_verdict_to_the_answers(tmp_path, results):
+    rows = counting(EIGHT, [1] * 8, [3] * 8)
+    save_predictions(tmp_path / "predictions.jsonl", rows)
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    assert read_verdict(tmp_path) == verdict_of(rows)
+    if not isinstance(results, dict):
+        with pytest.raises(SettingsError, match="results.json is no object"): report_html(tmp_path)
+
+
+@pytest.mark.parametrize("damage, words", [(dict(before_greedy=[], after_greedy=[]), "line 2: before_greedy is []"),
+    (dict(after_greedy=[3]), "line 2: after_greedy is [3]"), (dict(before_sampled=None), "line 2: before_sampled is None"),
+    (None, "line 2 has no")])
+def test_a_row_without_answers_is_named(tmp_path, damage, words):
+    first, second = counting([3, 4], [1, 1], [3, 4])
+    save_predictions(tmp_path / "predictions.jsonl", [first, second | damage if damage else dict(answer="x")])
+    found = read_verdict(tmp_path)
+    assert found["outcome"] == "not measured" and words in found["sentence"]
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c"])
+def test_an_answer_may_hold_what_python_takes_for_a_line_break(tmp_path, mark):
+    "A line of JSON ends at a line break alone; these stand unescaped in an answer's text"
+    rows = [row | dict(after_greedy=[f"A photo{mark}of 3 discs"]) for row in counting(EIGHT, [1] * 8, [3] * 8)]
+    save_predictions(tmp_path / "predictions.jsonl", rows)
+    assert [row["after_greedy"] for row in read_answers(tmp_path / "predictions.jsonl")] == [row["after_greedy"] for row in rows]
+    assert read_verdict(tmp_path) == verdict_of(rows)
 
 
 def test_baselines_of_a_set():

@@ -193,3 +193,10 @@ def test_a_converted_picture_is_what_training_sees(tmp_path):
     convert_vqa(tmp_path / "in.jsonl", tmp_path / "out.jsonl")
     first, second = [Image.open(tmp_path / json.loads(line)["images"][0]) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert first.mode == second.mode == "RGB" and first.getpixel((5, 5)) == (255, 255, 255) and second.size == (40, 60)
+
+
+@pytest.mark.parametrize("parts, text", [(["\nhi \n"], "\nhi \n"), (["Look:", dict(type="image"), " how many? "], "Look: <image> how many?"),
+    (["one\ntwo", " \n ", "\tthree\n"], "one\ntwo three\n"), ([""], "")])
+def test_parts_of_a_turn_are_joined_and_keep_their_line_breaks(parts, text):
+    from vlrlbook.rows.chat import read_turns
+    assert read_turns([dict(role="user", content=parts)])[0].text == text

@@ -177,10 +177,17 @@ def test_twin():
     ('def f(\n    a, # one\n):\n    "Doc"\n    # begin with the mean\n    return a\n\ndef g():\n    for i in (1,\n              2): pass',
      'def f(\n    a, # one\n):\n    "Doc"\n    # begin with the mean\n    ...\n\ndef g():\n    ...'),
     ('import math\ndef f():\n    """Two\n    lines"""\n    return 1\nlast = f',
-     'import math\ndef f():\n    """Two\n    lines"""\n    ...\nlast = f')])
+     'import math\ndef f():\n    """Two\n    lines"""\n    ...\nlast = f'),
+    ('marks = "\u2028"\n\x0c\ndef f():\n    ""\n    return 1\n', 'marks = "\u2028"\n\x0c\ndef f():\n    ""\n    ...')])
 def test_emptied(full, empty):
     assert workshop.emptied(full, "here") == empty
     ast.parse(empty)
+
+
+@pytest.mark.parametrize("source", ['def f(x):\n    "doc"', 'def f(x): "doc"', 'def g(): return 1\ndef f(x):\n    ""\n'])
+def test_a_docstring_alone_is_no_exercise(source):
+    with pytest.raises(ValueError, match="x.ipynb, cell c1: f is a docstring alone, expected a solution"):
+        workshop.emptied(source, "x.ipynb, cell c1")
 
 
 def test_plan(kit):

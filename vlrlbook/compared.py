@@ -28,7 +28,7 @@ def compared_figures(
             before, after = results["before"][decoding], results["after"][decoding]
             for measure in _measures_of(gains):
                 rows.append(_row(decoding, measure, before, after, gains))
-    except (KeyError, TypeError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError):
         return []
     return rows
 
@@ -52,15 +52,22 @@ def _row(
     gains,  # measure → gain; also exact_accuracy_ci95, (low, high), and exact_accuracy_interval, its method
 ):
     "The figures of one measure as a dict, a row of a table: asked, measure, words, before, after, gain, …"
-    low, high = gains[f"{measure}_ci95"]
+    low, high = map(_number, gains[f"{measure}_ci95"])
     return dict(
         asked="best guess" if decoding == "greedy" else decoding,
         measure=measure,
         words=measure_words[measure],
-        before=before[measure],
-        after=after[measure],
-        gain=gains[measure],
+        before=_number(before[measure]),
+        after=_number(after[measure]),
+        gain=_number(gains[measure]),
         # None: the interval could not be computed, as for one picture.
         ci95=None if low is None or high is None else [low, high],
         # Older runs did not store the method, which was always "normal".
         interval=gains.get(f"{measure}_interval", "normal"))
+
+
+def _number(value):
+    "A number, or None for one that was not measured (JSON has no NaN), as it is; TypeError for anything else"
+    if value is None or isinstance(value, (int, float)):
+        return value
+    raise TypeError(f"{value!r}: expected a number")

@@ -546,7 +546,7 @@ def _choose_for_board(
     losses = [i for i in order if outcomes[i] == _became_wrong]
     rest = [i for i in order if outcomes[i] in (_stayed_wrong, _stayed_right)]
     # Gains and losses may each fill half of the board, and more where the others need less than their half.
-    room_for_gains = max(most // 2, most - len(losses))
+    room_for_gains = max(most - most // 2, most - len(losses)) # the larger half where `most` is odd
     room_for_losses = max(most // 2, most - len(gains))
     shown = gains[:room_for_gains] + losses[:room_for_losses]
     return (shown + rest)[:most]

@@ -950,13 +950,24 @@ def _bytes_of_trained(folder):
     adapter_files = list(folder.rglob("adapter_config.json"))  # a classifier's lies in a folder of its own
     if not adapter_files:
         return _bytes_of_files(folder)
-    notes = json.loads(adapter_files[0].read_text())
-    base = notes["base_model_name_or_path"]
-    # `base`: hub id or folder of the base model. Both loaders take it from these files, if it is there.
-    for name in ("reward_model.json", "classifier.json"):
-        if (folder / name).is_file():
-            base = json.loads((folder / name).read_text())["base"] or base
+    base = _base_of_trained(folder, adapter_files[0])
     return _bytes_of_files(folder) + _bytes_of_model(base, use_4bit=False)
+
+
+def _base_of_trained(
+    folder,  # of a reward model or a reward classifier that is an adapter
+    adapter_file,  # its adapter_config.json
+):
+    "Hub id or folder of the model under the adapter; SettingsError if no file names one"
+    # In the order in which both loaders look; older classifiers noted no base down.
+    places = [(folder / "reward_model.json", "base"), (folder / "classifier.json", "base"),
+              (adapter_file, "base_model_name_or_path")]
+    for path, key in places:
+        base = json.loads(path.read_text(encoding="utf-8")).get(key) if path.is_file() else None
+        if base:
+            return base
+    raise SettingsError(f"{folder}: no file there names the model that its adapter was trained on "
+                        f"(expected base_model_name_or_path in {adapter_file.name})")
 
 
 def _bytes_of_files(folder):

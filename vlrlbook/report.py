@@ -296,7 +296,7 @@ def _comparison(
     A row for each way of asking (greedy, sampled, …) and each measure."""
     rows = []
     for row in compared_figures(results):  # dicts: asked, words (of the measure), before, after, gain, …
-        if row["before"] is None:  # it was not measured
+        if None in (row["before"], row["after"], row["gain"]):  # it was not measured
             continue
         before, after = f"{row['before']:.3f}", f"{row['after']:.3f}"
         gain = f"<b>{row['gain']:+.3f}</b>"
@@ -447,7 +447,7 @@ def report_html(
     if not (folder / "results.json").exists():
         raise SettingsError(f"{folder.name}: no results.json there, so this is no finished run")
 
-    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    results = _results_in(folder)
     # Older runs, and runs that were not measured, have no pictures.json.
     pictures = folder / "pictures.json"
     kept = json.loads(pictures.read_text(encoding="utf-8")) if pictures.exists() else {}
@@ -455,6 +455,17 @@ def report_html(
     head = f'<meta charset="utf-8"><title>{title}</title><style>{_style}</style>'
     body = f"<h1>{title}</h1>" + _body(folder, results, kept)
     return f'<!doctype html><html lang="en"><head>{head}</head><body>{body}</body></html>\n'
+
+
+def _results_in(folder):
+    "The object in a run's results.json, as a dict; SettingsError if the file is damaged or holds none"
+    try:
+        results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise SettingsError(f"{folder.name}: its results.json cannot be read: {error}") from error
+    if not isinstance(results, dict):
+        raise SettingsError(f"{folder.name}: its results.json is no object, but a {type(results).__name__}")
+    return results
 
 
 def _body(

@@ -621,11 +621,29 @@ def _drawn_sets(settings):
 
     `settings` say how many (`drawn_rows`, and `eval_rows` for each of the others) and with which seed."""
     s = settings
-    eval_seed = 2**20  # far above the seeds of runs: none trains on these rows, and all share them
-    train = _drawn_rows(s.drawn_rows, s.seed)
+    eval_seed = 2**20  # all runs share these rows, and none trains on them
     evaluation = _drawn_rows(s.eval_rows, eval_seed)
     test = _drawn_rows(s.eval_rows, eval_seed + 1)
-    return train, evaluation, test
+    return _rows_apart(s.drawn_rows, s.seed, evaluation + test), evaluation, test
+
+def _rows_apart(
+    n,  # how many rows
+    seed,  # same seed, same rows
+    held_out,  # rows whose pictures must not be drawn
+):
+    """Synthetic rows for training; none has a picture of the rows that are held out.
+
+    A row with such a picture is replaced by one that is drawn anew; all others stay as they were."""
+    # Equal pictures occur: simple ones repeat by chance, and a user may choose the seed of `held_out`.
+    taken = {row["image"] for row in held_out}  # bytes of PNG files
+    rows = _drawn_rows(n, seed)
+    attempt = 0  # how often rows were drawn anew
+    while places := [place for place, row in enumerate(rows) if row["image"] in taken]:
+        attempt += 1
+        fresh = _drawn_rows(len(places), seed + attempt * 2**32)  # a seed that no user gives
+        for place, row in zip(places, fresh):
+            rows[place] = row | dict(id=rows[place]["id"])
+    return rows
 
 def _rows_of_file(settings, path):
     """The checked preference rows of a file, and the list of those that were skipped.

@@ -26,6 +26,7 @@ from .readers.counts import explain_count, read_count, read_number
 from .readers.tokens import answer_text, chinese, final_answer, is_cut, tens, units
 from .readers.turns import last_turn, looks_of
 from .readers.words import answer_kind, answer_words, normalise_answer, same_items, same_words, truth_number
+from .settings import reward_terms
 
 _all_ = ["answer_text", "final_answer", "is_cut", "units", "tens", "chinese", "read_count", "explain_count",
          "read_number", "normalise_answer", "answer_kind", "answer_words", "yes_or_no", "choice_letter",
@@ -682,18 +683,18 @@ def load_reward(
     spec: str, # "counting", "0.9*counting + 0.1*format", "my.module:function", "reward_model:DIRECTORY", …
 ): # a reward function; one that looks at pictures is `batched`
     "The reward function that `spec` names: a known one, one of a module, a trained model, or a weighted sum"
-    terms = [term.strip() for term in spec.split("+")]
-    if len(terms) == 1 and "*" not in spec:
-        return _named_reward(spec)
+    terms = reward_terms(spec) # of (weight as text, name)
+    if len(terms) == 1 and not terms[0][0]: # no weight
+        return _named_reward(terms[0][1])
     weighted = {} # name of a reward in the sum → (reward function, weight)
-    for term in terms:
-        weight, _, name = (part.strip() for part in term.rpartition("*"))
+    for weight, name in terms:
         key = _name_in_sum(name)
         if key in weighted:
             raise ValueError(f"reward {spec!r}: {key!r} stands in it twice")
         try:
             weighted[key] = (_named_reward(name), _weight(weight))
         except ValueError as e: # an unknown name, or a weight that is no finite number
+            term = f"{weight}*{name}" if weight else name
             raise ValueError(f"reward {spec!r}: {term!r} is not `weight*name` with a known name; {e}") from e
     return mix(**weighted)
 

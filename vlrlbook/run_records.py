@@ -13,6 +13,7 @@ from statistics import stdev
 from transformers import TrainerCallback
 
 from .answers import generate_answers, predict
+from .archive import DataError
 from .core import Rollout, RolloutGroup, RunLog, mean_of, thumbnail_url
 from .folders import write_json, write_whole
 from .pointing import with_boxes_drawn
@@ -73,13 +74,39 @@ class Completions:
         steps_done,  # optimizer steps: 0, or those up to the checkpoint from which the run is resumed
     ):
         "Remove the rows of steps that this run will do itself: all rows, or those behind the checkpoint"
-        self.is_cleaned = True
         self.path.parent.mkdir(parents=True, exist_ok=True)
         is_resumed = steps_done > 0 and self.path.exists()
-        lines = self.path.read_text(encoding="utf-8").splitlines() if is_resumed else []
-        complete = [line for line in lines if line.endswith("}")]  # a kill may have cut the last one
-        kept = [line for line in complete if json.loads(line)["step"] <= steps_done]
-        write_whole(self.path, "".join(line + "\n" for line in kept))
+        lines = _lines_with_steps(self.path) if is_resumed else []
+        write_whole(self.path, "".join(line + "\n" for line, step in lines if step <= steps_done))
+        self.is_cleaned = True  # last: while the file is damaged, each attempt must say so
+
+
+def _lines_with_steps(path):
+    """The lines of a file of completions as (text, step); a last line that a kill cut is left out
+
+    `DataError` for any other line that is no row: nobody would learn that answers are missing."""
+    # As bytes, since a kill may cut within a character. Not `splitlines`: it would also split at characters
+    # that JSON allows inside a text, such as U+2028.
+    lines = path.read_bytes().split(b"\n")
+    found = []
+    for number, line in enumerate(lines, 1):
+        step = _step_of(line)
+        if step is not None:
+            found.append((line.decode(), step))
+        # Behind the last line break stands nothing, or what was cut.
+        elif line.strip() and number < len(lines):
+            message = "no row of JSON with a step; mend or remove this line, and resume again"
+            raise DataError("json.syntax", message, row=number, entry=path.name)
+    return found
+
+
+def _step_of(line):
+    "The optimizer step of a row of completions, whose line is given as bytes; None if it is no whole row"
+    try:
+        step = json.loads(line.decode())["step"]
+    except (ValueError, TypeError, KeyError):  # ValueError: no JSON, or half a character
+        return None
+    return step if isinstance(step, int) else None
 
 
 class HeldOutReward(TrainerCallback):

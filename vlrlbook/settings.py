@@ -3,6 +3,7 @@ refused with one message that names everything that is wrong. And `GRPOSettings`
 05, the command and the service share.
 
 Written by hand, not exported from a notebook. No torch: a server and `--help` must start without it."""
+import ast
 import difflib
 import importlib.util
 import inspect
@@ -14,6 +15,7 @@ import re
 import sys
 import typing
 from dataclasses import asdict, dataclass, fields
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import ClassVar
 
@@ -22,8 +24,8 @@ from .folders import write_whole
 __all__ = ["SettingsError", "nearest", "as_type", "finite_number", "read_settings", "flag_names",
            "named_options", "names_since", "settings_help", "size_by_model", "Settings", "answers_a_step",
            "whole_groups_problem", "largest_batch", "drawn_rows_of_an_epoch", "presets", "by_task",
-           "GRPOSettings", "trained_rewards", "reward_without_paths", "untrained_reward", "whole_groups",
-           "service_settings", "save_settings", "names_and_values", "load_settings"]
+           "GRPOSettings", "reward_terms", "trained_rewards", "reward_without_paths", "untrained_reward",
+           "whole_groups", "service_settings", "save_settings", "names_and_values", "load_settings"]
 
 
 class SettingsError(ValueError):
@@ -82,10 +84,9 @@ def _fits(value, kind):
     # In Python a bool is an int too (True == 1), but True for a number is a mistake.
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return False
-    number = finite_number(value) # None for a text that is no number, for NaN and infinities
-    if number is None:
+    if finite_number(value) is None: # a text that is no number, NaN or an infinity
         return False
-    return kind is float or number == int(number) # 2.0 fits an int, 2.5 does not
+    return kind is float or _whole_number(value) is not None # 2.0 fits an int, 2.5 does not
 
 
 def _converted(value, kind):
@@ -98,7 +99,18 @@ def _converted(value, kind):
         return value if isinstance(value, str) else str(value).lower() # a bool as it was written: "true"
     if kind in (dict, list):
         return value
-    return kind(finite_number(value))
+    return _whole_number(value) if kind is int else finite_number(value)
+
+
+def _whole_number(value):
+    """Return a finite number or its text as an int, None where it is not whole: "1e2" → 100, "2.5" → None
+
+    Exactly: a float has 53 bits, and would make 2**53 of the seed 2**53 + 1."""
+    try:
+        exact = Decimal(value)
+    except InvalidOperation: # an exponent that is too small even for a Decimal: float() read it as 0
+        return None
+    return int(exact) if exact == exact.to_integral_value() else None
 
 
 def finite_number(
@@ -246,17 +258,50 @@ def names_since(
 ) -> dict: # name → value
     """Return the public names that a notebook's parameters cell, or papermill after it, has set
 
-    A name counts if it is new. If `before` also holds the values, a name with another value counts too: an
-    earlier cell may have had a variable of the same name as what a user sets (`-p mask 1`)."""
+    A name counts if it is new, or assigned in a cell between. If `before` also holds the values, a name with
+    another value counts too: an earlier cell may have had a variable of the name that a user sets (`-p mask
+    1`)."""
     set_names = {}
+    assigned = _assigned_since_before(names.get("In"))
     for name, value in names.items():
         is_public = not name.startswith("_") and name != "before" # notebooks keep `before` in a variable
         is_new = name not in before
         # `is not`: != of two arrays, which a notebook may hold, is an array and no bool
         has_new_value = isinstance(before, dict) and not is_new and before[name] is not value
-        if is_public and (is_new or has_new_value):
+        if is_public and (is_new or has_new_value or name in assigned):
             set_names[name] = value
     return set_names
+
+
+def _assigned_since_before(
+    cells, # IPython's `In`: the texts of all cells so far, the last one being that which runs; else None
+):
+    """Return the names that are assigned in the cells between that with `before = …` and the last one
+
+    Values do not tell all: the mask = 1 of an earlier cell is the same object as that of `-p mask 1`. An
+    empty set outside a notebook."""
+    assigned = set()
+    for cell in reversed(cells[:-1] if isinstance(cells, list) else []):
+        # The second: a reader has run the parameters cell again, and what it had set earlier does not count.
+        if re.search(r"^before\s*=", cell, re.MULTILINE) or "names_since(" in cell:
+            return assigned
+        assigned |= _assigned_in(cell)
+    return set() # `before` stands in no cell
+
+
+def _assigned_in(cell):
+    "Return the names that the statements of a cell's text assign, such as {\"lr\"} for `lr: float = 5e-5`"
+    try:
+        statements = ast.parse(cell).body
+    except SyntaxError: # such a cell has set nothing
+        return set()
+    assigned = set()
+    for statement in statements:
+        targets = statement.targets if isinstance(statement, ast.Assign) else []
+        if isinstance(statement, ast.AnnAssign) and statement.value: # `lr: float` alone sets nothing
+            targets = [statement.target]
+        assigned |= {target.id for target in targets if isinstance(target, ast.Name)}
+    return assigned
 
 
 def settings_help(
@@ -779,6 +824,45 @@ _files_of_trained_reward = {
 }
 
 
+# What stands behind a + that begins a term: perhaps a weight and `*`, then a name, perhaps with a colon.
+_begins_a_term = re.compile(r"\s*([^*:/]*\*\s*)?[A-Za-z_][\w.]*\s*(:|$)")
+
+
+def reward_terms(
+    reward: str, # such as "0.5*reward_model:runs/judge/model + counting"
+) -> list: # of (weight as a text, name): ("0.5", "reward_model:runs/judge/model"), ("", "counting")
+    """Return the terms of a reward, which is a weighted sum of names or a single name
+
+    The path of a trained model may hold + and * itself: "reward_model:runs/c++/model" is one term."""
+    terms: list = []
+    for piece in reward.split("+"):
+        # A + within a path: in front of it stands a trained reward, behind it no term.
+        if terms and _is_trained(terms[-1][1]) and not _begins_a_term.match(piece):
+            weight, name = terms.pop()
+            terms.append((weight, f"{name}+{piece}"))
+        else:
+            terms.append(_weight_and_name(piece))
+    return [(weight.strip(), name.strip()) for weight, name in terms]
+
+
+def _is_trained(name):
+    "Return whether a name in a reward names a trained model or a judge, such as `aloha:runs/x/classifier`"
+    chapter, colon, _path = name.strip().partition(":")
+    return bool(colon) and chapter in _files_of_trained_reward
+
+
+def _weight_and_name(term):
+    """Return what stands before the last * of a term, and behind it: "2*counting" → ("2", "counting")
+
+    A * behind the colon of a trained reward belongs to its path."""
+    before_path, colon, path = term.partition(":")
+    weight, _star, chapter = before_path.rpartition("*")
+    if _is_trained(chapter + colon):
+        return weight, f"{chapter}:{path}"
+    weight, _star, name = term.rpartition("*")
+    return weight, name
+
+
 def trained_rewards(
     reward: str | None, # such as "0.5*reward_model:runs/judge/model + 0.5*counting"
 ) -> list: # of (chapter, folder), in the order in which they stand there
@@ -786,12 +870,10 @@ def trained_rewards(
 
     A judge is named by a file of settings, which then stands in the folder's place."""
     named = []
-    for term in (reward or "").split("+"):
-        # A term is "counting", "0.5*reward_model:FOLDER" or "module:function". The table of trained rewards
-        # tells the last two apart.
-        without_weight = term.rpartition("*")[2].strip()
-        chapter, colon, folder = without_weight.partition(":")
-        if colon and chapter in _files_of_trained_reward:
+    for _weight, name in reward_terms(reward or ""):
+        # "reward_model:FOLDER" or "module:function": the table of trained rewards tells them apart.
+        if _is_trained(name):
+            chapter, _colon, folder = name.partition(":")
             named.append((chapter, folder))
     return named
 

@@ -16,7 +16,7 @@ from .marking import flip_mark, grade, losing_groups, main_mark, pictures_of, sa
 from .metrics import difference, flips, metric, with_interval
 from .readers.turns import last_turn
 from .rewards import known_rewards, load_reward
-from .settings import by_task
+from .settings import by_task, reward_terms
 
 __all__ = ["outcomes", "good_outcomes", "questions", "verdict_of", "not_measured", "read_verdict",
            "verdict_line", "read_answers", "commonest"]
@@ -400,7 +400,9 @@ def _paid_gain(rows):
 
 def _are_rewards(paid):
     "Whether the field `paid` of a row holds rewards; in another program's file it may be anything"
-    return isinstance(paid, dict) and {"before_greedy", "after_greedy"} <= set(paid)
+    if not isinstance(paid, dict):
+        return False
+    return all(isinstance(paid.get(name), (int, float)) for name in ("before_greedy", "after_greedy"))
 
 
 def not_measured(
@@ -729,15 +731,32 @@ def read_answers(
     "Read the rows of a predictions file that vlrlbook wrote; a ValueError names the first line that is none"
     # Files that others wrote are read by chapter 06, which checks each field.
     rows = []
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            row = json.loads(line)
-            answer = str(row["answer"])
-        except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(f"{Path(path).name}: line {number} is no row with an answer") from error
-        texts = {name: _as_list(row[name]) for name in columns([row])}  # the columns that hold answers
-        rows.append(row | texts | dict(answer=answer))
+    # Not `splitlines`: it would also split at characters that JSON allows inside a text, such as U+2028.
+    with open(path, encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            rows.append(_row_of_line(line, f"{Path(path).name}: line {number}"))
+    names = columns(rows)  # of all rows: a verdict compares the rows of a column
+    for number, row in enumerate(rows, 1):
+        if missing := [name for name in names if name not in row]:
+            raise ValueError(f"{Path(path).name}: line {number} has no {missing[0]}, as other lines do")
     return rows
+
+
+def _row_of_line(
+    line,  # of a predictions file
+    where,  # file and line, for messages
+):
+    "A line of a predictions file as a row, for `read_answers`; ValueError if it holds none"
+    try:
+        row = json.loads(line)
+        answer = str(row["answer"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{where} is no row with an answer") from error
+    texts = {name: _as_list(row[name]) for name in columns([row])}  # the columns that hold answers
+    for name, answers in texts.items():
+        if not answers or not all(isinstance(text, str) for text in answers):
+            raise ValueError(f"{where}: {name} is {row[name]!r}, expected a text or a list of texts")
+    return row | texts | dict(answer=answer)
 
 
 def _as_list(answers):
@@ -753,8 +772,10 @@ def read_verdict(
     try:
         results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
-        results = {}
-    if isinstance(results.get("verdict"), dict):
+        results = None
+    # A file of another program may hold anything, also a list.
+    results = results if isinstance(results, dict) else {}
+    if _is_verdict(results.get("verdict")):
         return results["verdict"]
     try:
         rows = read_answers(folder / "predictions.jsonl")
@@ -762,7 +783,13 @@ def read_verdict(
         return not_measured()
     except ValueError as error:
         return not_measured(f"The answers that the run kept cannot be read: {error}.")
-    return _verdict_with_settings(rows, results.get("settings") or {})
+    settings = results.get("settings")
+    return _verdict_with_settings(rows, settings if isinstance(settings, dict) else {})
+
+
+def _is_verdict(value):
+    "Whether a value from results.json has the parts of a verdict, which pages and reports show"
+    return isinstance(value, dict) and {"outcome", "sentence", "questions"} <= set(value)
 
 
 def _verdict_with_settings(
@@ -780,10 +807,13 @@ def _verdict_with_settings(
 def _plain_reward(spec):
     """The reward that a run's settings name, if it is one of vlrlbook's or a sum of such; else None
 
-    `spec` is a text such as "counting" or "0.9*counting+0.1*format", or None. Any other reward, such as
-    `my.module:function`, would run other people's code only to read a result."""
-    # the name in each term, such as counting in "0.9*counting"
-    names = [term.rpartition("*")[2].strip() for term in (spec or "").split("+")]
-    if not all(name in known_rewards for name in names):
+    `spec` is a text such as "counting" or "0.9*counting+0.1*format", or whatever stands in a damaged file.
+    Any other reward, such as `my.module:function`, would run other people's code only to read a result."""
+    if not isinstance(spec, str):
         return None
-    return load_reward(spec)
+    if not all(name in known_rewards for _weight, name in reward_terms(spec)):
+        return None
+    try:
+        return load_reward(spec)
+    except ValueError:  # a weight that is no number, or the same reward twice
+        return None

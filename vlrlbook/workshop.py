@@ -120,12 +120,15 @@ def emptied(
     where: str,  # file and cell, for messages
 ) -> str:
     "Return the code with `...` in place of each function's body; signatures and docstrings stay"
-    lines = source.splitlines()
+    # Not `splitlines`: `ast` counts no line at a form feed, or at U+2028 in a text.
+    lines = source.removesuffix("\n").split("\n")
     functions = [node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)]
     if not functions:
         raise ValueError(f"{where}: expected an exercise that is a function")
     # from the last function on, so that the line numbers of those before it stay right
     for node in reversed(functions):
+        if not _body_of(node):
+            raise ValueError(f"{where}: {node.name} is a docstring alone, expected a solution behind it")
         _empty_function(lines, node)
     return "\n".join(lines)
 
@@ -135,13 +138,18 @@ def _empty_function(
     node,  # of `ast`: a function in this code
 ):
     "Replace the body of a function by `...` in the lines of its code; a docstring stays"
-    # The solution; a function with a docstring alone is no exercise.
-    body = node.body[1:] if ast.get_docstring(node) else node.body
+    body = _body_of(node)  # the solution
     first_line = body[0].lineno - 1  # as an index of `lines`; `ast` counts from 1
     # What stands on this line before the body: blanks, or a signature as in `def f(x): return x`.
     # `col_offset` counts bytes of UTF-8, not characters.
     before = lines[first_line].encode()[:body[0].col_offset].decode()
     lines[first_line:node.end_lineno] = [before + "..."]
+
+
+def _body_of(node):
+    "The statements of a function, a node of `ast`, without its docstring: empty if there are no others"
+    has_docstring = ast.get_docstring(node, clean=False) is not None  # it may be an empty text
+    return node.body[1:] if has_docstring else node.body
 
 
 def plan() -> str:

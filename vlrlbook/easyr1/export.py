@@ -256,7 +256,8 @@ def _top_level(module):
     defined_by = {}
     for number, node in enumerate(statements): # a statement may define several names, as an import does
         defined_by |= dict.fromkeys(_names_defined(node), number)
-    return source.splitlines(), statements, defined_by
+    # Not `splitlines`: Python counts no line at a form feed, which may stand between functions.
+    return source.split("\n"), statements, defined_by
 
 def _names_defined(node):
     """Names that a statement at the top of a module defines; `node` is its syntax tree

@@ -78,13 +78,16 @@ def _turn_of_parts(
     number,  # of the row, for an error
     code,  # of an error
 ):
-    "A `Turn` of the texts and pictures in its parts; the texts are joined on one line, as chat templates do"
+    """A `Turn` of the texts and pictures in its parts, which are joined with one blank between two of them
+
+    ["Look:", picture, " how many? "] → "Look: <image> how many?". Line breaks in the texts stay, also at
+    their ends; a part of nothing but white space is left out."""
     texts, pictures = [], []
     for part in parts:
         # For a picture the text is `<image>`, and `pictures` gets the picture.
         text = _part(part, pictures, number, code)
-        if text.strip():  # an empty part would leave two spaces
-            texts.append(text.strip(" \t"))  # line breaks at its ends stay
+        if text.strip():  # an empty part would leave two blanks
+            texts.append(text.strip(" \t"))  # one blank is put between two parts below
     return Turn(role, " ".join(texts), pictures)
 
 
