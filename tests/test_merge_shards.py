@@ -396,6 +396,26 @@ def test_adapter_alone_gives_the_same_logits(tuned, reference, tmp_path):
                                logits(model, inputs), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_an_adapter_of_a_tied_tensor_is_not_dropped(twin, tmp_path):
+    "Added to the head, it would change the embedding, too: peft's own merge does that, with a warning"
+    from peft import LoraConfig, get_peft_model
+    model = get_peft_model(deepcopy(twin[0]), LoraConfig(r=2, lora_alpha=4, target_modules=["lm_head", "q_proj"]))
+    folder = e.shard_model(model, twin[1], tmp_path / "actor", world_size=1)
+    refused(folder, tmp_path, e.ShardError, "lm_head: the adapter changes 'lm_head.weight', .* 'model.language_model.embed_tokens.weight' "
+            "by the config, and a merge would change both; take lora='adapter'")
+    e.merge_shards(str(folder), str(tmp_path / "out"), lora="adapter")
+    assert "base_model.model.lm_head.lora_B.weight" in weights(tmp_path / "out")
+
+
+@pytest.mark.parametrize("name, other", [("head", "embedding"), ("embedding", "head")])
+def test_either_of_two_tied_tensors_is_refused_an_update(name, other):
+    wanted = merge.Wanted(dict.fromkeys(("head", "embedding", "free"), (2, 2)), {}, {"head": "embedding"})
+    merge._check_untied(wanted, {"free": "m"})
+    with pytest.raises(e.ShardError, match=f"m: the adapter changes '{name}', whose numbers are those of '{other}'"):
+        merge._check_untied(wanted, {"free": "n", name: "m"})
+
+
 def lora_copy(tuned, tmp_path): return shutil.copytree(tuned[1], tmp_path / "actor")
 
 

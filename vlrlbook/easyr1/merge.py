@@ -385,6 +385,7 @@ def model_sources(
     updates = _updates(lora.factors if lora else {}, wanted) # name of a weight → the adapter's module
     if lora:
         _check_updates(shards, wanted, lora, updates)
+        _check_untied(wanted, updates)
 
     sources = {}
     for name, shape in wanted.shapes.items():
@@ -395,6 +396,18 @@ def model_sources(
         elif name in keys and tied_to in keys: # only `tied_to` is written, but the shards hold both
             _check_tied(shards, keys, name, tied_to)
     return sources
+
+def _check_untied(wanted, updates):
+    """Raise ShardError if an adapter changes a weight that shares its numbers with another one
+
+    `updates`: name of the weight → module of the adapter; `wanted`: `Wanted`, which knows the ties."""
+    # Of an adapter on the head alone the embedding must not change, and one tensor cannot hold both.
+    for name, module in updates.items():
+        others = sorted(wanted.twins(name) - {name})
+        if others:
+            raise ShardError(f"{module}: the adapter changes {name!r}, whose numbers are those of "
+                             f"{others[0]!r} by the config, and a merge would change both; "
+                             "take lora='adapter' and use the adapter beside its base")
 
 def _keys_by_name(shards, wanted, base):
     """Tensors of the model in shards: name in the model → key in the shards; ShardError if they do not fit
