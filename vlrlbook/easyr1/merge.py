@@ -512,7 +512,7 @@ def _lora_update(shards, lora, module):
 
 # %% ../../nbs/09e_merge.ipynb #nb7162f9
 def _converted(tensor, dtype, key):
-    """Convert a tensor to another number type; ShardError if a number becomes infinite by that
+    """Convert a tensor to another number type; ShardError if a finite number becomes infinite by that
 
     `dtype`: torch's name of it, such as "float16"; `key`: of the tensor, for the message."""
     import torch
@@ -521,8 +521,9 @@ def _converted(tensor, dtype, key):
         return tensor
     out = tensor.to(target)
     # float16 ends at 65504; a number that was infinite before is no fault of the conversion.
-    if out.isinf().any() and not tensor.isinf().any():
-        largest = tensor.abs().max().item()
+    too_large = tensor[out.isinf() & tensor.isfinite()]
+    if len(too_large):
+        largest = too_large.abs().max().item()
         raise ShardError(f"{key}: numbers up to {largest:.3g} are too large for {dtype}")
     return out
 
