@@ -551,6 +551,12 @@ def test_what_the_engine_described_stays_byte_for_byte(actor, tmp_path):
     assert changed["torch_dtype"] == "bfloat16"
 
 
+@pytest.mark.parametrize("tied, words", [({"a": "b", "b": "a"}, "'a' to 'b' to 'a'"), ({"a": "a"}, "'a' to 'a'"),
+                                         ({"d": "e", "a": "b", "b": "c", "c": "b"}, "'a' to 'b' to 'c' to 'b'")])
+def test_ties_in_a_circle_are_an_error(tied, words):
+    with pytest.raises(e.ShardError, match=f"tied tensors go round in a circle: {words}; no tensor"): merge.Wanted({}, {}, tied)
+
+
 def test_ties_of_ties_and_nan_beside_nan(tmp_path):
     from types import SimpleNamespace
     from safetensors.torch import save_file

@@ -31,11 +31,20 @@ class Wanted:
     computed: frozenset = frozenset() # last words of buffers that the model makes itself, such as inv_freq
 
     def __post_init__(self):
-        "Tie each name to the end of its chain of ties: a to b and b to c becomes a to c and b to c"
+        """Tie each name to the end of its chain of ties: a to b and b to c becomes a to c and b to c
+
+        ShardError if a chain has no end: a to b and b to a."""
         # So that a tie never leads to a name that is tied itself, and whose numbers no file holds.
         for name in self.tied:
-            while self.tied[name] in self.tied:
-                self.tied[name] = self.tied[self.tied[name]]
+            chain = [name]
+            while chain[-1] in self.tied:
+                source = self.tied[chain[-1]]
+                if source in chain:
+                    words = " to ".join(map(repr, [*chain, source]))
+                    raise ShardError(f"tied tensors go round in a circle: {words}; no tensor holds their "
+                                     "numbers")
+                chain.append(source)
+            self.tied[name] = chain[-1]
 
     def find(self, key):
         "Translate a tensor's name in files, or in the model, into the latter; None if no tensor has it"
