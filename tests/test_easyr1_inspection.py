@@ -138,6 +138,17 @@ def test_folders_of_rows_and_paths_with_an_at(export, tmp_path, processor):
     assert [p["code"] for p in dry_run(tmp_path / "a@b", processor=processor, progress=False, processes=1).problems] == ["file.at"]
 
 
+@pytest.mark.parametrize("key, written, parts", [
+    ("data.image_dir", "pics@2x", ("pics@2x", "")), ("data.format_prompt", "a@b.jinja", ("a@b.jinja", "")),
+    ("data.train_files", "rows.jsonl@train", ("rows.jsonl", "")), ("data.val_files", "rows.jsonl@test", ("rows.jsonl", "")),
+    ("worker.reward.reward_function", "r@1.py:main", ("r@1.py", ":main")), ("worker.actor.model.model_path", "m@2", ("m@2", ""))])
+def test_only_files_of_rows_name_a_split_behind_an_at(tmp_path, key, written, parts):
+    from vlrlbook.easyr1.inspection import _path_and_function, _readable_from
+    assert _path_and_function(key, written) == parts
+    (tmp_path / parts[0]).touch()
+    assert _readable_from(tmp_path, key, written) == "".join(parts)
+
+
 def test_reward_files_that_are_wrong(export, tmp_path, processor):
     folder = copied(export, tmp_path)
     for source, code in (("def compute_score(r): return [dict(overall=1.0) for _ in r]", "reward.wrong"),

@@ -638,8 +638,9 @@ def _path_and_function(key, written):
     """(path, function) in the value `written` of a setting: `reward.py:main` → ("reward.py", ":main")
 
     Only the setting of EasyR1's reward file names a function; in others it is "". `key`: of the setting."""
-    if key.startswith("data."):
-        # `rows.jsonl@train` also names a split, which is dropped: the whole file is read here.
+    if key in ("data.train_files", "data.val_files"):
+        # `rows.jsonl@train` also names a split, which is dropped: the whole file is read here. In other
+        # settings an @ is a part of the name, as in the folder `pics@2x`.
         path, _, _ = written.partition("@")
         return path, ""
     if key.endswith("reward_function") and ":" in written: # such as `reward.py:main`
