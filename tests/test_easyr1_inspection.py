@@ -127,6 +127,37 @@ def test_a_damaged_file_of_rows_is_reported(tmp_path, name, content, rows, why):
             assert code == "row.json" and why in message, message
 
 
+@pytest.mark.parametrize("spoil, good", [(lambda b: b[:-200], 0), (lambda b: b"", 0), (lambda b: b"{}", 0), (lambda b: b, 3000),
+                                         (lambda b: b[:len(b) // 2] + b"x" * 3000 + b[len(b) // 2 + 3000:], None)])
+def test_a_damaged_parquet_file_is_reported(tmp_path, spoil, good):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from vlrlbook.easyr1.inspection import _read_rows, _row_fields
+    path = tmp_path / "train.parquet"
+    pq.write_table(pa.table({"a": [str(i) * 50 for i in range(3000)]}), path, row_group_size=300)
+    path.write_bytes(spoil(path.read_bytes()))
+    found = list(_read_rows(path))
+    if good == 3000: assert len(found) == 3000 and all(isinstance(row, dict) for _, row in found)
+    else:
+        *rows_before, (number, row) = found
+        assert number == len(rows_before) + 1 and all(isinstance(row, dict) for _, row in rows_before) and good in (None, len(rows_before))
+        [(code, message)] = _row_fields(None, row)[1]
+        assert code == "row.parquet" and message.startswith("no parquet file, or damaged from this row on: "), message
+
+
+@pytest.mark.parametrize("name, content, why", [
+    ("export.json", b'{"engine": "ea', "copy: export.json is damaged: "), ("export.json", b"[]", "names the engine None, not easyr1 or verl"),
+    ("val.parquet", b"PAR1", ("val.parquet", 1, "row.parquet")), ("prompt.jinja", b"\xff", ("prompt.jinja", None, "prompt.template"))])
+def test_a_damaged_file_does_not_stop_a_dry_run_without_a_word(export, tmp_path, processor, name, content, why):
+    folder = copied(export, tmp_path)
+    (folder / name).write_bytes(content)
+    def problems(): return dry_run(folder, processor=processor, overrides=[f"data.val_files={name}"] if "val" in name else [],
+                                   progress=False, processes=1).problems
+    if isinstance(why, tuple): assert why in [(p["file"], p["row"], p["code"]) for p in problems()]
+    else:
+        with pytest.raises(SettingsError, match=why): problems()
+
+
 def test_folders_of_rows_and_paths_with_an_at(export, tmp_path, processor):
     folder = copied(export, tmp_path)
     (folder / "parts").mkdir()

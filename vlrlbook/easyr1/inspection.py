@@ -146,7 +146,10 @@ def _read_template(folder, name):
     """The text of the template file `name` in the export's folder, or None if `name` is None or empty
 
     The jinja template puts instructions around each question. SettingsError if it is no usable jinja."""
-    template = (folder / name).read_text(encoding="utf-8") if name else None
+    try:
+        template = (folder / name).read_text(encoding="utf-8") if name else None
+    except (OSError, UnicodeDecodeError) as e: # such as a folder of that name
+        raise SettingsError(f"{name} cannot be read: {e}") from e
     rendered_prompt("", template) # raises for a bad template here, once and not for every row
     return template
 
@@ -204,6 +207,8 @@ def _row_fields(context, row):
 
     `row`: a dict, or whatever else stands in the file; `context`: a `_RowContext`, with engine and names of
     the columns; problems: a list of (code, message)."""
+    if isinstance(row, _DamagedParquet):
+        return None, [("row.parquet", f"no parquet file, or damaged from this row on: {row}")]
     if isinstance(row, ValueError): # what `_read_rows` yields for a line that is no JSON
         return None, [("row.json", f"no JSON: {row}")]
     if not isinstance(row, dict):
@@ -217,6 +222,9 @@ def _row_fields(context, row):
     problems = [("row.answer", answer_fault)] if answer_fault else []
     images, image_problems = _row_images(row.get(context.image_key, []), context.engine)
     return (prompt, answer, images), problems + image_problems
+
+class _DamagedParquet(ValueError):
+    "Why a parquet file cannot be read from some row on; stands where `_read_rows` yields a row otherwise"
 
 def _row_prompt(context, row):
     """(prompt, None) of a row, which is a dict; (None, what is wrong, in words) if it holds no text
@@ -593,12 +601,19 @@ def _settings_of_run(path, version, overrides):
     return path, about["engine"], settings
 
 def _read_export_json(folder):
-    "The content of an export's export.json, such as engine and version; SettingsError if there is none"
+    "The content of an export's export.json, such as engine and version; SettingsError if there is no such"
     file = folder / "export.json"
     if not file.is_file():
         raise SettingsError(f"{folder.name}: no export.json there; "
                             "give an exported directory, or a YAML of EasyR1")
-    return json.loads(file.read_text(encoding="utf-8"))
+    try:
+        about = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as e: # no JSON, or no UTF-8
+        raise SettingsError(f"{folder.name}: export.json is damaged: {e}") from e
+    engine = about.get("engine") if isinstance(about, dict) else None
+    if engine not in ("easyr1", "verl"):
+        raise SettingsError(f"{folder.name}: export.json names the engine {engine!r}, not easyr1 or verl")
+    return about
 
 def _verl_settings(exported, overrides, name):
     """The `EngineSettings` of an export for verl, from the settings (key → value) in its export.json
@@ -760,7 +775,7 @@ def _read_rows(path):
     """Yield (number from 1, row) of a JSONL, JSON or parquet file
 
     For a line that is no JSON the row is a ValueError, so that the caller can report it and go on. A JSON
-    file, which is one list, is one such row if it is damaged."""
+    file, which is one list, is one such row if it is damaged; a parquet file ends with one."""
     if Path(path).suffix == ".parquet":
         yield from enumerate(_parquet_rows(path), 1)
         return
@@ -788,11 +803,18 @@ def _json_or_error(text):
         return ValueError(str(e))
 
 def _parquet_rows(path):
-    "Yield the rows of a parquet file as dicts; only a batch is in memory at a time"
+    """Yield the rows of a parquet file as dicts; only a batch is in memory at a time
+
+    Where the file is damaged, the last one is a `_DamagedParquet`."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
-    # verl's rows hold their pictures, so that a whole file may not fit into memory.
-    for batch in pq.ParquetFile(path).iter_batches(_batch_size):
-        yield from batch.to_pylist()
+    try:
+        # verl's rows hold their pictures, so that a whole file may not fit into memory.
+        for batch in pq.ParquetFile(path).iter_batches(_batch_size):
+            yield from batch.to_pylist()
+    # Of damaged bytes come OSError and pyarrow's own errors; of values that Python cannot hold the others.
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as e:
+        yield _DamagedParquet(" ".join(str(e).split())[:120])
 
 # %% ../../nbs/09c_inspection.ipynb #n07e6d57
 def _check_rows(files, context, processes, progress, row_counts):
