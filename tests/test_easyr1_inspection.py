@@ -76,14 +76,19 @@ VERL_ROW = dict(prompt=[dict(role="user", content="Is 3 odd?")], images=None, re
     (dict(reward_model="yes"), "row.answer", "'yes' under 'reward_model', expected a dict with 'ground_truth'"),
     (dict(reward_model=None), "row.answer", "None under 'reward_model', expected a dict"),
     (dict(reward_model=dict(style="rule")), "row.answer", "None under 'ground_truth' of 'reward_model', expected text"),
-    (dict(prompt=["Is 3 odd?"]), "row.prompt", "turn 1 under 'prompt': a str, expected a dict with role and content"),
-    (dict(prompt=[*VERL_ROW["prompt"], dict(role="user")]), "row.prompt", "turn 2 under 'prompt': None under 'content', expected text"),
+    (dict(prompt=["Is 3 odd?"]), "row.prompt", "under 'prompt': turn 1: a str, expected a dict with role and content"),
+    (dict(prompt=[*VERL_ROW["prompt"], dict(role="user")]), "row.prompt", "under 'prompt': turn 2: None under 'content', expected text"),
     (dict(prompt=[dict(content=3)]), "row.prompt", "3 under 'content', expected text or a list of parts"),
     (dict(prompt=[dict(content=["Is 3 odd?"])]), "row.prompt", "'Is 3 odd?' under 'content', expected parts with type and text"),
     (dict(prompt=[dict(content=[dict(type="image")])]), "row.prompt", "{'type': 'image'} under 'content', expected parts"),
     (dict(prompt=[]), "row.prompt", "no text under 'prompt'; the row has prompt, images"),
     # verl puts no picture in a part's mark
-    (dict(prompt=[dict(content=[dict(type="text", text="<image>Why?")])], images=[dict(bytes=b"")]), "row.images", "0 <image> marks")])
+    (dict(prompt=[dict(role="user", content=[dict(type="text", text="<image>Why?")])], images=[dict(bytes=b"")]),
+     "row.images", "0 <image> marks"),
+    (dict(prompt="Is 3 odd?"), "row.prompt", "under 'prompt': a str, expected a list of turns, dicts with role and content"),
+    (dict(prompt=VERL_ROW["prompt"][0]), "row.prompt", "under 'prompt': a dict, expected a list of turns"),
+    (dict(prompt=None), "row.prompt", "no text under 'prompt'"),
+    (dict(prompt=[dict(content="Is 3 odd?")]), "row.prompt", "turn 1: None under 'role', expected a text such as user")])
 def test_a_row_of_verl_that_is_malformed_is_a_problem_of_that_row(change, code, message):
     from types import SimpleNamespace
     from vlrlbook.easyr1 import check_row

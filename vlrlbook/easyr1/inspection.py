@@ -232,19 +232,31 @@ def _row_prompt(context, row):
     `context`: a `_RowContext`. A prompt of verl is a list of turns, whose texts are joined."""
     key = context.prompt_key # name of the column
     prompt = row.get(key)
-    if context.engine == "verl" and isinstance(prompt, list):
-        texts = []
-        for number, turn in enumerate(prompt, 1):
-            text, fault = _turn_text(turn)
-            if fault:
-                return None, f"turn {number} under {key!r}: {fault}"
-            texts.append(text)
-        prompt = "".join(texts)
+    if context.engine == "verl" and prompt is not None:
+        prompt, fault = _text_of_turns(prompt)
+        if fault:
+            return None, f"under {key!r}: {fault}"
     # A prompt of picture marks alone asks nothing.
     if not isinstance(prompt, str) or not prompt.replace("<image>", "").strip():
         columns = ", ".join(map(str, row))[:80]
         return None, f"no text under {key!r}; the row has {columns}"
     return prompt, None
+
+def _text_of_turns(turns):
+    """(text, None) of a prompt for verl, a list of turns; (None, what is wrong, in words) if it is none
+
+    verl hands the whole value to the chat template, which makes no prompt of a plain text."""
+    if not isinstance(turns, list):
+        return None, f"a {type(turns).__name__}, expected a list of turns, dicts with role and content"
+    texts = []
+    for number, turn in enumerate(turns, 1):
+        text, fault = _turn_text(turn)
+        if not fault and not isinstance(turn.get("role"), str): # the template begins each turn with it
+            fault = f"{turn.get('role')!r} under 'role', expected a text such as user"
+        if fault:
+            return None, f"turn {number}: {fault}"
+        texts.append(text)
+    return "".join(texts), None
 
 def _turn_text(turn):
     """(text, None) of a turn of a conversation for verl; (None, what is wrong, in words) if it holds none
