@@ -98,6 +98,20 @@ def test_a_row_of_verl_that_is_malformed_is_a_problem_of_that_row(change, code, 
     assert [c for c, _ in problems] == ([code] if code else []) and all(message in told for _, told in problems), problems
 
 
+@pytest.mark.parametrize("engine, filters, truncation, told", [
+    ("easyr1", True, "right", "EasyR1 leaves the row out"), ("easyr1", False, "right", "EasyR1 cuts the prompt on the right"),
+    ("verl", True, "error", "verl leaves the row out"), ("verl", False, "error", "verl stops at it, since data.truncation is error"),
+    ("verl", False, "left", "verl cuts the prompt on the left"), ("verl", False, "middle", "verl cuts the prompt in the middle")])
+def test_what_the_engine_does_to_a_prompt_that_is_too_long(tmp_path, engine, filters, truncation, told):
+    from vlrlbook.easyr1 import engine_settings
+    from vlrlbook.easyr1.inspection import _RowContext, _length_problems
+    given = {"data.max_prompt_length": 9, "data.filter_overlong_prompts": filters}
+    settings = engine_settings(given | ({"data.truncation": truncation} if engine == "verl" else {}), "verl" if engine == "verl" else "0.3.2")
+    settings.values["data.format_prompt"] = None
+    context = _RowContext(settings, tmp_path, engine, None)
+    assert _length_problems(context, 10) == [("prompt.length", f"10 tokens, at most 9; {told}")] and _length_problems(context, 9) == []
+
+
 def test_files_and_lines_that_are_broken(export, tmp_path, processor):
     folder = copied(export, tmp_path)
     text = (folder / "val.jsonl").read_text().splitlines()

@@ -134,12 +134,18 @@ def _count_tokens(context, text, sizes):
 def _length_problems(context, tokens):
     """Problems [(code, message)] of a prompt with so many `tokens`: one if it is longer than the engine takes
 
-    `context`: a `_RowContext`, with the settings `longest` (tokens) and `filters`."""
+    `context`: a `_RowContext`, with the settings `longest` (tokens), `filters` and `truncation`."""
     if tokens <= context.longest: # data.max_prompt_length
         return []
-    # `filters`: data.filter_overlong_prompts
-    consequence = "leaves the row out" if context.filters else "cuts the prompt on the right"
-    return [("prompt.length", f"{tokens} tokens, at most {context.longest}; EasyR1 {consequence}")]
+    engine = "verl" if context.engine == "verl" else "EasyR1"
+    if context.filters: # data.filter_overlong_prompts
+        consequence = "leaves the row out"
+    elif context.truncation == "error":
+        consequence = "stops at it, since data.truncation is error"
+    else:
+        place = "in the middle" if context.truncation == "middle" else f"on the {context.truncation}"
+        consequence = f"cuts the prompt {place}"
+    return [("prompt.length", f"{tokens} tokens, at most {context.longest}; {engine} {consequence}")]
 
 # %% ../../nbs/09c_inspection.ipynb #n4558ddb
 def _read_template(folder, name):
@@ -164,6 +170,8 @@ class _RowContext:
         self.engine, self.processor, self.folder = engine, processor, Path(folder)
         self.longest = values["data.max_prompt_length"] # tokens
         self.filters = values["data.filter_overlong_prompts"] # whether too long rows are left out, or cut
+        # Where they are cut: error, left, right or middle, a key of verl alone; EasyR1 cuts on the right.
+        self.truncation = values.get("data.truncation", "right")
         # verl has no keys for a template file, a picture folder and pixel limits; then these are None.
         self.min_pixels = values.get("data.min_pixels")
         self.max_pixels = values.get("data.max_pixels")
@@ -332,7 +340,7 @@ def _header_problem(image):
     "(code, message) if mode or shape of an opened Pillow picture rule it out, else None; decodes nothing"
     # Modes of 16 or 32 bits a pixel, such as I;16: converted to RGB, all values above 255 become 255.
     if image.mode.startswith(("I", "F")):
-        return "image.mode", f"{image.mode}: EasyR1's plain conversion would clip it"
+        return "image.mode", f"{image.mode}: the engine's plain conversion would clip it"
     short_side, long_side = sorted(image.size)
     if long_side > _most_elongated * short_side:
         return "image.shape", f"{image.width} × {image.height} pixels"
