@@ -250,6 +250,21 @@ def test_an_adapter_of_one_of_two_tied_weights_is_refused(tmp_path, parts, says)
     assert not (tmp_path / "merged").exists()
 
 
+def test_null_in_a_config_stays_null_for_transformers_4(tmp_path):
+    from vlrlbook.model_files import for_transformers_4
+    config = dict(model_type="qwen2_vl", vision_config=None, text_config=None, rope_parameters=None, dtype="float32")
+    processor = dict(processor_class="Qwen2VLProcessor", image_processor=None, video_processor=dict(size=1))
+    for name, content in (("config", config), ("processor_config", processor)): (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    for_transformers_4(tmp_path)
+    def read(name): return json.loads((tmp_path / f"{name}.json").read_text())
+    assert read("config") == config | dict(torch_dtype="float32")
+    assert read("processor_config") == dict(processor_class="Qwen2VLProcessor", image_processor=None)
+    assert read("video_preprocessor_config") == dict(processor_class="Qwen2VLProcessor", size=1)
+    assert not (tmp_path / "preprocessor_config.json").exists()
+    (tmp_path / "processor_config.json").write_text('{"image_processor": {}}')
+    with pytest.raises(ValueError, match="processor_config.json names no processor_class"): for_transformers_4(tmp_path)
+
+
 def test_quantised_weights_are_refused_by_name(pair, tmp_path):
     from safetensors.torch import load_file, save_file
     from vlrlbook.model_files import replace_weights
