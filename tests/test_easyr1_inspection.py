@@ -106,7 +106,8 @@ def test_what_the_engine_does_to_a_prompt_that_is_too_long(tmp_path, engine, fil
     from vlrlbook.easyr1 import engine_settings
     from vlrlbook.easyr1.inspection import _RowContext, _length_problems
     given = {"data.max_prompt_length": 9, "data.filter_overlong_prompts": filters}
-    settings = engine_settings(given | ({"data.truncation": truncation} if engine == "verl" else {}), "verl" if engine == "verl" else "0.3.2")
+    if engine == "verl": given["data.truncation"] = truncation
+    settings = engine_settings(given, "verl" if engine == "verl" else "0.3.2")
     settings.values["data.format_prompt"] = None
     context = _RowContext(settings, tmp_path, engine, None)
     assert _length_problems(context, 10) == [("prompt.length", f"10 tokens, at most 9; {told}")] and _length_problems(context, 9) == []
@@ -165,7 +166,8 @@ def test_a_damaged_parquet_file_is_reported(tmp_path, spoil, good):
 
 
 @pytest.mark.parametrize("name, content, why", [
-    ("export.json", b'{"engine": "ea', "copy: export.json is damaged: "), ("export.json", b"[]", "names the engine None, not easyr1 or verl"),
+    ("export.json", b'{"engine": "ea', "copy: export.json is damaged: "),
+    ("export.json", b"[]", "names the engine None, not easyr1 or verl"),
     ("val.parquet", b"PAR1", ("val.parquet", 1, "row.parquet")), ("prompt.jinja", b"\xff", ("prompt.jinja", None, "prompt.template"))])
 def test_a_damaged_file_does_not_stop_a_dry_run_without_a_word(export, tmp_path, processor, name, content, why):
     folder = copied(export, tmp_path)

@@ -318,13 +318,17 @@ def test_numbers_too_large_for_float16(actor, tmp_path):
             "model.language_model.norm.weight: numbers up to 1e\\+06 are too large for float16", dtype="float16")
 
 
-@pytest.mark.parametrize("numbers, right", [([float("inf"), 1e6], None), ([float("nan"), -1e6, 1.0], None),
-                                            ([float("inf"), 1.0], [float("inf"), 1.0]), ([65504.0, -float("inf")], [65504.0, -float("inf")])])
+INFINITE = float("inf")
+
+
+@pytest.mark.parametrize("numbers, right", [([INFINITE, 1e6], None), ([float("nan"), -1e6, 1.0], None),
+                                            ([INFINITE, 1.0], [INFINITE, 1.0]), ([65504.0, -INFINITE], [65504.0, -INFINITE])])
 def test_only_a_finite_number_that_becomes_infinite_is_a_fault(numbers, right):
     tensor = torch.tensor(numbers)
     if right is not None: assert merge._converted(tensor, "float16", "w").tolist() == right
     else:
-        with pytest.raises(e.ShardError, match=r"w: numbers up to 1e\+06 are too large for float16"): merge._converted(tensor, "float16", "w")
+        with pytest.raises(e.ShardError, match=r"w: numbers up to 1e\+06 are too large for float16"):
+            merge._converted(tensor, "float16", "w")
 
 
 def test_several_files_and_their_index(twin, actor, reference, tmp_path):

@@ -348,7 +348,7 @@ def _first_line(node):
     return min([node.lineno, *(decorator.lineno for decorator in decorators)])
 
 def _names_imported(node, module):
-    "Names that an import statement in `module` binds (its syntax tree `node`), those of `import *` among them"
+    "Names that an import statement (its syntax tree `node`) in `module` binds, also those of `import *`"
     if node.names[0].name != "*":
         return [_bound_name(alias) for alias in node.names]
     source = importlib.import_module(_imported_module(node, module))

@@ -151,7 +151,8 @@ def _length_problems(context, tokens):
 def _read_template(folder, name):
     """The text of the template file `name` in the export's folder, or None if `name` is None or empty
 
-    The jinja template puts instructions around each question. SettingsError if it is no usable jinja."""
+    The jinja template puts instructions around each question. SettingsError if it cannot be read
+    or is no usable jinja."""
     try:
         template = (folder / name).read_text(encoding="utf-8") if name else None
     except (OSError, UnicodeDecodeError) as e: # such as a folder of that name
@@ -621,7 +622,7 @@ def _settings_of_run(path, version, overrides):
     return path, about["engine"], settings
 
 def _read_export_json(folder):
-    "The content of an export's export.json, such as engine and version; SettingsError if there is no such"
+    "The content of an export's export.json, such as engine and version; SettingsError if it has none"
     file = folder / "export.json"
     if not file.is_file():
         raise SettingsError(f"{folder.name}: no export.json there; "
