@@ -208,6 +208,63 @@ def test_a_module_stands_behind_those_that_it_uses_when_the_file_is_read(tmp_pat
     assert ask_reward_file(tmp_path / "file.py", [(["a"], "b")]) == [[dict(overall=1.0)]]
 
 
+def own_reward(tmp_path, monkeypatch, name, source):
+    "What `reward` in a module of one's own pays in this process, and what its reward file pays"
+    import importlib
+    (tmp_path / f"{name}.py").write_text(source)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "out.py").write_text(reward_file(f"{name}:reward"))
+    return importlib.import_module(name).reward("a", "b"), ask_reward_file(tmp_path / "out.py", [(["a"], "b")])[0][0]
+
+
+@pytest.mark.parametrize("name, source, paid", [
+    ("with_fields", "from dataclasses import dataclass, fields\nfrom typing import ClassVar\n@dataclass\nclass Parts:\n    a: float\n"
+     "    most: ClassVar[float] = 3.0\ndef reward(completion, answer): return dict(overall=Parts(2.0).a + len(fields(Parts)))\n", 3.0),
+    ("with_cache", "from functools import lru_cache\ndef twice(f): return lambda x: 2 * f(x)\n@lru_cache(\n    maxsize=None)\n@twice\n"
+     "def one(x): return x\ndef reward(completion, answer): return dict(overall=one(1.5))\n", 3.0)])
+def test_decorators_travel_too(tmp_path, monkeypatch, name, source, paid):
+    assert own_reward(tmp_path, monkeypatch, name, source) == (dict(overall=paid), dict(overall=paid))
+
+
+@pytest.mark.parametrize("name, source, paid", [
+    ("tries", "try: import nothing_like_it as js\nexcept ImportError: import json as js\nif js:\n    def two(): return 2\n"
+     "    class Three: pass\ndef reward(completion, answer): return dict(overall=js.loads('1') + two() * bool(Three))\n", 3),
+    ("tries_again", "import json as js\ntry: import nothing_like_it as js\nexcept ImportError: pass\n"
+     "def reward(completion, answer): return dict(overall=js.loads('3'))\n", 3),
+    ("changes", "import sys\nWORDS = {}\nWORDS['a'] = 1\nfor w in ('b', 'c'): WORDS[w] = 1\nWORDS.update(d=1)\nLIMIT = 1\nLIMIT += 1\n"
+     "sys.path.append('no')\nif __name__ == '__main__': LIMIT = 9\n"
+     "def reward(completion, answer): return dict(overall=len(WORDS) * LIMIT + sys.path.count('no') * 0)\n", 8),
+    ("starred", "from math import *\ndef reward(completion, answer): return dict(overall=sqrt(4))\n", 2.0)])
+def test_all_statements_that_make_a_name_travel(tmp_path, monkeypatch, name, source, paid):
+    "Also those in `try` and `if`, a second one, and one that only changes the value"
+    assert own_reward(tmp_path, monkeypatch, name, source) == (dict(overall=paid), dict(overall=paid))
+    assert "sys.path.append" not in (tmp_path / "out.py").read_text() and "LIMIT = 9" not in (tmp_path / "out.py").read_text()
+
+
+@pytest.mark.parametrize("name, source, why", [
+    ("inner", "def reward(completion, answer):\n    from vlrlbook.rewards import read_count\n    return {}\n",
+     "inner, line 2: `from vlrlbook"),
+    ("tried", "try: from .x import y\nexcept ImportError: y = 1\ndef reward(completion, answer): return y\n",
+     "tried, line 1: `from .x import y`")])
+def test_imports_that_would_fail_on_the_cluster_are_refused(tmp_path, monkeypatch, name, source, why):
+    (tmp_path / f"{name}.py").write_text(source)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(SettingsError, match=re.escape(why)): reward_file(f"{name}:reward")
+
+
+def test_one_name_for_two_imports_is_refused(tmp_path, monkeypatch):
+    "Both lines would stand in one file, where the later one wins"
+    package = tmp_path / "two_imports"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "other.py").write_text("import os.path\nimport cmath as m\ndef root(x): return m.sqrt(x).real * bool(os.path)\n")
+    (package / "reward.py").write_text("import os\nimport math as m\nfrom .other import root\n"
+                                       "def reward(completion, answer): return dict(overall=root(m.sqrt(2)) * bool(os))\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(SettingsError, match="two different 'm' would stand in the file: of import math as m and of import cmath as m"):
+        reward_file("two_imports.reward:reward")
+
+
 def test_rewards_that_cannot_travel_are_refused():
     trained = lambda completions, samples: []
     trained.batched = True

@@ -76,14 +76,19 @@ VERL_ROW = dict(prompt=[dict(role="user", content="Is 3 odd?")], images=None, re
     (dict(reward_model="yes"), "row.answer", "'yes' under 'reward_model', expected a dict with 'ground_truth'"),
     (dict(reward_model=None), "row.answer", "None under 'reward_model', expected a dict"),
     (dict(reward_model=dict(style="rule")), "row.answer", "None under 'ground_truth' of 'reward_model', expected text"),
-    (dict(prompt=["Is 3 odd?"]), "row.prompt", "turn 1 under 'prompt': a str, expected a dict with role and content"),
-    (dict(prompt=[*VERL_ROW["prompt"], dict(role="user")]), "row.prompt", "turn 2 under 'prompt': None under 'content', expected text"),
+    (dict(prompt=["Is 3 odd?"]), "row.prompt", "under 'prompt': turn 1: a str, expected a dict with role and content"),
+    (dict(prompt=[*VERL_ROW["prompt"], dict(role="user")]), "row.prompt", "under 'prompt': turn 2: None under 'content', expected text"),
     (dict(prompt=[dict(content=3)]), "row.prompt", "3 under 'content', expected text or a list of parts"),
     (dict(prompt=[dict(content=["Is 3 odd?"])]), "row.prompt", "'Is 3 odd?' under 'content', expected parts with type and text"),
     (dict(prompt=[dict(content=[dict(type="image")])]), "row.prompt", "{'type': 'image'} under 'content', expected parts"),
     (dict(prompt=[]), "row.prompt", "no text under 'prompt'; the row has prompt, images"),
     # verl puts no picture in a part's mark
-    (dict(prompt=[dict(content=[dict(type="text", text="<image>Why?")])], images=[dict(bytes=b"")]), "row.images", "0 <image> marks")])
+    (dict(prompt=[dict(role="user", content=[dict(type="text", text="<image>Why?")])], images=[dict(bytes=b"")]),
+     "row.images", "0 <image> marks"),
+    (dict(prompt="Is 3 odd?"), "row.prompt", "under 'prompt': a str, expected a list of turns, dicts with role and content"),
+    (dict(prompt=VERL_ROW["prompt"][0]), "row.prompt", "under 'prompt': a dict, expected a list of turns"),
+    (dict(prompt=None), "row.prompt", "no text under 'prompt'"),
+    (dict(prompt=[dict(content="Is 3 odd?")]), "row.prompt", "turn 1: None under 'role', expected a text such as user")])
 def test_a_row_of_verl_that_is_malformed_is_a_problem_of_that_row(change, code, message):
     from types import SimpleNamespace
     from vlrlbook.easyr1 import check_row
@@ -91,6 +96,21 @@ def test_a_row_of_verl_that_is_malformed_is_a_problem_of_that_row(change, code, 
                            min_pixels=None, max_pixels=None, size_of=lambda image: ((9, 9), None), text_tokens=len, processor=None)
     problems = check_row(VERL_ROW | change, 1, look)["problems"]
     assert [c for c, _ in problems] == ([code] if code else []) and all(message in told for _, told in problems), problems
+
+
+@pytest.mark.parametrize("engine, filters, truncation, told", [
+    ("easyr1", True, "right", "EasyR1 leaves the row out"), ("easyr1", False, "right", "EasyR1 cuts the prompt on the right"),
+    ("verl", True, "error", "verl leaves the row out"), ("verl", False, "error", "verl stops at it, since data.truncation is error"),
+    ("verl", False, "left", "verl cuts the prompt on the left"), ("verl", False, "middle", "verl cuts the prompt in the middle")])
+def test_what_the_engine_does_to_a_prompt_that_is_too_long(tmp_path, engine, filters, truncation, told):
+    from vlrlbook.easyr1 import engine_settings
+    from vlrlbook.easyr1.inspection import _RowContext, _length_problems
+    given = {"data.max_prompt_length": 9, "data.filter_overlong_prompts": filters}
+    if engine == "verl": given["data.truncation"] = truncation
+    settings = engine_settings(given, "verl" if engine == "verl" else "0.3.2")
+    settings.values["data.format_prompt"] = None
+    context = _RowContext(settings, tmp_path, engine, None)
+    assert _length_problems(context, 10) == [("prompt.length", f"10 tokens, at most 9; {told}")] and _length_problems(context, 9) == []
 
 
 def test_files_and_lines_that_are_broken(export, tmp_path, processor):
@@ -127,6 +147,38 @@ def test_a_damaged_file_of_rows_is_reported(tmp_path, name, content, rows, why):
             assert code == "row.json" and why in message, message
 
 
+@pytest.mark.parametrize("spoil, good", [(lambda b: b[:-200], 0), (lambda b: b"", 0), (lambda b: b"{}", 0), (lambda b: b, 3000),
+                                         (lambda b: b[:len(b) // 2] + b"x" * 3000 + b[len(b) // 2 + 3000:], None)])
+def test_a_damaged_parquet_file_is_reported(tmp_path, spoil, good):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from vlrlbook.easyr1.inspection import _read_rows, _row_fields
+    path = tmp_path / "train.parquet"
+    pq.write_table(pa.table({"a": [str(i) * 50 for i in range(3000)]}), path, row_group_size=300)
+    path.write_bytes(spoil(path.read_bytes()))
+    found = list(_read_rows(path))
+    if good == 3000: assert len(found) == 3000 and all(isinstance(row, dict) for _, row in found)
+    else:
+        *rows_before, (number, row) = found
+        assert number == len(rows_before) + 1 and all(isinstance(row, dict) for _, row in rows_before) and good in (None, len(rows_before))
+        [(code, message)] = _row_fields(None, row)[1]
+        assert code == "row.parquet" and message.startswith("no parquet file, or damaged from this row on: "), message
+
+
+@pytest.mark.parametrize("name, content, why", [
+    ("export.json", b'{"engine": "ea', "copy: export.json is damaged: "),
+    ("export.json", b"[]", "names the engine None, not easyr1 or verl"),
+    ("val.parquet", b"PAR1", ("val.parquet", 1, "row.parquet")), ("prompt.jinja", b"\xff", ("prompt.jinja", None, "prompt.template"))])
+def test_a_damaged_file_does_not_stop_a_dry_run_without_a_word(export, tmp_path, processor, name, content, why):
+    folder = copied(export, tmp_path)
+    (folder / name).write_bytes(content)
+    def problems(): return dry_run(folder, processor=processor, overrides=[f"data.val_files={name}"] if "val" in name else [],
+                                   progress=False, processes=1).problems
+    if isinstance(why, tuple): assert why in [(p["file"], p["row"], p["code"]) for p in problems()]
+    else:
+        with pytest.raises(SettingsError, match=why): problems()
+
+
 def test_folders_of_rows_and_paths_with_an_at(export, tmp_path, processor):
     folder = copied(export, tmp_path)
     (folder / "parts").mkdir()
@@ -136,6 +188,17 @@ def test_folders_of_rows_and_paths_with_an_at(export, tmp_path, processor):
                    processes=1).rows == {"parts/0.jsonl": 36, "parts/1.jsonl": 36, "val.jsonl": 8}
     folder.rename(tmp_path / "a@b")
     assert [p["code"] for p in dry_run(tmp_path / "a@b", processor=processor, progress=False, processes=1).problems] == ["file.at"]
+
+
+@pytest.mark.parametrize("key, written, parts", [
+    ("data.image_dir", "pics@2x", ("pics@2x", "")), ("data.format_prompt", "a@b.jinja", ("a@b.jinja", "")),
+    ("data.train_files", "rows.jsonl@train", ("rows.jsonl", "")), ("data.val_files", "rows.jsonl@test", ("rows.jsonl", "")),
+    ("worker.reward.reward_function", "r@1.py:main", ("r@1.py", ":main")), ("worker.actor.model.model_path", "m@2", ("m@2", ""))])
+def test_only_files_of_rows_name_a_split_behind_an_at(tmp_path, key, written, parts):
+    from vlrlbook.easyr1.inspection import _path_and_function, _readable_from
+    assert _path_and_function(key, written) == parts
+    (tmp_path / parts[0]).touch()
+    assert _readable_from(tmp_path, key, written) == "".join(parts)
 
 
 def test_reward_files_that_are_wrong(export, tmp_path, processor):

@@ -15,6 +15,13 @@ from vlrlbook.easyr1 import QuickStartSettings, newest_step, quick_start, stages
 from vlrlbook.models import save_model, tiny_twin
 
 
+def test_the_newest_step_is_a_number(tmp_path):
+    for name in ("global_step_20", "global_step_100", "global_step_200_old", "global_step_"):
+        (tmp_path / name / "actor").mkdir(parents=True)
+    assert newest_step(tmp_path) == 100
+    with pytest.raises(SettingsError, match="no global_step_N/actor there"): newest_step(tmp_path / "global_step_20")
+
+
 def test_parameters_cell_equals_settings():
     cells = [c for c in json.loads((ROOT / "nbs" / "09_easyr1.ipynb").read_text())["cells"]
              if "parameters" in c["metadata"].get("tags", [])]

@@ -226,6 +226,45 @@ def test_an_adapter_that_is_not_a_number_is_refused(pair, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["adapter"]
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("parts, says", [
+    (dict(target_modules=["lm_head", "q_proj"]), "adapts 'lm_head', and 'lm_head.weight' and .*embed_tokens.weight' are one tensor"),
+    (dict(target_modules=["embed_tokens"]), "adapts 'model.language_model.embed_tokens', and 'lm_head.weight' and"),
+    (dict(target_modules=["q_proj"], modules_to_save=["lm_head"]), "holds one tensor for 'lm_head.weight' and .* as a whole"),
+    (dict(target_modules=["q_proj"], trainable_token_indices=[1, 2]), None)], ids=str)
+def test_an_adapter_of_one_of_two_tied_weights_is_refused(tmp_path, parts, says):
+    "Merged, the model answered otherwise than the adapted one; single tokens are trained on both sides"
+    from peft import LoraConfig, get_peft_model
+    model, processor = tiny_twin("qwen2_5_vl")
+    save_model(model, processor, tmp_path / "base")
+    adapted = get_peft_model(model, LoraConfig(r=2, lora_alpha=4, **parts))
+    for weight in adapted.parameters():
+        if weight.requires_grad: weight.data.add_(torch.randn_like(weight) / 10)
+    adapted.save_pretrained(tmp_path / "adapter")
+    paths = [str(tmp_path / name) for name in ("base", "adapter", "merged")]
+    if says is None:
+        merge_lora(*paths)
+        assert (logits(adapted.eval(), processor) - logits(load_vlm(paths[2], dtype="float32")[0], processor)).abs().max() < 1e-4
+        return
+    with pytest.raises(ValueError, match=says): merge_lora(*paths)
+    assert not (tmp_path / "merged").exists()
+
+
+def test_null_in_a_config_stays_null_for_transformers_4(tmp_path):
+    from vlrlbook.model_files import for_transformers_4
+    config = dict(model_type="qwen2_vl", vision_config=None, text_config=None, rope_parameters=None, dtype="float32")
+    processor = dict(processor_class="Qwen2VLProcessor", image_processor=None, video_processor=dict(size=1))
+    for name, content in (("config", config), ("processor_config", processor)): (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    for_transformers_4(tmp_path)
+    def read(name): return json.loads((tmp_path / f"{name}.json").read_text())
+    assert read("config") == config | dict(torch_dtype="float32")
+    assert read("processor_config") == dict(processor_class="Qwen2VLProcessor", image_processor=None)
+    assert read("video_preprocessor_config") == dict(processor_class="Qwen2VLProcessor", size=1)
+    assert not (tmp_path / "preprocessor_config.json").exists()
+    (tmp_path / "processor_config.json").write_text('{"image_processor": {}}')
+    with pytest.raises(ValueError, match="processor_config.json names no processor_class"): for_transformers_4(tmp_path)
+
+
 def test_quantised_weights_are_refused_by_name(pair, tmp_path):
     from safetensors.torch import load_file, save_file
     from vlrlbook.model_files import replace_weights

@@ -318,6 +318,19 @@ def test_numbers_too_large_for_float16(actor, tmp_path):
             "model.language_model.norm.weight: numbers up to 1e\\+06 are too large for float16", dtype="float16")
 
 
+INFINITE = float("inf")
+
+
+@pytest.mark.parametrize("numbers, right", [([INFINITE, 1e6], None), ([float("nan"), -1e6, 1.0], None),
+                                            ([INFINITE, 1.0], [INFINITE, 1.0]), ([65504.0, -INFINITE], [65504.0, -INFINITE])])
+def test_only_a_finite_number_that_becomes_infinite_is_a_fault(numbers, right):
+    tensor = torch.tensor(numbers)
+    if right is not None: assert merge._converted(tensor, "float16", "w").tolist() == right
+    else:
+        with pytest.raises(e.ShardError, match=r"w: numbers up to 1e\+06 are too large for float16"):
+            merge._converted(tensor, "float16", "w")
+
+
 def test_several_files_and_their_index(twin, actor, reference, tmp_path):
     from vlrlbook.models import load_vlm
     report = e.merge_shards(str(actor), str(tmp_path / "out"), max_shard_gb=0.001)
@@ -394,6 +407,26 @@ def test_adapter_alone_gives_the_same_logits(tuned, reference, tmp_path):
     inputs = inputs_of(processor)
     torch.testing.assert_close(logits(load_vlm(str(base), adapter=str(tmp_path / "out"))[0], inputs),
                                logits(model, inputs), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_adapter_of_a_tied_tensor_is_not_dropped(twin, tmp_path):
+    "Added to the head, it would change the embedding, too: peft's own merge does that, with a warning"
+    from peft import LoraConfig, get_peft_model
+    model = get_peft_model(deepcopy(twin[0]), LoraConfig(r=2, lora_alpha=4, target_modules=["lm_head", "q_proj"]))
+    folder = e.shard_model(model, twin[1], tmp_path / "actor", world_size=1)
+    refused(folder, tmp_path, e.ShardError, "lm_head: the adapter changes 'lm_head.weight', .* 'model.language_model.embed_tokens.weight' "
+            "by the config, and a merge would change both; take lora='adapter'")
+    e.merge_shards(str(folder), str(tmp_path / "out"), lora="adapter")
+    assert "base_model.model.lm_head.lora_B.weight" in weights(tmp_path / "out")
+
+
+@pytest.mark.parametrize("name, other", [("head", "embedding"), ("embedding", "head")])
+def test_either_of_two_tied_tensors_is_refused_an_update(name, other):
+    wanted = merge.Wanted(dict.fromkeys(("head", "embedding", "free"), (2, 2)), {}, {"head": "embedding"})
+    merge._check_untied(wanted, {"free": "m"})
+    with pytest.raises(e.ShardError, match=f"m: the adapter changes '{name}', whose numbers are those of '{other}'"):
+        merge._check_untied(wanted, {"free": "n", name: "m"})
 
 
 def lora_copy(tuned, tmp_path): return shutil.copytree(tuned[1], tmp_path / "actor")
@@ -520,6 +553,12 @@ def test_what_the_engine_described_stays_byte_for_byte(actor, tmp_path):
     changed = json.loads((tmp_path / "half/config.json").read_text())
     assert {k for k in config if config[k] != changed[k]} <= {"dtype", "torch_dtype", "text_config", "vision_config"}
     assert changed["torch_dtype"] == "bfloat16"
+
+
+@pytest.mark.parametrize("tied, words", [({"a": "b", "b": "a"}, "'a' to 'b' to 'a'"), ({"a": "a"}, "'a' to 'a'"),
+                                         ({"d": "e", "a": "b", "b": "c", "c": "b"}, "'a' to 'b' to 'c' to 'b'")])
+def test_ties_in_a_circle_are_an_error(tied, words):
+    with pytest.raises(e.ShardError, match=f"tied tensors go round in a circle: {words}; no tensor"): merge.Wanted({}, {}, tied)
 
 
 def test_ties_of_ties_and_nan_beside_nan(tmp_path):

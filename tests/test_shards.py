@@ -129,6 +129,15 @@ def test_a_shard_without_checksums(tmp_path):
     assert torch.equal(e.read_contents(tmp_path / "x.pt")["w"].read(), held["w"])
 
 
+@pytest.mark.parametrize("steps, last", [((20, 100), "global_step_100/actor"),
+                                         ((9, 10), "global_step_10/actor"), ((5,), "global_step_5/actor")])
+def test_the_hint_names_the_last_step(tmp_path, steps, last):
+    for step in steps:
+        (tmp_path / f"global_step_{step}/actor").mkdir(parents=True)
+        (tmp_path / f"global_step_{step}/actor/model_world_size_2_rank_0.pt").touch()
+    with pytest.raises(FileNotFoundError, match=f"did you mean '{last}' in it"): e.read_shards(tmp_path)
+
+
 def test_not_a_state_dict(tmp_path):
     torch.save([torch.ones(2)], tmp_path / "x.pt")
     with pytest.raises(e.ShardError, match="holds a list, not a state dict"): e.read_contents(tmp_path / "x.pt")

@@ -392,12 +392,15 @@ def _split_processor_file(folder):
         return
     file_of_part = {"image_processor": "preprocessor_config.json",
                     "video_processor": "video_preprocessor_config.json"}
-    for part, name in file_of_part.items():
-        if part in processor:
-            # Each file must say which class all parts belong to.
-            content = {"processor_class": processor["processor_class"]} | processor[part]
-            write_json(folder / name, content)
-    rest = {key: value for key, value in processor.items() if key not in file_of_part}
+    parts = [part for part in file_of_part if isinstance(processor.get(part), dict)]  # null is none
+    if parts and "processor_class" not in processor:
+        raise SettingsError(f"{folder.name}: processor_config.json names no processor_class, which "
+                            "transformers 4.57 looks for in the file of each part")
+    for part in parts:
+        # Each file must say which class all parts belong to.
+        content = {"processor_class": processor["processor_class"]} | processor[part]
+        write_json(folder / file_of_part[part], content)
+    rest = {key: value for key, value in processor.items() if key not in parts}
     write_json(folder / "processor_config.json", rest)
 
 
@@ -443,7 +446,7 @@ def _config_for_4(config):
     for key, value in config.items():
         if key == "rope_parameters" and value is not None:
             out |= _rope_for_4(value, config.get("model_type")) # rope_theta and rope_scaling
-        elif key == "vision_config":
+        elif key == "vision_config" and isinstance(value, dict): # null stays null
             out[key] = _vision_config_for_4(value)
         elif isinstance(value, dict):
             # Such as text_config. Other dicts, such as id2label, have none of these keys and stay unchanged.

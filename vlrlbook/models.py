@@ -735,6 +735,7 @@ def merge_lora(
     if files and not new_dtype: # as the base is stored; None without safetensors files
         loaded_as = stored_dtype(files) or "auto"
     adapted, processor = load_vlm(base_model, adapter=lora_model, dtype=loaded_as, cache_dir=cache_dir)
+    _check_untied(adapted, Path(lora_model).name)
     layers = adapted_layers(adapted) # before merging, which replaces the adapter's layers by plain ones
     merged = adapted.merge_and_unload()
     # aside: a hidden folder, renamed to output_path when the block ends
@@ -749,6 +750,21 @@ def merge_lora(
         # only_for_transformers_5: a list of what transformers 4 cannot read there
         if transformers_4 and only_for_transformers_5(aside):
             for_transformers_4(aside)
+
+def _check_untied(
+    adapted, # a peft model
+    adapter, # name of the adapter's directory, for the message
+):
+    "Raise ValueError if LoRA adapts a weight that shares its numbers with another: merging changes both"
+    from peft.tuners.lora import LoraLayer
+    base = adapted.get_base_model()
+    ties = base.all_tied_weights_keys.items() # such as the head's weight and that of the embedding
+    for layer, module in base.named_modules():
+        tied = [pair for pair in ties if f"{layer}.weight" in pair]
+        if tied and isinstance(module, LoraLayer): # as it was trained, the other one stays
+            raise ValueError(f"{adapter}: adapts {layer!r}, and {tied[0][0]!r} and {tied[0][1]!r} are one "
+                             "tensor in the base, so that a merge would change both; use the adapter beside "
+                             "its base")
 
 def base_files(
     name: str, # path or hub id, or a twin
@@ -849,7 +865,8 @@ def _changed_weights(
 ): # dict: name of a tensor in the base's files → its new numbers
     """Return the new numbers of all weights that merging may have changed, by their names in the base's files
 
-    ValueError if no file holds a weight that the adapter changes."""
+    ValueError if no file holds a weight that the adapter changes, or none but a tied one with other numbers.
+    """
     state = merged.state_dict()
     touched = _touched_weights(merged, layers, state)
     names_in_files = set().union(*(read_header(path)[0] for path in files.glob("*.safetensors")))
@@ -864,6 +881,11 @@ def _changed_weights(
         suggestion = nearest(missing[0], sorted(names_in_files)) # ": did you mean …?", or a list of all
         raise ValueError(f"{files.name}: no weight file holds {missing[0]!r}, which the adapter changes"
                          f"{suggestion}")
+    for name, source in merged.all_tied_weights_keys.items():
+        has_one_place = len({name, source} & placed) == 1 # one tensor in the files for both
+        if has_one_place and not torch.equal(state[name], state[source]):
+            raise ValueError(f"{files.name}: holds one tensor for {name!r} and {source!r}, and the adapter "
+                             "has trained one of them as a whole; use the adapter beside its base")
     return changed
 
 # %% ../nbs/00a_models.ipynb #c049

@@ -163,24 +163,33 @@ class _Statements:
         """Collect the statements of `module` that define `names`, and those that these use, and so on
 
         `module`: its full name, such as vlrlbook.rewards."""
-        # Source lines, syntax trees of the statements, name → number of the statement that defines it
-        lines, statements, defined_by = _top_level(module)
+        _, _, defined_by = _top_level(module) # name → numbers of the statements that define it
         for name in names:
-            number = defined_by.get(name)
-            if number is None or (module, number) in self.copied: # a builtin, or collected already
-                continue
-            node = statements[number]
-            if isinstance(node, (ast.Import, ast.ImportFrom)):
-                self._add_import(module, node, name)
-                continue
-            self._claim_name(name, module) # SettingsError if another module's statement has this name
-            self.copied[module, number] = "\n".join(lines[node.lineno - 1:node.end_lineno])
-            # Of the names that it uses, without builtins and local names, the statements are needed, too.
-            used_here = _used_names(node) & set(defined_by)
-            self.collect(module, sorted(used_here))
+            for number in defined_by.get(name, []): # none: a builtin
+                self._add_statement(module, number, name)
+
+    def _add_statement(self, module, number, name):
+        """Collect one statement of `module`, which defines `name`, and what it uses in turn
+
+        `number`: of the statement among those at the top of the module, from 0."""
+        lines, statements, defined_by = _top_level(module) # source lines, syntax trees
+        node = statements[number]
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            self._add_import(module, node, name)
+            return
+        self._claim_name(name, module)
+        if (module, number) in self.copied: # under another of its names, or on the way here
+            return
+        _check_inner_imports(node, module) # SettingsError for one that the cluster could not follow
+        self.copied[module, number] = "\n".join(lines[_first_line(node) - 1:node.end_lineno])
+        # Of the names that it uses, without builtins and local names, the statements are needed, too.
+        used_here = _used_names(node) & set(defined_by)
+        self.collect(module, sorted(used_here))
 
     def _claim_name(self, name, module):
-        "Note that `name` is copied from `module`; SettingsError if it was copied from another one before"
+        """Note that `name` is copied from `module`; SettingsError if it was copied from another one before
+
+        Instead of a module it may be the import line that stands for the name."""
         # All statements will stand in one file, where the later one of two equal names would win.
         owner = self.module_of.setdefault(name, module)
         if owner != module:
@@ -192,31 +201,44 @@ class _Statements:
 
         The cluster may lack vlrlbook and the user's own package, so what `from … import` takes from these is
         copied as source. Other imports are copied as a line."""
-        # One statement may import several names; only this one is needed.
-        alias = next(alias for alias in node.names if _bound_name(alias) == name)
+        # One statement may import several names; only this one is needed. `import *` does not list them.
+        named = [alias for alias in node.names if _bound_name(alias) == name]
+        alias = named[0] if named else ast.alias(name)
         imported = f"{alias.name} as {alias.asname}" if alias.asname else alias.name
         if isinstance(node, ast.Import):
-            self._add_plain_import(module, alias.name, imported)
+            self._add_plain_import(module, alias, imported)
             return
         source_module = _imported_module(node, module) # its full name, also for `from ..core import …`
         is_relative = bool(node.level) # number of leading dots
         if source_module.split(".")[0] != "vlrlbook" and not is_relative:
-            self.imports.add(f"from {source_module} import {imported}")
+            self._add_line(module, name, f"from {source_module} import {imported}")
             return
         if alias.asname: # the copied statement would define the old name
             raise SettingsError(f"{module}: {name!r} is renamed in its import, and so cannot be cut out")
         self.used_modules.setdefault(module, []).append(source_module) # for the order in the file
         self.collect(source_module, [name])
 
-    def _add_plain_import(self, module, imported_module, imported):
+    def _add_plain_import(self, module, alias, imported):
         """Add the line `import {imported}` of `module`, such as `import numpy as np`
 
-        `imported_module`: numpy there. SettingsError for vlrlbook, which the cluster lacks: such a line does
-        not say which of its names are used."""
-        if imported_module.split(".")[0] == "vlrlbook":
+        `alias`: what it imports, as a syntax tree. SettingsError for vlrlbook, which the cluster lacks: such
+        a line does not say which of its names are used."""
+        package = alias.name.split(".")[0]
+        if package == "vlrlbook":
             raise SettingsError(f"{module}: `import {imported}` would need vlrlbook on the cluster; "
-                                f"write `from {imported_module} import …`, which copies what the reward uses")
-        self.imports.add(f"import {imported}")
+                                f"write `from {alias.name} import …`, which copies what the reward uses")
+        # `import os` and `import os.path` mean the same os.
+        owner = f"import {imported}" if alias.asname else f"import {package}"
+        self._add_line(module, _bound_name(alias), f"import {imported}", owner)
+
+    def _add_line(self, module, name, line, owner=None):
+        """Add an import line of `module` that binds `name`; SettingsError if other modules mean another thing
+
+        `owner`: what the name stands for, where that is not the line itself."""
+        _, _, defined_by = _top_level(module)
+        is_only_one = len(defined_by[name]) == 1 # else other statements of the module define it, too
+        self._claim_name(name, (owner or line) if is_only_one else module)
+        self.imports.add(line)
 
     def body(self):
         """The source of all collected statements, module by module, each in its own order
@@ -247,29 +269,111 @@ class _Statements:
 # %% ../../nbs/09b_export.ipynb #n6d1568b
 @cache
 def _top_level(module):
-    """(source lines of a module, syntax trees of its statements, name → number of its statement)
+    """(source lines of a module, syntax trees of its statements, name → numbers of its statements)
 
     `module`: its full name. Only statements at the top count; numbers are from 0. Cached, since a
     reward may use many names of the same module."""
     source = inspect.getsource(importlib.import_module(module))
     statements = ast.parse(source).body
-    defined_by = {}
-    for number, node in enumerate(statements): # a statement may define several names, as an import does
-        defined_by |= dict.fromkeys(_names_defined(node), number)
     # Not `splitlines`: Python counts no line at a form feed, which may stand between functions.
-    return source.split("\n"), statements, defined_by
+    return source.split("\n"), statements, _definitions(statements, module)
 
-def _names_defined(node):
+def _definitions(statements, module):
+    """Which statements at the top of a module define or change a name: name → their numbers, in their order
+
+    `WORDS = {}` and `WORDS["a"] = 1` both belong to WORDS. `statements`: syntax trees; `module`: its full
+    name."""
+    defined_by = {}
+    for number, node in enumerate(statements):
+        is_import = isinstance(node, (ast.Import, ast.ImportFrom))
+        for name in _names_defined(node, module):
+            # An import at the top replaces what had the name before; other statements may use that.
+            earlier = [] if is_import else defined_by.get(name, [])
+            defined_by[name] = [*earlier, number]
+        # What an import names is not changed: `sys.path.append(…)` is about this machine.
+        for name in _names_changed(node):
+            numbers = defined_by.get(name, [])
+            is_own = any(not isinstance(statements[i], (ast.Import, ast.ImportFrom)) for i in numbers)
+            if is_own and number not in numbers:
+                numbers.append(number)
+    return defined_by
+
+def _names_defined(node, module):
     """Names that a statement at the top of a module defines; `node` is its syntax tree
 
-    `def f(): …` → ["f"], `import os, re` → ["os", "re"], `a = b = 1` → ["a", "b"]."""
-    if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-        return [node.name]
-    if isinstance(node, (ast.Import, ast.ImportFrom)):
+    `def f(): …` → ["f"], `import os, re` → ["os", "re"], `a = b = 1` → ["a", "b"]; of a block such as `if` or
+    `try` those of all statements in it. `module`: its full name."""
+    names = []
+    for part in _own_parts(node):
+        if isinstance(part, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            names.append(part.name)
+        elif isinstance(part, (ast.Import, ast.ImportFrom)):
+            names += _names_imported(part, module)
+        elif isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store): # is assigned to
+            names.append(part.id)
+    return list(dict.fromkeys(names)) # each once
+
+def _names_changed(node):
+    """Names whose values a statement at the top changes without defining them; `node` is its syntax tree
+
+    `WORDS["a"] = 1`, `LIMITS.most = 3` and `NAMES.append("b")` → ["WORDS"], ["LIMITS"] and ["NAMES"]."""
+    names = []
+    for part in _own_parts(node):
+        is_assigned = isinstance(getattr(part, "ctx", None), (ast.Store, ast.Del))
+        if isinstance(part, ast.Expr) and isinstance(part.value, ast.Call): # called for its effect alone
+            part, is_assigned = part.value.func, True
+        if is_assigned and isinstance(part, (ast.Attribute, ast.Subscript)):
+            while isinstance(part, (ast.Attribute, ast.Subscript)): # `a.b[0].c` is about `a`
+                part = part.value
+            names += [part.id] if isinstance(part, ast.Name) else []
+    return list(dict.fromkeys(names))
+
+def _own_parts(node):
+    """All parts of a statement's syntax tree that run in the module's own scope, the statement itself first
+
+    Not what stands inside functions, classes and comprehensions, whose names are their own, and nothing
+    under `if __name__ == …`, which does not run in a module that is imported."""
+    parts, to_visit = [], [node]
+    inner_scopes = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda,
+                    ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+    while to_visit:
+        part = to_visit.pop(0)
+        if isinstance(part, ast.If) and "__name__" in _used_names(part.test):
+            continue
+        parts.append(part)
+        if not isinstance(part, inner_scopes):
+            to_visit += ast.iter_child_nodes(part)
+    return parts
+
+def _first_line(node):
+    "Number of a statement's first line, from 1: that of the first decorator, if it has any"
+    decorators = getattr(node, "decorator_list", []) # of functions and classes; `lineno` is that of `def`
+    return min([node.lineno, *(decorator.lineno for decorator in decorators)])
+
+def _names_imported(node, module):
+    "Names that an import statement (its syntax tree `node`) in `module` binds, also those of `import *`"
+    if node.names[0].name != "*":
         return [_bound_name(alias) for alias in node.names]
-    # An assignment, or a block such as `if` with assignments in it: assigned names have the context Store.
-    names = [part for part in ast.walk(node) if isinstance(part, ast.Name)]
-    return [name.id for name in names if isinstance(name.ctx, ast.Store)]
+    source = importlib.import_module(_imported_module(node, module))
+    public = [name for name in vars(source) if not name.startswith("_")]
+    return list(getattr(source, "__all__", public)) # as Python itself chooses them
+
+def _check_inner_imports(node, module):
+    """Raise SettingsError if a function or block imports what only a line at the top can bring along
+
+    That is vlrlbook, which the cluster lacks, and relative imports. `node`: syntax tree of a statement of
+    `module`, which goes into the reward file as it is."""
+    for part in ast.walk(node):
+        if isinstance(part, ast.Import):
+            names, is_relative = [alias.name for alias in part.names], False
+        elif isinstance(part, ast.ImportFrom):
+            names, is_relative = [part.module or ""], bool(part.level)
+        else:
+            continue
+        if is_relative or any(name.split(".")[0] == "vlrlbook" for name in names):
+            raise SettingsError(f"{module}, line {part.lineno}: `{ast.unparse(part)}` inside a function or a "
+                                "block would fail on the cluster; write `from … import …` at the module's "
+                                "top, which copies what the reward uses")
 
 def _bound_name(alias):
     "The name that an import binds: `import os.path` binds `os`"
@@ -287,15 +391,17 @@ def _imported_module(node, module):
 
 # %% ../../nbs/09b_export.ipynb #nfbea0c1
 def _used_names(node):
-    """All names in a statement (its syntax tree `node`), those in annotations left out
+    """All names in a statement (its syntax tree `node`), those in annotations of functions left out
 
     The statement goes into a reward file, which never evaluates annotations; so what they name is not needed
-    there."""
+    there. Only `dataclass` and its like look at those of a class's fields: ClassVar is no field to them."""
     names, to_visit = set(), [node]
     while to_visit:
         part = to_visit.pop()
         if isinstance(part, ast.Name):
             names.add(part.id)
+        if isinstance(part, ast.ClassDef) and part.decorator_list:
+            to_visit += [field.annotation for field in part.body if isinstance(field, ast.AnnAssign)]
         annotations = (getattr(part, "annotation", None), getattr(part, "returns", None))
         for child in ast.iter_child_nodes(part): # all parts but the annotations of arguments and results
             if not any(child is annotation for annotation in annotations):

@@ -134,19 +134,29 @@ def _count_tokens(context, text, sizes):
 def _length_problems(context, tokens):
     """Problems [(code, message)] of a prompt with so many `tokens`: one if it is longer than the engine takes
 
-    `context`: a `_RowContext`, with the settings `longest` (tokens) and `filters_overlong`."""
+    `context`: a `_RowContext`, with the settings `longest` (tokens), `filters_overlong` and `truncation`."""
     if tokens <= context.longest: # data.max_prompt_length
         return []
-    # data.filter_overlong_prompts: whether the row is left out
-    consequence = "leaves the row out" if context.filters_overlong else "cuts the prompt on the right"
-    return [("prompt.length", f"{tokens} tokens, at most {context.longest}; EasyR1 {consequence}")]
+    engine = "verl" if context.engine == "verl" else "EasyR1"
+    if context.filters_overlong: # data.filter_overlong_prompts
+        consequence = "leaves the row out"
+    elif context.truncation == "error":
+        consequence = "stops at it, since data.truncation is error"
+    else:
+        place = "in the middle" if context.truncation == "middle" else f"on the {context.truncation}"
+        consequence = f"cuts the prompt {place}"
+    return [("prompt.length", f"{tokens} tokens, at most {context.longest}; {engine} {consequence}")]
 
 # %% ../../nbs/09c_inspection.ipynb #n4558ddb
 def _read_template(folder, name):
     """The text of the template file `name` in the export's folder, or None if `name` is None or empty
 
-    The jinja template puts instructions around each question. SettingsError if it is no usable jinja."""
-    template = (folder / name).read_text(encoding="utf-8") if name else None
+    The jinja template puts instructions around each question. SettingsError if it cannot be read
+    or is no usable jinja."""
+    try:
+        template = (folder / name).read_text(encoding="utf-8") if name else None
+    except (OSError, UnicodeDecodeError) as e: # such as a folder of that name
+        raise SettingsError(f"{name} cannot be read: {e}") from e
     rendered_prompt("", template) # raises for a bad template here, once and not for every row
     return template
 
@@ -160,7 +170,9 @@ class _RowContext:
         values = settings.values # dotted key → value
         self.engine, self.processor, self.folder = engine, processor, Path(folder)
         self.longest = values["data.max_prompt_length"] # tokens
-        self.filters_overlong = values["data.filter_overlong_prompts"] # else they are cut
+        self.filters_overlong = values["data.filter_overlong_prompts"] # else too long ones are cut
+        # Where they are cut: error, left, right or middle, a key of verl alone; EasyR1 cuts on the right.
+        self.truncation = values.get("data.truncation", "right")
         # verl has no keys for a template file, a picture folder and pixel limits; then these are None.
         self.min_pixels = values.get("data.min_pixels")
         self.max_pixels = values.get("data.max_pixels")
@@ -204,6 +216,8 @@ def _row_fields(context, row):
 
     `row`: a dict, or whatever else stands in the file; `context`: a `_RowContext`, with engine and names of
     the columns; problems: a list of (code, message)."""
+    if isinstance(row, _DamagedParquet):
+        return None, [("row.parquet", f"no parquet file, or damaged from this row on: {row}")]
     if isinstance(row, ValueError): # what `_read_rows` yields for a line that is no JSON
         return None, [("row.json", f"no JSON: {row}")]
     if not isinstance(row, dict):
@@ -218,25 +232,40 @@ def _row_fields(context, row):
     images, image_problems = _row_images(row.get(context.image_key, []), context.engine)
     return (prompt, answer, images), problems + image_problems
 
+class _DamagedParquet(ValueError):
+    "Why a parquet file cannot be read from some row on; stands where `_read_rows` yields a row otherwise"
+
 def _row_prompt(context, row):
     """(prompt, None) of a row, which is a dict; (None, what is wrong, in words) if it holds no text
 
     `context`: a `_RowContext`. A prompt of verl is a list of turns, whose texts are joined."""
     key = context.prompt_key # name of the column
     prompt = row.get(key)
-    if context.engine == "verl" and isinstance(prompt, list):
-        texts = []
-        for number, turn in enumerate(prompt, 1):
-            text, fault = _turn_text(turn)
-            if fault:
-                return None, f"turn {number} under {key!r}: {fault}"
-            texts.append(text)
-        prompt = "".join(texts)
+    if context.engine == "verl" and prompt is not None:
+        prompt, fault = _text_of_turns(prompt)
+        if fault:
+            return None, f"under {key!r}: {fault}"
     # A prompt of picture marks alone asks nothing.
     if not isinstance(prompt, str) or not prompt.replace("<image>", "").strip():
         columns = ", ".join(map(str, row))[:80]
         return None, f"no text under {key!r}; the row has {columns}"
     return prompt, None
+
+def _text_of_turns(turns):
+    """(text, None) of a prompt for verl, a list of turns; (None, what is wrong, in words) if it is none
+
+    verl hands the whole value to the chat template, which makes no prompt of a plain text."""
+    if not isinstance(turns, list):
+        return None, f"a {type(turns).__name__}, expected a list of turns, dicts with role and content"
+    texts = []
+    for number, turn in enumerate(turns, 1):
+        text, fault = _turn_text(turn)
+        if not fault and not isinstance(turn.get("role"), str): # the template begins each turn with it
+            fault = f"{turn.get('role')!r} under 'role', expected a text such as user"
+        if fault:
+            return None, f"turn {number}: {fault}"
+        texts.append(text)
+    return "".join(texts), None
 
 def _turn_text(turn):
     """(text, None) of a turn of a conversation for verl; (None, what is wrong, in words) if it holds none
@@ -312,7 +341,7 @@ def _header_problem(image):
     "(code, message) if mode or shape of an opened Pillow picture rule it out, else None; decodes nothing"
     # Modes of 16 or 32 bits a pixel, such as I;16: converted to RGB, all values above 255 become 255.
     if image.mode.startswith(("I", "F")):
-        return "image.mode", f"{image.mode}: EasyR1's plain conversion would clip it"
+        return "image.mode", f"{image.mode}: the engine's plain conversion would clip it"
     short_side, long_side = sorted(image.size)
     if long_side > _most_elongated * short_side:
         return "image.shape", f"{image.width} × {image.height} pixels"
@@ -593,12 +622,19 @@ def _settings_of_run(path, version, overrides):
     return path, about["engine"], settings
 
 def _read_export_json(folder):
-    "The content of an export's export.json, such as engine and version; SettingsError if there is none"
+    "The content of an export's export.json, such as engine and version; SettingsError if it has none"
     file = folder / "export.json"
     if not file.is_file():
         raise SettingsError(f"{folder.name}: no export.json there; "
                             "give an exported directory, or a YAML of EasyR1")
-    return json.loads(file.read_text(encoding="utf-8"))
+    try:
+        about = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as e: # no JSON, or no UTF-8
+        raise SettingsError(f"{folder.name}: export.json is damaged: {e}") from e
+    engine = about.get("engine") if isinstance(about, dict) else None
+    if engine not in ("easyr1", "verl"):
+        raise SettingsError(f"{folder.name}: export.json names the engine {engine!r}, not easyr1 or verl")
+    return about
 
 def _verl_settings(exported, overrides, name):
     """The `EngineSettings` of an export for verl, from the settings (key → value) in its export.json
@@ -638,8 +674,9 @@ def _path_and_function(key, written):
     """(path, function) in the value `written` of a setting: `reward.py:main` → ("reward.py", ":main")
 
     Only the setting of EasyR1's reward file names a function; in others it is "". `key`: of the setting."""
-    if key.startswith("data."):
-        # `rows.jsonl@train` also names a split, which is dropped: the whole file is read here.
+    if key in ("data.train_files", "data.val_files"):
+        # `rows.jsonl@train` also names a split, which is dropped: the whole file is read here. In other
+        # settings an @ is a part of the name, as in the folder `pics@2x`.
         path, _, _ = written.partition("@")
         return path, ""
     if key.endswith("reward_function") and ":" in written: # such as `reward.py:main`
@@ -759,7 +796,7 @@ def _read_rows(path):
     """Yield (number from 1, row) of a JSONL, JSON or parquet file
 
     For a line that is no JSON the row is a ValueError, so that the caller can report it and go on. A JSON
-    file, which is one list, is one such row if it is damaged."""
+    file, which is one list, is one such row if it is damaged; a parquet file ends with one."""
     if Path(path).suffix == ".parquet":
         yield from enumerate(_parquet_rows(path), 1)
         return
@@ -787,11 +824,18 @@ def _json_or_error(text):
         return ValueError(str(e))
 
 def _parquet_rows(path):
-    "Yield the rows of a parquet file as dicts; only a batch is in memory at a time"
+    """Yield the rows of a parquet file as dicts; only a batch is in memory at a time
+
+    Where the file is damaged, the last one is a `_DamagedParquet`."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
-    # verl's rows hold their pictures, so that a whole file may not fit into memory.
-    for batch in pq.ParquetFile(path).iter_batches(_batch_size):
-        yield from batch.to_pylist()
+    try:
+        # verl's rows hold their pictures, so that a whole file may not fit into memory.
+        for batch in pq.ParquetFile(path).iter_batches(_batch_size):
+            yield from batch.to_pylist()
+    # Of damaged bytes come OSError and pyarrow's own errors; of values that Python cannot hold the others.
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as e:
+        yield _DamagedParquet(" ".join(str(e).split())[:120])
 
 # %% ../../nbs/09c_inspection.ipynb #n07e6d57
 def _check_rows(files, context, processes, progress, row_counts):

@@ -31,11 +31,20 @@ class Wanted:
     computed: frozenset = frozenset() # last words of buffers that the model makes itself, such as inv_freq
 
     def __post_init__(self):
-        "Tie each name to the end of its chain of ties: a to b and b to c becomes a to c and b to c"
+        """Tie each name to the end of its chain of ties: a to b and b to c becomes a to c and b to c
+
+        ShardError if a chain has no end: a to b and b to a."""
         # So that a tie never leads to a name that is tied itself, and whose numbers no file holds.
         for name in self.tied:
-            while self.tied[name] in self.tied:
-                self.tied[name] = self.tied[self.tied[name]]
+            chain = [name]
+            while chain[-1] in self.tied:
+                source = self.tied[chain[-1]]
+                if source in chain:
+                    words = " to ".join(map(repr, [*chain, source]))
+                    raise ShardError(f"tied tensors go round in a circle: {words}; no tensor holds their "
+                                     "numbers")
+                chain.append(source)
+            self.tied[name] = chain[-1]
 
     def find(self, key):
         "Translate a tensor's name in files, or in the model, into the latter; None if no tensor has it"
@@ -388,6 +397,7 @@ def model_sources(
     updates = _updates(lora.factors if lora else {}, wanted) # name of a weight → the adapter's module
     if lora:
         _check_updates(shards, wanted, lora, updates)
+        _check_untied(wanted, updates)
 
     sources = {}
     for name, shape in wanted.shapes.items():
@@ -398,6 +408,18 @@ def model_sources(
         elif name in keys and tied_to in keys: # only `tied_to` is written, but the shards hold both
             _check_tied(shards, keys, name, tied_to)
     return sources
+
+def _check_untied(wanted, updates):
+    """Raise ShardError if an adapter changes a weight that shares its numbers with another one
+
+    `updates`: name of the weight → module of the adapter; `wanted`: `Wanted`, which knows the ties."""
+    # Of an adapter on the head alone the embedding must not change, and one tensor cannot hold both.
+    for name, module in updates.items():
+        others = sorted(wanted.twins(name) - {name})
+        if others:
+            raise ShardError(f"{module}: the adapter changes {name!r}, whose numbers are those of "
+                             f"{others[0]!r} by the config, and a merge would change both; "
+                             "take lora='adapter' and use the adapter beside its base")
 
 def _keys_by_name(shards, wanted, base):
     """Tensors of the model in shards: name in the model → key in the shards; ShardError if they do not fit
@@ -502,7 +524,7 @@ def _lora_update(shards, lora, module):
 
 # %% ../../nbs/09e_merge.ipynb #nb7162f9
 def _converted(tensor, dtype, key):
-    """Convert a tensor to another number type; ShardError if a number becomes infinite by that
+    """Convert a tensor to another number type; ShardError if a finite number becomes infinite by that
 
     `dtype`: torch's name of it, such as "float16"; `key`: of the tensor, for the message."""
     import torch
@@ -511,8 +533,9 @@ def _converted(tensor, dtype, key):
         return tensor
     out = tensor.to(target)
     # float16 ends at 65504; a number that was infinite before is no fault of the conversion.
-    if out.isinf().any() and not tensor.isinf().any():
-        largest = tensor.abs().max().item()
+    too_large = tensor[out.isinf() & tensor.isfinite()]
+    if len(too_large):
+        largest = too_large.abs().max().item()
         raise ShardError(f"{key}: numbers up to {largest:.3g} are too large for {dtype}")
     return out
 

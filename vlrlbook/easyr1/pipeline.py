@@ -324,8 +324,9 @@ def newest_step(
     steps = []
     # A step that was stopped while it was saved may have a folder without `actor`.
     for actor in Path(folder).glob("global_step_*/actor"):
-        number = actor.parent.name.rpartition("_")[2]
-        steps.append(int(number))
+        number = actor.parent.name.removeprefix("global_step_")
+        if number.isdecimal(): # else a folder that somebody has renamed, such as global_step_20_old
+            steps.append(int(number))
     if not steps:
         raise SettingsError(f"{Path(folder).name}: no global_step_N/actor there")
     return max(steps)

@@ -758,10 +758,16 @@ def _check_ranks(folder, world_size, ranks):
 def _subfolder_hint(folder):
     "The end of an error message: the subfolder that holds shards, or an empty text if there is none"
     # Often the folder above is given: global_step_20 instead of global_step_20/actor. Of several
-    # subfolders the message names the last one, in the order of their names.
+    # subfolders the message names the last one, in the order of their names and steps.
     first_files = folder.glob("**/model_world_size_*_rank_0.pt")
-    subfolders = sorted({path.parent.relative_to(folder).as_posix() for path in first_files})
+    subfolders = {path.parent.relative_to(folder).as_posix() for path in first_files}
+    subfolders = sorted(subfolders, key=_by_number)
     return f": did you mean {subfolders[-1]!r} in it?" if subfolders else ""
+
+def _by_number(name):
+    "A key to sort names by, numbers in them by their size: global_step_20 comes before global_step_100"
+    parts = re.split(r"(\d+)", name) # text, digits, text, …
+    return [int(part) if part.isdigit() else part for part in parts]
 
 # %% ../../nbs/09d_shards.ipynb #n740c828
 # Words that FSDP 1, activation checkpointing and torch.compile add to the names of modules that they wrap.
