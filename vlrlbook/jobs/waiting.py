@@ -58,7 +58,8 @@ class WaitingJobs:
     ):
         "Queue interrupted jobs again, except those that were restarted too often"
         for row in self.ledger.interrupted(restarts):
-            # After a stop by order `restarts_after` has taken one off (0 → -1): this start does not count.
+            # A stop by order is no failure of the job, so the start after it must not count:
+            # `restarts_after` has taken one off (such as 0 → -1), which is added again here.
             count = row["restarts"] + 1
             why = f"start {count} of {restarts} by itself" if count else "goes on after a stop"  # for the log
             # of_attempt: `move` changes nothing if the job is at another attempt by now.
@@ -159,12 +160,14 @@ class WaitingJobs:
     ):
         "End a job that cannot be started as failed, so that the jobs behind it can start"
         job_id = row["job_id"]
-        # The attempt that could not start. `row` was read before `_start`, which may have counted it already.
+        # The attempt that could not start. `row` is older than `_start`, which may have written this number
+        # into the ledger.
         attempt = row["attempt"] + 1
         # Only a job in `training` may become failed. This one is queued, or interrupted if `_start` failed
         # halfway, so it is moved step by step; a `move` of a job in another state does nothing.
         self.ledger.move(job_id, "interrupted", "queued", "to be ended")
         self.ledger.move(job_id, "queued", "training", f"slot {slot}", attempt=attempt)
-        # of_attempt: only if the job is at this attempt; `end_columns`: when it ended
+        # of_attempt: only if the job is at this attempt; `end_columns`: when it ended. "trainer.start" is
+        # the reason in the log of moves, and the error code that the owner sees.
         self.ledger.move(job_id, "training", "failed", "trainer.start", of_attempt=attempt,
                          error_code="trainer.start", error_message=message, **self.clock.end_columns())
