@@ -202,14 +202,17 @@ class AlohaSettings(Settings):
         for name in ("mode", "finetune_mode"):  # settings that are one of a few words
             if name in variables:  # the older script's variables may hold TRAIN and LoRA
                 variables[name] = variables[name].lower()
-        # The older script has -1 for all frames, here it is None, for which no preset has another value.
+        # The older script calls all frames -1, as a parameter or in the variable. Here they are None, and
+        # no preset fills that in.
         if self.max_train_samples == -1 or variables.get("max_train_samples") == -1:
             self.max_train_samples = None
             variables.pop("max_train_samples", None)
         return defaults | variables
 
     def _defaults(self):
-        "The values of the preset of `size`, and those that depend on other settings: {name: value}"
+        """What a setting becomes if it is still None: {name: value}.
+
+        The values are those of the preset of `size`, and some that depend on other settings."""
         # The preset wins over these two: gpu has a ckpt_dir of its own.
         defaults = {"mode": "train", "ckpt_dir": f"{self.output_dir}/classifier"} | presets[self.size]
         if self.data and Path(self.data, "meta", "info.json").exists():
@@ -288,9 +291,10 @@ class AlohaSettings(Settings):
         if self.labelled_set:
             is_taken = Path(self.labelled_set).exists()  # a new folder for a copy with the predicted rewards
             yield is_taken, f"labelled_set = {self.labelled_set!r}: is there already, and is not written over"
+            # of films in the folder `data`; of films that are drawn `episodes` is only how many
             picks_films = bool(self.data) and self.episodes is not None
             yield picks_films, "labelled_set with episodes: a copy holds all films, so all must be judged"
-        # Else, with size gpu or a revision, the data set is downloaded into `data`, which may be empty.
+        # With size gpu or a revision `data` may be empty: the data set is downloaded into it.
         if self.data and self.size == "tiny" and not self.revision:
             yield not Path(self.data, "meta", "info.json").exists(), (
                 f"data = {self.data!r}: no meta/info.json there, so this is no LeRobot data set")
@@ -365,7 +369,7 @@ class AlohaSettings(Settings):
         return SettingsError(f"episodes = {shown}: {wanted}")
 
     def _films_to_draw(self,
-        text,  # of the setting `episodes`, such as "90"
+        text,  # of the setting `episodes`, without the spaces around it, such as "90"
     ):
         "How many films to draw, from the text of `episodes`; a SettingsError if it is no number above 0"
         count = self._film_number(text) if text.isdecimal() else 0

@@ -187,6 +187,7 @@ def _prompt(
     limit_pixels(processor, settings.max_image_size)
     encoded = encode(processor, [_largest_sample(settings, pictures)])
     is_picture = encoded["input_ids"] == processor.image_token_id
+    # [1, P]: the model's own id for a picture's tokens, and 1 for all text, of which some may be added
     ids = _placeholder_ids(is_picture, config.image_token_id, text_tokens)
     token_types = (ids == config.image_token_id).long()  # 1 for a picture's tokens
     # (patches of all pictures, numbers of a patch): pixels are counted by their shape, so it is enough
@@ -233,7 +234,7 @@ class _Counter(TorchDispatchMode):
         result = function(*args, **(kwargs or {}))
         for tensor in tree_leaves(result):
             if isinstance(tensor, torch.Tensor):
-                self._add(tensor.untyped_storage())
+                self._add(tensor.untyped_storage())  # to `now`, until the storage is freed
         self.peak = max(self.peak, self.now)
         return result
 
@@ -535,7 +536,7 @@ def _state_bytes(optim, size):
 
 class _Scorer(SharedPrompt):
     "The trainer's method that scores answers with shared prompts, usable without a trainer"
-    def __init__(self, autocast):
+    def __init__(self, autocast):  # makes the context in which `_group_logps` runs the model
         self.accelerator = SimpleNamespace(unwrap_model=lambda model: model, autocast=autocast)
 
     def logps(self, *args):
@@ -578,9 +579,9 @@ def _batch(
     if answers and rows > 1:
         # One answer is shorter, as in real batches: padding makes the model build a mask [rows, 1, T, T].
         mask[0, -1] = 0
-    patches, patch_size = prompt["patches"]  # of one row: how many patches, and how many numbers each has
+    patches, numbers = prompt["patches"]  # of one row: how many patches, and how many numbers each has
     with mode:
-        pixels = torch.empty(rows * patches, patch_size)
+        pixels = torch.empty(rows * patches, numbers)
     grid = prompt["image_grid_thw"].repeat(rows, 1)  # [rows · pictures, 3]
     return ids, mask, dict(pixel_values=pixels, image_grid_thw=grid, mm_token_type_ids=token_types)
 
@@ -635,6 +636,7 @@ def _shared_pass(
     use_grouped_attention(small.model)  # attention that lets the G answers read one copy of their prompt
     fields = _fields_of_groups(fields, G, run.P)  # of one prompt a group
     features = []
+    # `visual`: the vision tower's name in the two families that are counted
     tower_trains = any(w.requires_grad for w in core.model.visual.parameters())
     if not tower_trains:
         # As in a real run, the tower does not run within the step: its features were remembered before.
@@ -645,7 +647,7 @@ def _shared_pass(
         scorer = _Scorer(autocast=lambda: _autocast(run))  # stands for the trainer: the same `_group_logps`
         logps = scorer.logps(small.model, ids, mask, fields, run.C, G)
         logps.sum().backward()
-    vars(core.model).pop("get_image_features", None)  # undo `_remember`
+    vars(core.model).pop("get_image_features", None)  # undo `_remember`, which put a function over it
     return counter.peak
 
 
@@ -746,8 +748,8 @@ def _scored_tokens(
     shared,  # whether each prompt is read once for its group, in a pass of its own
 ):
     "How many tokens the vocabulary head scores: prompts and answers, or the answers alone"
-    # On a GPU TRL 1.16 scores only tokens with a label: those of answers. On a CPU it scores all that it
-    # reads (but a row's last, which predicts nothing); with shared prompts this pass reads answers only.
+    # On a GPU TRL 1.16 scores only tokens with a label: those of answers. On a CPU it scores all that the
+    # pass reads, but a row's last token, which predicts nothing. With shared prompts that is answers only.
     scores_prompts = not run.gpu and not shared
     return rows * (run.P + run.C - 1) if scores_prompts else rows * run.C
 
@@ -801,6 +803,7 @@ class _Counted:
         "Reading `rows` prompts into a cache: (most bytes at once, bytes of the cache)"
         def measure(small):  # a model of few layers → its two numbers
             return _prefill(self.run, small, rows, self.mode)
+        # Two tuples, with a number for each small model. ("reading", rows): the key to remember them by.
         peaks, caches = zip(*self._of_small_models(("reading", rows), measure))
         return self._of_whole_model(peaks), self._of_whole_model(caches)
 
@@ -854,7 +857,7 @@ def _smallest_size(
 
 
 def memory_of_step(
-    counted: _Counted,  # a run, with stock TRL or with shared prompts
+    counted: _Counted,  # a run, with stock TRL or with shared prompts; `mode`: its `FakeTensorMode`
     rows: int,  # answers in one forward pass
     passes: int,  # forward passes before an optimizer step
 ) -> dict:  # part: bytes; `training`, `sampling` and `most` are what is held at once
@@ -865,10 +868,11 @@ def memory_of_step(
     small, _ = counted.parts[0]  # a `_Small` of few layers; its head is the whole model's
     parts["logits"] = _logits(run, small, rows, counted.shared, counted.mode)
     in_training = _training_peak(counted, rows, passes)
-    # What remains of the peak: activations and gradients, and a 4-bit weight that is unpacked.
+    # What remains of the peak: activations and gradients, and a 4-bit weight that is unpacked. Logits
+    # are counted in a pass of their own: the 0 is for a difference that falls slightly below it.
     parts["activations"] = max(0, in_training - parts["logits"])
     parts["pictures"] = _picture_bytes(counted, rows * passes)  # of all answers of a step
-    parts["cache"], in_sampling = _sampling_bytes(counted, rows * passes)
+    parts["cache"], in_sampling = _sampling_bytes(counted, rows * passes)  # the second includes the first
     parts["rewards"] = run.rewards  # weights of models that are rewards
     if run.settings.use_vllm:
         parts["cache"] = in_sampling = 0  # vLLM's own share of the card holds it
@@ -903,8 +907,8 @@ def _picture_bytes(
 ):
     "Bytes of the pictures of a step, which are held all the time"
     run = counted.run
-    patches, patch_size = run.prompt["patches"]  # of all pictures of a prompt; numbers of a patch
-    size = _prompts_of(counted, rows) * patches * patch_size * 4  # float32, as the processor makes them
+    patches, numbers = run.prompt["patches"]  # of all pictures of a prompt; numbers of a patch
+    size = _prompts_of(counted, rows) * patches * numbers * 4  # float32, as the processor makes them
     if counted.shared:
         # features of a frozen vision tower that are kept from epoch to epoch
         size += run.settings.picture_memory_mb * 2**20
@@ -919,7 +923,8 @@ def _sampling_bytes(
     run, prompts = counted.run, _prompts_of(counted, rows)
     reading, prompt_cache = counted.reading(prompts)  # most at once, and the prompts' cache
     if counted.shared:
-        # The prompts' cache stays beside that of the answers, which has its full length from the beginning.
+        # The prompts' cache stays. Beside it each answer has a row of its own, which begins with a copy of
+        # its prompt and has room for a whole answer from the beginning.
         token_bytes = prompt_cache / prompts / run.P  # of one token in the cache
         cache = prompt_cache + token_bytes * rows * (run.P + run.C)
     else:
@@ -947,7 +952,8 @@ def reward_weights(
 
 def _bytes_of_trained(folder):
     "Weights of a reward model or a reward classifier in its folder; of one that is an adapter its base, too"
-    adapter_files = list(folder.rglob("adapter_config.json"))  # a classifier's lies in a folder of its own
+    # as a rule one file or none; a classifier's lies in a folder of its own
+    adapter_files = list(folder.rglob("adapter_config.json"))
     if not adapter_files:
         return _bytes_of_files(folder)
     base = _base_of_trained(folder, adapter_files[0])
@@ -1007,7 +1013,7 @@ def _last_token_bytes(
         # Attention copies keys and values (hence 2 ·) of one layer at a time, repeated for every head.
         size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         number_bytes = 2 if run.gpu else 4  # bfloat16 or float32
-        cached_tokens = rows * (run.P + run.C)
+        cached_tokens = rows * (run.P + run.C)  # also if prompts are shared: each row has a copy of its own
         of_layer = 2 * cached_tokens * text.num_attention_heads * size * number_bytes
     # Scores of all words: 4 copies, while they are changed (temperature, top-k) and drawn from, of 4 bytes.
     return of_layer + 4 * rows * text.vocab_size * 4
@@ -1099,8 +1105,8 @@ def _largest_groups(
 ):  # a list of numbers of groups, 0 where not even one fits
     "The most groups that fit under each limit when a step is a single forward pass"
     G = counted.run.settings.num_generations
-    # Memory grows by the same amount with each group, so counting one and two groups is enough. For large
-    # batches the result may be too small: TRL's buffer of logits grows up to 4096 tokens (`_chunk_tokens`).
+    # Memory grows by the same amount with each group, so counting one and two groups is enough. Only TRL's
+    # buffer of logits stops growing at 4096 tokens (`_chunk_tokens`): the result may then be too small.
     one_group, two_groups = (memory_of_step(counted, groups * G, passes=1) for groups in (1, 2))
     return [_groups_within(limit, one_group, two_groups) for limit in limits]
 
@@ -1250,7 +1256,8 @@ def twin_run(
 
     It is so small that its memory can be measured, too, and compared with what is counted."""
     config = twin_config("qwen2_5_vl", twin_processor("qwen2_5_vl").tokenizer, shape["width"], shape["depth"])
-    config.get_text_config().vocab_size = shape["vocabulary"]  # more words than its tokenizer has
+    # more words than its tokenizer has, so that logits weigh more in the sum
+    config.get_text_config().vocab_size = shape["vocabulary"]
     return run_of(read_settings(GRPOSettings, settings), config, gpu=False)
 
 

@@ -624,8 +624,9 @@ def _check_alpha(
     for name, alpha in {"lora_alpha": config.get("lora_alpha"), **own_alphas}.items():
         if alpha:
             continue
-        fault = "does not say its lora_alpha"
-        if alpha is not None: # 0
+        if alpha is None:
+            fault = "does not say its lora_alpha"
+        else: # 0
             fault = f"says {name} = {alpha:g}, and so changes nothing"
         raise ValueError(f"{Path(adapter).name}: adapter_config.json {fault}; "
                          "write the alpha of its training into it")
@@ -732,7 +733,7 @@ def merge_lora(
     files = base_files(base_model, cache_dir) # directory of the base; None for a tiny twin
     new_dtype = None if dtype == "keep" else dtype
     loaded_as = new_dtype or "auto"
-    if files and not new_dtype: # as the base is stored; None without safetensors files
+    if files and not new_dtype: # as the base is stored; `stored_dtype` is None without safetensors files
         loaded_as = stored_dtype(files) or "auto"
     adapted, processor = load_vlm(base_model, adapter=lora_model, dtype=loaded_as, cache_dir=cache_dir)
     _check_untied(adapted, Path(lora_model).name)
@@ -743,7 +744,7 @@ def merge_lora(
         if files is None:
             merged.save_pretrained(aside)
             save_processor(processor, aside)
-            # A twin's files are rewritten in any case, as `save_model` does.
+            # As `save_model` does: a twin's files are also rewritten unasked, if 4 knows its family.
             transformers_4 = transformers_4 or merged.config.model_type in known_to_transformers_4
         else:
             _keep_files(files, aside, merged, layers, new_dtype)
@@ -792,7 +793,7 @@ def _touched_weights(
     beginnings = tuple(f"{layer}." for layer in layers)
     touched = {name for name in state if name.startswith(beginnings)}
     # Tied: name → name of the tensor with which it shares its numbers, such as lm_head.weight → that of the
-    # embeddings. A file may hold either or both.
+    # embeddings. A file may hold either or both. No family has another pair, so one pass is enough.
     for pair in merged.all_tied_weights_keys.items():
         if touched & set(pair):
             touched |= set(pair)
@@ -846,7 +847,9 @@ def _keep_files(
 ):
     "Copy the base's files into `aside`; in its safetensors files the weights that have changed are replaced"
     if stored_dtype(files) is None: # the base has no safetensors files: all weights are written
-        merged.save_pretrained(aside) # also a config, which the next line replaces by the base's
+        # All in the type in which `merged` was loaded: `dtype`, where that is given. Also writes a config,
+        # which the next line replaces by the base's.
+        merged.save_pretrained(aside)
         left_out = copy_descriptions(files, aside) # names of weight files in other formats
     else:
         left_out = copy_descriptions(files, aside)
@@ -869,10 +872,12 @@ def _changed_weights(
     """
     state = merged.state_dict()
     touched = _touched_weights(merged, layers, state)
+    # [0]: a file's table, name of a tensor → its type, shape and place
     names_in_files = set().union(*(read_header(path)[0] for path in files.glob("*.safetensors")))
-    changed, placed = {}, set() # placed: the own names (in the state dict) of the tensors in `changed`
+    # placed: the own names (in the state dict) of the tensors in `changed`; None for one made of several
+    changed, placed = {}, set()
     for name_in_file, own_name, tensor in _names_of_weights(merged, state):
-        # None: made of several weights. Perhaps none of them has changed; to write it is right in any case.
+        # None: perhaps none of its several weights has changed; to write it is right in any case.
         if name_in_file in names_in_files and (own_name is None or own_name in touched):
             changed[name_in_file] = tensor
             placed.add(own_name)

@@ -56,7 +56,7 @@ class RaceSettings:
         "Raise SettingsError, with what would be valid, for the first setting with an impossible value"
         if self.profile not in profiles:
             raise SettingsError(f"profile = {self.profile!r}{nearest(self.profile, list(profiles))}")
-        # 128 is a twin's width in the other chapters.
+        # The lower end is a choice: 128 is a twin's default width.
         if self.width < 128 or self.width % 64:
             raise SettingsError(f"width = {self.width}: expected a multiple of 64, 128 or more")
         if min(self.depth, self.rounds) < 1:
@@ -83,6 +83,7 @@ def run_race(
     P, C = sides["shared"].prompt_tokens, profiles[settings.profile]["C"]  # tokens of prompt and of answer
     row: dict = dict(profile=settings.profile, family=settings.family, width=settings.width,
                      depth=settings.depth, G=G, prompts=prompts, P=P, C=C)
+    # `token_bound`: how many times fewer tokens the shared side reads, so it cannot be faster than that
     row |= _time_columns(_times_of(sides, settings.rounds), bound=token_bound(P, C, G))
     row["rounds"] = settings.rounds
     # Without a GPU `step_memory` measures in another process, which cannot use the caller's `build`.
@@ -282,7 +283,7 @@ def where_time_goes(
 
     # A part that a step lacks took no time in it.
     parts = {part: median(step.get(part, 0.0) for step in timed_steps) for part in timed_steps[0]}
-    whole = parts.pop("whole")
+    whole = parts.pop("whole")  # within it lie all the others, one after another
     return parts | {"everything else": whole - sum(parts.values())}
 
 
@@ -309,13 +310,15 @@ def _differences(
     trainer,  # of the side with shared prompts
     G,  # answers to a prompt
 ):
-    """Compare log-probs and gradients with and without shared prompts, on 2 groups of G answers.
+    """Compare log-probs and gradients with and without shared prompts, on groups of G answers.
 
-    Returns a dict: the largest difference of a log-prob, and the relative difference of the gradient."""
+    Returns a dict: the largest difference of a log-prob in one group, and the relative difference of the
+    gradient of two groups."""
     trainer.model.eval()  # without dropout, which is random in each forward
     batch = _scored_groups(trainer, G)
     plain_batch = copied(batch, G)  # with the pictures copied to every row, as stock TRL has it
-    gap = trainer.shared_gap(plain_batch, G)  # largest difference of a log-prob
+    # It reads the first group of `plain_batch` in both ways itself.
+    gap = trainer.shared_gap(plain_batch, G)
     shared = _gradient(trainer, batch, shared=True)
     plain = _gradient(trainer, plain_batch, shared=False)
     relative = ((shared - plain).norm() / plain.norm()).item()

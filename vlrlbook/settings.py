@@ -687,7 +687,8 @@ class GRPOSettings(Settings):
                     "logging_steps", "eval_samples", "eval_answers", "eval_batch_size", "warm_steps")
         for name in positive:
             yield getattr(self, name) <= 0, f"{name} = {getattr(self, name)}: expected more than 0"
-        # In these 0 has a meaning: it switches something off, or (warmup_steps) starts with the full value.
+        # In these 0 is a value like others (seed), switches something off, or (warmup_steps) starts with the
+        # full learning rate.
         not_negative = ("seed", "save_steps", "warmup_steps", "beta", "refill", "eval_steps", "top_k",
                         "weight_decay", "max_grad_norm", "max_looks")
         for name in not_negative:
@@ -803,7 +804,8 @@ class GRPOSettings(Settings):
             yield not Path(self.image_dir).is_dir(), f"image_dir = {self.image_dir!r}: no such directory"
         if self.data:
             data = Path(self.data)
-            is_unpacked_zip = (data / "rows.jsonl").is_file() # a folder with the content of a counting ZIP
+            # a folder into which a counting ZIP (pictures and a CSV) was unpacked
+            is_unpacked_zip = (data / "rows.jsonl").is_file()
             yield not (data.is_file() or is_unpacked_zip), f"data = {self.data!r}: no such file"
         if self.adapter:
             has_config = (Path(self.adapter) / "adapter_config.json").exists()
@@ -905,7 +907,8 @@ def untrained_reward(
     if chapter == "judge":
         return _no_judge(Path(folder)) # a message, or None
     path = Path(folder)
-    if folder and _holds_model(path, chapter): # an empty text would stand for the current folder
+    # An empty text, for which Path gives the current folder, is never accepted.
+    if folder and _holds_model(path, chapter):
         return None
     with_model = [place for place in _model_places(path) if _holds_model(place, chapter)]
     if with_model:
@@ -913,6 +916,7 @@ def untrained_reward(
         return f"the model lies in a folder of that run: did you mean {suggestion!r}?"
     if not path.is_dir():
         return "there is no such folder"
+    # the first file in the table is the one that the chapter itself writes
     expected_file, number = _files_of_trained_reward[chapter][0], _chapter_of[chapter]
     return f"no {expected_file} there, so this is no model that chapter {number} has trained"
 

@@ -337,7 +337,7 @@ def answer_call(
 ) -> list:  # a message of one part, the enlarged picture
     "Read a call of the tool and answer it; CallRefused, with words for the model, where that is impossible"
     call = read_call(said)  # `box`, or where it cannot be read `fault`
-    # not `zoom`, which takes four numbers and so could not refuse a call without them in words
+    # `zoom` takes four numbers, which a call that cannot be read lacks. `_look` refuses it with `fault`.
     return looker._look(call.box, call.fault)
 
 

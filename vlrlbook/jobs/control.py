@@ -26,7 +26,7 @@ class JobControl:
         ledger: Ledger,  # SQLite file with the state of each job
         data: DataFolder,  # names all files of the data directory
         records: JobRecords,  # reads jobs from both
-        running: RunningJobs,  # asked whether a job has ended just now
+        running: RunningJobs,  # looks whether a job has ended that the ledger still calls running
         clock: ServiceClock,  # seconds for which the data directory has been served
     ):
         self.ledger = ledger
@@ -87,7 +87,8 @@ class JobControl:
         "Queue a job again that has not completed; raises UnknownJob, WrongState, NoData or NoCheckpoint"
         row = self.records.row(job_id)
         self._check_resumable(row)
-        # The job goes to the end of the queue, and the columns about its earlier end are emptied.
+        # The job goes to the end of the queue: `last_place` is the place behind all jobs. Its automatic
+        # restarts are counted anew, and the columns about its earlier end are emptied.
         columns = dict(place=self.ledger.last_place(), restarts=0, ended_at=None, ended_clock=None,
                        error_code=None, error_message=None)
         # `move` returns False if another request has changed the job's state meanwhile.

@@ -100,7 +100,7 @@ class DataFolder:
         return folders
 
     def discard(self,
-        folder: Path | JobFolder,  # inside the data directory
+        folder: Path | JobFolder,  # inside the data directory; `os` takes a JobFolder as its path
     ):
         "Remove a folder with all its files; even if the process is killed, no half of it stays in its place"
         # First renamed, which is a single act: in its place the folder is whole or gone. If the process is

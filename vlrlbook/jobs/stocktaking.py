@@ -172,7 +172,8 @@ def _columns_of(
         # Only the lost ledger knew on which devices it trains; `adopted_slot` is a guess, the first GPU.
         slot=adopted_slot if state == "training" else None,
         ended_clock=clock.now() if has_ended else None)
-    columns |= progress_of(folder, total=None)  # current_step, loss, total_steps, progress
+    # current_step, loss, total_steps, progress; total=None: the ledger has no number of steps, the files may
+    columns |= progress_of(folder, total=None)
     if state == "completed":
         columns["progress"] = 100.0
     return columns
@@ -190,8 +191,8 @@ def _latest_attempt(
     outcome = Outcome.read(folder, attempt=None)  # the latest that any attempt has written; None: none has
     if outcome and (started_attempt is None or started_attempt <= outcome["attempt"]):
         return outcome["attempt"], outcome
-    # The attempt that started last was cut off before it could write how it ended. Or none has started: then
-    # the caller calls the job queued, and asks for no outcome.
+    # The attempt that started last was cut off before it could write how it ended: it is interrupted.
+    # Where none has started, the number is 0, and the caller makes no use of the outcome.
     return started_attempt or 0, outcome_content("interrupted")
 
 

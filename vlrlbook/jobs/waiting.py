@@ -58,8 +58,8 @@ class WaitingJobs:
     ):
         "Queue interrupted jobs again, except those that were restarted too often"
         for row in self.ledger.interrupted(restarts):
-            # After a stop by order `restarts_after` has taken one off (1 → 0, 0 → -1): this start does not
-            # count, so that the number is what it was before.
+            # A stop by order is no failure of the job, so the start after it must not count:
+            # `restarts_after` has taken one off (1 → 0, 0 → -1), which is added again here.
             count = row["restarts"] + 1
             # The words for the log are chosen by the move that interrupted the job, since its number of
             # restarts does not tell a stop by order from a supervisor that was killed.
@@ -164,12 +164,14 @@ class WaitingJobs:
     ):
         "End a job that cannot be started as failed, so that the jobs behind it can start"
         job_id = row["job_id"]
-        # The attempt that could not start. `row` was read before `_start`, which may have counted it already.
+        # The attempt that could not start. `row` is older than `_start`, which may have written this number
+        # into the ledger.
         attempt = row["attempt"] + 1
         # Only a job in `training` may become failed. This one is queued, or interrupted if `_start` failed
         # halfway, so it is moved step by step; a `move` of a job in another state does nothing.
         self.ledger.move(job_id, "interrupted", "queued", "to be ended")
         self.ledger.move(job_id, "queued", "training", f"slot {slot}", attempt=attempt)
-        # of_attempt: only if the job is at this attempt; `end_columns`: when it ended
+        # of_attempt: only if the job is at this attempt; `end_columns`: when it ended. "trainer.start" is
+        # the reason in the log of moves, and the error code that the owner sees.
         self.ledger.move(job_id, "training", "failed", "trainer.start", of_attempt=attempt,
                          error_code="trainer.start", error_message=message, **self.clock.end_columns())

@@ -110,7 +110,7 @@ _frames = re.compile(r"\*\*|[*](?!\s*\d)|(?<!\d)[*]|\$(?!\d)|[{}]")
 def plain_text(
     text: str,  # an answer
     from_start: bool = False,  # of a long text: its first 2,000 characters, else its beginning and its end
-) -> str:  # at most 2,000 characters; upper and lower case are kept
+) -> str:  # of about 2,000 characters at most; upper and lower case are kept
     """A text in one spelling, so that the readers need to know each sign in one form only
 
     Full-width and similar characters become plain ones (Unicode's NFKC), every hyphen becomes "-", every
@@ -142,7 +142,7 @@ def _both_ends(text):
         beginning = beginning.rpartition(" ")[0]
     if " " in end:
         end = end.partition(" ")[2]
-    return f"{beginning}\n{end}"
+    return f"{beginning}\n{end}"  # the line break comes on top of the 2,000
 
 
 def _set_apart(
@@ -161,7 +161,7 @@ def unwrapped(
         text = _latex.sub(" ", text)  # commands such as \text
     # pairs first, so that $7$ becomes 7: a single $ in front of a digit is money, and stays
     text = _dollars_around.sub(r" \1 ", text)
-    return _frames.sub(" ", text)  # asterisks, dollar signs and braces
+    return _frames.sub(" ", text)  # braces, asterisks but that of 3*4, dollar signs but that of $5
 
 
 # Tokens
@@ -306,7 +306,7 @@ def _digits_with_scales(numeral):
     for character in numeral:
         if character in _chinese_digits:
             # two digits side by side are an estimate, but a zero may stand before another: 一百零二 (102)
-            if waiting:
+            if waiting:  # a digit above 0: neither None nor 零
                 return None
             waiting = _chinese_digits[character]
             continue
@@ -315,6 +315,7 @@ def _digits_with_scales(numeral):
             return None
         total += scale * (1 if waiting is None else waiting)  # 十二 (twelve) begins without a digit: 1 ten
         last_scale, waiting = scale, None
+    # what the last digit is worth also depends on a zero in the numeral: 一百二 is 120, 一百零二 is 102
     return float(total + _worth_of_last_digit(numeral, waiting or 0, last_scale))
 
 
@@ -356,7 +357,7 @@ def _with_numerals(
     joined, i = [], 0
     while i < len(tokens):
         token = tokens[i]
-        after = i  # the place behind the numeral; it stays `i` where no numeral begins
+        value, after = None, i  # `after`: the place behind the numeral; it stays `i` where none begins
         if token.kind == "number" or token.text in _begins_numeral:  # such as two, hundred, a, half
             value, after = _numeral(tokens, i)  # what it is worth, and the place behind it
         if after == i:
@@ -382,20 +383,22 @@ def _numeral(
     value, after = (first.value, i + 1) if is_number_already else _begun_with_word(tokens, i)
     if value is None:
         return None, i
-    is_chinese = first.raw[-1] in _numerals  # `raw`: as written
+    is_chinese = first.raw[-1] in _numerals  # such as 两; any character of a Chinese number would tell it
     # Add each word that may follow: `hundred` after 2, `six` after twenty, `dozen` after any number.
     while True:
         at = _next_word(tokens, after, value)  # its place, behind a hyphen or an `and`
         following = tokens[at]  # an edge token behind the end of the text
         if following.text in _too_many:  # such as `million`
             return None, at + 1
-        if following.text in _set_sizes and is_chinese:  # 两打 is two dozen, but 3 打 is not read
-            return _chinese_set(tokens, i, at)  # (value, the place behind it), or (None, i) if it is no set
+        # measure words (打, 双, 对): 两打 is two dozen, but 3 打 is not read
+        if following.text in _set_sizes and is_chinese:
+            # (value, the place behind it); or (None, i): it is no set, and the number stays alone
+            return _chinese_set(tokens, i, at)
         longer_value = _longer_value(value, following)
         if longer_value is None:
             break
         value, after = longer_value, at + 1
-    if is_number_already and after == i + 1:  # no word was added
+    if is_number_already and after == i + 1:  # no word was added: the token stays as it is
         return None, i
     return (value if value <= _most_in_words else None), after
 
@@ -426,7 +429,7 @@ def _next_word(
         return at
     behind_and = _behind_hyphen(tokens, at + 1)  # as in two-hundred-and-six
     word = tokens[behind_and].text
-    # units: one to nineteen and dozen; tens: twenty to ninety
+    # units: zero to nineteen, and dozen; tens: twenty to ninety
     return behind_and if word in units or word in tens else at
 
 
@@ -472,7 +475,7 @@ def _begun_with_word(
     if word in tens:
         return float(tens[word]), i + 1
     if word in ("half", "半"):
-        return _half_dozen(tokens, i)
+        return _half_dozen(tokens, i)  # (None, i) for any half but that of a dozen
     if word == "a":
         return _begun_with_article(i, second=tokens[i + 1].text, third=tokens[i + 2].text)
     return float(_scales[word]), i + 1  # "hundred" or "thousand" without a number before it
@@ -524,7 +527,7 @@ def _with_word(
         return value + 99 * below_thousand
     if word == "thousand":
         return value * 1000 if 0 < value < 1000 else None
-    # units: word → 0 to 19; tens: word → 20, 30 … 90
+    # units: word → 0 to 19, beside dozen, which was read above; tens: word → 20, 30 … 90
     return _with_unit_or_ten(value, units[word] if word in units else tens[word])
 
 

@@ -31,7 +31,7 @@ _shutdown_seconds = 3  # uvicorn waits for replies on SIGTERM; an upload that st
 
 def own_token(
     data_dir: str | Path,  # of the server
-) -> str:  # 43 characters
+) -> str:  # as the file holds it; one that is drawn here has 43 characters
     """Return the token in the data directory; draw one if there is none yet.
 
     Only the owner of its file can read it."""

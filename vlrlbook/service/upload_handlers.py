@@ -81,7 +81,7 @@ class UploadSide:
 
     async def rows(self, request):
         "GET /files/{file_id}/rows: an upload's rows in order, a page at a time"
-        # (type, default, least, most)
+        # (type, default, least, most); `page_limit` is such a tuple, too
         parameters = query(request, limit=page_limit, after=(int, 0, 0, _largest_row))
         after, limit = parameters["after"], parameters["limit"]  # `after` is a row's number
         file_id = request.path_params["file_id"]
