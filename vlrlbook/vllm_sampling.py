@@ -31,6 +31,7 @@ def picture_runs(
     image_token: int, # that stands for a part of a picture
 ) -> list: # how many tokens each picture has
     "How many tokens each picture of a prompt takes: the lengths of unbroken runs of the picture token"
+    # chat templates put other tokens between two pictures, so each is a run of its own
     return [len(list(run)) for token, run in groupby(ids) if token == image_token]
 
 
