@@ -197,7 +197,7 @@ def predict(
 # One model with and without its training
 
 def speakers(
-    base: str | Path | None,  # hub id, directory or `tiny-` and a family; None: adapter is a whole model
+    base: str | Path | None,  # hub id, directory or `tiny-` and a family; None only with a whole model
     adapter: str | Path | None,  # directory of a LoRA adapter or of a whole trained model; None: only `base`
     names: tuple = ("before", "after"),  # what the two are called; one name is enough for `base` alone
     **loading,  # for `models.load_vlm`: use_4bit, max_image_size, …
@@ -229,7 +229,7 @@ def _whole_models(
     for name, folder in zip(names, folders):
         if folder:
             loaded[name] = load_vlm(str(folder), **loading)
-    # A whole trained model has the processor of its base, so the first one serves both.
+    # A whole trained model has its base's processor, so the first serves both; one at least is loaded.
     _, processor = next(iter(loaded.values()))
     return [(name, model, nullcontext) for name, (model, _) in loaded.items()], processor
 
@@ -254,16 +254,16 @@ def ask_model(
     answers: int = 4,  # sampled answers of each; 0 asks for the best guess alone
     temperature: float = None,  # of sampling; None: as the run was trained
     max_new_tokens: int = None,  # longest answer; None: as the run was trained
-    max_image_size: int = None,  # pixels squared; None: as the run was trained
+    max_image_size: int = None,  # N: at most N × N pixels in all; None: as the run was trained
     task: str = None,  # counting, vqa, pointing or zoom; None: as the run was trained
     seed: int = 0,  # of sampling
     use_4bit: bool = False,  # 4-bit weights under the adapter; needs CUDA and bitsandbytes
-) -> dict:  # question, task, before and after: each None, or greedy, sampled, read and picture
+) -> dict:  # question, task, before and after
     """Ask a model one question about a picture, before and after its training; DataError for a bad picture.
 
-    Of each: `greedy`, the best guess, and `sampled`, texts; `read`, the best guess as `read_in_task` reads
-    it; and `picture`, a data URL with the boxes of the best guess, or what it looked at; None for other
-    tasks."""
+    `before` and `after` are None where there is no such model, else a dict: `greedy`, the best guess;
+    `sampled`, a list of texts; `read`, the best guess as `read_in_task` reads it; `picture`, a data URL with
+    the boxes of the best guess, or with what it looked at (None for other tasks)."""
     image = _as_upload(picture)  # first, so that a bad picture is refused before a model is loaded
     _refuse_bad_request(question, answers, temperature)
     if adapter is None and _is_adapter(model):  # the folder of a run was given as the model
@@ -279,8 +279,8 @@ def ask_model(
     sampling = dict(n=answers, seed=seed, temperature=temperature or trained["temperature"])
 
     result = dict(question=question.strip(), task=task, before=None, after=None)
-    for name, speaker, context in loaded:  # "before" or "after", model, what switches an adapter off
-        with context():
+    for name, speaker, context in loaded:  # name: "before" or "after"
+        with context():  # for "before" the adapter is off
             result[name] = _answers_of(speaker, processor, sample, options, sampling)
     return result
 
@@ -310,7 +310,7 @@ def _sample_to_ask(
     prompt = vqa_prompt(question) if task == "vqa" else question.strip()
     sample = Sample(prompt, "", [image], task)  # "": the right answer is not known
     if system_prompt:
-        sample.turns = [("system", system_prompt)]
+        sample.turns = [("system", system_prompt)]  # stands before the question
     return sample
 
 
@@ -323,14 +323,14 @@ def _answers_of(
 ):
     """What one model answers, as a dict: greedy, a text, and sampled, a list of texts
 
-    And what is understood of the greedy answer: `read`, such as "3", and `picture`, a data URL; or None."""
+    And what `_understood` reads in the greedy answer: `read`, such as "3", and `picture`, a data URL."""
     [[greedy]] = generate_answers(model, processor, [sample], **options)  # one answer to one sample
     sampled = []
     if sampling["n"]:
         [sampled] = generate_answers(model, processor, [sample], **options, **sampling)
     # Answers of task zoom may have several turns, which are joined; any other text stays as it is.
     texts = [on_one_line(text.strip()) for text in (greedy, *sampled)]
-    understood = _understood(greedy, sample, model, processor)  # read and picture
+    understood = _understood(greedy, sample, model, processor)  # read and picture, each may be None
     return dict(greedy=texts[0], sampled=texts[1:]) | understood
 
 
@@ -361,8 +361,8 @@ def _understood(
 def read_in_task(
     text: str,  # an answer
     task: str,  # counting, vqa, pointing or zoom
-    seen: str = "",  # for pointing: the model's scale and picture size, as "[] in thousandths of 112 x 112"
-    size: tuple = (1, 1),  # for pointing: width and height of the picture in pixels
+    seen: str = "",  # needed for pointing: the model's scale and picture size, "[] in pixels of 112 x 112"
+    size: tuple = (1, 1),  # needed for pointing: width and height of the picture in pixels
 ) -> str | None:  # such as "3", "left" or "[12, 40, 31, 59] in pixels of 640 x 480"; None: it cannot be read
     """Read an answer as its task does: a count, the words in the answer's tags, or boxes.
 
@@ -444,6 +444,6 @@ def _trained_with(folder):
     settings = _settings_of_run(folder)  # empty for the name of a model
     task = settings.get("task") or "counting"
     size = settings.get("size") or ("tiny" if str(folder).startswith("tiny-") else "gpu")
-    defaults = presets[size] | by_task[task][size]
+    defaults = presets[size] | by_task[task][size]  # setting → value; the task's own counts more
     names = ("temperature", "max_completion_length", "max_image_size")
     return {name: settings.get(name) or defaults[name] for name in names} | dict(task=task)

@@ -78,10 +78,10 @@ def sample_at(
 def other_pictures(
     dataset,  # made by chapter 01, or a list of `Sample`
     seed: int = 0,  # same seed, same exchange
-) -> list:  # for each row, the row whose pictures it gets; its own where no other set of pictures has as many
+) -> list:  # for each row, the row whose pictures it gets
     """Choose for each row another row, whose pictures it is asked about as a control.
 
-    No row gets its own pictures or copies of them, unless no other pictures fit."""
+    Both rows have equally many pictures. If all rows with as many show the same ones, a row keeps its own."""
     rng = np.random.default_rng(seed)
     lenders = list(range(len(dataset)))  # at first each row lends to itself
     for picture_count, sets in _rows_by_pictures(dataset).items():
@@ -147,11 +147,11 @@ def compare(
     batch_size: int = 64,  # pictures at a time
     controls: bool = True,  # also without the picture, and with another one
     seed: int = 0,  # of sampling and of the exchange of pictures
-    extras: dict = None,  # row → fields for its line, such as question_type
+    extras: dict = None,  # number of a row → further fields for its line, such as question_type
     names: tuple = ("before", "after"),  # what base and adapter are called
     resume: bool = True,  # go on after a kill
     log: RunLog = None,  # gets a row per batch
-    processes: int = 1,  # that ask at the same time; the answers are the same
+    processes: int = 1,  # that ask at the same time; the answers do not depend on it
     looks: int = 0,  # calls of the tool `zoom` in one answer
     engine: dict = None,  # vLLM answers: {share: of GPU memory, longest: tokens}; None: transformers
     **loading,  # for `models.load_vlm`: use_4bit, max_image_size, …
@@ -204,6 +204,7 @@ def _plan(
     """All that the models' answers depend on, as a dict.
 
     It is kept beside the predictions file: a run with another plan cannot continue that file."""
+    # The text "None" stands for no base.
     plan = dict(base=str(base), adapter=_weights_key(adapter), data=frozen_key(dataset), **options)
     if base is not None and Path(base).is_dir():  # not a hub's id
         plan["base_weights"] = _weights_key(base)
@@ -236,8 +237,8 @@ def _written_plan(
 ):
     "Read the plan with which a predictions file was begun; SettingsError if the plan's file is missing"
     if not plan_file.exists():
-        missing = f"not {plan_file.name} that says how it was made"
-        raise SettingsError(f"{path.name} is there, but {missing}; resume = false begins anew")
+        raise SettingsError(f"{path.name} is there, but not {plan_file.name} that says how it was made; "
+                            "resume = false begins anew")
     return json.loads(plan_file.read_text(encoding="utf-8"))
 
 def _answered_in_full(
@@ -263,7 +264,7 @@ def _whole_lines(path):
 def _earlier_rows(
     path,  # predictions file, a line per picture; None: nothing is kept
     plan,  # dict of all that the answers depend on
-    batches,  # lists of row numbers, in the order in which they are asked
+    batches,  # lists of row numbers, in the order in which they are asked; equal plans have equal batches
     resume,  # False: begin a new file
 ):
     "Read the rows that a killed run has answered, and cut its file after the last whole batch"
@@ -293,7 +294,7 @@ def _refuse_other_plan(
     # Plans of before December 2026 lack base_weights: they are taken as the same.
     old = defaults | {"base_weights": new.get("base_weights")} | written_plan
     different = []
-    for name in old | new:  # a setting that is off may stand in one of them only
+    for name in old | new:  # a setting that is off, such as `looks`, may be missing in one of them
         if old.get(name) != new.get(name):
             different.append(f"{name} = {old.get(name)!r}, now {new.get(name)!r}")
     if different:
@@ -310,12 +311,13 @@ def _answered(
     """Yield number, samples and answers of each batch, in the order of `batch_numbers`.
 
     The answers are a dict for each sample: column, such as before_greedy → list of texts."""
-    waiting = deque()  # the samples of each batch that was asked and whose answers have not come yet
+    # The samples of each batch that was asked and whose answers have not come yet, for the loop at the end.
+    waiting = deque()
     def questions_with_seeds():
         "Yield for each batch a dict, way of asking → samples, and the seed of its sampling"
         for number in batch_numbers:
             asked = asked_of(number)
-            waiting.append(asked["greedy"])  # the samples as they are, for the loop below
+            waiting.append(asked["greedy"])  # of all ways this one holds the samples unchanged
             # The seeds of two runs are further apart than a run has batches, so no two batches share a seed.
             yield asked, seed * 100_003 + number
 
@@ -328,7 +330,7 @@ def _ask(
     panel,  # what answers: models in this process, in several, or in vLLM
     dataset,  # made by chapter 01, or a list of `Sample`
     batches,  # lists of row numbers
-    done,  # how many pictures an earlier run has answered
+    done,  # how many samples an earlier run has answered: those of the first batches, which are complete
     lenders,  # for each row the row whose pictures it gets as a control; None: no controls
     path,  # file that gets a line per picture; None keeps nothing
     seed,  # of sampling
@@ -337,7 +339,8 @@ def _ask(
 ):
     "Ask the batches that are not answered yet, and return their rows; each is saved when it is answered"
     rows, bar = [], progress_bar(total=sum(map(len, batches)), initial=done, desc="pictures")
-    asked_of = partial(_batch_in_all_ways, dataset, batches, lenders)  # number of a batch → its samples
+    # number of a batch → dict, way of asking such as "greedy" → its samples
+    asked_of = partial(_batch_in_all_ways, dataset, batches, lenders)
     start = time.perf_counter()
     # answered: for each sample a dict, column (such as before_greedy) → list of texts
     for number, samples, answered in _answered(panel, _unanswered(batches, done), asked_of, seed):
@@ -355,10 +358,10 @@ def _ask(
 
 def _unanswered(
     batches,  # lists of row numbers
-    done,  # how many pictures are answered: all of the first batches
+    done,  # how many rows are answered: those of the first batches, which are complete
 ):
     "Numbers of the batches that are not answered yet, from 0"
-    numbers, end = [], 0  # `end`: pictures up to the end of a batch, this one included
+    numbers, end = [], 0  # `end`: rows up to the end of a batch, this one included
     for number, batch in enumerate(batches):
         end += len(batch)
         if end > done:
@@ -570,7 +573,8 @@ def read_scores(
         scores, ranks = len(row["scores"]), len(row["human_ranking"])
         if scores != ranks:
             raise DataError("predictions.scores", f"{scores} scores of {ranks} ranked answers", row=number)
-        # A file may have left the answers out. Only their lengths are used later, so empty texts will do.
+        # A file may have left the answers out. Only the rule "prefer the longer answer" needs them, their
+        # lengths, so empty texts will do.
         rows.append(dict(response=[""] * scores) | row)
     return rows
 
@@ -613,8 +617,8 @@ def judged_report(
 def _judged_scores(path):
     """Judge a file of a reward model's scores for answers that people have ranked (chapter 03).
 
-    Returns the task's name, chapter 03's report, a list of metrics, and a dict with one question and its
-    answer: is it better than a simple rule?"""
+    Returns the task's name, chapter 03's report, a list of metrics, and from `_beats_baseline` a dict that
+    answers whether the model is better than a simple rule."""
     from vlrlbook.reward_model import pair_report  # imported here, since only these files need that chapter
     rows = read_scores(path)
     report = pair_report(rows, [row["scores"] for row in rows])  # a dict of figures
@@ -629,10 +633,10 @@ def _judged_scores(path):
     return "preference", report, [accuracy, *others], question
 
 def _judged_bins(path):
-    """Judge a file of a classifier's probabilities of bins of progress, 0 (nothing done) to the last (all).
+    """Judge a file of chapter 04's classifier (aloha): probabilities of bins of progress, from 0, none, on.
 
-    The classifier is chapter 04's, task "aloha". Returns the task's name, chapter 04's report, a list of
-    metrics, and a dict with one question and its answer: is it better than always the commonest bin?"""
+    Returns the task's name, chapter 04's report, a list of metrics, and from `_beats_baseline` a dict that
+    answers whether the classifier is better than always the commonest bin."""
     report = classifier_metrics(**read_bins(path))
     report.pop("expected_bin")  # a number for each frame, which is in the file already
     # majority_accuracy is what "always the commonest bin" earns: shown beside the others, and the baseline
@@ -648,9 +652,10 @@ def _metric_records(
     report,  # dict of chapter 03 or 04, with n and ci95
     without_interval,  # name → value of the other figures
 ):
-    "The figures of a report as a list of dicts, the accuracy first: name, value, n, ci95 (low, high), …"
+    "The figures of a report as a list of dicts, from `_metric_record`, the accuracy first"
     no_interval = (float("nan"), float("nan"))
-    how = "bootstrap over films or rows, else Wilson"  # how both chapters compute the interval
+    # A text for readers of the table; which of the two a chapter has taken, its report does not say.
+    how = "bootstrap over films or rows, else Wilson"
     metrics = [_metric_record(name, report[name], report["n"], report["ci95"], how)]
     for other, value in without_interval.items():
         metrics.append(_metric_record(other, value, report["n"], no_interval, "none"))
@@ -670,8 +675,8 @@ def _beats_baseline(
 ):
     "Answer whether an accuracy is above a baseline, as a dict: name, question, answer, because (numbers)"
     value, (low, high) = accuracy["value"], accuracy["ci95"]
-    # Where an interval of ± ten points reaches the baseline, the value is hardly more than ten points above
-    # it, and we look for larger gains.
+    # If an interval of at most ± ten points reaches the baseline, the value is hardly more than ten points
+    # above it. That counts as no gain, so the answer is "no" and not "cannot tell".
     is_narrow = high - low <= 0.2
     if low > baseline:
         answer = "yes"
@@ -705,7 +710,7 @@ def _with_training_prompt(
     system = _system_words(settings)
     if not system:
         return dataset
-    rows_with_own_prompt = set(getattr(report, "own_system", ()))
+    rows_with_own_prompt = set(getattr(report, "own_system", ()))  # the report on a ZIP lacks it
     return with_system_turn(dataset, system, rows_with_own_prompt)
 
 def _fields_of_questions(
@@ -735,7 +740,7 @@ def load_set(
     if s.data is None:
         dataset = _drawn_samples(s)
     else:
-        dataset, more_fields = _rows_of_file(s)  # with the system prompt
+        dataset, more_fields = _rows_of_file(s)  # more_fields: {} for other tasks than VQA
         if s.split == "held-out":
             _, dataset = split_by_picture(dataset, seed=s.split_seed)  # training rows, held-out rows
     if len(dataset) > s.eval_samples:  # only a file can hold more
@@ -776,9 +781,9 @@ def _rows_of_file(
         # model under the adapter).
         dataset = in_scale_of(dataset, s.model or base_of(s.adapter), s.max_image_size)
 
-    # As training does, leave out rows whose true answer earns too little, so that the split is the same.
+    # A row whose true answer earns too little to learn from (`check_truth`) is left out, as in training, so
+    # that the split is the same. With skip_bad_rows it is listed in the report, else it is a DataError.
     reward = load_reward(s.reward or task)  # a task's own reward has the task's name
-    # With skip_bad_rows they are listed in `report.skipped`, else the first one is a DataError.
     dataset = with_good_truths(dataset, reward, s.skip_bad_rows, report)
     if report.skipped or report.notes:
         print(report)
@@ -836,7 +841,7 @@ def interval_plot(
         colour = _colour_of(record)
         ax.plot(record["ci95"], [y, y], color=colour, lw=2)
         ax.plot(record["value"], y, "o", color=colour, ms=6)
-    n = metrics[0]["n"]  # that of the first metric
+    n = metrics[0]["n"]  # of the first metric; the title has room for one
     ax.set(yticks=range(len(metrics)), ylim=(len(metrics) - 0.4, -0.6))  # the first at the top
     ax.set(xlabel=xlabel, title=f"95 % intervals, n = {n}")
     ax.set_yticklabels([record["name"] for record in metrics], fontsize=8)
@@ -900,7 +905,7 @@ def confusion_rows(
     frequent = [truth for truth, _ in Counter(truths).most_common(most)]
     classes = sorted(frequent, key=lambda name: (len(name), name))  # "2" before "10"
     rare = {*truths, *answers} - set(classes)
-    other = "other" if "other" not in classes else "all other"  # "other" may be a truth
+    other = "other" if "other" not in classes else "all other"  # a true answer may be the word "other"
     if rare:  # all of them become one class
         classes.append(other)
     truths = [other if truth in rare else truth for truth in truths]
@@ -991,7 +996,7 @@ def parting_plot(
     logs: dict,  # title → RunLog
     shown: dict,  # column → label; a column that a log does not have has no curve there
 ):  # matplotlib figure
-    "Draw logged shares over the steps of each run, with a dashed line at the step that `parting` finds"
+    "Draw logged shares over the steps of each run, dashed where pay parts from what is meant (`parting`)"
     fig, axes = figure(9, 3, ncols=len(logs), sharey=True, squeeze=False)
     for ax, (title, log) in zip(axes[0], logs.items()):
         for (name, label), colour in zip(shown.items(), (blue, orange, green, purple)):
@@ -1071,6 +1076,7 @@ def report(
     seconds: float = 0.0,  # since the start
 ) -> dict:  # what results.json holds
     "Score the answers and write results.json and metrics.csv into `output_dir`"
+    # Without the setting, a file in `data` that is no ZIP holds VQA; else the task is guessed from the rows.
     task = settings.task or ("vqa" if settings.asks_vqa else guess_task(rows))
     reward = _text_reward(settings.reward)  # None: the task's own
     metrics = all_metrics(rows, task, reward)

@@ -28,7 +28,7 @@ class Lesson:
 def own(
     text: str,  # Markdown
 ) -> Own:
-    "A cell of text that was written for the class, and is taken from no chapter of the book"
+    "A cell of text that was written for this morning's class, and is taken from no chapter of the book"
     return Own("markdown", text)
 
 
@@ -36,7 +36,7 @@ def run(
     source: str,  # Python
     *tags: str,  # of the cell, such as "parameters"
 ) -> Own:
-    "A cell of code that was written for the class, and is taken from no chapter of the book"
+    "A cell of code that was written for this morning's class, and is taken from no chapter of the book"
     return Own("code", source, tags)
 
 

@@ -169,17 +169,17 @@ def scaled_truth(
     """Convert a truth to the scale in which a model answers
 
     A `DataError` where it is no truth, or belongs to a picture with another ratio of width and height."""
-    truth = _checked_truth(answer, size, row)  # boxes, scale and size; raises the `DataError` for these
+    truth = _checked_truth(answer, size, row)  # boxes, scale and size; raises these `DataError`s
     size_for_model = shown_size(processor, size)
     # (width, height) of the whole picture, in the truth's numbers and in the model's
     unit, model_unit = unit_of(truth.scale, truth.size), unit_of(scale, size_for_model)
     boxes = [rescaled(box, unit, model_unit) for box in truth.boxes]
     converted = box_truth(boxes, scale, size_for_model)  # as text
-    _refuse_lost_boxes(converted, scale, size_for_model, row)
+    _refuse_empty_boxes(converted, scale, size_for_model, row)
     return converted
 
 
-def _refuse_lost_boxes(
+def _refuse_empty_boxes(
     converted,  # a truth as text, in the model's scale, such as "[12, 40, 31, 59] in pixels of 112 x 112"
     scale,  # that scale, for the message
     size,  # width and height in which the model sees the picture, for the message
@@ -312,7 +312,7 @@ def _coco_boxes(
         corner_and_size = _four_numbers(bbox, f"{place}.bbox", path, number)
         box = _clipped(of_corner_and_size(corner_and_size), size, f"{place}.bbox", path, number)
         boxes.setdefault((image_id, category_id), []).append(box)
-        if annotation.get("iscrowd"):
+        if annotation.get("iscrowd"):  # the caller leaves the whole pair out, this box included
             crowds.add((image_id, category_id))
     return boxes, crowds
 
@@ -505,7 +505,7 @@ def _phrase_rows(
     phrases = as_list(raw[phrase_column]) or [raw[phrase_column]]  # as_list: None for a single text
     for phrase in phrases:
         question = phrase if phrase_column == "question" else _question_for(phrase)
-        rows.append(dict(question=question, answer=truth, images=picture))
+        rows.append(dict(question=question, answer=truth, images=picture))  # as it is: one, or a list of one
     return rows
 
 

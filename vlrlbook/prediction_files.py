@@ -121,11 +121,11 @@ def _refuse_several_answers(rows, column):
     """Raise DataError at the first row that does not hold exactly one completion in this column.
 
     `rows` are dicts; row[column] is a list of texts: one of a greedy column, several of a sampled one."""
-    several = next((row for row in rows if len(row[column]) != 1), None)
-    if several:
-        message = (f"{column} holds {len(several[column])} answers to a question, and VLMEvalKit's table has "
+    bad_row = next((row for row in rows if len(row[column]) != 1), None)
+    if bad_row:
+        message = (f"{column} holds {len(bad_row[column])} answers to a question, and VLMEvalKit's table has "
                    "place for one: take a greedy column")
-        raise DataError("predictions.column", message, row=several["row"])
+        raise DataError("predictions.column", message, row=bad_row["row"])
 
 
 def _as_tsv(

@@ -458,8 +458,8 @@ def _anls(
 ):
     """Normalised Levenshtein similarity of two texts: 1 minus the share of letters that must change
 
-    0 where half or more must change: `tree` for `three` earns 0.8, `two` for `three` 0. In texts of more than
-    120 letters words are compared, not letters."""
+    0 where half or more must change: `tree` for `three` earns 0.8, `two` for `three` 0. If a text has more
+    than 120 letters, the two are compared word by word instead."""
     if not text or not truth:
         return 0.0
     longest = max(len(text), len(truth))
@@ -535,7 +535,7 @@ def _scale_meant(
     boxes, # of an answer
     truth, # `BoxTruth`: the true boxes, their scale, the picture's size
 ):
-    "The wrong scale in which an answer was written, such as thousandths; None if it is right, or in none"
+    "The other scale in which the boxes would match, such as thousandths; None if they match, or in no scale"
     return scale_that_fits(boxes, truth.boxes, truth.scale, truth.size)
 
 # %% ../nbs/02_rewards.ipynb #n02box03
@@ -564,7 +564,7 @@ def _point_parts(
     boxes; readable: 1 if there are points."""
     # a row per point, a column per box: 1 where the point lies in the box
     inside = [[float(is_inside(point, box)) for box in true_boxes] for point in points]
-    pairs = best_matching(inside) # of a point and a box, each used once
+    pairs = best_matching(inside) # of a point and a box that it lies in, each used once
     # a point too many costs as much as a missing one
     share = len(pairs) / max(1, len(points), len(true_boxes))
     same_count = bool(points) and len(points) == len(true_boxes)
@@ -657,7 +657,7 @@ def zoom_reward(
     last_text, looks = last_turn(completion), looks_of(completion)
     is_verbatim = verbatim_reward(last_text, answer)["overall"]
     has_right_count = counting_reward(last_text, answer)["exact"]
-    right = 0.8 * is_verbatim + 0.2 * has_right_count
+    right = 0.8 * is_verbatim + 0.2 * has_right_count # a verbatim answer has the right count, too: 1
     refused = sum(bool(look.refused) for look in looks)
     overall = right - look_price * len(looks) # a refused call costs as much
     return dict(overall=overall, right=right, looks=float(len(looks)), refused=float(refused))
@@ -811,7 +811,7 @@ def for_trl(
     name: str = "reward", # how TRL's logs call it
     group_size: int = None, # G; then the share of groups with equal rewards (silent ones) is logged
     when_cut="paid", # a cut answer is "paid" as any other, "masked" (left out), or earns this number
-    end_tokens=(), # token ids that end an answer; one without them was cut, whatever its tags say
+    end_tokens=(), # token ids that end an answer; one without them was cut, even if no tag is left open
 ): # a function as `GRPOTrainer(reward_funcs=…)` wants it
     "Make a reward function for TRL's trainer of any reward: it returns a float per answer and logs the parts"
     if when_cut not in ("paid", "masked") and not isinstance(when_cut, (int, float)):
@@ -826,8 +826,9 @@ def for_trl(
         parts = on_batch(reward)(texts, samples) # a dict per answer
         if finds_cut_answers:
             are_cut = _which_are_cut(texts, columns.get("completion_ids"), end_tokens)
+            # adds the part `cut`; if `when_cut` is a number, a cut answer earns it
             parts = [_with_cut(part, cut, when_cut) for part, cut in zip(parts, are_cut)]
-        paid = [_paid(part, when_cut) for part in parts]
+        paid = [_paid(part, when_cut) for part in parts] # None for a masked one
         if log_metric:
             _log_parts(log_metric, parts, paid, group_size)
         if recorder:
@@ -937,8 +938,8 @@ def check_reward(
     if not callable(reward):
         return [f"{reward!r} is no function"[:200]]
     batched = getattr(reward, "batched", False)
-    # a batched reward may be a slow model: only what it returns is tested, on two texts, and not its speed
-    texts = [_first_accepted(answer), ""] if batched else [_first_accepted(answer), *nasty]
+    # a batched reward may be a slow model: it gets two texts and is not timed
+    texts = [_right_answer(answer), ""] if batched else [_right_answer(answer), *nasty] # nasty: hostile texts
     problems = []
     for text in texts:
         problems += _problems_with(reward, text, answer, milliseconds)
@@ -982,12 +983,12 @@ def _try_reward(
     batched = getattr(reward, "batched", False)
     with _stopped_after(limit):
         seconds = 0.0 if batched else _quickest(reward, text, answer, enough)
-        parts = _parts_of_one(reward, text, answer)
+        parts = _parts_of_one(reward, text, answer) # once more: `_quickest` returns only the time
     return seconds, parts
 
 _longest_call = 5 # seconds after which a reward that stalls is stopped, however slow the machine
 
-def _first_accepted(
+def _right_answer(
     answer, # a truth, or several that are accepted
 ):
     "The answer that a model would give for the first accepted truth: it should earn full marks"
@@ -1082,9 +1083,9 @@ def check_truth(
 ) -> str | None: # a message, where the right answer earns too little; else None
     """Look whether a right answer to a row earns enough that a run can learn from it
 
-    It must earn more than an empty answer, and more than a wrong one. A wrong one may earn as much where the
-    row is not at fault: under a reward of the form alone, or if this answer has the reward's best pay."""
-    right_answer = _first_accepted(answer)
+    It must earn more than an empty answer, and more than a wrong one. A wrong one may earn as much if that is
+    no fault of the row: the reward pays no right answer more than this one, or does not look at truths."""
+    right_answer = _right_answer(answer)
     earned = _most_paid(reward, right_answer, answer)
     if earned <= reward("", answer)["overall"]:
         return f"the answer {right_answer[:80]!r} earns nothing under its own reward"
@@ -1113,7 +1114,7 @@ def _looks_at_truths(
     for truth in _simple_truths:
         if _most_paid(reward, _wrong_answer, truth) > _most_paid(reward, truth, truth):
             return False
-    # each of the four as the answer to each of the others; a reward of the form alone pays all of them alike
+    # each of the four as the answer to itself and to the others; a reward of the form alone pays all alike
     for text in _simple_truths:
         for truth in _simple_truths:
             if _paid_forms(reward, text, truth) != _paid_forms(reward, text, text):

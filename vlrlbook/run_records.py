@@ -166,8 +166,8 @@ class Recorder:
         # Prefer a group with advantages: where all answers earn the same, there is nothing to show.
         with_advantages = [g for g in groups if any(rollout.advantage for rollout in g.rollouts)]
         chosen = with_advantages if with_advantages else groups
-        slot = self._slot(step, last_step)  # "1 first", "2 middle" or, for all other batches, "3 last"
-        self.kept[slot] = chosen[0]
+        slot = self._slot(step, last_step)  # "1 first", "2 middle" or "3 last"
+        self.kept[slot] = chosen[0]  # replaces the group of an earlier batch in "3 last"
 
         is_logged = (step + 1) % self.every == 0
         if self.path and is_logged:
@@ -245,7 +245,7 @@ def scaled_advantages(
     if scale == "none":
         return centred
     counted = [reward for reward in rewards if reward is not None]
-    # TRL adds the same small number, so that nothing is divided by 0
+    # 1e-4 as in TRL, so that nothing is divided by 0
     deviation = (stdev(counted) if len(counted) > 1 else 0.0) + 1e-4
     return [value / deviation for value in centred]
 

@@ -31,6 +31,7 @@ def picture_runs(
     image_token: int, # that stands for a part of a picture
 ) -> list: # how many tokens each picture has
     "How many tokens each picture of a prompt takes: the lengths of unbroken runs of the picture token"
+    # chat templates put other tokens between two pictures, so each is a run of its own
     return [len(list(run)) for token, run in groupby(ids) if token == image_token]
 
 
@@ -77,7 +78,7 @@ class EnginePrompts:
     ):
         self.generate = generate
         self.image_token = processor.image_token_id
-        self.size = picture_size(processor)
+        self.size = picture_size(processor) # size limits as a dict, sent as `mm_processor_kwargs`
 
     def __call__(self, prompts, *args, **kwargs):
         "Answers to `prompts`, dicts with prompt_token_ids and, if there are pictures, multi_modal_data"
@@ -123,7 +124,7 @@ class PicturesForVLLM(BeforeGRPOTrainer):
 
     def __init__(self, *args, **kwargs):
         "Overrides TRL's (1.16): make the trainer, then replace methods of the vLLM engine that it has made"
-        with _engine_dtype_of(kwargs.get("model")):
+        with _engine_dtype_of(kwargs.get("model")):  # TRL makes the engine in this block
             super().__init__(*args, **kwargs)
         if not self.use_vllm:
             return
@@ -141,8 +142,7 @@ class PicturesForVLLM(BeforeGRPOTrainer):
     def _generate_single_turn(self, prompt_ids, images, *args, **kwargs):
         """Overrides TRL's (1.16): sample an answer to each prompt; `images` has a list of pictures a row.
 
-        TRL takes the first picture of each list, so a row without pictures must be None, not an empty
-        list."""
+        A row without pictures must be None: TRL's code for vLLM reads element 0 of any list."""
         if self.use_vllm and images is not None:
             images = [row or None for row in images]
             images = images if any(images) else None  # None: no row has a picture
@@ -163,7 +163,7 @@ def _engine_dtype_of(model):
     "Within a `with` block, a vLLM engine that TRL makes gets the number type of `model`, such as float32"
     # `model`: loaded, or its name; then nothing is changed.
     # TRL 1.16 passes no dtype, and vLLM 0.24 then takes 16 bits for a float32 model, which changes its
-    # probabilities (training's are 0.94 times as large on average).
+    # probabilities (on average training's are 0.94 times those of vLLM).
     import trl.generation.vllm_generation as generation
     engine = getattr(generation, "LLM", None) # absent without vLLM
     if engine is None or not hasattr(model, "dtype"):
@@ -204,6 +204,7 @@ def _with_picture_check(
 def _check_server_tokens(features, prompt_ids, processor):
     "Raise SettingsError if a vLLM server's `features` of pictures have other lengths than training's prompt"
     # A server runs elsewhere, so its limits of a picture's size can only be set where it is started.
+    # Both are lists of the tokens of each picture, such as [16, 64].
     of_server = [placeholder["length"] for placeholder in features["mm_placeholders"]["image"]]
     of_training = picture_runs(prompt_ids, processor.image_token_id)
     if of_server != of_training:

@@ -89,9 +89,9 @@ def teach_calls(
 
     A second call changes nothing."""
     style = _style(processor)
-    if processor.chat_template == chat_template:  # a tiny model's (twin's), which cannot write calls
-        processor.chat_template = _twin_template
-    # Qwen2-VL's and Qwen2.5-VL's templates cannot write calls; those of later families can, and stay.
+    if processor.chat_template == chat_template:  # our constant, that of tiny models: it cannot write calls
+        processor.chat_template = _twin_template  # the same with calls
+    # Qwen2-VL's and Qwen2.5-VL's templates cannot write calls; those of later families can, so they stay.
     elif style == "tagged" and "tool_call" not in processor.chat_template:
         processor.chat_template = _tagged_template
     processor.tokenizer.response_template = _response_template(style)
@@ -105,7 +105,8 @@ def _response_template(
 
     Without one TRL looks for the chat template in a list of its own, in which ours is missing."""
     begin, end_pattern = _call_delimiters[style]
-    function = {"name": "zoom", "arguments": {"said": "{content}"}}  # TRL puts the text within the call there
+    # TRL's words, all but `said`, our argument. TRL puts the text within the call in the place of {content}.
+    function = {"name": "zoom", "arguments": {"said": "{content}"}}
     call = {
         "open": begin,
         "close_pattern": end_pattern + r"\s*",
@@ -330,9 +331,10 @@ def converse(
         conversation = _Conversation(openings[sample_number], samples[sample_number], tool)
         conversation.add_model_turn(text, style)
         conversations.append(conversation)
-    for _ in range(looks + 1):  # one turn more: after a call too many was refused, the model may still answer
+    # A turn after each allowed call, and one more, in which a model whose further call was refused may answer
+    for _ in range(looks + 1):
         _take_turns(say, processor, conversations, style)
-    answers = [written(conversation.turns) for conversation in conversations]
+    answers = [written(conversation.turns) for conversation in conversations]  # each a single text
     return [answers[begin:begin + n] for begin in range(0, len(answers), n)]
 
 
@@ -403,7 +405,7 @@ def _result_of(
 
     ([{"type": "image"}], [crop]), or for a refused call ([{"type": "text", "text": why}], [])."""
     try:
-        parts = answer_call(looker, call_text)
+        parts = answer_call(looker, call_text)  # of a message: [{"type": "image", "image": crop}]
     except CallRefused as refused:
         # TRL 1.16 (`_tool_call_loop`) writes an exception in this form.
         return [{"type": "text", "text": str({"error": str(refused)})}], []
@@ -431,11 +433,11 @@ class LookTwice(BeforeGRPOTrainer):
     def _tool_call_loop(self, *args, **kwargs):
         """Overrides TRL's (1.16), which runs the tools that answers call and lets the model go on.
 
-        The tool becomes `answer_call`, which takes `said`, the text within a call: TRL has made it of
-        `Looker.zoom`, which takes four numbers. If TRL no longer calls this method, every call is refused
-        with a TypeError about `said`."""
-        # Both attributes are TRL's. `_sync_tool_dicts`: for each answer, name → tool. `environments`: a
-        # `Looker` for each answer.
+        TRL calls a tool with `said`, the text within a call. Its tool is `Looker.zoom`, which takes four
+        numbers, so `answer_call` replaces it. Should TRL no longer call this method, the model is told of a
+        TypeError about `said` at each call."""
+        # Both attributes are TRL's. `_sync_tool_dicts`, made for each batch: for each answer, name → tool.
+        # `environments`: a `Looker` for each answer.
         self._sync_tool_dicts = [{"zoom": partial(answer_call, looker)} for looker in self.environments]
         result = super()._tool_call_loop(*args, **kwargs)
         mode = "train" if self.model.training else "eval"

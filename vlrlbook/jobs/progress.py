@@ -66,8 +66,8 @@ def _rows_at_the_end(file):
     names = next(csv.reader([header]), [])  # of the columns
     rows = []
     for values in csv.reader(whole_lines):
-        # Reading may have begun in the middle of the first of these lines, which then has too few values. If
-        # only its step was cut, that does no harm: a step is taken from the last line alone.
+        # Reading may have begun within the first of these lines, which then has too few values. If it began
+        # within the first value, the step, that does no harm: a step is taken from the last line alone.
         if len(values) == len(names):
             rows.append(dict(zip(names, values)))
     return rows
@@ -139,7 +139,8 @@ class Progress:
         # row["log_mark"]: the fingerprint when the attempt began. If it is the same now, the file holds only
         # rows of the attempt before.
         is_of_attempt_before = fingerprint == row["log_mark"]
-        is_read_already = fingerprint == self.marks.get(attempt)  # `marks`: of the log as it was read last
+        # `marks`: of the log as it was read last; None before the first reading
+        is_read_already = fingerprint == self.marks.get(attempt)
         if is_of_attempt_before or is_read_already:
             return dict(progress=row["progress"], current_step=row["current_step"])
         columns = progress_of(folder, row["total_steps"])

@@ -26,13 +26,13 @@ def marked_question(
 
     Marks with numbers other than 1, 2, … for all pictures are words of the question, which stays unchanged.
     Else a `DataError` is raised if there are not as many marks as pictures."""
-    _refuse_other_marks(question, code, number)
+    _refuse_other_marks(question, code, number)  # of a video, or with the name of a file inside
     marks = list(_any_mark.finditer(question))  # of <image>, <|image_1|>, <img 2> and the like
     if not marks:
         return question
     first_mark = marks[0][0]
-    # In "Is <image 2> larger?" the mark is a word: it names a picture, or a part of one. No `<image>` is
-    # added, so the pictures stand in front. In a row without pictures every mark is an error (below).
+    # In "Is <image 2> larger?" the mark is a word: it names a picture, or a part of one. A question without
+    # `<image>` gets its pictures in front. In a row without pictures every mark is an error (below).
     if pictures and _numbers_are_words(marks, pictures):
         notes.append(f"marks such as {first_mark} are words here; the pictures stand in front")
         return question
@@ -43,10 +43,10 @@ def marked_question(
 
 
 def _numbers_are_words(marks, pictures):
-    """True if the numbers in marks do not count the `pictures` (their number) 1, 2, … in order.
+    """True if the marks of a question have numbers that are not 1, 2, … up to `pictures`, how many it shows.
 
-    The marks are matches of the pattern for <image>, <image 1>, …, whose group 1 is the number or empty. Of
-    two pictures, <image 2> alone, or behind it <image 1>, is true; <image> twice is not."""
+    With two pictures: True for "<image 2>" and for "<image 2> <image 1>", False for "<image> <image>".
+    The marks are matches of the pattern for <image 1>, whose group 1 is the number or empty."""
     numbers = [int(mark[1]) for mark in marks if mark[1]]
     return bool(numbers) and numbers != list(range(1, pictures + 1))
 

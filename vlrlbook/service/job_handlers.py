@@ -50,8 +50,8 @@ def gentle(
     "Return the command of a trainer with a lower priority than the server, which must answer requests soon"
     if size != "tiny":
         return None  # training on a GPU leaves the CPU free for requests
-    # `after_you` is Python code that lowers its own priority and then becomes the trainer. -S: it needs no
-    # installed package.
+    # `after_you` is Python code that lowers its own priority and then becomes the trainer (execv of the words
+    # behind it). -S: it needs no installed package.
     return [sys.executable, "-S", "-c", after_you, *train_command()]
 
 
@@ -69,8 +69,8 @@ class StateSide:
     async def job(self, request):
         """GET /jobs/{job_id}: the job's state, at most a second old, however many clients ask.
 
-        A reply older than `_fresh_seconds` is still sent, but makes the ledger be asked for a newer one. Only
-        beyond `_usable_seconds` does a request wait for that."""
+        A reply older than `_fresh_seconds` (0.2) is still sent, but makes the ledger be asked for a newer
+        one. Only beyond `_usable_seconds` (1) does a request wait for that."""
         job_id = request.path_params["job_id"]
         answered_at, last_reply = self.replies.get(job_id, (float("-inf"), None))
         age = time.monotonic() - answered_at
@@ -200,8 +200,8 @@ class JobSide:
         if key is not None and not re.fullmatch(r"[!-~]{1,200}", key):
             raise Problem("idempotency.key", "expected 1 to 200 printable characters without spaces")
         body = await json_body(request, seconds=self.stall_seconds)
-        # What may be set depends on the task. The result: job_name, data_file_id (or None), settings.
-        train_request = read_request(body, self.forms[requested_task(body)])
+        form = self.forms[requested_task(body)]  # what may be set depends on the task
+        train_request = read_request(body, form)  # job_name, data_file_id (or None), settings
         # The ledger stores key and hash with the job in one transaction. Were they stored later, a server
         # that died in between would start a second job when the client repeats its request.
         request_hash = _hash_of(body) if key else None  # equal for equal requests, in any order of keys
@@ -215,7 +215,7 @@ class JobSide:
     ):
         "Write a request down in the ledger; return the `Job` and the notes on what the server decided for it"
         file_id = train_request["data_file_id"]
-        parameters, notes, steps = self._planned(train_request["settings"], file_id)
+        parameters, notes, total_steps = self._planned(train_request["settings"], file_id)
         # The lock keeps anybody from deleting the upload until the ledger says that a job needs it.
         with self.uploads.in_use:
             if file_id is not None:
@@ -223,7 +223,7 @@ class JobSide:
                 # Relative to the job's folder, where the trainer runs: a data directory can be moved.
                 parameters["data"] = f"../../uploads/{file_id}"
             job_name = train_request["job_name"]
-            job = self.jobs.submit(job_name, parameters, self.command, key, request_hash, steps)
+            job = self.jobs.submit(job_name, parameters, self.command, key, request_hash, total_steps)
         logger.info("train", extra=dict(job_id=job.job_id, file_id=file_id))
         self._keep_notes(job.job_id, notes)  # in a file of the job's folder
         return job, notes
@@ -242,8 +242,9 @@ class JobSide:
             upload = self.uploads.get(file_id)
             refuse_other_kind(task, upload)
             row_count = upload["valid_images"]
-            picture_hashes = self.uploads.check(file_id)  # one for each row
+            picture_hashes = self.uploads.check(file_id)  # one a row: a picture's rows are held out together
         form = self.forms[task]  # has the default of every setting
+        # self.size: tiny or gpu, the models that this server trains
         parameters, notes, steps = plan_with_length(settings, self.size, form, row_count, picture_hashes)
         parameters["task"] = task
         refuse_clashes(parameters)
@@ -259,7 +260,7 @@ class JobSide:
 
     async def list_jobs(self, request):
         "GET /jobs: newest first, a page at a time"
-        # Each parameter's type and default; `page_limit` has a range as well.
+        # Each parameter's type and default; `page_limit`: an int, 50, from 1 to 500.
         parameters = query(request, status=(str, None), limit=page_limit, after=(str, None))
         status, after = parameters["status"], parameters["after"]
         _check_page(status, after)
@@ -322,7 +323,7 @@ def _check_page(
 
 def refuse_other_kind(
     task: str,  # counting, vqa, pointing or zoom
-    upload: dict,  # what is told of it
+    upload: dict,  # its facts as `Uploads.get` has them; needed are `kind` and `filename`
 ):
     "Raise a Problem unless a task can be trained on an upload, with what was expected instead"
     kind, wanted = upload["kind"], kind_of_task[task]  # such as counting; None: the task takes no upload

@@ -218,7 +218,7 @@ def pack(
             _zip_files(result, names, temporary, reserve)  # a Problem if the disk is full
         digest = sha256_of(path)
         write_whole(_hash_file(path), digest)
-    except IsADirectoryError as error:
+    except IsADirectoryError as error:  # the ZIP cannot take its name
         raise Problem("job.damaged", f"{path.name} is a folder") from error
     return path, digest
 
