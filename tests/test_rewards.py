@@ -383,5 +383,5 @@ def test_a_number_that_cannot_be_told_does_not_stop_a_reward():
     from vlrlbook.rewards import answer_kind, vqa_accuracy
     for text in ("5 in total: 2.5.1", "5 in total: 007, 2.5.1", "5 in total: v2.5.1"): assert 0 <= vqa_accuracy(text, "5")["overall"] <= 1
     assert truth_number("1/2") == 0.5 and truth_number("(1/2).") == 0.5
-    for text in ("km/2", "x/2", "3/x", "and/5", "no / 2"):
+    for text in ("km/2", "x/2", "3/x", "and/5", "no / 2", "1/2 cm", "1/2%", "½ cm", "3/4 full", "2 cm"):
         assert truth_number(text) is None and answer_kind(text) == "text", text

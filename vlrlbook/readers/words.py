@@ -362,6 +362,8 @@ def truth_number(
     tokens = [token for token in tokens if token.text not in ("(", ")", ".", '"')]
     if len(tokens) == 1:
         return tokens[0].value  # None if the one token is no number
-    # 1/2, which `read_number` reads as 0.5: the first and the third token are numbers; `km/2` is no number
-    is_fraction = [token.kind for token in tokens[::2]] == ["number", "number"] and tokens[1].text == "/"
+    if len(tokens) != 3:  # a fourth token says more than a number: `1/2 cm`, `1/2%`
+        return None
+    # 1/2, which `read_number` reads as 0.5; `km/2` is no number
+    is_fraction = is_number(tokens[0]) and tokens[1].text == "/" and is_number(tokens[2])
     return read_number(str(truth)) if is_fraction else None
