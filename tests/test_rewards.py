@@ -385,3 +385,13 @@ def test_a_number_that_cannot_be_told_does_not_stop_a_reward():
     assert truth_number("1/2") == 0.5 and truth_number("(1/2).") == 0.5
     for text in ("km/2", "x/2", "3/x", "and/5", "no / 2", "1/2 cm", "1/2%", "½ cm", "3/4 full", "2 cm"):
         assert truth_number(text) is None and answer_kind(text) == "text", text
+
+
+@pytest.mark.parametrize("number", ["hundred", "thousand", "million", "dozen", "couple", "couple of", "couple hundred", "pair of",
+                                    "single", "hundred million", "thousand and six", "half dozen"])
+def test_an_article_before_a_number_changes_nothing(number):
+    with_article = "half a dozen" if number == "half dozen" else f"a {number}"
+    truth, said = f"{number} islands", f"{with_article} islands"
+    assert vqa_accuracy(said, truth)["accuracy"] == vqa_accuracy(truth, said)["accuracy"] == 1
+    assert vqa_accuracy("1000 islands", "a thousand islands")["accuracy"] == vqa_accuracy("a dozen eggs", "12 eggs")["accuracy"] == 1
+    assert vqa_accuracy("a thousand islands", "hundred islands")["accuracy"] == 0
