@@ -219,8 +219,10 @@ def without_marks(
     text: str,  # a completion
 ) -> str:  # text only
     "An answer without picture markers: a processor would look for a picture for each of them"
-    for mark in vision_marks:
-        text = text.replace(mark, "")
+    # again, as long as there is one: what stands around a mark may be another one once it is gone
+    while any(mark in text for mark in vision_marks):
+        for mark in vision_marks:
+            text = text.replace(mark, "")
     return text
 
 def as_text(
