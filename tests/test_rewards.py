@@ -395,3 +395,10 @@ def test_an_article_before_a_number_changes_nothing(number):
     assert vqa_accuracy(said, truth)["accuracy"] == vqa_accuracy(truth, said)["accuracy"] == 1
     assert vqa_accuracy("1000 islands", "a thousand islands")["accuracy"] == vqa_accuracy("a dozen eggs", "12 eggs")["accuracy"] == 1
     assert vqa_accuracy("a thousand islands", "hundred islands")["accuracy"] == 0
+
+
+@pytest.mark.parametrize("text, count", [
+    ("5 birds of 2019: 2 of them red, 3 of them blue", 5), ("5 birds by 2019: 2 of them red", 5), ("A photo of 2019: 5 birds", 5),
+    ("4 dogs, confidence 97 of 100", 4), ("at 10:30 there were 5", 5), ("10: 30", 30),
+    ("confidence 97 of 100", None), ("a total of 2000", 2000)])
+def test_a_year_before_a_colon_is_no_count(text, count): assert read_count(text) == count, explain_count(text)
