@@ -402,3 +402,9 @@ def test_an_article_before_a_number_changes_nothing(number):
     ("4 dogs, confidence 97 of 100", 4), ("at 10:30 there were 5", 5), ("10: 30", 30),
     ("confidence 97 of 100", None), ("a total of 2000", 2000)])
 def test_a_year_before_a_colon_is_no_count(text, count): assert read_count(text) == count, explain_count(text)
+
+
+@pytest.mark.parametrize("text, count", [
+    ("有3个半透明的球", 3), ("三个半圆", 3), ("2个半球", 2), ("3只半死的鱼", 3), ("3人半跪", 3), ("4个半開的門", 4), ("有3，半个在外面", 3),
+    ("三个半", None), ("三个半苹果", None), ("3个半小时", None), ("有3个半。", None), ("半打", 6)])
+def test_a_word_that_begins_with_half_takes_no_half_from_a_count(text, count): assert read_count(text) == count, explain_count(text)

@@ -142,7 +142,8 @@ def _has_decimals_or_half_in_words(near: Near):  # a number token and its neighb
         return True
     if near.before.text == "点" and is_number(near.second_before):
         return True
-    if near.after.text == "半" or near.second_after.text == "半":
+    # behind the number or its measure word, as in 三个半; 半透明 (translucent) and the like are other tokens
+    if near.after.text == "半" or near.after.kind == "han" and near.second_after.text == "半":
         return True
     return near.after.text == "and" and near.third_after.text == "half"
 
