@@ -14,7 +14,7 @@ from urllib.parse import unquote
 from PIL import Image
 
 from ..archive import DataError, decode_picture, folded_name
-from .values import listed
+from .values import listed, unboxed
 
 __all__ = ["picture_list", "located", "decoded", "as_meant", "plain_file"]
 
@@ -28,6 +28,7 @@ def picture_list(
     code: str = "vqa.images",  # of an error
 ) -> list:  # of paths (text) and encoded pictures (bytes)
     "List the pictures in a value of a column; `DataError` if something in it is no picture"
+    value = unboxed(value)
     if value is None:
         return []
     if isinstance(value, str) and value.startswith(("[", "{")):
@@ -38,7 +39,7 @@ def picture_list(
         elements = list(value)
     else:
         elements = [value]
-    return [_picture(element, number, code) for element in elements]
+    return [_picture(unboxed(element), number, code) for element in elements]
 
 
 def _is_array(value):
