@@ -1,6 +1,8 @@
 """Archives and tables from strangers: each class of fault has its code, nothing is half-written, and only named files are unpacked."""
 import io
+import os
 import stat
+import time
 import zipfile
 
 import numpy as np
@@ -339,3 +341,21 @@ def test_a_folder_around_the_archive_may_be_written_with_other_accents(tmp_path)
         z.writestr(f"{folder}/images/a.png", picture())
     samples, report = read_counting_zip(file, tmp_path / "out")
     assert len(samples) == 1 and not report.skipped
+
+
+@pytest.mark.parametrize("age", [0, 3600])
+def test_a_picture_that_comes_later_is_found(tmp_path, monkeypatch, age):
+    "Under another case, at once and also in a folder that was last changed long ago; there many rows list it once"
+    from vlrlbook.rows import pictures
+    listed = []
+    monkeypatch.setattr(pictures.os, "listdir", lambda folder, real=os.listdir: listed.append(folder) or real(folder))
+
+    def saved(name, seconds_ago):
+        (tmp_path / name).write_bytes(picture())
+        os.utime(tmp_path, (time.time() - seconds_ago,) * 2)
+    saved("dog.png", 2 * age)
+    for _ in range(50):
+        with pytest.raises(DataError, match="no such picture"): pictures.located("cat.png", tmp_path)
+    assert len(listed) == 1 or not age
+    saved("CAT.PNG", age)
+    assert pictures.located("cat.png", tmp_path) == str(tmp_path / "CAT.PNG")
