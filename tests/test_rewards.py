@@ -7,7 +7,7 @@ import pytest
 from conftest import SHARED
 from hypothesis import given, settings, strategies as st
 from vlrlbook.core import Rollout, RolloutGroup, Sample, mean_of
-from vlrlbook.rewards import (accepted_answers, advantages, anls_reward, cheats, check_reward, check_truth, count_table,
+from vlrlbook.rewards import (_anls, accepted_answers, advantages, anls_reward, cheats, check_reward, check_truth, count_table,
                               counting_reward, cut_reward, explain_count, final_answer, for_easyr1, for_trl, for_verl,
                               format_reward, format_table, is_cut, load_reward, mix, nasty, read_count, silent_share,
                               staircase, token_f1_reward, vqa_accuracy)
@@ -291,12 +291,34 @@ def test_soft_credit_has_its_parts():
     assert anls_reward("a" * 100_000, "a" * 100_000)["anls"] == 1 and anls_reward("", "")["anls"] == 0
 
 
+def test_letters_count_in_long_texts_too():
+    "Also where no space stands, and beyond the 120 letters above which words were compared"
+    assert anls_reward("一" * 130 + "二", "一" * 131)["anls"] == pytest.approx(1 - 1 / 131)
+    url = "https://example.org/" + "abc/" * 40
+    assert anls_reward(url.replace("c/a", "c/x/a", 1), url)["anls"] == pytest.approx(1 - 2 / (len(url) + 2))
+    words = " ".join(map(str, range(300)))
+    assert anls_reward(words[:-40] + "x" * 40, words)["anls"] == pytest.approx(1 - 40 / len(words)), "120 words were looked at"
+    assert anls_reward("x" * 3000 + "y" * 3000, "x" * 3000 + "z" * 3000)["anls"] == 0
+
+
+@given(st.text("ab 一", max_size=12), st.text("ab 一", max_size=12))
+def test_anls_by_the_table_of_distances(text, truth):
+    above = list(range(len(truth) + 1))
+    for row, letter in enumerate(text, 1):
+        current = [row]
+        for column, other in enumerate(truth, 1):
+            current.append(min(above[column - 1] + (letter != other), above[column] + 1, current[-1] + 1))
+        above = current
+    share = above[-1] / max(len(text), len(truth), 1)
+    assert _anls(text, truth) == pytest.approx(1 - share if share < 0.5 and text and truth else 0)
+
+
 @pytest.mark.skipif(not SHARED.exists(), reason="the folder with real samples is not beside this checkout")
 def test_anls_is_that_of_others():
     "VLMEvalKit's distance on 400 pairs, which cuts at its threshold in the same place"
     for row in cases(SHARED / "peer_vectors" / "anls_pairs.jsonl"):
         first, second, distance = row["gt"], row["pred"], row["vlmevalkit_anls_distance"]
-        if len(first) <= 120 and len(second) <= 120 and distance < 0.5:
+        if distance < 0.5:
             assert anls_reward(first, second)["anls"] == pytest.approx(1 - distance)
 
 
