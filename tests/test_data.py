@@ -4,6 +4,7 @@ import os
 import stat
 import time
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,8 +14,9 @@ from PIL import Image
 from vlrlbook import archive
 from vlrlbook.core import Sample
 from vlrlbook.data import (DataError, open_picture, permuted, picture_key, preference_pairs, preference_row, preflight, read_counting_zip,
-                           read_preferences, split_by_picture, synthetic_counting, to_dataset, to_messages, to_rgb, to_samples,
-                           write_counting_zip)
+                           read_preferences, read_task_rows, split_by_picture, synthetic_counting, to_dataset, to_messages, to_rgb,
+                           to_samples, write_counting_zip)
+from vlrlbook.data_check import check_file
 
 HEADER = "images_path,question,answer\n"
 ROW = HEADER + "images/a.png,How many?,3\n"
@@ -359,3 +361,15 @@ def test_a_picture_that_comes_later_is_found(tmp_path, monkeypatch, age):
     assert len(listed) == 1 or not age
     saved("CAT.PNG", age)
     assert pictures.located("cat.png", tmp_path) == str(tmp_path / "CAT.PNG")
+
+
+def test_an_archive_that_is_not_there_is_one_clear_error(tmp_path):
+    "And a folder that no ZIP was unpacked into, for every task that reads one"
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / "report.json").write_text("{}") # without its rows
+    for task in ("counting", "pointing", "zoom"):
+        for path, code in (("/nowhere/a.zip", "zip.missing"), ("/nowhere/a", "zip.missing"), (tmp_path, "file.kind"),
+                           (tmp_path / "half", "file.kind")):
+            with pytest.raises(DataError) as told: read_task_rows(path, task)
+            assert told.value.code == code and Path(path).name in str(told.value)
+    with pytest.raises(DataError, match="no counting ZIP"): check_file(tmp_path / "half")

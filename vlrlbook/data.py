@@ -21,7 +21,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from .archive import DataError, Report, counting_columns, decode_picture, foreign, limits, open_picture
-from .archive import to_rgb, unpack_counting_zip, zip_faults
+from .archive import report_in, to_rgb, unpack_counting_zip, zip_faults
 from .core import Sample, cache_dir, figure, nearest
 from .folders import new_file, new_folder, write_whole
 from .rewards import check_truth
@@ -1271,6 +1271,8 @@ def unpacked_counting_zip(
     second call only reads that folder."""
     folder = Path(path)
     if not folder.is_dir(): # else the ZIP was unpacked into it before
+        if not folder.is_file():
+            raise DataError("zip.missing", f"no such file: {folder.name}")
         folder = _cache_folder(path, _kind_of_zip(task))
     if not folder.exists():
         try:
@@ -1278,8 +1280,8 @@ def unpacked_counting_zip(
         except FileExistsError:
             # Another process of the same run has made it meanwhile. It appears complete, by a rename.
             pass
-    report = json.loads((folder / "report.json").read_text())
-    return load_counting(folder, task), Report(**report)
+    report = report_in(folder) # `DataError` for a folder of anything else
+    return load_counting(folder, task), report
 
 def _cache_folder(path, kind):
     "The folder in the cache for an unpacked ZIP whose answers are of a kind, counting or pointing"

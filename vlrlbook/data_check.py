@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 
-from .archive import DataError, Report, unpack_counting_zip, zip_kinds
+from .archive import DataError, report_in, unpack_counting_zip, zip_kinds
 from .data import load_counting, preflight, split_by_picture, vqa_dataset, with_good_truths
 from .pointing import in_scale_of, with_good_boxes
 from .rewards import load_reward
@@ -154,7 +154,7 @@ def _unpacked(
 
     Returns the folder, the `Report`, and the rows as (row number, object with `pictures`)."""
     if path.is_dir():
-        return path, _report_in(path), _rows_in(path)
+        return path, report_in(path), _rows_in(path)
     if not path.is_file():
         raise DataError("zip.missing", f"no such file: {path.name}")
     work.mkdir()
@@ -171,15 +171,6 @@ def _rows_in(folder):
             row = json.loads(line)  # row (its number), question, answer, file (of its picture)
             rows.append((row["row"], SimpleNamespace(pictures=[str(folder / row["file"])])))
     return rows
-
-
-def _report_in(folder):
-    "Read the `Report` that was written when a counting ZIP was unpacked into this folder, else DataError"
-    try:
-        return Report(**json.loads((folder / "report.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        message = f"{folder.name} is a folder that no counting ZIP was unpacked into; expected a file"
-        raise DataError("file.kind", message) from error
 
 
 def _counting(
