@@ -15,7 +15,7 @@ from vlrlbook import archive
 from vlrlbook.core import Sample
 from vlrlbook.data import (DataError, open_picture, permuted, picture_key, preference_pairs, preference_row, preflight, read_counting_zip,
                            read_preferences, read_task_rows, split_by_picture, synthetic_counting, to_dataset, to_messages, to_rgb,
-                           to_samples, write_counting_zip)
+                           to_samples, with_system_turn, write_counting_zip)
 from vlrlbook.data_check import check_file
 
 HEADER = "images_path,question,answer\n"
@@ -253,6 +253,13 @@ def test_preflight_counts_what_the_processor_makes(family):
                Sample("And here?", "2", [Image.new("RGB", (90, 300), "red")], row=2)]
     found = preflight(to_dataset(samples), processor)
     assert found.prompt_tokens == encode(processor, samples)["input_ids"].shape[1] and not found.problems
+    turned = with_system_turn(to_dataset(samples), "You are a careful radiologist. " * 9)
+    of_all = preflight(turned, processor)
+    assert of_all.prompt_tokens == encode(processor, to_samples(turned))["input_ids"].shape[1] > found.prompt_tokens + 9
+    assert [p["code"] for p in preflight(turned, processor, max_prompt_tokens=of_all.prompt_tokens - 1).problems] == ["prompt.length"]
+    said = [("user", "<image>Hello, what is it?"), ("assistant", "An X-ray.")]
+    talk = Sample("And left?", "1", [Image.new("RGB", (90, 90))], row=3, turns=said)
+    assert preflight(to_dataset([talk]), processor).prompt_tokens == encode(processor, [talk])["input_ids"].shape[1]
     assert [p["code"] for p in preflight(to_dataset(samples), processor, held_out=to_dataset(samples[:1])).problems] == ["split.leak"]
 
 

@@ -1134,9 +1134,9 @@ def _check_row(
         return _CheckedRow([("image.decode", message)])
     images = row["images"]
     problems = _mode_problems(images) # of more than 8 bits a channel
-    sample = Sample(row["question"], row["answer"], images, row["task"], number)
     try:
-        text = processor.apply_chat_template(to_messages(sample), add_generation_prompt=True)
+        # `prompt` is what is trained on: the system's turn and others before the question are in it.
+        text = processor.apply_chat_template(_prompt_messages(row), add_generation_prompt=True)
     except DataError as error: # not as many marks as pictures
         return _CheckedRow([*problems, (error.code, error.message)])
     image_tokens, fault = _tokens_of(processor, images) # fault: why a picture cannot be used, or None
@@ -1149,6 +1149,25 @@ def _check_row(
     if not held_pictures.isdisjoint(map(picture_key, images)):
         problems.append(("split.leak", "its picture is in the held-out set too"))
     return _CheckedRow(problems, image_tokens, length)
+
+def _prompt_messages(
+    row, # of a data set, with its columns `prompt` and `images`
+):
+    """All messages of a row's prompt, in the form that chat templates take.
+
+    Raises `DataError` if not as many places are marked for pictures as the row has pictures."""
+    messages, marks, pictures = [], 0, len(row["images"])
+    for turn in row["prompt"]:
+        parts = list(map(_without_nothing, turn["content"]))
+        marks += sum(part["type"] == "image" for part in parts)
+        messages.append({"role": turn["role"], "content": parts})
+    if marks != pictures:
+        raise DataError("row.images", f"{marks} <image> marks but {pictures} pictures")
+    return messages
+
+def _without_nothing(part):
+    "A part of a message without fields that are None: a data set gives the part of a picture a text, too"
+    return {name: value for name, value in part.items() if value is not None}
 
 def _prompt_length(
     processor, # of the model
