@@ -567,9 +567,9 @@ def with_good_truths(
     if getattr(reward, "batched", False):
         return dataset # a trained reward model scores answers by its own judgement, not by the truth
     good = _good_rows(dataset, reward, skip, report)
-    # A ZIP's `Report` has no field `kept`; in a table's `RowReport` it is the number of rows to train on.
-    if len(good) < len(dataset) and hasattr(report, "kept"):
-        report.kept = len(good)
+    if len(good) < len(dataset):
+        # The number of rows to train on: `kept` in a table's `RowReport`, `valid_images` in a ZIP's `Report`.
+        setattr(report, "kept" if hasattr(report, "kept") else "valid_images", len(good))
     return dataset.select(good)
 
 # %% ../nbs/01_data.ipynb #c062
