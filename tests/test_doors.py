@@ -212,7 +212,8 @@ def test_a_check_leaves_out_what_training_leaves_out(tmp_path, monkeypatch):
                                                    "    return dict(overall=float(text == truth and not truth.endswith('9 discs')))\n")
     samples = [Sample("How many discs?", f"A photo of {n} discs", [Image.new("RGB", (56, 56), (n, 0, 0))]) for n in range(6, 10)]
     write_counting_zip(samples, tmp_path / "x.zip")
-    own = dict(data=str(tmp_path / "x.zip"), reward="only_small_counts:reward", batch_size=2, num_generations=2, max_steps=1, eval_samples=1)
+    few = dict(batch_size=2, num_generations=2, max_steps=1, eval_samples=1)
+    own = few | dict(data=str(tmp_path / "x.zip"), reward="only_small_counts:reward")
     train, held, report = load_data(read_settings(GRPOSettings, own | dict(skip_bad_rows=True)))
     found = check_file(own["data"], "counting", reward=own["reward"], skip_bad_rows=True)
     assert found.good and found.report.skipped == report.skipped and [skipped["row"] for skipped in report.skipped] == [5]
