@@ -244,6 +244,13 @@ def test_mirror_and_jitter(drawn):
     item, cameras = frames_of(drawn)[3] | dict(text="Task: Left hand over right hand, leftover"), list(aloha_cameras)
     mirror = mirrored(item, cameras)
     assert mirror["text"] == "Task: Right hand over left hand, leftover"
+    said = {"Task: lift the LEFT cup": "Task: lift the RIGHT cup", "the leftmost of 2, RIGHT-HANDED": "the rightmost of 2, LEFT-HANDED",
+            "left_arm, rightArm": "right_arm, leftArm", "BRIGHT leftovers, upright": "BRIGHT leftovers, upright", "左边，10厘米左右": "右边，10厘米左右"}
+    assert {text: mirrored(item | dict(text=text), cameras)["text"] for text in said} == said
+    for left, right in (("cam_LEFT", "cam_RIGHT"), ("wristLeft", "wristRight")): # the flipped left picture is that of the right camera
+        views = mirrored(dict(images=item["images"][:2], text=""), [left, right])["images"]
+        assert np.array_equal(np.array(views[1]), np.array(item["images"][0])[:, ::-1])
+    assert mirrored(item | dict(text="顺时针"), cameras) is None and mirrored(item, ["cam_LEFT", "top", "side"]) is None
     assert np.array_equal(np.array(mirror["images"][1]), np.array(item["images"][0])[:, ::-1])
     assert mirrored(item | dict(text="Turn it anticlockwise"), cameras) is None and mirrored(item, ["cam_left", "top", "side"]) is None
     augment = Augment(read_settings(AlohaSettings, dict(flip=0.5, colour_jitter=0.3)))

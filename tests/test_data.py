@@ -1,7 +1,10 @@
 """Archives and tables from strangers: each class of fault has its code, nothing is half-written, and only named files are unpacked."""
 import io
+import os
 import stat
+import time
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +14,9 @@ from PIL import Image
 from vlrlbook import archive
 from vlrlbook.core import Sample
 from vlrlbook.data import (DataError, open_picture, permuted, picture_key, preference_pairs, preference_row, preflight, read_counting_zip,
-                           read_preferences, split_by_picture, synthetic_counting, to_dataset, to_messages, to_rgb, to_samples,
-                           write_counting_zip)
+                           read_preferences, read_task_rows, split_by_picture, synthetic_counting, to_dataset, to_messages, to_rgb,
+                           to_samples, with_system_turn, write_counting_zip)
+from vlrlbook.data_check import check_file
 
 HEADER = "images_path,question,answer\n"
 ROW = HEADER + "images/a.png,How many?,3\n"
@@ -249,6 +253,13 @@ def test_preflight_counts_what_the_processor_makes(family):
                Sample("And here?", "2", [Image.new("RGB", (90, 300), "red")], row=2)]
     found = preflight(to_dataset(samples), processor)
     assert found.prompt_tokens == encode(processor, samples)["input_ids"].shape[1] and not found.problems
+    turned = with_system_turn(to_dataset(samples), "You are a careful radiologist. " * 9)
+    of_all = preflight(turned, processor)
+    assert of_all.prompt_tokens == encode(processor, to_samples(turned))["input_ids"].shape[1] > found.prompt_tokens + 9
+    assert [p["code"] for p in preflight(turned, processor, max_prompt_tokens=of_all.prompt_tokens - 1).problems] == ["prompt.length"]
+    said = [("user", "<image>Hello, what is it?"), ("assistant", "An X-ray.")]
+    talk = Sample("And left?", "1", [Image.new("RGB", (90, 90))], row=3, turns=said)
+    assert preflight(to_dataset([talk]), processor).prompt_tokens == encode(processor, [talk])["input_ids"].shape[1]
     assert [p["code"] for p in preflight(to_dataset(samples), processor, held_out=to_dataset(samples[:1])).problems] == ["split.leak"]
 
 
@@ -339,3 +350,33 @@ def test_a_folder_around_the_archive_may_be_written_with_other_accents(tmp_path)
         z.writestr(f"{folder}/images/a.png", picture())
     samples, report = read_counting_zip(file, tmp_path / "out")
     assert len(samples) == 1 and not report.skipped
+
+
+@pytest.mark.parametrize("age", [0, 3600])
+def test_a_picture_that_comes_later_is_found(tmp_path, monkeypatch, age):
+    "Under another case, at once and also in a folder that was last changed long ago; there many rows list it once"
+    from vlrlbook.rows import pictures
+    listed = []
+    monkeypatch.setattr(pictures.os, "listdir", lambda folder, real=os.listdir: listed.append(folder) or real(folder))
+
+    def saved(name, seconds_ago):
+        (tmp_path / name).write_bytes(picture())
+        os.utime(tmp_path, (time.time() - seconds_ago,) * 2)
+    saved("dog.png", 2 * age)
+    for _ in range(50):
+        with pytest.raises(DataError, match="no such picture"): pictures.located("cat.png", tmp_path)
+    assert len(listed) == 1 or not age
+    saved("CAT.PNG", age)
+    assert pictures.located("cat.png", tmp_path) == str(tmp_path / "CAT.PNG")
+
+
+def test_an_archive_that_is_not_there_is_one_clear_error(tmp_path):
+    "And a folder that no ZIP was unpacked into, for every task that reads one"
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / "report.json").write_text("{}") # without its rows
+    for task in ("counting", "pointing", "zoom"):
+        for path, code in (("/nowhere/a.zip", "zip.missing"), ("/nowhere/a", "zip.missing"), (tmp_path, "file.kind"),
+                           (tmp_path / "half", "file.kind")):
+            with pytest.raises(DataError) as told: read_task_rows(path, task)
+            assert told.value.code == code and Path(path).name in str(told.value)
+    with pytest.raises(DataError, match="no counting ZIP"): check_file(tmp_path / "half")

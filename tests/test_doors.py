@@ -3,9 +3,11 @@ or left out everywhere, with the same code. The files are those of tests/corpus.
 import json
 
 import pytest
+from PIL import Image
 from support.corpus import PICTURES, cases, made, zipped
 from vlrlbook.archive import DataError
-from vlrlbook.data import convert_vqa, read_counting_zip, read_vqa, synthetic_vqa
+from vlrlbook.core import Sample
+from vlrlbook.data import convert_vqa, read_counting_zip, read_vqa, synthetic_vqa, write_counting_zip
 from vlrlbook.data_check import check_file
 from vlrlbook.easyr1 import export_easyr1, export_verl
 from vlrlbook.evaluation import EvaluationSettings, load_set
@@ -200,6 +202,24 @@ def test_a_zip_holds_counting_rows_whatever_kind_is_named(kind, tmp_path):
     assert found.good and found.kind == "counting", found.problems
     leaked = check_file(tmp_path / "x.zip", kind, val_data=tmp_path / "a.png.jsonl")
     assert [problem.code for problem in leaked.problems] == ["split.leak"]
+
+
+def test_a_check_leaves_out_what_training_leaves_out(tmp_path, monkeypatch):
+    "Rows of a ZIP whose truth an own reward does not pay: with skip_bad_rows both go on without them, else both stop"
+    monkeypatch.setenv("VLRLBOOK_CACHE", str(tmp_path / "cache"))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "only_small_counts.py").write_text("def reward(text, truth):\n"
+                                                   "    return dict(overall=float(text == truth and not truth.endswith('9 discs')))\n")
+    samples = [Sample("How many discs?", f"A photo of {n} discs", [Image.new("RGB", (56, 56), (n, 0, 0))]) for n in range(6, 10)]
+    write_counting_zip(samples, tmp_path / "x.zip")
+    few = dict(batch_size=2, num_generations=2, max_steps=1, eval_samples=1)
+    own = few | dict(data=str(tmp_path / "x.zip"), reward="only_small_counts:reward")
+    train, held, report = load_data(read_settings(GRPOSettings, own | dict(skip_bad_rows=True)))
+    found = check_file(own["data"], "counting", reward=own["reward"], skip_bad_rows=True)
+    assert found.good and found.report.skipped == report.skipped and [skipped["row"] for skipped in report.skipped] == [5]
+    assert found.report.valid_images == report.valid_images == 3 and "4 counting rows, 3 kept, 1 skipped" in repr(found)
+    with pytest.raises(DataError, match="row.truth"): load_data(read_settings(GRPOSettings, own))
+    assert [problem.code for problem in check_file(own["data"], "counting", reward=own["reward"]).problems] == ["row.truth"]
 
 
 def test_the_corpus_is_large():

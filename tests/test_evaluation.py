@@ -238,6 +238,9 @@ def test_bad_files_are_named(tmp_path, text, message):
     with pytest.raises(DataError, match=re.escape(message)): read_predictions(tmp_path / "p.jsonl")
 
 
+def test_no_rows_are_of_no_other_task(): assert guess_task([]) == "vqa" and score_rows([]) == score_rows([], "vqa")
+
+
 def test_files_of_other_programs(tmp_path):
     (tmp_path / "p.json").write_text(json.dumps([dict(question="Is it?", answer="yes", prediction="Yes, it is."),
         dict(question="What?", answer="left lung", prediction=["lung", "left lung"])]))

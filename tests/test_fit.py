@@ -1,6 +1,7 @@
 """Memory counted before a run starts: beside real steps, beside the whole model, and as the command says it."""
 import csv
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -143,6 +144,7 @@ def test_a_run_that_cannot_share_has_one_way():
 def test_tokens_and_pictures_can_be_said():
     settings = read_settings(GRPOSettings, SHORT)
     one, more = fit.run_of(settings), fit.run_of(settings, prompt_tokens=100, pictures=2)
+    assert fit.run_of(replace(settings, system_prompt="You are a careful radiologist.")).P > one.P + 5
     assert more.P == 100 + 2 * 16 and one.P < more.P and more.prompt["patches"][0] == 2 * one.prompt["patches"][0]
 
 

@@ -16,7 +16,7 @@ from vlrlbook.models import families, tiny_twin
 from vlrlbook.old_scores import is_old_checkpoint, read_old_checkpoint
 from vlrlbook.reward_model import (RewardModelSettings, VLRewardModel, as_reward, as_text, control_tokens, encode_answers,
                                    encode_pairs, load_rows, margin_histogram, rank_answers, read_pair_rows,
-                                   report_table, score_file, score_rows, train_reward_model)
+                                   report_table, score_file, score_rows, train_reward_model, without_marks)
 from vlrlbook.settings import flag_names, named_options, size_by_model
 
 SHORT = dict(num_epochs=1, batch_size=4, logging_steps=1, log_samples=1)
@@ -119,6 +119,7 @@ def test_a_control_token_in_an_answer_is_text(family):
         plain, trick = encode_answers(processor, [sample] * 2, ["three", f"three {token} four"])["input_ids"].tolist()
         assert trick.count(number) - plain.count(number) <= 0 or number == processor.tokenizer.pad_token_id, token
     assert as_text(processor, "three < 4 and 5 > 2") == "three < 4 and 5 > 2"
+    assert without_marks("a <|image<|image_pad|>_pad|> b <|vis<|vis<|vision_end|>ion_end|>ion_end|>") == "a  b "
 
 
 def test_labels_end_where_the_answer_ends_with_control_tokens_in_it():

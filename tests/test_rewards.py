@@ -7,7 +7,7 @@ import pytest
 from conftest import SHARED
 from hypothesis import given, settings, strategies as st
 from vlrlbook.core import Rollout, RolloutGroup, Sample, mean_of
-from vlrlbook.rewards import (accepted_answers, advantages, anls_reward, cheats, check_reward, check_truth, count_table,
+from vlrlbook.rewards import (_anls, accepted_answers, advantages, anls_reward, cheats, check_reward, check_truth, count_table,
                               counting_reward, cut_reward, explain_count, final_answer, for_easyr1, for_trl, for_verl,
                               format_reward, format_table, is_cut, load_reward, mix, nasty, read_count, silent_share,
                               staircase, token_f1_reward, vqa_accuracy)
@@ -293,12 +293,34 @@ def test_soft_credit_has_its_parts():
     assert anls_reward("a" * 100_000, "a" * 100_000)["anls"] == 1 and anls_reward("", "")["anls"] == 0
 
 
+def test_letters_count_in_long_texts_too():
+    "Also where no space stands, and beyond the 120 letters above which words were compared"
+    assert anls_reward("一" * 130 + "二", "一" * 131)["anls"] == pytest.approx(1 - 1 / 131)
+    url = "https://example.org/" + "abc/" * 40
+    assert anls_reward(url.replace("c/a", "c/x/a", 1), url)["anls"] == pytest.approx(1 - 2 / (len(url) + 2))
+    words = " ".join(map(str, range(300)))
+    assert anls_reward(words[:-40] + "x" * 40, words)["anls"] == pytest.approx(1 - 40 / len(words)), "120 words were looked at"
+    assert anls_reward("x" * 3000 + "y" * 3000, "x" * 3000 + "z" * 3000)["anls"] == 0
+
+
+@given(st.text("ab 一", max_size=12), st.text("ab 一", max_size=12))
+def test_anls_by_the_table_of_distances(text, truth):
+    above = list(range(len(truth) + 1))
+    for row, letter in enumerate(text, 1):
+        current = [row]
+        for column, other in enumerate(truth, 1):
+            current.append(min(above[column - 1] + (letter != other), above[column] + 1, current[-1] + 1))
+        above = current
+    share = above[-1] / max(len(text), len(truth), 1)
+    assert _anls(text, truth) == pytest.approx(1 - share if share < 0.5 and text and truth else 0)
+
+
 @pytest.mark.skipif(not SHARED.exists(), reason="the folder with real samples is not beside this checkout")
 def test_anls_is_that_of_others():
     "VLMEvalKit's distance on 400 pairs, which cuts at its threshold in the same place"
     for row in cases(SHARED / "peer_vectors" / "anls_pairs.jsonl"):
         first, second, distance = row["gt"], row["pred"], row["vlmevalkit_anls_distance"]
-        if len(first) <= 120 and len(second) <= 120 and distance < 0.5:
+        if distance < 0.5:
             assert anls_reward(first, second)["anls"] == pytest.approx(1 - distance)
 
 
@@ -393,5 +415,28 @@ def test_a_number_that_cannot_be_told_does_not_stop_a_reward():
     from vlrlbook.rewards import answer_kind, vqa_accuracy
     for text in ("5 in total: 2.5.1", "5 in total: 007, 2.5.1", "5 in total: v2.5.1"): assert 0 <= vqa_accuracy(text, "5")["overall"] <= 1
     assert truth_number("1/2") == 0.5 and truth_number("(1/2).") == 0.5
-    for text in ("km/2", "x/2", "3/x", "and/5", "no / 2"):
+    for text in ("km/2", "x/2", "3/x", "and/5", "no / 2", "1/2 cm", "1/2%", "½ cm", "3/4 full", "2 cm"):
         assert truth_number(text) is None and answer_kind(text) == "text", text
+
+
+@pytest.mark.parametrize("number", ["hundred", "thousand", "million", "dozen", "couple", "couple of", "couple hundred", "pair of",
+                                    "single", "hundred million", "thousand and six", "half dozen"])
+def test_an_article_before_a_number_changes_nothing(number):
+    with_article = "half a dozen" if number == "half dozen" else f"a {number}"
+    truth, said = f"{number} islands", f"{with_article} islands"
+    assert vqa_accuracy(said, truth)["accuracy"] == vqa_accuracy(truth, said)["accuracy"] == 1
+    assert vqa_accuracy("1000 islands", "a thousand islands")["accuracy"] == vqa_accuracy("a dozen eggs", "12 eggs")["accuracy"] == 1
+    assert vqa_accuracy("a thousand islands", "hundred islands")["accuracy"] == 0
+
+
+@pytest.mark.parametrize("text, count", [
+    ("5 birds of 2019: 2 of them red, 3 of them blue", 5), ("5 birds by 2019: 2 of them red", 5), ("A photo of 2019: 5 birds", 5),
+    ("4 dogs, confidence 97 of 100", 4), ("at 10:30 there were 5", 5), ("10: 30", 30),
+    ("confidence 97 of 100", None), ("a total of 2000", 2000)])
+def test_a_year_before_a_colon_is_no_count(text, count): assert read_count(text) == count, explain_count(text)
+
+
+@pytest.mark.parametrize("text, count", [
+    ("有3个半透明的球", 3), ("三个半圆", 3), ("2个半球", 2), ("3只半死的鱼", 3), ("3人半跪", 3), ("4个半開的門", 4), ("有3，半个在外面", 3),
+    ("三个半", None), ("三个半苹果", None), ("3个半小时", None), ("有3个半。", None), ("半打", 6)])
+def test_a_word_that_begins_with_half_takes_no_half_from_a_count(text, count): assert read_count(text) == count, explain_count(text)

@@ -2,6 +2,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import SHARED
 from PIL import Image
@@ -9,6 +10,8 @@ from hypothesis import given, strategies as st
 from vlrlbook.data import DataError, convert_vqa, published_split, read_rows, split_rows_by_picture, vqa_prompt, vqa_row
 from vlrlbook.rewards import (answer_kind, choice_letters, for_easyr1, for_verl, format_reward, load_reward, normalise_answer,
                               normalise_table, vqa_accuracy, vqa_table, yes_or_no)
+from vlrlbook.rows.pictures import picture_list
+from vlrlbook.rows.values import as_list
 
 real = pytest.mark.skipif(not SHARED.exists(), reason="the folder with real samples is not beside this checkout")
 
@@ -96,6 +99,21 @@ def test_any_json_is_a_row_or_an_error(value):
     try: row = vqa_row(value, 1)
     except DataError: return
     assert set(row) == {"prompt", "answer", "images"} and row["prompt"].count("<image>") == len(row["images"])
+
+
+@pytest.mark.parametrize("answer, read", [(np.int64(3), "3"), (np.float32(2), "2"), (np.array(3), "3"), (np.str_("left"), "left"),
+                                          (np.array("left"), "left"), (np.array(["yes"], dtype=object), "yes")])
+def test_numpy_s_scalars_are_values_as_python_s_are(answer, read):
+    assert vqa_row(dict(question="?", answer=answer), 1)["answer"] == read
+    choice = dict(question="?", options=["a", "b"])
+    assert vqa_row(choice | dict(answer=np.int64(2)), 1) == vqa_row(choice | dict(answer=2), 1)
+    assert as_list(np.int64(3)) is as_list(np.array("a")) is None and as_list([np.int64(3)]) == as_list(np.array([3])) == [3]
+    assert picture_list(np.array("a.png")) == picture_list(np.array(["a.png"])) == ["a.png"] and picture_list(np.array(None)) == []
+    for no_picture in (np.int64(3), np.array(3), [np.float32(3)]):
+        with pytest.raises(DataError, match="row 7: .*expected a path"): picture_list(no_picture, 7)
+    for no_text in (np.bool_(True), np.float32("nan")):
+        with pytest.raises(DataError) as told: vqa_row(dict(question="?", answer=no_text), 7)
+        assert told.value.row == 7
 
 
 def test_nothing_is_written_when_a_row_is_bad(tmp_path):

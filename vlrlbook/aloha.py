@@ -1072,18 +1072,20 @@ def _highest_bin_then_random(
     return its_labels.max(), random_text
 
 # %% ../nbs/04_aloha.ipynb #c074
-_opposites = {"left": "right", "right": "left", "Left": "Right", "Right": "Left"}
-
-def _opposite(match):
-    "For `re.sub`: `right` for a match whose first group is `left`, and the other way round"
-    return _opposites[match[1]]
+_opposites = {"left": "right", "Left": "Right", "LEFT": "RIGHT", "左": "右"}
+_opposites |= {right: left for left, right in _opposites.items()}
+# Whole words, or leftmost, leftward, lefthanded and the like; a capital begins a word, too, as in wristLeft.
+# Not the "left" in "leftover". In Chinese 左右 means "about", or both sides.
+_word_ends = r"(?=(?i:most|wards?|hand(?:ed)?)?(?![{}]))"
+_sides = re.compile(
+    r"(?:(?<![a-z])(?:left|right)|Left|Right)" + _word_ends.format("a-z")
+    + r"|(?<![A-Z])(?:LEFT|RIGHT)" + _word_ends.format("A-Z") + r"|左(?!右)|(?<!左)右")
 
 def _other_side(
-    camera, # name, such as observation.images.cam_left_wrist
+    text, # a camera's name, such as observation.images.cam_left_wrist, or a task
 ):
-    "The name of the camera on the other side: cam_right_wrist for cam_left_wrist; else the same name"
-    # A whole word only: not the "left" in "leftover". `_opposite` exchanges left and right.
-    return re.sub(r"(?<![a-z])(left|right)(?![a-z])", _opposite, camera)
+    "A text with left and right exchanged, in their case: cam_right_wrist for cam_left_wrist, RIGHT for LEFT"
+    return _sides.sub(lambda match: _opposites[match[0]], text)
 
 def mirrored(
     item: dict, # from `AlohaFrames`
@@ -1095,15 +1097,14 @@ def mirrored(
     other_sides = [_other_side(camera) for camera in cameras]
     lacks_partner = set(other_sides) != set(cameras) # such as a left wrist without a right one
     # Mirrored, clockwise is anticlockwise: to exchange the words left and right would not be enough.
-    has_rotation = re.search(r"clockwise", item["text"], re.I)
+    has_rotation = re.search(r"clockwise|[顺順逆][时時][针針]", item["text"], re.I)
     if lacks_partner or has_rotation:
         return None
     images = []
     # `images` has the pictures of one moment after another, each moment in the order of the cameras.
     for start in range(0, len(item["images"]), len(cameras)):
         images += _mirrored_views(item["images"][start:start + len(cameras)], cameras, other_sides)
-    text = re.sub(r"\b(left|right|Left|Right)\b", _opposite, item["text"]) # right for left, left for right
-    return item | dict(images=images, text=text)
+    return item | dict(images=images, text=_other_side(item["text"])) # right for left, left for right
 
 def _mirrored_views(
     views, # the PIL images of one moment, one for each camera

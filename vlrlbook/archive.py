@@ -36,7 +36,8 @@ from .settings import nearest
 
 __all__ = ["DataError", "Report", "counting_columns", "zip_kinds", "limits", "foreign", "zip_faults",
            "unpack_counting_zip", "archive_entries", "name_faults", "check_layout", "counting_table",
-           "decode_picture", "open_picture", "to_rgb", "control_token", "folded_name", "most_unpacked", "picture_key"]
+           "decode_picture", "open_picture", "to_rgb", "control_token", "folded_name", "most_unpacked",
+           "picture_key", "report_in"]
 
 counting_columns = ("images_path", "question", "answer")  # header of main.csv
 # Kind of a ZIP → what the answers of its table are, in words for messages
@@ -119,6 +120,20 @@ class Report:
         return "\n".join(lines)
 
     __repr__ = _repr_markdown_
+
+
+def report_in(
+    folder: str | Path,  # that a counting ZIP was unpacked into
+) -> Report:
+    "Read the report beside the rows of an unpacked counting ZIP; `DataError` for any other folder"
+    folder = Path(folder)
+    message = f"{folder.name} is a folder that no counting ZIP was unpacked into; expected a file"
+    if not (folder / "rows.jsonl").is_file():
+        raise DataError("file.kind", message)
+    try:
+        return Report(**json.loads((folder / "report.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError("file.kind", message) from error
 
 
 # The archive

@@ -21,7 +21,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from .archive import DataError, Report, counting_columns, decode_picture, foreign, limits, open_picture
-from .archive import to_rgb, unpack_counting_zip, zip_faults
+from .archive import report_in, to_rgb, unpack_counting_zip, zip_faults
 from .core import Sample, cache_dir, figure, nearest
 from .folders import new_file, new_folder, write_whole
 from .rewards import check_truth
@@ -567,9 +567,9 @@ def with_good_truths(
     if getattr(reward, "batched", False):
         return dataset # a trained reward model scores answers by its own judgement, not by the truth
     good = _good_rows(dataset, reward, skip, report)
-    # A ZIP's `Report` has no field `kept`; in a table's `RowReport` it is the number of rows to train on.
-    if len(good) < len(dataset) and hasattr(report, "kept"):
-        report.kept = len(good)
+    if len(good) < len(dataset):
+        # The number of rows to train on: `kept` in a table's `RowReport`, `valid_images` in a ZIP's `Report`.
+        setattr(report, "kept" if hasattr(report, "kept") else "valid_images", len(good))
     return dataset.select(good)
 
 # %% ../nbs/01_data.ipynb #c062
@@ -1134,9 +1134,9 @@ def _check_row(
         return _CheckedRow([("image.decode", message)])
     images = row["images"]
     problems = _mode_problems(images) # of more than 8 bits a channel
-    sample = Sample(row["question"], row["answer"], images, row["task"], number)
     try:
-        text = processor.apply_chat_template(to_messages(sample), add_generation_prompt=True)
+        # `prompt` is what is trained on: the system's turn and others before the question are in it.
+        text = processor.apply_chat_template(_prompt_messages(row), add_generation_prompt=True)
     except DataError as error: # not as many marks as pictures
         return _CheckedRow([*problems, (error.code, error.message)])
     image_tokens, fault = _tokens_of(processor, images) # fault: why a picture cannot be used, or None
@@ -1149,6 +1149,25 @@ def _check_row(
     if not held_pictures.isdisjoint(map(picture_key, images)):
         problems.append(("split.leak", "its picture is in the held-out set too"))
     return _CheckedRow(problems, image_tokens, length)
+
+def _prompt_messages(
+    row, # of a data set, with its columns `prompt` and `images`
+):
+    """All messages of a row's prompt, in the form that chat templates take.
+
+    Raises `DataError` if not as many places are marked for pictures as the row has pictures."""
+    messages, marks, pictures = [], 0, len(row["images"])
+    for turn in row["prompt"]:
+        parts = list(map(_without_nothing, turn["content"]))
+        marks += sum(part["type"] == "image" for part in parts)
+        messages.append({"role": turn["role"], "content": parts})
+    if marks != pictures:
+        raise DataError("row.images", f"{marks} <image> marks but {pictures} pictures")
+    return messages
+
+def _without_nothing(part):
+    "A part of a message without fields that are None: a data set gives the part of a picture a text, too"
+    return {name: value for name, value in part.items() if value is not None}
 
 def _prompt_length(
     processor, # of the model
@@ -1271,6 +1290,8 @@ def unpacked_counting_zip(
     second call only reads that folder."""
     folder = Path(path)
     if not folder.is_dir(): # else the ZIP was unpacked into it before
+        if not folder.is_file():
+            raise DataError("zip.missing", f"no such file: {folder.name}")
         folder = _cache_folder(path, _kind_of_zip(task))
     if not folder.exists():
         try:
@@ -1278,8 +1299,8 @@ def unpacked_counting_zip(
         except FileExistsError:
             # Another process of the same run has made it meanwhile. It appears complete, by a rename.
             pass
-    report = json.loads((folder / "report.json").read_text())
-    return load_counting(folder, task), Report(**report)
+    report = report_in(folder) # `DataError` for a folder of anything else
+    return load_counting(folder, task), report
 
 def _cache_folder(path, kind):
     "The folder in the cache for an unpacked ZIP whose answers are of a kind, counting or pointing"

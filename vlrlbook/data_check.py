@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 
-from .archive import DataError, Report, unpack_counting_zip, zip_kinds
+from .archive import DataError, report_in, unpack_counting_zip, zip_kinds
 from .data import load_counting, preflight, split_by_picture, vqa_dataset, with_good_truths
 from .pointing import in_scale_of, with_good_boxes
 from .rewards import load_reward
@@ -66,38 +66,43 @@ def check_file(
         raise SettingsError(f"kind = {kind!r}{nearest(kind, list(_kinds))}")
 
     with tempfile.TemporaryDirectory() as work:  # archives are unpacked into it
-        # dataset: what a run would train on, or None. rows: usable ones as (number, object with `pictures`).
+        # dataset: what a run would read, or None. rows: usable ones as (number, object with `pictures`).
         if _is_archive(path):
             if keys:  # they would have no effect
                 raise SettingsError("keys: a counting ZIP has the columns of its contract")
             kind = _kind_of_zip(kind)  # pointing, or else counting
-            check, dataset, rows = _counting(path, kind, reward, strict, Path(work) / "data")
+            check, dataset, rows = _counting(path, kind, strict, Path(work) / "data")
         elif kind == "preferences":
             check, dataset, rows = _preferences(path, image_dir, keys, skip_bad_rows)
         else:
-            check, dataset, rows = _questions(path, kind, image_dir, keys, reward, skip_bad_rows)
+            check, dataset, rows = _questions(path, kind, image_dir, keys, skip_bad_rows)
 
-        # `_look_for_leaks` and `_check_dataset` add the problems that they find to `check`.
+        # `_check_dataset` and `_look_for_leaks` add the problems that they find to `check`.
+        if dataset is not None:
+            _check_dataset(dataset, reward or kind, skip_bad_rows, model, check)
         if val_data is not None:
             others = _rows_of(Path(val_data), kind, image_dir, keys, Path(work) / "val")
             _look_for_leaks(rows, others, Path(val_data).name, check)
-        if dataset is not None:
-            _check_dataset(dataset, kind, model, check)
     return check
 
 
 def _check_dataset(
-    dataset,  # what a run would train on
-    kind,  # of its rows, such as pointing
+    dataset,  # the rows of a file that could be read
+    reward,  # name of the reward that the true answers must be able to earn, such as vqa
+    skip,  # rows whose true answer earns too little will be left out in training
     model,  # whose processor measures the prompts, or None
-    check,  # `DataCheck` that gets the problems
+    check,  # `DataCheck` of the file, which gets the problems
 ):
-    "Add what is wrong with a data set's boxes, split and prompts to `check`"
-    if kind == "pointing":
+    "Add what is wrong with a data set's boxes, true answers, split and prompts to `check`"
+    # In the order in which a run does it: boxes are looked at before rows are left out.
+    if check.kind == "pointing":
         _check_boxes(dataset, model, check)
-    _check_split(dataset, check)
+    rewarded = _rewarded_rows(dataset, reward, skip, check)  # None: a problem was added
+    # All rows are checked further even if an answer would stop a run, so that one call finds all problems.
+    trained = dataset if rewarded is None else rewarded
+    _check_split(trained, check)
     if model:
-        _check_prompts(dataset, model, check)
+        _check_prompts(trained, model, check)
 
 
 def _is_archive(path):
@@ -154,7 +159,7 @@ def _unpacked(
 
     Returns the folder, the `Report`, and the rows as (row number, object with `pictures`)."""
     if path.is_dir():
-        return path, _report_in(path), _rows_in(path)
+        return path, report_in(path), _rows_in(path)
     if not path.is_file():
         raise DataError("zip.missing", f"no such file: {path.name}")
     work.mkdir()
@@ -173,43 +178,27 @@ def _rows_in(folder):
     return rows
 
 
-def _report_in(folder):
-    "Read the `Report` that was written when a counting ZIP was unpacked into this folder, else DataError"
-    try:
-        return Report(**json.loads((folder / "report.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        message = f"{folder.name} is a folder that no counting ZIP was unpacked into; expected a file"
-        raise DataError("file.kind", message) from error
-
-
 def _counting(
     path,  # a counting ZIP, or a folder that one was unpacked into
     kind,  # what its answers are, a key of `zip_kinds`
-    reward,  # name of the reward that the true answers must be able to earn; None: that of the kind
     strict,  # refuse a ZIP for one bad row
     work,  # new folder that a ZIP is unpacked into
 ):
-    """Check the rows of a counting ZIP.
+    """Read the rows of a counting ZIP.
 
     Returns the `DataCheck`, the data set, and the rows as (row number, object with `pictures`)."""
     folder, report, rows = _unpacked(path, work, kind, strict)
-    check = DataCheck(report, kind)
-    dataset = load_counting(folder, kind)
-    # `skip=False`: a row whose true answer earns too little is a problem, which is added to `check`. The
-    # result, all rows or None, is not needed.
-    _rewarded_rows(dataset, reward or kind, skip=False, check=check)
-    return check, dataset, rows
+    return DataCheck(report, kind), load_counting(folder, kind), rows
 
 
 def _questions(
     path,  # a file of rows
-    kind,  # of the rows: vqa, counting or pointing; it is also the name of the reward that is usual for them
+    kind,  # of the rows: vqa, counting or pointing
     image_dir,  # where picture paths begin; None: beside the file
     keys,  # which column holds what, such as "question=problem image=scan"
-    reward,  # name of the reward that the true answers must be able to earn; None: the usual one
     skip_bad_rows,  # bad rows will be left out in training, so they are no problem
 ):
-    """Check the rows of a file of questions.
+    """Read the rows of a file of questions, and add bad ones to the problems.
 
     Returns the `DataCheck`, the data set of the good rows, None if there is none, and the usable rows as (row
     number, `VQARow`)."""
@@ -219,9 +208,7 @@ def _questions(
     if not rows:
         return check, None, rows
     # The good rows are checked even if bad ones would stop a run, so that one call finds all problems.
-    dataset = vqa_dataset(rows, kind)
-    dataset = _rewarded_rows(dataset, reward or kind, skip_bad_rows, check)
-    return check, dataset, rows
+    return check, vqa_dataset(rows, kind), rows
 
 
 def _add_bad_rows(

@@ -215,7 +215,8 @@ def _largest_sample(settings, pictures):
     drawn = draw(1, seed=0)[0]
     side = settings.max_image_size
     picture = Image.new("RGB", (side, side))
-    return Sample(drawn.question, drawn.answer, [picture] * pictures, settings.task, row=0)
+    turns = [("system", settings.system_prompt)] if settings.system_prompt else []
+    return Sample(drawn.question, drawn.answer, [picture] * pictures, settings.task, row=0, turns=turns)
 
 
 # Tensors without numbers

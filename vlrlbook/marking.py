@@ -319,7 +319,9 @@ def columns(
 def guess_task(
     rows: list,  # of a predictions file: dicts with the truth, `answer`, and columns such as after_greedy
 ) -> str:  # counting, vqa, pointing or zoom
-    "Guess the task of a file's rows from its truths and answers; vqa where they fit no other task"
+    "Guess the task of a file's rows from truths and answers; vqa for no rows and where no other task fits"
+    if not rows:  # of no rows everything is true of all
+        return "vqa"
     # only a truth of boxes says its picture's size; of any other text `size` is None
     if all(read_box_truth(row["answer"]).size for row in rows):
         return "pointing"

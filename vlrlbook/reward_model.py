@@ -219,9 +219,8 @@ def without_marks(
     text: str,  # a completion
 ) -> str:  # text only
     "An answer without picture markers: a processor would look for a picture for each of them"
-    before = None
-    while text != before: # what is left of "<|image<|image_pad|>_pad|>" is a marker again
-        before = text
+    # again, as long as there is one: what stands around a mark may be another one once it is gone
+    while any(mark in text for mark in vision_marks):
         for mark in vision_marks:
             text = text.replace(mark, "")
     return text

@@ -450,7 +450,7 @@ def _one_case(text):
     "A text in lower case, each run of spaces or line breaks one space, so that neither is a wrong letter"
     return " ".join(text.lower().split())
 
-_most_letters = 120 # or words, that are compared one by one; more would take longer than a reward may
+_most_letters = 2_000 # that are compared one by one; more would take longer than a reward may
 
 def _anls(
     text, # an answer in lower case
@@ -458,38 +458,62 @@ def _anls(
 ):
     """Normalised Levenshtein similarity of two texts: 1 minus the share of letters that must change
 
-    0 where half or more must change: `tree` for `three` earns 0.8, `two` for `three` 0. If a text has more
-    than 120 letters, the two are compared word by word instead."""
+    0 where half or more must change: `tree` for `three` earns 0.8, `two` for `three` 0. Of what lies between
+    the ends that both have in common, letters beyond the first 2,000 count as changed."""
     if not text or not truth:
         return 0.0
     longest = max(len(text), len(truth))
     fewest_changes = abs(len(text) - len(truth)) # the difference in length has to be inserted or deleted
     if fewest_changes >= longest / 2:
         return 0.0
-    if longest > _most_letters:
-        # by words, of which 120 at most: the time grows with the square of what is compared
-        text, truth = text.split()[:_most_letters], truth.split()[:_most_letters]
-        longest = max(len(text), len(truth))
-    changed_share = _changes(text, truth) / longest
+    text, truth = _without_common_ends(text, truth) # which need no change
+    beyond = max(0, max(len(text), len(truth)) - _most_letters)
+    changed_share = (_changes(text[:_most_letters], truth[:_most_letters]) + beyond) / longest
     return 1.0 - changed_share if changed_share < 0.5 else 0.0
 
+def _without_common_ends(text, truth):
+    "Two texts without what both begin and what both end with: `tree`, `three` → an empty text, `h`"
+    begin = _common_beginning(text, truth)
+    text, truth = text[begin:], truth[begin:]
+    end = _common_beginning(text[::-1], truth[::-1])
+    return text[:len(text) - end], truth[:len(truth) - end]
+
+def _common_beginning(text, truth):
+    "How many letters two texts have in common before the first one that differs"
+    for place, (letter, true_letter) in enumerate(zip(text, truth)):
+        if letter != true_letter:
+            return place
+    return min(len(text), len(truth))
+
 def _changes(
-    text, # a string, or a list of words
-    truth, # of the same kind
+    text, # an answer
+    truth, # the true one
 ):
     """Fewest insertions, deletions and replacements that turn `text` into `truth` (Levenshtein 1966)
 
-    `tree` into `three`: 1. The table of distances is filled row by row, one row per letter of `text`; entry
-    `column` is the distance from the letters so far to the first `column` letters of `truth`."""
-    above = list(range(len(truth) + 1)) # from no letter at all: each letter of `truth` is inserted
-    for row, letter in enumerate(text, 1):
-        current = [row]
-        for column, true_letter in enumerate(truth, 1):
-            replaced = above[column - 1] + (letter != true_letter)
-            deleted, inserted = above[column] + 1, current[-1] + 1
-            current.append(min(replaced, deleted, inserted))
-        above = current
-    return above[-1]
+    `tree` into `three`: 1. The distances of all beginnings of `text` to one beginning of `truth` are a column
+    of a table, in which neighbours differ by 1 at most. A column is kept as two ints with a bit for each
+    letter of `text`: where the distance rises, and where it falls. So all of it is computed at once, which is
+    quick (Myers 1999, in the form of Hyyrö 2003)."""
+    if not text:
+        return len(truth) # all of it is inserted
+    places = {} # letter → its places in `text`, as bits
+    for place, letter in enumerate(text):
+        places[letter] = places.get(letter, 0) | 1 << place
+    last, ones = len(text) - 1, (1 << len(text)) - 1
+    # to no letter of `truth`: each letter of `text` is deleted, so the distance rises everywhere
+    rises, falls, distance = ones, 0, len(text)
+    for letter in truth:
+        here = places.get(letter, 0)
+        # where the distance is that of the upper left neighbour; the sum carries a bit through a run of rises
+        equal = (((here & rises) + rises) ^ rises | here | falls) & ones
+        # where it is more, and where less, than in the column before
+        more, fewer = (falls | ~(equal | rises)) & ones, equal & rises
+        distance += (more >> last & 1) - (fewer >> last & 1)
+        # one row down; above the first row the distance grows with each letter of `truth`
+        more, fewer = more << 1 | 1, fewer << 1
+        rises, falls = (fewer | ~(equal | more)) & ones, equal & more & ones
+    return distance
 
 # %% ../nbs/02_rewards.ipynb #n02box01
 def box_reward(

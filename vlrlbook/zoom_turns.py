@@ -159,7 +159,8 @@ def _split_calls(
     # a call without an end goes to the end of the text
     call = re.compile(f"{re.escape(begin)}(.*?)(?:{end_pattern}|$)", re.DOTALL)
     contents = [content.strip() for content in call.findall(text)]
-    return call.sub("", text).strip(), contents
+    # a space, so that what stands around a call becomes no other call, as in zoozoom(…)m(…)
+    return call.sub(" ", text).strip(), contents
 
 
 def _written_turn(
@@ -169,6 +170,8 @@ def _written_turn(
     """A turn of the model as one text: its words, then for each call a line such as zoom(98, 0, 112, 14).
 
     So all models' calls look alike in files. A call that cannot be read is written as it is, in zoom(…)."""
+    if calls:  # a zoom(…) among the words was not called: the tool's answer belongs to a call below
+        words = words.replace("zoom(", "zoom (")
     parts = [words] if words else []
     for content in calls:
         box = read_call(content).box  # x1, y1, x2, y2; None if the call cannot be read
@@ -176,7 +179,7 @@ def _written_turn(
             arguments = ", ".join(map(str, box))
         else:
             # As it is, but without special tokens, and without brackets, which would end the call too early.
-            arguments = re.sub(r"[()]|<\|.*?\|>", "", content)
+            arguments = re.sub(r"[()]|<\|.*?\|>", " ", content).strip()
         parts.append(f"zoom({arguments})")
     return "\n".join(parts)
 

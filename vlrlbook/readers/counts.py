@@ -142,7 +142,8 @@ def _has_decimals_or_half_in_words(near: Near):  # a number token and its neighb
         return True
     if near.before.text == "点" and is_number(near.second_before):
         return True
-    if near.after.text == "半" or near.second_after.text == "半":
+    # behind the number or its measure word, as in 三个半; 半透明 (translucent) and the like are other tokens
+    if near.after.text == "半" or near.after.kind == "han" and near.second_after.text == "半":
         return True
     return near.after.text == "and" and near.third_after.text == "half"
 
@@ -222,11 +223,11 @@ def _is_date_or_time(
     "Whether the number is part of a date or a time, as in 12 May 2023, 10:30, 3 a.m., in 2019"
     if _is_beside_month(near):
         return True
-    # in 10:30 no space stands before the second number, which `glued` says
-    if near.after.text == ":" and is_number(near.second_after):
-        return near.second_after.glued
-    if near.before.text == ":" and is_number(near.second_before):
-        return near.number.glued
+    # in 10:30 no space stands before the second number, which `glued` says; "of 2019: 2 red" is no time
+    if near.after.text == ":" and is_number(near.second_after) and near.second_after.glued:
+        return True
+    if near.before.text == ":" and is_number(near.second_before) and near.number.glued:
+        return True
     # 下午三点 is three in the afternoon: the last character of the part of the day, then 点, o'clock
     if near.before.text in ("午", "上", "晨") and near.after.text in ("点", "點"):
         return True
@@ -258,6 +259,8 @@ def _is_year(
     # a year stands behind in, until, of, ( …; "in 2019 cells" counts the cells, the word behind it
     if near.after.kind == "word" or near.before.text not in _before_year:
         return False
+    if near.before.text == "of" and near.second_before.text in ("total", "number", "count", "sum"):
+        return False  # a total of 2000
     return 1900 <= int(digits) < 2100
 
 
@@ -353,8 +356,8 @@ def _is_behind_label(
             return near.third_before.kind == "word"
         return near.second_before.text == "fig"
     # page 5 of 10: the 10 is no count either
-    if label == "of" and is_number(near.second_before):
-        return near.third_before.text in _label_words
+    if label == "of" and is_number(near.second_before) and near.third_before.text in _label_words:
+        return True
     # confidence: 97, "confidence is 97": the name of the quantity stands before the sign
     if label in (":", "=", "is", "of"):
         return _word_before(near) in _quantity_words

@@ -131,8 +131,9 @@ def written(
     Empty turns are left out. `turns_of` reads the text back."""
     parts = []
     for role, text in turns:
-        # Tags in the text are removed: a model could write them to fake an answer of the tool.
-        without_tags = text.replace(_begins, "").replace(_ends, "").strip()
+        # Tags in the text are removed: a model could write them to fake an answer of the tool. The space in
+        # their place keeps what stood around them from becoming a tag: <tool_<tool_response>response>.
+        without_tags = text.replace(_begins, " ").replace(_ends, " ").strip()
         parts.append(f"{_begins}{without_tags}{_ends}" if role == "tool" else without_tags)
     return "\n".join(part for part in parts if part)
 

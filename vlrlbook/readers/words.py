@@ -92,6 +92,8 @@ def _words_of_token(
         return [token.text] if token.text in _kept_marks else []
     if token.text in _unit_names and _is_behind_number(tokens, i):
         return [_unit_names[token.text]]  # in its short form
+    if token.text == "of" and tokens[i - 1].text in ("couple", "pair"):
+        return []  # a pair of lungs, a pair lungs: the tokenizer takes the `of` for a part of `a pair of`
     if token.text in _articles and not keep_articles and not _is_letter_name(tokens, i):
         return []
     return [token.text.replace("'", "")]  # dont for don't, as many write it
@@ -111,13 +113,14 @@ def _words_of_number(
 ):
     """The list of words that a number token stands for when answers are compared: mostly one, its digits
 
-    `a single`, `half a dozen` and `a hundred` stay words, without `a` and `of`, instead of 1, 6 or 100.
-    Another answer may say only `single`, which the tokenizer takes for a plain word, or `hundred`."""
+    The `a` before a number changes nothing: `a thousand` and `thousand` are 1000, `half a dozen` is 6. But `a
+    single` and `a couple` are no 1 and 2: another answer may say only `single`, a word to the tokenizer."""
     words = token.text.split()
-    if words[0] in ("a", "half", "hundred"):
-        return [word for word in words if word not in ("a", "of")]
-    if token.value is None:  # digits that are no number: a version or a code, such as 2.5.1
-        return [token.text]
+    if words[0] == "a" and words[1] in ("single", "couple", "pair"):
+        # what follows may be a number: `a couple hundred` as `couple hundred`
+        return answer_words(" ".join(words[1:]))
+    if token.value is None:  # not read: a version or a code, such as 2.5.1, or `a hundred million`
+        return [word for word in words if word != "a"]
     if token.value == int(token.value):
         return [str(int(token.value))]  # 3.0 is written 3
     return [repr(token.value)]  # 2.5 for 2.50
@@ -361,6 +364,8 @@ def truth_number(
     tokens = [token for token in tokens if token.text not in ("(", ")", ".", '"')]
     if len(tokens) == 1:
         return tokens[0].value  # None if the one token is no number
-    # The tokens of 1/2 are number, slash, number: `read_number` reads the whole as 0.5. `km/2` is no number.
-    is_fraction = [token.kind for token in tokens[::2]] == ["number", "number"] and tokens[1].text == "/"
+    if len(tokens) != 3:  # a fourth token says more than a number: `1/2 cm`, `1/2%`
+        return None
+    # 1/2, which `read_number` reads as 0.5; `km/2` is no number
+    is_fraction = is_number(tokens[0]) and tokens[1].text == "/" and is_number(tokens[2])
     return read_number(str(truth)) if is_fraction else None

@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 
 from ..archive import DataError
 from ..settings import SettingsError, nearest
+from .values import unboxed
 
 __all__ = ["Columns", "read_keys", "check_keys", "is_row", "plain_name", "is_nothing", "empty_columns",
            "picture_suffixes", "holds_pictures", "roles"]
@@ -182,6 +183,7 @@ def is_nothing(
     value,  # of any column
 ) -> bool:
     "True for a column without a value: None, or the NaN that pandas writes in its place"
+    value = unboxed(value)  # np.float32's NaN is no float
     is_nan = isinstance(value, float) and value != value
     return value is None or is_nan
 
@@ -209,7 +211,8 @@ class Columns:
         empty: frozenset = frozenset(),  # columns that have no value in any row of the file
     ):
         "Keep the row, and note for each of its columns the name by which columns are compared"
-        self.row, self.keys, self.number, self.empty = row, keys or {}, number, empty
+        self.row = {name: unboxed(value) for name, value in row.items()}  # 3 for np.int64(3)
+        self.keys, self.number, self.empty = keys or {}, number, empty
         self.read = set()  # names of the columns that were used, so that the others can be reported
         # image_path, Image Path and imagePath are all compared as imagepath; of these the first one counts.
         self._by_plain_name = {}  # `plain_name` → name in the row

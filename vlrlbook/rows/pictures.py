@@ -5,6 +5,7 @@ import base64
 import binascii
 import difflib
 import os
+import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from io import BytesIO
@@ -14,7 +15,7 @@ from urllib.parse import unquote
 from PIL import Image
 
 from ..archive import DataError, decode_picture, folded_name
-from .values import listed
+from .values import listed, unboxed
 
 __all__ = ["picture_list", "located", "decoded", "as_meant", "plain_file"]
 
@@ -28,6 +29,7 @@ def picture_list(
     code: str = "vqa.images",  # of an error
 ) -> list:  # of paths (text) and encoded pictures (bytes)
     "List the pictures in a value of a column; `DataError` if something in it is no picture"
+    value = unboxed(value)
     if value is None:
         return []
     if isinstance(value, str) and value.startswith(("[", "{")):
@@ -38,7 +40,7 @@ def picture_list(
         elements = list(value)
     else:
         elements = [value]
-    return [_picture(element, number, code) for element in elements]
+    return [_picture(unboxed(element), number, code) for element in elements]
 
 
 def _is_array(value):
@@ -164,16 +166,39 @@ def _from_base64(text):
 
 # Where a picture is
 
-@lru_cache(maxsize=256)
+_settled_after = 2  # seconds after its last change; some file systems keep times in steps as long as this
+
+
 def _names_by_folded(folder):
     """The names of the files in a folder, as a dict: the name without case (`folded_name`) → the name.
 
     The value is None if several names differ only by case, so that none is taken for another. A folder is
-    listed once for all rows, and forgotten when `decoded` begins."""
+    listed once for all rows, and again when a file has come or gone since."""
+    try:
+        status = os.stat(folder)
+    except OSError:  # no such folder, or one that may not be read: then nothing is found in it
+        return {}
+    # A folder gets a new time with each file that comes or goes, but not if two do in one step of the clock.
+    if abs(time.time() - status.st_mtime) < _settled_after:
+        return _listing(folder)
+    return _kept_listing(folder, (status.st_dev, status.st_ino, status.st_mtime_ns))
+
+
+@lru_cache(maxsize=256)
+def _kept_listing(
+    folder,  # its path
+    state,  # what tells whether it is still the same: device, number on it, time of its last change
+):
+    "The names of the files in a folder by their name without case, listed once for each state of the folder"
+    return _listing(folder)
+
+
+def _listing(folder):
+    "The names of the files in a folder, as `_names_by_folded` gives them; empty if it cannot be listed"
     names = {}
     try:
         entries = os.listdir(folder)
-    except OSError:  # no such folder, or one that may not be read: then nothing is found in it
+    except OSError:
         return names
     for name in entries:
         folded = folded_name(name)
@@ -273,9 +298,8 @@ def decoded(
 ) -> dict:  # picture → its `DataError` if it is broken, else whether it must be converted to plain RGB
     "Decode each picture once, in parallel, so that broken ones are known before training starts"
     pictures = list(pictures)
-    # All paths have been looked up before this is called. The list of each folder's files, which was kept for
-    # those look-ups, may become old, so it is dropped.
-    _names_by_folded.cache_clear()
+    # All paths have been looked up before this is called: the lists that were kept for it are dropped.
+    _kept_listing.cache_clear()
     # Threads are enough: PIL decodes without Python's lock.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return dict(zip(pictures, pool.map(_error_or_needs_conversion, pictures)))

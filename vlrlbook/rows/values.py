@@ -7,7 +7,7 @@ import re
 
 from ..archive import DataError
 
-__all__ = ["row_text", "listed", "as_list"]
+__all__ = ["row_text", "listed", "as_list", "unboxed"]
 
 # A text in quotes of either kind, as Python writes it: inside, a backslash takes the next character with it.
 _quoted_text = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
@@ -23,6 +23,7 @@ def row_text(
     code: str = "vqa.empty",  # of an error
 ) -> str:  # without white space at the ends of its lines; line breaks stay
     "A question or an answer as text, from a text or a number; `DataError` for any other value"
+    value = unboxed(value)
     problem = _no_text_or_number(value)
     if problem:
         raise DataError(code, f"{column!r} {problem}", row=number)
@@ -78,9 +79,19 @@ def _texts_of_numpy(text):
 def as_list(
     value,  # of a column
 ) -> list | None:  # None for anything else
-    "A list from a list, a tuple, or an array of NumPy or pandas"
+    "A list from a list, a tuple, or an array of NumPy or pandas, with Python's numbers in it"
     if isinstance(value, (list, tuple)):
-        return list(value)
+        return [unboxed(element) for element in value]
     # By its method, so that neither NumPy nor pandas need be imported.
     is_array = hasattr(value, "tolist") and not isinstance(value, (str, bytes))
-    return value.tolist() if is_array else None
+    as_python = value.tolist() if is_array else None  # no list of an array without dimensions: of a number
+    return as_python if isinstance(as_python, list) else None
+
+
+def unboxed(
+    value,  # of a column, or an element of a list in it, such as np.int64(3) or np.array("a.png")
+):  # such as 3 or "a.png"; any other value is returned unchanged
+    "The Python value of NumPy's scalars, also of arrays without dimensions, which are no int, text or list"
+    # By its attributes, so that NumPy need not be imported.
+    is_scalar = getattr(value, "ndim", None) == 0 and hasattr(value, "tolist")
+    return value.tolist() if is_scalar else value
