@@ -759,12 +759,22 @@ def _touched_weights(
     "Return the names in `state` of the weights that the adapter has changed, and of all tied to them"
     beginnings = tuple(f"{layer}." for layer in layers)
     touched = {name for name in state if name.startswith(beginnings)}
-    # Tied: name → name of the tensor with which it shares its numbers, such as lm_head.weight → that of the
+    # name → name of the tensor with which it shares its numbers, such as lm_head.weight → that of the
     # embeddings. A file may hold either or both.
-    for pair in merged.all_tied_weights_keys.items():
-        if touched & set(pair):
-            touched |= set(pair)
-    return touched
+    return _with_tied(touched, merged.all_tied_weights_keys)
+
+def _with_tied(
+    names, # set of names of weights
+    tied, # name → name of the weight whose numbers it has
+):
+    "Return the names and those of all weights tied to them, also through others: A to S and B to S tie A to B"
+    found, found_before = set(names), None
+    while found != found_before: # a pair may connect to one that was looked at earlier
+        found_before = set(found)
+        for pair in tied.items():
+            if found & set(pair):
+                found |= set(pair)
+    return found
 
 def _names_of_weights(merged, state):
     """Return each weight under the hub's name and under its name in `state`, either of which a file may use
@@ -785,14 +795,8 @@ def _without_place(
     tied, # name → name of the weight whose numbers it has, such as lm_head.weight → that of the embeddings
 ):
     "Return the names of touched weights that come into no file, nor any weight tied to them, sorted"
-    missing = []
-    for name in sorted(touched):
-        tied_to_it = {other for other, its_source in tied.items() if its_source == name}
-        source = tied.get(name, name) # itself if it is not tied
-        same_numbers = tied_to_it | {name, source} # a file needs only one of them
-        if not same_numbers & placed:
-            missing.append(name)
-    return missing
+    # Tied weights have the same numbers: a file needs only one of them.
+    return [name for name in sorted(touched) if not _with_tied({name}, tied) & placed]
 
 # %% ../nbs/00a_models.ipynb #nmergf01
 def adapted_layers(
