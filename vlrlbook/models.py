@@ -210,6 +210,7 @@ def _aria_config(
                   num_attention_heads=4, image_size=490, patch_size=70,
                   initializer_range=common["initializer_range"])
     # Patches of a picture → its tokens. A picture of 490 pixels has 7 × 7 patches, one of 980 has 14 × 14.
+    # In a prompt each token's place is marked by <|image_pad|>: all tiny models have Qwen's special tokens.
     tokens_of_patches = {49: 16, 196: 16}
     return transformers.AriaConfig(
         text_config=text, vision_config=vision, image_token_index=ids["<|image_pad|>"],
@@ -683,12 +684,14 @@ def lora_config(
                       target_modules=_layers_to_adapt(model, vision))
 
 def _layers_to_adapt(model, vision):
-    """Return the names of a language model's linear layers, and with `vision` those of the vision tower
+    """Return the names of the linear layers that get a LoRA adapter, with `vision` also the vision tower's
 
-    Such as model.language_model.layers.0.self_attn.q_proj. PEFT gets whole names: endings alone, such as
-    q_proj, would also match layers of the vision tower."""
+    Else only the language model's: of attention, and of its MLPs but for Aria's experts, which are no
+    `torch.nn.Linear`. PEFT gets whole names, such as model.language_model.layers.0.self_attn.q_proj: endings
+    alone, such as q_proj, would also match layers of the vision tower."""
     linear_layers = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
-    # Qwen3.5 also has layers with linear attention (gated delta nets), whose parts have other names.
+    # Qwen3.5 also has layers with linear attention (gated delta nets), whose parts have other names. Two of
+    # them, in_proj_a and in_proj_b, stay as they are: they only make a number for each head.
     delta_nets = r"language_model\..*\.linear_attn\.(in_proj_qkv|in_proj_z|out_proj)$"
     of_language = rf"language_model\..*\.(q|k|v|o|gate|up|down)_proj$|{delta_nets}"
     layers = [name for name in linear_layers if re.search(of_language, name)]
