@@ -770,7 +770,7 @@ def _with_tied(
     names, # set of names of weights
     tied, # name → name of the weight whose numbers it has
 ):
-    "Return the names and those of all weights tied to them, also through others: A to S and B to S tie A to B"
+    "Return the names and those of all weights tied to them, also through others: A to S, B to S → A to B"
     found, found_before = set(names), None
     while found != found_before: # a pair may connect to one that was looked at earlier
         found_before = set(found)
