@@ -14,6 +14,7 @@ from vlrlbook.evaluation import EvaluationSettings, load_set
 from vlrlbook.grpo import GRPOSettings, load_data
 from vlrlbook.reward_model import read_pair_rows
 from vlrlbook.rows.gate import inspect_preferences, inspect_vqa
+from vlrlbook.rows.preferences import read_preference_row
 from vlrlbook.settings import read_settings
 
 
@@ -142,6 +143,17 @@ def test_preferences(case, tmp_path):
     row = inspect_preferences(path, keys=keys)[0][-1][1]
     if "pictures" in case: assert len(row.pictures) == case["pictures"]
     if "best" in case: assert row.response[row.human_ranking.index(0)] == case["best"]
+
+
+def test_prompt_and_chats_lose_nothing_together():
+    "Either order of a text and a chat, a turn of the system that one of both holds, and columns that are named as not read"
+    chat = [dict(role="user", content="What?"), dict(role="assistant", content="a disc")]
+    pairs = [read_preference_row(dict(prompt="What?", chosen=one, rejected=other)) for one, other in ((chat, "no"), ("no", chat))]
+    assert [(row.query, row.response, row.unread) for row in pairs] == [("What?", ["a disc", "no"], []), ("What?", ["no", "a disc"], [])]
+    brief = [dict(role="system", content="Be brief."), *chat]
+    row = read_preference_row(dict(prompt=chat[:1], chosen=brief, rejected=[*brief[:2], dict(role="assistant", content="no")]))
+    assert row.query == "Be brief.\n\nWhat?"
+    assert read_preference_row(dict(prompt="What?", messages=chat, chosen=chat, rejected="no")).unread == ["prompt"]
 
 
 def by_archive(path, strict):

@@ -231,6 +231,9 @@ def test_unreadable_counts_are_wrong_but_have_no_error():
     ('{"answer": "3", "prediction": null}\n', "row 1, 'p.jsonl': prediction: expected a text"),
     ('{"answer": "3", "prediction": []}\n', "row 1, 'p.jsonl': prediction: expected a text"),
     ('{"answer": "3", "after_greedy": ["3"]}\n{"answer": "3", "before_greedy": ["3"]}\n', "row 1, 'p.jsonl': no 'before_greedy'"),
+    ('{"answer": "3", "after_greedy": "3", "row": 7}\n\n{"answer": "3", "prediction": "3"}\n', "row 1, 'p.jsonl': no 'prediction'"),
+    ('{"answer": "3", "a_greedy": "3", "a_sampled": "3"}\n\n{"answer": "3", "a_greedy": "3"}\n', "row 3, 'p.jsonl': no 'a_sampled'"),
+    ('{"answer": "3", "prediction": "3"}\n{"answer": "3", "prediction": "3", "row": [1]}\n', "row 2, 'p.jsonl': field 'row' is [1]"),
     ('{"answer": "3", "prediction": "3"}\n{"answer"\n', "row 2: p.jsonl: no JSON"), ("[3]", "int, expected an object"),
     ('{"answer": {"a": 1}, "prediction": "3"}', "no truth")])
 def test_bad_files_are_named(tmp_path, text, message):
@@ -304,6 +307,7 @@ def test_what_another_program_cannot_hold_is_refused(tmp_path, form, name, colum
     from vlrlbook.prediction_files import save_predictions_as
     rows = [dict(row=7, question="q", answer="yes", after_greedy=["no"], after_sampled=["no", "yes"])]
     with pytest.raises(DataError, match=told): save_predictions_as(form, rows, column, tmp_path / name)
+    with pytest.raises(DataError, match="no rows to write|did you mean"): save_predictions_as(form, [], column, tmp_path / name)
     assert not (tmp_path / name).exists()
 
 
@@ -337,6 +341,7 @@ def test_a_bad_row_of_chapter_03_is_named(tmp_path, row, message):
 
 
 @pytest.mark.parametrize("row, message", [
+    (dict(label=10**400, p0=0.5, p1=0.5), "expected a bin from 0 to 1"), (dict(label=0, p0=10**400, p1=0), "add up to 1"),
     (dict(label=2, p0=0.5, p1=0.5), "label = 2, expected a bin from 0 to 1"), (dict(label=0, p0=0.5, p1=0.6), "add up to 1"),
     (dict(label=0, p0=1.0), "1 probabilities p0, p1, …, the first row has 2"), (dict(label=True, p0=0.5, p1=0.5), "label = True"),
     (dict(label=0, p0="a", p1=0.5), "expected numbers from 0"), (dict(label=0), "no probabilities p0, p1, …")])
@@ -440,6 +445,15 @@ def test_parting(start, step):
     log = RunLog(rows=[{"step": s, "part/counting_exact": 0.5, "part/verbatim": 0.5 - 0.1 * (s >= start)} for s in range(100)])
     found = parting(log)["step"]
     assert found is None if step is None else abs(found - step) <= 3
+
+
+@pytest.mark.parametrize("rows, told", [
+    ([], "no column 'part/counting_exact', it has: no rows"), ([{"step": 1, "reward": 0.5}], "it has: step, reward"),
+    ([{"step": 1, "part/counting_exact": 0.5}], "no column 'part/verbatim'"),
+    ([{"step": 1, "part/counting_exact": 0.5}, {"step": 2, "part/verbatim": 0.5}], "logged at different steps")])
+def test_parting_says_what_a_log_lacks(rows, told):
+    from vlrlbook.core import RunLog
+    with pytest.raises(ValueError, match=told): parting(RunLog(rows=rows))
 
 
 # ---- asking

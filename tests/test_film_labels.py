@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from vlrlbook.archive import DataError
-from vlrlbook.film_labels import read_film_labels
+from vlrlbook.film_labels import read_film_labels, read_label
 
 
 def read(values, **how):
@@ -46,6 +46,11 @@ def test_all_zero_vectors_are_counted_aloud():
     ([0.0, 0.5, None, 1.0], "film 1, frame 0", {}),
     ([0.5, float("inf")], "film 1, frame 0", {}),
     ([[0, 1], [0, 1, 0]], "film 1, frame 0: 3 numbers, expected 2", {}),
+    (["open", "shut"], "film 0, frame 0: 'open', expected numbers", {}),
+    ([0, 1, 2, "shut"], "film 1, frame 1: 'shut', expected numbers", {}),
+    ([[1, 0], [1, 0], [[1, 0], [1]], [0, 1]], "film 1, frame 0: .*expected numbers", {}),
+    ([0, {"bin": 1}], "film 1, frame 0: .*expected numbers", {}), ([0, 10**400], "film 1, frame 0: .*expected numbers", {}),
+    ([[], []], "film 0, frame 0: an empty list", {}),
     ([-1, 0, 1], "numbers from -1 to 1, expected whole numbers", {}),
     ([0.5, 3.5], "numbers from 0.5 to 3.5", {}),
     ([0, 1, 512], "numbers from 0 to 512", {}), # a counter, no label
@@ -55,6 +60,11 @@ def test_all_zero_vectors_are_counted_aloud():
 ])
 def test_what_cannot_be_read_is_named(values, words, how):
     with pytest.raises(DataError, match=words): read(values, **how)
+
+
+@pytest.mark.parametrize("value", ["open", [[1, 0], [1]], {}, [], None])
+def test_one_label_that_is_no_number(value):
+    with pytest.raises(DataError, match="expected numbers"): read_label(value)
 
 
 def test_progress_that_is_learnt_as_a_number():

@@ -219,6 +219,13 @@ def test_models_that_are_rewards_are_counted_with_their_weights(tmp_path):
     VLRewardModel(twin.model, processor).save_pretrained(tmp_path / "scores")
     files = sum(p.stat().st_size for p in (tmp_path / "scores").glob("*.safetensors"))
     assert counted(f"reward_model:{tmp_path / 'scores'}") == files > 1e6
+    # a reward model with an adapter keeps its base without the vocabulary head, which only the 7B has apart from its embedding
+    for name, kept in (("Qwen/Qwen2.5-VL-7B-Instruct", 8_292_166_656 - 152_064 * 3584), ("Qwen/Qwen2.5-VL-3B-Instruct", 3_754_622_976)):
+        folder = tmp_path / name
+        (folder / "adapter").mkdir(parents=True)
+        (folder / "adapter/adapter_config.json").write_text(json.dumps(dict(base_model_name_or_path=name)))
+        (folder / "reward_model.json").write_text(json.dumps(dict(base=name)))
+        assert counted(f"reward_model:{folder}") == 2 * kept, name
     # adapters: their base lies beside them, and a classifier keeps its weights in a folder of its own
     from vlrlbook.aloha import AlohaClassifier, save_classifier
     for use_lora in (False, True):

@@ -1,10 +1,13 @@
 """Twins of all six families: real batches, both padding sides, adapters, and a step of TRL's trainer."""
+from types import SimpleNamespace
+
 import pytest
 import torch
 from vlrlbook.core import read_settings, set_seed
 from vlrlbook.data import encode, synthetic_counting, to_dataset
 from vlrlbook.grpo import GRPOSettings, completion_logps, generate_answers, make_trainer
-from vlrlbook.models import add_lora, families, last_real_token, load_vlm, tiny_twin, vision_marker_ids
+from vlrlbook.models import (_touched_weights, _without_place, add_lora, families, last_real_token, load_vlm, tiny_twin,
+                             vision_marker_ids)
 
 FAMILIES = list(families)
 
@@ -92,3 +95,15 @@ def test_a_size_that_could_be_built_but_not_run_is_refused(family, size, told):
 def test_the_smallest_sizes_run(family, size):
     model, _ = tiny_twin(family, **size)
     with torch.no_grad(): assert torch.isfinite(model(input_ids=torch.arange(10, 20)[None]).logits).all()
+
+
+@pytest.mark.parametrize("ties", [["as", "bs"], ["bs", "as"], ["ab", "bs"], ["dc", "ca", "as", "sb"]])
+def test_tied_weights_are_found_in_any_order(ties):
+    "Only b is adapted; what is tied to it, also through others, has changed with it, and a file needs one of them"
+    tied = {f"{one}.weight": f"{other}.weight" for one, other in ties}
+    names = {f"{name}.weight" for name in "".join(ties)}
+    state = dict.fromkeys(names | {"x.weight"})
+    touched = _touched_weights(SimpleNamespace(all_tied_weights_keys=tied), ["b"], state)
+    assert touched == names
+    assert all(_without_place(touched, {name}, tied) == [] for name in names)
+    assert _without_place(touched, {"x.weight"}, tied) == sorted(names)

@@ -87,6 +87,36 @@ def test_what_code_needs_and_makes():
     assert needed == {"x", "c", "d", "g"} and made == {"math", "y", "f", "i"}
 
 
+@pytest.mark.parametrize("code, needed, made", [
+    ("rows = rows[:5]", "rows", "rows"), ("n += 1", "n", "n"), ("del rows", "rows", ""),
+    ("rows = [rows[i] for i in range(3)]", "rows", "rows"),
+    ("for rows in rows: pass", "rows", "rows"), ("rows = 1\nrows = rows + 1", "", "rows"), ("def f(a=c): return d\nd = 1", "c", "f d"),
+    ("a, (b, *c) = 1, 2\nwith x as (d, e): d", "x", "a b c d e"), ("if (m := f0()) and m: m", "f0", "m"), ("import os.path\nos", "", "os"),
+    ("try: import y\nexcept ImportError as e: y = str(e)\ny", "", "y e"),
+    ("z: int\nw: int = z", "z", "w"), ("f = lambda: q\nq = 1", "", "f q")])
+def test_what_code_reads_before_it_makes_it(code, needed, made):
+    assert morning.names_of_code(code) == (set(needed.split()), set(made.split()))
+
+
+def test_a_missing_earlier_cell_is_noticed():
+    cell = dict(morning.import_cell("02_rewards", "c013"), chapter=None, source=["mine = mine[:5]"])
+    with pytest.raises(ValueError, match="needs 'mine', which no chosen cell before it makes"): morning.setup_source("2_rewards", [cell])
+
+
+def test_names_that_a_cell_defines_and_imports():
+    code = "import os.path\nimport numpy as np\na, b = 1, 2\nfor i, x in y: pass\nwith o as (c, d): pass\ne: int = 1\nq.z = 1"
+    assert morning._defined_names(code) == ["a", "b", "i", "x", "c", "d", "e"]
+    assert morning._imported_names(code) == {"os": ("os.path", None), "np": ("numpy", None)}
+    assert morning._import_lines(morning._imported_names(code)) == "import numpy as np\nimport os.path"
+
+
+def test_three_parts_of_one_cell_have_three_ids(monkeypatch):
+    steps = ("02_rewards:c004", "02_rewards:c004", "02_rewards:c004")
+    monkeypatch.setitem(morning_plan.lessons, "2_rewards", replace(lessons["2_rewards"], steps=steps))
+    ids = [cell["id"] for cell in morning._cells_of_lesson("2_rewards")]
+    assert len(set(ids)) == len(ids) >= 3
+
+
 def test_teachers_page(kit):
     text = (kit / "TEACHER.md").read_text(encoding="utf-8")
     assert "vlrlbook doctor" in text and "no class has been timed" in text and "Ends at 11:50" in text and "{" not in text

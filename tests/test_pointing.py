@@ -307,12 +307,27 @@ def test_a_coco_file_becomes_rows_that_train(pictures):
     (dict(annotations=[dict(image_id=1, category_id=5, bbox=[1, 1, 0, 2])]), "box.fault", "no area"),
     (dict(annotations=[dict(image_id=1, category_id=5, bbox=[50, 50, 90, 79])]), "box.outside", "corners where width and height"),
     (dict(images=[dict(id=1, file_name="a.png", width=100)]), "coco.field", "height"),
+    (dict(images=[dict(id=[1], file_name="a.png", width=100, height=80)]), "coco.id", "images[0].id = [1], expected a number or a text"),
+    (dict(categories=[dict(id=True, name="dog")]), "coco.id", "categories[0].id = True"),
+    (dict(annotations=[dict(image_id=[1], category_id=5, bbox=[1, 1, 2, 2])]), "coco.id", "annotations[0].image_id = [1], expected"),
+    (dict(annotations=[dict(image_id=1, category_id={"id": 5}, bbox=[1, 1, 2, 2])]), "coco.id", "annotations[0].category_id"),
+    (dict(images=[dict(id=1, file_name=name, width=100, height=80) for name in ("a.png", "b.png")]), "coco.id", "'a.png' and 'b.png'"),
+    (dict(categories=[dict(id=5, name="dog"), dict(id=5, name="cat")]), "coco.id", "categories[1].id = 5 belongs to two: 'dog' and 'cat'"),
+    (dict(images=[dict(id=1, file_name="a.png", width=True, height=80)]), "coco.field", "(True, 80)"),
+    (dict(annotations=[dict(image_id=1, category_id=5, bbox=[True, 1, 2, 2])]), "box.numbers", "annotations[0].bbox"),
+    (dict(annotations=[dict(image_id=1, category_id=5, bbox=[1, 1, 2, 10**400])]), "box.numbers", "annotations[0].bbox"),
     (dict(categories=[]), "coco.file", "categories")])
 def test_a_bad_coco_entry_is_named(pictures, changes, code, said):
     with pytest.raises(DataError) as caught:
         convert_boxes(written(pictures, coco(**changes)), pictures / "rows.jsonl")
     assert caught.value.code == code and said in str(caught.value) and "coco.json" in str(caught.value)
     assert not (pictures / "rows.jsonl").exists()
+
+
+def test_a_coco_entry_may_stand_twice(pictures):
+    "As in files that were put together: what is the same says nothing else"
+    twice = coco(categories=coco()["categories"] * 2, images=coco()["images"] * 2)
+    assert convert_boxes(written(pictures, twice), pictures / "rows.jsonl") == 2
 
 
 def test_refcoco_rows_in_both_forms(pictures):

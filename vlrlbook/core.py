@@ -52,7 +52,9 @@ class Sample:
     question: str # may hold `<image>` where a picture stands
     answer: str # the truth, as the data set writes it
     images: list = field(default_factory=list) # PIL images
-    task: str = "" # counting, vqa, preference, aloha
+    # counting, vqa, pointing or zoom: so its answers are read, marked and shown. Samples of chapters 03 and
+    # 04 have preference or aloha here, and no answers that are read so.
+    task: str = ""
     row: int | None = None # line of the file that it came from
     turns: list = field(default_factory=list) # (role, text) of what was said before the question
 

@@ -412,10 +412,11 @@ def read_predictions(
 ) -> list:  # rows in this chapter's form, each column a list of texts
     "Read a predictions file; raise DataError with the row's number at the first bad row"
     file = Path(path).name
-    rows = [_prediction_row(row, number, file) for number, row in read_rows(path)]
+    numbered = read_rows(path)  # (number, row): the number is that of the line, empty lines count
+    rows = [_prediction_row(row, number, file) for number, row in numbered]
     # `columns` are the fields that hold answers, such as after_greedy: all rows must have the same.
     all_columns = set(columns(rows))
-    for number, row in enumerate(rows, 1):  # a place among the rows, not the line in the file
+    for (number, _), row in zip(numbered, rows):
         missing = sorted(all_columns - set(columns([row])))
         if missing:
             message = f"no {missing[0]!r}, which other rows have"
@@ -438,7 +439,11 @@ def _prediction_row(
         message = "no truth in field 'answer'" + _advice_for_other_chapters(row)
         raise DataError("predictions.answer", message, **place)
     texts = _texts_by_column(row, place)
-    # If the row has a field `row`, that number is kept.
+    # If the row has a field `row`, that number is kept. Rows of two files are matched by it.
+    own_number = row.get("row", number)
+    if not isinstance(own_number, (int, float, str)):
+        message = f"field 'row' is {str(own_number)[:60]}, expected a number"
+        raise DataError("predictions.row", message, **place)
     return dict(row=number) | row | dict(answer=str(truth), **texts)
 
 def _texts_by_column(
@@ -530,7 +535,10 @@ def _are_probabilities(values):
 
 def _is_number(value) -> TypeGuard[float]:
     "Tell whether a value is a finite number; True and False, which are ints in Python, are none"
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    # Not math.isfinite: it raises for an int of hundreds of digits, which cannot be converted to a float.
+    return abs(value) < 1e300
 
 def _label_and_bins(
     row,  # as it was read: any JSON; a good one has label, p0, p1, …
@@ -966,9 +974,15 @@ def parting(
 ) -> dict:  # step (None: never); gap at the last step; paid_gain and meant_gain, from the first to the last
     """Find the step from which on a model earns the reward with answers that are not meant (reward hacking).
 
-    From that step on, the smoothed share `paid` stays more than `allowed` above the share `meant`."""
+    From that step on, the smoothed share `paid` stays more than `allowed` above the share `meant`.
+    ValueError says it if the log lacks one of the two columns."""
     steps, paid_shares = log.series(paid)
-    _, meant_shares = log.series(meant)  # at the same steps
+    meant_steps, meant_shares = log.series(meant)
+    for name, its_steps in ((paid, steps), (meant, meant_steps)):
+        if not its_steps:
+            raise ValueError(f"the log has no column {name!r}, it has: {', '.join(log.columns) or 'no rows'}")
+    if steps != meant_steps:
+        raise ValueError(f"{paid!r} and {meant!r} were logged at different steps: they cannot be compared")
     paid_shares = np.array(smooth(paid_shares, 0.9))  # 0.9: weight of the average so far
     meant_shares = np.array(smooth(meant_shares, 0.9))
     gaps = paid_shares - meant_shares

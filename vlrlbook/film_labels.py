@@ -90,16 +90,26 @@ def read_label(
 ) -> tuple: # bin, and how it was read: "vector", "zero" or "scalar"
     """The bin of one label, for whoever has not got its whole column: the place of a vector's largest entry.
 
-    A vector of zeros and a single number get the bin 0."""
-    numbers = np.asarray(value, float)
-    if not np.isfinite(numbers).all():
-        raise DataError("aloha.label", f"{value!r}, expected numbers")
+    A vector of zeros and a single number get the bin 0. What is no number, or none, is a DataError."""
+    numbers = _numbers_in(value)
+    if numbers is None or not numbers.size or not np.isfinite(numbers).all():
+        raise DataError("aloha.label", f"{str(value)[:60]}, expected numbers")
     if numbers.size < 2:
         # A bin, a success or progress: only the whole column could tell which, so 0 is a mere stand-in.
         return 0, "scalar"
     if not numbers.any():
         return 0, "zero"
     return int(numbers.argmax()), "vector"
+
+
+def _numbers_in(
+    value, # of one label: a number, a list or an array
+):
+    "A label as an array of floats, NaN where a number is missing; None for a text or a ragged list"
+    try:
+        return np.atleast_1d(np.asarray(value, dtype=float)) # a single number becomes a vector of one
+    except (TypeError, ValueError, OverflowError): # OverflowError: an int of hundreds of digits
+        return None
 
 
 def _as_table(
@@ -110,26 +120,30 @@ def _as_table(
 ):
     """The labels of all frames as one array [frames, numbers of a label].
 
-    A vector of another length, NaN and None are a DataError that names film and frame."""
-    # float makes NaN of None; atleast_1d makes a vector of a single number.
-    rows = [np.atleast_1d(np.asarray(value, dtype=float)) for value in values]
-    width = rows[0].size if rows else 1
-    for row, episode, moment in zip(rows, episodes, moments):
-        fault = _fault_of_label(row, width) # such as "4 numbers, expected 5 as in the first frame", or None
+    A text, a vector of another length, NaN and None are a DataError that names film and frame."""
+    rows = []
+    for value, episode, moment in zip(values, episodes, moments, strict=True):
+        row = _numbers_in(value)
+        width = None if not rows else rows[0].size
+        # such as "4 numbers, expected 5 as in the first frame", or None
+        fault = f"{str(value)[:60]!r}, expected numbers" if row is None else _fault_of_label(row, width)
         if fault:
             message = f"film {int(episode)}, frame {int(moment)}: {fault}"
             raise DataError("aloha.label", message, entry=column)
+        rows.append(row)
     if not rows:
-        return np.zeros((0, width))
+        return np.zeros((0, 1))
     return np.stack([row.ravel() for row in rows])  # ravel: a label may be nested, such as [[0, 1, 0]]
 
 
 def _fault_of_label(
     row, # one label as an array
-    width, # how many numbers the first label of the column has
+    width, # how many numbers the first label of the column has; None: this is the first
 ):
-    "Words for a label of another length than the first one, or with NaN or infinity; None for a good one"
-    if row.size != width:
+    "Words for a label of another length than the first one, or none, NaN, infinity; None for a good one"
+    if not row.size:
+        return "an empty list, expected numbers"
+    if width is not None and row.size != width:
         return f"{row.size} numbers, expected {width} as in the first frame"
     if not np.isfinite(row).all(): # NaN, which also stands for a missing number, or infinity
         return f"{row.tolist()}, expected numbers"

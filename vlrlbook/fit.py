@@ -958,7 +958,9 @@ def _bytes_of_trained(folder):
     if not adapter_files:
         return _bytes_of_files(folder)
     base = _base_of_trained(folder, adapter_files[0])
-    return _bytes_of_files(folder) + _bytes_of_model(base, use_4bit=False)
+    # A reward model keeps its base without the vocabulary head, a classifier with it.
+    with_head = not (folder / "reward_model.json").is_file()
+    return _bytes_of_files(folder) + _bytes_of_model(base, use_4bit=False, with_head=with_head)
 
 
 def _base_of_trained(
@@ -983,7 +985,11 @@ def _bytes_of_files(folder):
     return sum(path.stat().st_size for path in folder.rglob("*") if path.suffix in endings)
 
 
-def _bytes_of_model(name, use_4bit):
+def _bytes_of_model(
+    name,  # hub id, directory, or `tiny-` and a family
+    use_4bit,  # whether its linear layers are stored in 4 bits
+    with_head=True,  # False: without the vocabulary head, where that is not the input embedding, too
+):
     "Weights of a model by its name, from its shapes alone and in the number type of its checkpoint"
     from transformers import AutoModelForImageTextToText
     config = model_config(name)
@@ -992,7 +998,8 @@ def _bytes_of_model(name, use_4bit):
     with torch.device("meta"):  # shapes without memory
         model = AutoModelForImageTextToText.from_config(config, dtype=dtype)
         in_4bit = _cast_for_4bit(model) if use_4bit else set()  # ids of weights
-    return sum(_weight_bytes(weight, id(weight) in in_4bit) for weight in model.parameters())
+    kept = model if with_head else model.model  # `.model` is all but the head
+    return sum(_weight_bytes(weight, id(weight) in in_4bit) for weight in kept.parameters())
 
 
 def _weight_bytes(weight, is_4bit):

@@ -226,6 +226,7 @@ def _aria_config(
                   num_attention_heads=4, image_size=490, patch_size=70,
                   initializer_range=common["initializer_range"])
     # Patches of a picture → its tokens. A picture of 490 pixels has 7 × 7 patches, one of 980 has 14 × 14.
+    # In a prompt each token's place is marked by <|image_pad|>: all tiny models have Qwen's special tokens.
     tokens_of_patches = {49: 16, 196: 16}
     return transformers.AriaConfig(
         text_config=text, vision_config=vision, image_token_index=ids["<|image_pad|>"],
@@ -700,12 +701,14 @@ def lora_config(
                       target_modules=_layers_to_adapt(model, vision))
 
 def _layers_to_adapt(model, vision):
-    """Return the names of a language model's linear layers, and with `vision` those of the vision tower
+    """Return the names of the linear layers that get a LoRA adapter, with `vision` also the vision tower's
 
-    Such as model.language_model.layers.0.self_attn.q_proj. PEFT gets whole names: endings alone, such as
-    q_proj, would also match layers of the vision tower."""
+    Else only the language model's: of attention, and of its MLPs but for Aria's experts, which are no
+    `torch.nn.Linear`. PEFT gets whole names, such as model.language_model.layers.0.self_attn.q_proj: endings
+    alone, such as q_proj, would also match layers of the vision tower."""
     linear_layers = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
-    # Qwen3.5 also has layers with linear attention (gated delta nets), whose parts have other names.
+    # Qwen3.5 also has layers with linear attention (gated delta nets), whose parts have other names. Two of
+    # them, in_proj_a and in_proj_b, stay as they are: they only make a number for each head.
     delta_nets = r"language_model\..*\.linear_attn\.(in_proj_qkv|in_proj_z|out_proj)$"
     of_language = rf"language_model\..*\.(q|k|v|o|gate|up|down)_proj$|{delta_nets}"
     layers = [name for name in linear_layers if re.search(of_language, name)]
@@ -792,12 +795,22 @@ def _touched_weights(
     "Return the names in `state` of the weights that the adapter has changed, and of all tied to them"
     beginnings = tuple(f"{layer}." for layer in layers)
     touched = {name for name in state if name.startswith(beginnings)}
-    # Tied: name → name of the tensor with which it shares its numbers, such as lm_head.weight → that of the
-    # embeddings. A file may hold either or both. No family has another pair, so one pass is enough.
-    for pair in merged.all_tied_weights_keys.items():
-        if touched & set(pair):
-            touched |= set(pair)
-    return touched
+    # name → name of the tensor with which it shares its numbers, such as lm_head.weight → that of the
+    # embeddings. A file may hold either or both.
+    return _with_tied(touched, merged.all_tied_weights_keys)
+
+def _with_tied(
+    names, # set of names of weights
+    tied, # name → name of the weight whose numbers it has
+):
+    "Return the names and those of all weights tied to them, also through others: A to S, B to S → A to B"
+    found, found_before = set(names), None
+    while found != found_before: # a pair may connect to one that was looked at earlier
+        found_before = set(found)
+        for pair in tied.items():
+            if found & set(pair):
+                found |= set(pair)
+    return found
 
 def _names_of_weights(merged, state):
     """Return each weight under the hub's name and under its name in `state`, either of which a file may use
@@ -818,14 +831,8 @@ def _without_place(
     tied, # name → name of the weight whose numbers it has, such as lm_head.weight → that of the embeddings
 ):
     "Return the names of touched weights that come into no file, nor any weight tied to them, sorted"
-    missing = []
-    for name in sorted(touched):
-        tied_to_it = {other for other, its_source in tied.items() if its_source == name}
-        source = tied.get(name, name) # itself if it is not tied
-        same_numbers = tied_to_it | {name, source} # a file needs only one of them
-        if not same_numbers & placed:
-            missing.append(name)
-    return missing
+    # Tied weights have the same numbers: a file needs only one of them.
+    return [name for name in sorted(touched) if not _with_tied({name}, tied) & placed]
 
 # %% ../nbs/00a_models.ipynb #nmergf01
 def adapted_layers(

@@ -81,8 +81,8 @@ def _cells_of_lesson(
         cells += _split_for_slides(chosen_cell(step, f"{name}-{number:02d}"))
     ids = set()
     for cell in cells:
-        # Two steps may take parts of the same cell, but the ids in a notebook must differ.
-        if cell["id"] in ids:
+        # Several steps may take parts of the same cell, but the ids in a notebook must differ.
+        while cell["id"] in ids:
             cell["id"] += "-more"
         ids.add(cell["id"])
     return cells
@@ -217,8 +217,14 @@ def names_of_code(
     "Find the global names that a cell needs from the cells before it, and those that it makes"
     # Python's own table of names: what is local, what is global, in each function
     top = symtable.symtable(source, "cell", "exec")
-    made = {symbol.get_name() for symbol in top.get_symbols() if symbol.is_assigned() or symbol.is_imported()}
-    return _global_names_read(top) - made - set(dir(builtins)), made
+    symbols = top.get_symbols()
+    assigned = {symbol.get_name() for symbol in symbols if symbol.is_assigned() or symbol.is_imported()}
+    made = {}
+    # The table knows no order: `rows = rows[:5]` both needs and makes `rows`.
+    read_early = _read_before_made(ast.parse(source), made)
+    # What a function reads may be made below it: it is called later.
+    needed = _global_names_read(top) - assigned | read_early
+    return needed - set(dir(builtins)), set(made)
 
 
 def _global_names_read(
@@ -237,17 +243,95 @@ def _global_names_read(
     return names
 
 
+# The parts of a piece of code in the order in which Python executes them, where the syntax tree has another.
+# Bodies of functions and classes are left out: their names are their own.
+_function_parts = ("decorator_list", "args", "returns")  # args: with annotations and default values
+_parts_in_order = {
+    ast.Assign: ("value", "targets"),
+    ast.AugAssign: ("value", "target"),
+    ast.AnnAssign: ("annotation", "value", "target"),
+    ast.NamedExpr: ("value", "target"),  # (x := 1)
+    ast.For: ("iter", "target", "body", "orelse"),
+    ast.AsyncFor: ("iter", "target", "body", "orelse"),
+    ast.comprehension: ("iter", "target", "ifs"),
+    ast.ListComp: ("generators", "elt"),
+    ast.SetComp: ("generators", "elt"),
+    ast.GeneratorExp: ("generators", "elt"),
+    ast.DictComp: ("generators", "key", "value"),
+    ast.FunctionDef: _function_parts,
+    ast.AsyncFunctionDef: _function_parts,
+    ast.Lambda: ("args",),
+    ast.ClassDef: ("decorator_list", "bases", "keywords"),
+}
+_comprehensions = (ast.ListComp, ast.SetComp, ast.GeneratorExp, ast.DictComp)
+
+
+def _read_before_made(
+    node,  # of the syntax tree (`ast`): the cell, or a part of it
+    made,  # names that the code before it has made, as keys of a dict; those that the node makes are added
+):
+    "The set of names that code reads at its top level before it makes them"
+    early = set()
+    if isinstance(node, ast.AnnAssign) and node.value is None:  # `x: int` makes no name
+        return _read_before_made(node.annotation, made)
+    if isinstance(node, ast.Name):
+        return _read_name(node, made)
+    if isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name):  # `n += 1` reads n, too
+        early |= {node.target.id} - set(made)
+    # the names in a comprehension's `for` end with it
+    inside = dict(made) if isinstance(node, _comprehensions) else made
+    if isinstance(node, ast.ExceptHandler) and node.name:  # the e of `except E as e`, for its body
+        made[node.name] = None
+    for part in _parts_of(node):
+        early |= _read_before_made(part, inside)
+    made |= dict.fromkeys(_names_bound_by(node))
+    return early
+
+
+def _read_name(
+    node,  # a name in the syntax tree, which is read, made or deleted there
+    made,  # names that were made before, as keys of a dict; changed if this one is made or deleted
+):
+    "A set of the name if it is read, or deleted, before it was made; else the empty set"
+    if isinstance(node.ctx, ast.Store):
+        made[node.id] = None
+        return set()
+    early = {node.id} - set(made)
+    if isinstance(node.ctx, ast.Del):
+        made.pop(node.id, None)
+    return early
+
+
+def _parts_of(node):
+    "The nodes directly below a node of the syntax tree, in the order in which Python executes them"
+    parts = []
+    for field in _parts_in_order.get(type(node), node._fields):
+        value = getattr(node, field)
+        parts += value if isinstance(value, list) else [value]
+    return [part for part in parts if isinstance(part, ast.AST)]  # others are texts, numbers and None
+
+
+def _names_bound_by(node):
+    "The names that a node of the syntax tree makes as texts: of functions, classes, imports and patterns"
+    if isinstance(node, (ast.Import, ast.ImportFrom)):
+        return [_name_of_import(alias) for alias in node.names]
+    named_kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.MatchAs, ast.MatchStar)
+    return [node.name] if isinstance(node, named_kinds) and node.name else []
+
+
+def _name_of_import(alias):
+    "The name that a part of an import makes: `import os.path` makes os, `import numpy as np` np"
+    return alias.asname or alias.name.partition(".")[0]
+
+
 def _defined_names(source):
     """List the functions, classes and variables that Python code defines at its top level.
 
-    `x = 1` and then `def f(): ...` → ["x", "f"]. Names in `a, b = 1, 2`, and imported ones, are left out."""
-    names = []
-    for node in ast.parse(source).body:
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-            names.append(node.name)
-        elif isinstance(node, ast.Assign):  # of `a = b = 1` both; `a.b = 1` makes no name
-            names += [target.id for target in node.targets if isinstance(target, ast.Name)]
-    return names
+    `x, y = 1, 2` and then `def f(): ...` → ["x", "y", "f"]. Imported names are left out."""
+    made = {}
+    _read_before_made(ast.parse(source), made)  # called for the names that it adds to `made`
+    imported = _imported_names(source)
+    return [name for name in made if name not in imported]
 
 
 @cache
@@ -273,11 +357,12 @@ def _importable(chapter):
 def _imported_names(source):
     """The names that the imports at the top of a cell make: name → (module, name in the module).
 
-    `import numpy as np` → np: ("numpy", None), a whole module; `from a import b as c` → c: ("a", "b")."""
+    `import numpy as np` → np: ("numpy", None), a whole module; `import os.path` → os: ("os.path", None);
+    `from a import b as c` → c: ("a", "b")."""
     origins = {}
     for node in ast.parse(source).body:
         if isinstance(node, ast.Import):
-            origins |= {alias.asname or alias.name: (alias.name, None) for alias in node.names}
+            origins |= {_name_of_import(alias): (alias.name, None) for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             origins |= {alias.asname or alias.name: (node.module, alias.name) for alias in node.names}
     return origins
@@ -325,7 +410,8 @@ def _import_lines(
     module_imports, names_of_module = [], {}
     for name, (module, original_name) in imports.items():
         if original_name is None:  # the name of a whole module
-            alias = f" as {name}" if name != module else ""
+            # `import os.path` has the name os already
+            alias = f" as {name}" if name != module.partition(".")[0] else ""
             module_imports.append(f"import {module}{alias}")
         else:
             alias = f" as {name}" if name != original_name else ""

@@ -338,12 +338,33 @@ def _by_id(
     name,  # of a list in it: images or categories
     path,  # of the file, for messages
 ):
-    "The entries of a list by their id: id → entry; a `DataError` if one has no id"
+    "The entries of a list by their id: id → entry; a `DataError` if one has no id, or the id of another"
     entries = {}
     for i, entry in enumerate(coco[name]):
-        entry_id = _field(entry, "id", f"{name}[{i}]", path)
-        entries[entry_id] = entry
+        entry_id = _id_in(entry, "id", f"{name}[{i}]", path)
+        first = entries.setdefault(entry_id, entry)
+        # Boxes of two entries with one id cannot be told apart. The same entry once more does no harm: it
+        # comes from files that were put together.
+        if first != entry:
+            label = "file_name" if name == "images" else "name"  # the field by which people know an entry
+            both = f"{first.get(label)!r} and {entry.get(label)!r}"
+            raise DataError("coco.id", f"{path.name}: {name}[{i}].id = {entry_id!r} belongs to two: {both}")
     return entries
+
+
+def _id_in(
+    entry,  # of a COCO file, a dict if the file is good
+    name,  # of its field that holds an id: id, image_id or category_id
+    place,  # of the entry in the file, for messages, such as annotations[3]
+    path,  # of the file, for messages
+):
+    "The id in an entry's field: a number or a text; a `DataError` for anything else, such as [1] or true"
+    value = _field(entry, name, place, path)
+    # Entries are found by their id. A list cannot be looked up, and true would be found under 1.
+    if not isinstance(value, (int, float, str)) or isinstance(value, bool):
+        message = f"{path.name}: {place}.{name} = {str(value)[:60]}, expected a number or a text"
+        raise DataError("coco.id", message)
+    return value
 
 
 def _checked_id(
@@ -354,7 +375,7 @@ def _checked_id(
     path,  # of the file, for messages
 ):
     "The id in an entry's field; a `DataError` if the file has no image or category with it"
-    value = _field(entry, name, place, path)
+    value = _id_in(entry, name, place, path)
     if value not in entries_by_id:
         raise DataError("coco.id", f"{path.name}: {place}.{name} = {value!r}, which no entry has")
     return value
@@ -403,7 +424,7 @@ def _image_size(
     "Width and height of a picture in pixels; a `DataError` if they are no whole numbers above 0"
     size = tuple(_field(image, name, place, path) for name in ("width", "height"))
     for side in size:
-        if not isinstance(side, int) or side <= 0:
+        if not isinstance(side, int) or isinstance(side, bool) or side <= 0:  # true is an int in Python
             message = f"{path.name}: {place} has width and height {size}, expected whole numbers above 0"
             raise DataError("coco.field", message)
     return size
@@ -421,13 +442,20 @@ def _four_numbers(
         # a CSV file holds a box as text; two boxes give eight numbers, which are refused below
         numbers = list(chain.from_iterable(read_boxes(value).boxes))
     numbers = as_list(numbers) or []  # None for what is no list and no array
-    finite = [item for item in numbers if isinstance(item, (int, float)) and math.isfinite(item)]
-    if len(numbers) != 4 or len(finite) != 4:
+    if len(numbers) != 4 or not all(map(_is_finite_number, numbers)):
         message = f"{path.name}: {place} = {str(value)[:60]}, expected four numbers"
         raise DataError("box.numbers", message, row=number)
     return tuple(map(float, numbers))
 
 
+def _is_finite_number(value):
+    "Whether a value is a finite int or float; true and false, which are ints in Python, are no numbers here"
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return abs(value) < _no_coordinate
+
+
+_no_coordinate = 1e15  # pixels; an int of hundreds of digits cannot be converted to a float
 over_the_edge = 1.0  # pixels that a box may reach beyond its picture, by rounding
 
 

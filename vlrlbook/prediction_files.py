@@ -53,6 +53,8 @@ def save_predictions_as(
     if form not in forms:
         raise DataError("predictions.form", f"{form!r}{nearest(form, list(forms))}")
 
+    if not rows:
+        raise DataError("predictions.none", "there are no rows to write")
     # Completions of a model are always a list; the other columns of a row are single values.
     columns = [name for name in rows[0] if isinstance(rows[0][name], list)]
     if column not in columns:

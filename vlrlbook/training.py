@@ -379,16 +379,21 @@ class StopWhenAsked(TrainerCallback):
         self.every = every
 
     def on_step_end(self, args, state, control, **kwargs):
-        "Called after each step: ask for a checkpoint if the file named by VLRLBOOK_STOP says interrupt"
+        """Called after each step: ask for a checkpoint if the file named by VLRLBOOK_STOP says interrupt
+
+        It is the lock file of a job of the training service. Once the checkpoint is saved, `on_save` stops
+        the run. A run in several processes does not ask."""
         path = os.environ.get("VLRLBOOK_STOP", "")
         self.asked = False
         # Several processes might read the request at different steps, and then wait for each other forever.
         if path and args.world_size == 1:
-            # TRL takes `every` steps on one batch of answers: a checkpoint in between would not be exact. The
-            # request stays in the file, and is read again after the batch's last step.
+            # TRL takes `every` steps on the answers that it has sampled for a batch, and no checkpoint holds
+            # them: a run that went on from a step in between would sample others.
+            # The request stays in the file, and is read again after the batch's last step.
             is_batch_done = state.global_step % self.every == 0
             self.asked = is_batch_done and Path(path).read_text().startswith("interrupt")
-        control.should_save |= self.asked  # transformers then saves, and calls on_save
+        # True makes transformers save a checkpoint now, and call on_save. Others may have asked for one, too.
+        control.should_save |= self.asked
 
     def on_save(self, args, state, control, **kwargs):
         "Called when a checkpoint was saved: raise Interrupted if it was saved because of the request"

@@ -290,31 +290,82 @@ def _chosen_and_rejected(columns, rejected_name):
     row's `Columns`, `rejected_name` is the name of the one with the rejected answer."""
     number = columns.number  # of the row, for messages
     rejected, chosen = columns.row[rejected_name], columns.get("chosen")
-    # Of the row's own prompt; empty if that is a plain text, or stands only in the chats of the answers.
-    prompt_turns = _prompt_turns(columns)
+    # Empty if the prompt is a plain text or only in the answers. reply: the assistant's last turn, or None
+    prompt_turns, reply = _prompt_and_reply(_prompt_turns(columns), number)
     if chosen is None:
         # ms-swift has a column for the rejected answer only; the chosen one is the last turn of the prompt.
-        prompt_turns, chosen = _prompt_and_reply(prompt_turns, rejected_name, number)
-    question_turns = prompt_turns  # the turns that `chosen` answers: the prompt, or those in its own chat
-    if is_turns(chosen):
-        question_turns, chosen = _question_and_answer(chosen, prompt_turns, number)
-    if is_turns(rejected):
-        rejected_turns, rejected = _question_and_answer(rejected, prompt_turns, number)
-        # Only answers to one question can be compared. `_contents`: (text, pictures) of each turn
-        if _contents(rejected_turns) != _contents(question_turns):
-            _raise_error(number, "query", "chosen and rejected are answers to different questions")
+        if reply is None:
+            _raise_error(number, "response", f"{rejected_name!r} without a chosen answer")
+        chosen = reply
+    chosen_turns, chosen = _question_and_answer(chosen, prompt_turns, number)
+    rejected_turns, rejected = _question_and_answer(rejected, prompt_turns, number)
+    _refuse_other_reply(reply, chosen, number)
+    # Only answers to one question can be compared. `_contents`: (text, pictures) of each turn. An answer that
+    # is a text has no turns: it answers what the other one does.
+    if chosen_turns and rejected_turns and _contents(rejected_turns) != _contents(chosen_turns):
+        _raise_error(number, "query", "chosen and rejected are answers to different questions")
+    question_turns = chosen_turns or rejected_turns
+    if question_turns and not prompt_turns:  # the answers hold the question; a plain prompt must say the same
+        _refuse_other_prompt(columns, question_turns)
     return question_turns, chosen, rejected
 
 
-def _prompt_and_reply(turns, rejected_name, number):
-    """Split a list of `Turn`s: those before the last one, and the text of that, the chosen answer.
+def _prompt_and_reply(turns, number):
+    """Split a list of `Turn`s: those before the assistant's last one, and the text of that, an answer.
 
-    A `DataError` about row `number` if the last turn is not the assistant's: then only a rejected answer is
-    there, in the column `rejected_name`."""
+    The text is None if the last turn is not the assistant's. A `DataError` about row `number` if the answer
+    holds a picture."""
     if not turns or turns[-1].role != "assistant":
-        _raise_error(number, "response", f"{rejected_name!r} without a chosen answer")
+        return turns, None
     *prompt_turns, answer_turn = turns
-    return prompt_turns, answer_turn.text
+    return prompt_turns, _text_of_answer(answer_turn, number)
+
+
+def _text_of_answer(turn, number):
+    "The text of an answer that is a `Turn`; a `DataError` about row `number` if it holds a picture"
+    if turn.pictures:
+        _raise_error(number, "response", "an answer holds a picture: only texts are judged")
+    return turn.text
+
+
+def _refuse_other_reply(
+    reply,  # the answer at the end of the prompt; None: there is none
+    chosen,  # the chosen answer, as `_answer_text` takes it
+    number,  # of the row, for a message
+):
+    "Raise `DataError` if the prompt ends with an answer that is not the chosen one"
+    # UltraFeedback has such a column: `messages` is the chat with the chosen answer once more.
+    if reply is not None and reply.strip() != _answer_text(chosen, "chosen", number).strip():
+        _raise_error(number, "query", f"the prompt ends with another answer than chosen: {reply[:60]!r}")
+
+
+def _refuse_other_prompt(
+    columns,  # `Columns` of the row
+    turns,  # the question, and what was said before it, as the answers' own chats have them
+):
+    "Raise `DataError` if the row's column for the question says something else than its answers' chats"
+    name, value = columns.name_of("question"), columns.get("question")
+    if value is None or value == [] or (isinstance(value, str) and not value.strip()):
+        return
+    if not isinstance(value, str):
+        message = f"{name!r} is a {type(value).__name__}, expected a text or a chat"
+        _raise_error(columns.number, "query", message)
+    prompt = _text_question(columns).text
+    asked = [turn.text for turn in turns if turn.role == "user"]
+    # Of several turns, UltraFeedback's `prompt` is the first, others' the last.
+    if not any(_is_same_question(prompt, text) for text in asked[:1] + asked[-1:]):
+        in_chats = f"the answers' chats ask {asked[-1][:60]!r}" if asked else "the answers' chats ask nothing"
+        _raise_error(columns.number, "query", f"{name!r} is {prompt[:60]!r}, but {in_chats}")
+
+
+def _is_same_question(
+    prompt,  # a plain text
+    asked,  # text of a turn, with `<image>` in the place of each picture
+):
+    "True if a prompt says what a turn says, spaces aside; the prompt may lack the marks of pictures"
+    # Not the other way round: the chat's turn is used, so that a mark in the prompt alone would be lost.
+    without_marks = asked.replace("<image>", " ").split()
+    return prompt.split() in (asked.split(), without_marks)
 
 
 def _text_question(columns):
@@ -357,31 +408,46 @@ def _prompt_turns(columns):
 
 
 def _question_and_answer(value, prompt_turns, number):
-    """Read an answer that is written as a chat; return the turns before it, and its text.
+    """Read an answer, which may be written as a chat; return the turns before it, and the answer.
 
-    `value` is the chat; it may begin with the question's turns. `prompt_turns` are the turns of the row's
-    prompt, or an empty list; `number` is the row's number."""
+    `value` is the answer's column: a chat, which may begin with the question's turns, or the answer itself.
+    `prompt_turns` are the turns of the row's prompt, or an empty list; `number` is the row's number."""
+    if not is_turns(value):
+        return prompt_turns, value
     *own_turns, answer_turn = read_turns(value, number, "preference.response")
     if answer_turn.role != "assistant":
         _raise_error(number, "response", f"an answer that ends with a turn of the {answer_turn.role}")
-    if answer_turn.pictures:
-        _raise_error(number, "response", "an answer holds a picture: only texts are judged")
-    if own_turns and prompt_turns:
-        # Both hold the question. The prompt's turns are used, since they may hold a system turn, too.
-        if _user_contents(own_turns) != _user_contents(prompt_turns):
-            _raise_error(number, "query", "the answers' own question is not that of the prompt")
-        return prompt_turns, answer_turn.text
-    return own_turns or prompt_turns, answer_turn.text
+    answer = _text_of_answer(answer_turn, number)
+    if own_turns and prompt_turns:  # both hold the question
+        return _same_question(prompt_turns, own_turns, number), answer
+    return own_turns or prompt_turns, answer
+
+
+def _same_question(
+    prompt_turns,  # `Turn`s of the row's prompt
+    own_turns,  # those before the answer, in the answer's own chat
+    number,  # of the row, for an error
+):
+    "The turns of a prompt that an answer's chat repeats, with the system's of either; else a `DataError`"
+    prompt_system, prompt_dialogue = _system_and_dialogue(prompt_turns)
+    own_system, own_dialogue = _system_and_dialogue(own_turns)
+    if _contents(prompt_dialogue) != _contents(own_dialogue):
+        _raise_error(number, "query", "the answers' own question is not that of the prompt")
+    # Often only one of both has the system's turn.
+    if prompt_system and own_system and _contents(prompt_system) != _contents(own_system):
+        _raise_error(number, "query", "the answers' own system turn is not that of the prompt")
+    return prompt_turns if prompt_system else own_turns
+
+
+def _system_and_dialogue(turns):
+    "Split turns into a list of those of the system, and a list of all others"
+    system = [turn for turn in turns if turn.role == "system"]
+    return system, [turn for turn in turns if turn.role != "system"]
 
 
 def _contents(turns):
     "The texts and pictures of turns, by which two chats are compared"
     return [(turn.text, turn.pictures) for turn in turns]
-
-
-def _user_contents(turns):
-    "The texts and pictures of the user's turns, to compare two chats of which one may lack a system turn"
-    return _contents([turn for turn in turns if turn.role == "user"])
 
 
 def _answer_text(
