@@ -78,7 +78,7 @@ def _turn_of_parts(
     number,  # of the row, for an error
     code,  # of an error
 ):
-    "A `Turn` of the texts and pictures in its parts; the texts are joined on one line, as chat templates do"
+    "A `Turn` of the texts and pictures in its parts; a space, and no line break, is put between the texts"
     texts, pictures = [], []
     for part in parts:
         # For a picture the text is `<image>`, and `pictures` gets the picture.
@@ -115,7 +115,7 @@ def _part(
 
 def _kind_of_part(part):
     "The type of a part (a dict), such as image_url; None if it has none"
-    if part.get("type") is not None:
+    if part.get("type") is not None:  # Parquet gives all parts the same keys, and None where one has no value
         return part["type"]
     # Qwen's first form has no type but names it by the key: {"image": "a.png"}
     type_keys = ("image", "image_url", "video", "text")
