@@ -16,7 +16,7 @@ from .replies import encoded
 __all__ = ["RunLog", "RunLogs", "numbers_of_row"]
 
 _most_logs = 16  # files remembered; a job that nobody asks about makes room for one that somebody does
-_most_read_at_once = 8 << 20  # bytes
+_most_read_at_once = 8 << 20  # bytes; a line has far fewer
 
 
 def numbers_of_row(
