@@ -65,10 +65,10 @@ class Panel(_Panel):
         base: str,  # hub id, directory, or `tiny-` and a family; None where adapter is a whole model
         adapter: str,  # directory of a LoRA adapter or of a whole trained model; None: only `base`
         names: tuple,  # what base and adapter are called
-        sampling: dict,  # answers, temperature, max_new_tokens; for the tool `zoom` also looks
+        sampling: dict,  # answers, temperature, max_new_tokens; looks, the calls of the tool `zoom`, or none
         loading: dict,  # for `models.load_vlm`
     ):
-        # speakers: (name, model, context) for each
+        # speakers: (name, model, context) for each; the model answers within `with context():`
         self.speakers, self.processor = speakers(base, adapter, names, **loading)
         self.sampling = sampling
 

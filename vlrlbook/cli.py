@@ -38,7 +38,7 @@ def notebooks(args, rest):  # args: read by argparse; rest: words unknown to it,
     from vlrlbook.folders import new_folder
     # What lies beside the chapters and is no part of them: hidden files, results of runs, tools.
     unwanted = shutil.ignore_patterns(".*", "_*", "runs", "*.py")
-    # A hidden folder, renamed to out_dir when all files are there.
+    # A hidden folder, renamed to out_dir when all files are there; without manifest.json, its checksums.
     with new_folder(args.out_dir, existing="none", manifest=False) as hidden_folder:
         shutil.copytree(notebooks_dir(), hidden_folder, ignore=unwanted, dirs_exist_ok=True)
     names = [path.name for path in Path(args.out_dir).glob("*.ipynb")]
@@ -68,7 +68,7 @@ def enter(args, rest):  # args: read by argparse; rest: words unknown to it, non
     "Train with a student's reward and write the file for the contest"
     from vlrlbook.contest import enter, reward_of_file
     from vlrlbook.contest_files import Rules
-    # steps: of training; pictures: frozen ones that are asked; warm_steps: of the supervised start
+    # steps: of training; pictures: how many of the test are asked; warm_steps: of the supervised start
     rules = Rules(args.steps, args.pictures, warm_steps=args.warm_steps)  # the same for the whole class
     reward = reward_of_file(args.reward)  # the function that mine.py:my_reward names
     entry = enter(args.name, reward, args.folder, rules, args.again)  # again: an earlier file may be replaced
@@ -182,7 +182,7 @@ def _setting_of_alias(
 ):
     "The setting of which `name` is an alias, such as lr for learning_rate; None if it is no alias"
     aliases = getattr(cls, "aliases", {})  # alias → setting, such as learning_rate → lr
-    if aliases.get(name):
+    if name in aliases:
         return aliases[name]
     # `stand_ins`: aliases whose values are translated as well, such as
     # {"mask_truncated_completions": ("when_cut", {"true": "masked"})}
@@ -219,7 +219,7 @@ def fit(args, rest):  # args: read by argparse; rest: words unknown to it, other
     # `settings_from_file` takes all that is in `args` for settings, and these two are none.
     options = vars(args)  # the attributes of `args`: what is popped is no longer in it
     prompt_tokens, pictures = options.pop("prompt_tokens"), options.pop("pictures")
-    settings = settings_from_file(args, rest)
+    settings = settings_from_file(args, rest)  # of --config, if it is given, and of the command line
     # For each way of training: GB of its parts, and whether it fits. pictures: of a prompt.
     estimate = will_fit(settings, prompt_tokens=prompt_tokens, pictures=pictures)
     print(*fit_tables(estimate), sep="\n\n")
@@ -245,7 +245,8 @@ def score(args, rest):  # args: read by argparse; rest: words unknown to it, non
     "Score a preference file with a reward model; the result's name is always a new one"
     from vlrlbook.core import Table
     from vlrlbook.reward_model import report_table, score_file
-    # base_model: what an older script's .pt file was trained from; None for a model directory
+    # base_model: what an older script's .pt file was trained from; None for a model directory. keys: texts
+    # such as "question=problem", or None.
     scored = score_file(args.model, args.data, args.output_dir, args.image_dir, args.batch_size,
                         args.skip_bad_rows, device=args.device, keys=args.keys, base_model=args.base_model)
     caption = f"{scored['pairs_per_second']:.1f} pairs a second; {scored['path']}"
@@ -280,7 +281,8 @@ def aloha(args, rest):  # args: read by argparse; rest: words unknown to it, oth
     "Robot films to reward bins: train, analyze, predict or chat; settings of chapter 04"
     from vlrlbook.aloha import AlohaSettings, run_aloha
     from vlrlbook.core import read_settings
-    # `given`: what the user wrote, name → value; `read_settings` checks it and adds the defaults
+    # `given`: what the user wrote, name → value; `read_settings` checks it and adds the defaults. A bin is
+    # a frame's label, such as one fifth of the progress from 0 to 1.
     settings = read_settings(AlohaSettings, given(args, rest, AlohaSettings))
     result = run_aloha(settings)
     # Of several processes, as torchrun starts them, only the first one prints.
@@ -292,7 +294,8 @@ def aloha(args, rest):  # args: read by argparse; rest: words unknown to it, oth
 def aloha_films(args, rest):  # args: read by argparse; rest: words unknown to it, none here
     "Films of the ALOHA simulator as a LeRobot data set; needs the extra films"
     from vlrlbook.aloha_films import make_films
-    # size: pixels a side; videos: store films, not pictures; only: names of scripts, or None for all
+    # films: how many, each an episode; size: pixels a side; videos: store films, not pictures; only: names
+    # of scripts, or None for all
     data = make_films(args.root, args.films, args.seed, args.size, args.videos, args.only, say=print)
     print(f"{args.root}: {data.num_episodes} films, {len(data)} frames")
 
@@ -353,7 +356,7 @@ def predictions(args, rest):  # args: read by argparse; rest: words unknown to i
     from vlrlbook.evaluation import read_predictions
     from vlrlbook.prediction_files import save_predictions_as
     rows = read_predictions(args.predictions)
-    # form: lmms-eval or vlmevalkit; column: which answers, such as after_greedy
+    # form: of the other program, lmms-eval or vlmevalkit; column: which answers, such as after_greedy
     row_count = save_predictions_as(args.form, rows, args.column, args.out)
     print(f"{args.out}: {row_count} rows of {args.column} as {args.form} keeps them")
 
@@ -369,8 +372,8 @@ def serve(args, rest):  # args: read by argparse; rest: words unknown to it, oth
     "Run the training service and its page; settings of chapter 08"
     from vlrlbook.core import read_settings
     from vlrlbook.service import ServiceSettings, serve
-    written = given(args, rest)
-    # --no-token is no setting but another way to write token = false.
+    written = given(args, rest)  # name → value
+    # --no-token is no setting but another way to write token = false; a flag not written is False, not None.
     if written.pop("no_token"):
         written["token"] = False
     serve(read_settings(ServiceSettings, written))
@@ -612,7 +615,8 @@ def score_options():
 
 def rank_options():
     "Arguments of `vlrlbook rank`, each as (flags, arguments of `add_argument`)"
-    # a name without dashes is a positional argument; `option` makes the flags of all others
+    # a name without dashes is a positional argument; `option` makes the flags of all others. base_model is
+    # for an older script's .pt file; a model directory needs none.
     return [
         (["picture"], dict(help="a picture file; none for a question without one")),
         (["question"], dict(help="what was asked")),
@@ -659,7 +663,7 @@ def _ask_options():
         option("adapter", help="directory of a LoRA adapter or of a whole trained model"),
         option("answers", type=int, default=4,
                help="sampled answers of each model; 0 asks for the best guess alone"),
-        # Each of these that is not given is as it was when the model was trained.
+        # Each of these four, if it is not given, is as it was when the model was trained.
         option("temperature", type=float, help="of sampling"),
         option("max_new_tokens", type=int, help="longest answer"),
         option("max_image_size", type=int, help="pixels squared"),
@@ -689,7 +693,7 @@ def _enter_options():
         (["reward"], dict(help="a function in a file, such as mine.py:my_reward")),
         option("folder", default="contest", help="where the file goes"),
         # These defaults are those of `contest.Rules`, which takes too long to import for --help. A test
-        # compares the two.
+        # compares the two. "frozen": of the test, drawn with a fixed seed.
         option("steps", type=int, default=400, help="of training; the same for the whole class"),
         option("pictures", type=int, default=500,
                help="frozen ones that are asked; the same for the whole class"),
@@ -746,7 +750,8 @@ def grpo_commands(command):
 
 def engine_commands(command):
     "Add the commands around EasyR1 and verl; `command(function, name, *options)` adds a command"
-    # An option is (flags, arguments of argparse's `add_argument`); `option` makes such a pair.
+    # An option is (flags, arguments of argparse's `add_argument`); `option` makes such a pair, with a flag
+    # for each spelling of a name; --config has one spelling only.
     export_options = _export_options()
     # `--version` of two commands, which have different defaults.
     version = dict(choices=["0.3.2", "current"], help="of EasyR1")
@@ -757,7 +762,7 @@ def engine_commands(command):
     command(export_verl, "export-verl", *export_options)
     command(dry_run, "dry-run",
             option("path", required=True, help="exported directory, or a YAML of EasyR1"),
-            option("version", default=None, **version),  # None: as the directory says
+            option("version", default=None, **version),  # None: as its export.json says
             option("processes", type=int, help="that look at rows; one a CPU if not given"),
             option("gpu_gb", type=float, default=80.0, help="memory of one GPU"))
     command(merge_shards, "merge-shards", *_merge_shards_options())

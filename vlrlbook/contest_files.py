@@ -230,7 +230,8 @@ def _rules_of(
 ):
     "Build Rules from the dict that a file holds; ContestError if a value is no whole number in its range"
     values = {field.name: values_in_file[field.name] for field in fields(Rules)}
-    # a file must not make the reader draw pictures for hours; the other rules cost the reader nothing
+    # a file must not make the reader draw pictures or look up answers for hours; for the other rules, which
+    # cost the reader nothing, 10**7 below only stops nonsense
     highest = dict(pictures=2000, answers=16)
     for name, value in values.items():
         # a training may have no supervised start; the other counts make no sense below 1

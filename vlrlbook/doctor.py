@@ -487,6 +487,7 @@ def check_disk_of_cache() -> Finding:
     finding = check_disk("disk for the cache", folder)
     # `cache_dir` makes the folder if it is not there. A check should leave nothing behind, so a folder that
     # was made just now and is empty is removed. One second of slack: some disks round the time of a file.
+    # If an older empty folder is removed too, nothing is lost: `cache_dir` makes it again.
     if folder.stat().st_ctime >= started - 1 and not any(folder.iterdir()):
         folder.rmdir()
     return finding
@@ -730,7 +731,7 @@ def imported_names(
 ) -> set: # dotted names; for `from a import b` both a and a.b, since b may be a module
     """List the modules that code imports at its top level.
 
-    Imports inside functions are left out, since the function may never be called (Ray is such an import).
+    Imports inside functions (such as Ray's), `if` or `try` are left out, since they may never be needed.
     Only torch, transformers, trl and peft are listed wherever they stand: the main job uses all four."""
     tree, names = ast.parse(source), set()
     for node in ast.walk(tree):
@@ -793,7 +794,7 @@ def needed_packages(
         visited.add(name)
         # Only our own modules are followed: what other packages import, pip installs with them.
         if name.partition(".")[0] == "vlrlbook":
-            to_visit |= imports_of_module(name) - visited
+            to_visit |= imports_of_module(name) - visited  # of a name that is no module: nothing
     return {name.partition(".")[0] for name in visited} - {"vlrlbook"}
 
 
@@ -826,13 +827,14 @@ def _absent_and_extra(
     is_installed = bool(lines)  # else nothing says which packages an extra has
     absent = [name for name in needed if importlib.util.find_spec(name) is None]
     if absent:
-        # No chapter imports packages of two extras at its top level, so one package tells the extra.
+        # No chapter imports packages of two extras at its top level, so one package tells the extra; None for
+        # a package that every installation has.
         return absent, (extra_of(absent[0]) if is_installed else None)
     # A chapter may import its extra's packages only inside functions; they are then not in `needed`, and
     # the chapter stands in this table, chapter → extra.
     extra = extra_of_chapter.get(chapter_name)  # None for most chapters
     if not extra or not is_installed:
-        return [], extra
+        return [], extra  # nothing is absent, so nobody asks for the extra
     return absent_packages(lines, extra), extra
 
 
@@ -935,11 +937,11 @@ def judge_steps(
 def _unshared_prompts(
     lines, # what the run printed
 ):
-    "A note for each line of a run's output which says that a prompt is read once for each answer of a group"
-    # Normally the model reads it once for all answers; where it cannot, the run prints such a line.
+    "A note for each line in which a run says that a group's answers could not share the reading of a prompt"
+    # Normally the model reads a prompt once for all answers of a group; else once for each of them.
     advice = "the run is slower; its numbers stay right"
-    warnings = [line for line in lines if line.startswith("shared prompt:")]
-    return [Finding("shared prompt", line, "note", advice) for line in warnings]
+    such_lines = [line for line in lines if line.startswith("shared prompt:")]
+    return [Finding("shared prompt", line, "note", advice) for line in such_lines]
 
 
 def check_two_steps(
@@ -953,7 +955,7 @@ def check_two_steps(
     code = "import sys; from vlrlbook.doctor import run_two_steps; run_two_steps(sys.argv[1])"
     with tempfile.TemporaryDirectory(prefix="vlrlbook-doctor-", ignore_cleanup_errors=True) as folder:
         output_dir = Path(folder).resolve() / "run"
-        # Offline, since the small model is built, not downloaded.
+        # Added to the environment. Offline, since the small model is built, not downloaded.
         env = {"HF_HUB_OFFLINE": "1", "VLRLBOOK_CACHE": folder, "TMPDIR": folder}
         started = time.monotonic()
         status, stdout, stderr = call([sys.executable, "-c", code, str(output_dir)], limit, env)
@@ -1029,7 +1031,7 @@ def _row_lines(
     what_width, # characters of the first column
     found_width, # characters of the second
 ):
-    "The lines of text of a table's row: long cells are wrapped, and the highest cell says how many"
+    "The lines of text of a table's row: long cells are wrapped, shorter ones are filled up"
     what_lines = wrapped(finding.name, what_width)
     found_lines = wrapped(finding.found, found_width)
     lines = []

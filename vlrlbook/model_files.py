@@ -162,7 +162,7 @@ def _rewrite(
             old.seek(begin + first)
             if name not in changed and types[name] == entry["dtype"]:
                 _copy_bytes(old, new, end - first)
-            else: # of a floating type: `_new_types` converts, and `_check_replaceable` lets through, no other
+            else: # surely floating: only such a tensor gets a new type or passed `_check_replaceable`
                 tensor = changed.get(name)
                 tensor = _read_tensor(old, entry) if tensor is None else tensor # None: a new type only
                 new.write(_as_bytes(name, tensor, types[name]))

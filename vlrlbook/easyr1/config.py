@@ -116,7 +116,7 @@ def _release_keys(explained):
             keys[key] = _unexplained_key("dict", default=None, read_at="verl/trainer/ppo/reward.py")
     for row in _rows_of_csv(book_file("logs/09_verl_release_keys.csv")): # the keys that verl's config lists
         key = row["key"]
-        if key not in explained and not _is_unread(key):
+        if key not in explained and not _is_unread(key): # unread: setting it would have no effect
             keys[key] = _read_unexplained_key(row)
     return keys
 
@@ -438,8 +438,8 @@ def _checked_value(key, value, about):
         value = str(value)
     # `as_type` converts ("5e-5" becomes a float) or raises SettingsError.
     value = as_type(key, value, kind | None if about.optional else kind)
-    # Refused: null for a key that is not optional, and for one that is the text "none", which `as_type` takes
-    # for null and YAML does not.
+    # None here is a fault: null for a key that is not optional or, for one that is, the text "none", which
+    # `as_type` reads as null and YAML does not.
     if value is None:
         raise SettingsError(f"{key} = None: expected {about.kind}")
     if kind in (int, float):
@@ -511,7 +511,7 @@ def _of_another_version(name, version):
         if other == version or other_key not in known_keys(other):
             continue
         hint = ""
-        if version != "verl": # the hints are about the two versions of EasyR1
+        if version != "verl": # a hint says what EasyR1 has instead; no key of verl has one
             hint = _replacement_hint(other_key)
         return f"{other_key} is a key of {_engine_name(other)}, and this is {_engine_name(version)}{hint}"
     return None
@@ -601,7 +601,9 @@ def _batch_rules(v, role, world):
     ulysses = v[f"{worker}.ulysses_size"]
     yield (world % ulysses != 0,
            f"{worker}.ulysses_size = {ulysses}: {world} GPUs cannot be parted into groups of {ulysses}")
-    groups = max(1, world // ulysses) # the GPUs of a group work on the same answer
+    # The GPUs of a group work on the same answer. 1 at least: the next rules divide by it, even if ulysses is
+    # more than all GPUs.
+    groups = max(1, world // ulysses)
     yield from _update_rules(v, worker, groups)
 
 def _step_rules(v, worker):
@@ -616,6 +618,7 @@ def _step_rules(v, worker):
            f"nearest: {nearest_multiple}")
     answers = rollout * v["worker.rollout.n"]
     # Answers in one forward pass, which computes the log-probabilities (or the critic's values) of samples.
+    # EasyR1 checks the answers of all GPUs against it, whatever their number.
     experience = v[f"{worker}.micro_batch_size_per_device_for_experience"]
     yield (answers % experience != 0,
            f"data.rollout_batch_size × worker.rollout.n = {answers} answers: "
@@ -669,13 +672,13 @@ def _verl_batch_rules(v, world):
     `v`: verl's settings, dotted key → value; `world`: number of all GPUs."""
     actor, rollout = "actor_rollout_ref.actor.", "actor_rollout_ref.rollout."
     n = v[rollout + "n"] # answers to each prompt
-    # Prompts of one step, and of one optimizer update.
+    # Prompts of one step, and of one optimizer update. Unlike EasyR1, verl asks for no multiple here.
     batch, mini = v["data.train_batch_size"], v[actor + "ppo_mini_batch_size"]
     yield batch < mini, f"data.train_batch_size = {batch}: less than {actor}ppo_mini_batch_size = {mini}"
     yield (batch * n % world != 0,
            f"data.train_batch_size × {rollout}n = {batch * n} answers "
            f"cannot be shared evenly by {world} GPUs")
-    answers_each = mini * n // world # answers of one update on one GPU
+    answers_each = mini * n // world # answers of one update on one GPU; verl, too, drops the rest
     micro = v[actor + "ppo_micro_batch_size_per_gpu"] # null: verl fills micro-batches by tokens
     yield (bool(micro) and (answers_each == 0 or answers_each % micro != 0),
            f"{answers_each} answers a GPU ({actor}ppo_mini_batch_size × {rollout}n / {world}): "
@@ -705,7 +708,7 @@ def read_engine_yaml(
 ) -> EngineSettings: # over the engine's defaults, not ours
     "Read a config file as EasyR1 would, and check it; SettingsError for what EasyR1 would stop at"
     sections = _read_sections(Path(path))
-    given = _flattened(sections, known_keys(version)) # dotted key → value
+    given = _flattened(sections, known_keys(version)) # dotted key → value, a dict where the key takes one
     given |= parse_overrides(overrides, version)
     # `house=False`: a key that is not given has the engine's default, not vlrlbook's own value.
     return engine_settings(given, version, Path(path).name, house=False) # checks them
@@ -734,10 +737,9 @@ def _strict_loader():
         def construct_mapping(self, node, deep=False):
             "Make a dict of a mapping's node; YAMLError if a key stands twice"
             # Overrides SafeConstructor.construct_mapping (read in PyYAML 6.0), which keeps the last of two
-            # equal keys. `node.value`: a list of (key node, value node); `_merge_tag`: that of the key <<.
+            # equal keys. `node.value`: a list of (key node, value node). The key <<, a merge, is left to it.
             key_nodes = [key_node for key_node, _ in node.value if key_node.tag != _merge_tag]
-            # As text (1 and "1" are one key), since a key may be a list, which no dict can count. SafeLoader
-            # refuses lists.
+            # As text (1 and "1" are one key), since a Counter takes no list; `super` refuses a list as a key.
             counts = Counter(str(self.construct_object(key_node)) for key_node in key_nodes)
             for key, count in counts.items():
                 if count > 1:

@@ -118,7 +118,7 @@ def _part(
 
 def _kind_of_part(part):
     "The type of a part (a dict), such as image_url; None if it has none"
-    if part.get("type") is not None:
+    if part.get("type") is not None:  # Parquet gives all parts the same keys, and None where one has no value
         return part["type"]
     # Qwen's first form has no type but names it by the key: {"image": "a.png"}
     type_keys = ("image", "image_url", "video", "text")

@@ -22,7 +22,7 @@ def pictures_shown(
     chat_pictures = [picture for picture in turn_pictures if picture is not None]
 
     if not column_pictures and not chat_pictures:
-        _refuse_unread_pictures(columns, code)
+        _refuse_unread_pictures(columns, code)  # returns for a question about no picture
     for other in columns.unread_pictures():  # names of columns whose values look like pictures
         notes.append(f"column {str(other)!r} looks like pictures too and is not read")
     if not chat_pictures:
@@ -31,7 +31,8 @@ def pictures_shown(
     if column_pictures and None not in turn_pictures:  # each part of the chat has its own picture
         notes.append(f"the pictures stand in the chat; column {name!r} is not read")
         return chat_pictures
-    # Places that the chat marks take the column's pictures; without places and column: the chat's own.
+    # Each place in the chat takes one of the column's pictures. Without places the column is empty here, and
+    # the chat's own are returned.
     return _with_filled_places(turn_pictures, column_pictures, f"{kind}.marks", columns.number)
 
 

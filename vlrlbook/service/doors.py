@@ -81,6 +81,7 @@ class Entry:
         must show the server's token or a session that was begun with it."""
         headers = dict(scope["headers"])  # bytes; the names in lower case
         host = headers.get(b"host", b"").decode("latin-1").lower()
+        # Not `headers`: a dict does not show a header that stands twice.
         if not self._names_this_server(scope["headers"], host):
             return Problem("door.host", f"{clean(host, 100)!r} is not a name of this server")
         # Against cross-site request forgery.

@@ -66,7 +66,7 @@ def _job_example():
 
 def _small_examples():
     "Examples of bodies of a few fields: front, field, train, metric, group, move"
-    front = dict(
+    front = dict(  # files: how many uploads there are
         name="vlrlbook training service", version="0.1.0", trains="tiny", api="/openapi.json",
         data_format="/data-format", settings="/settings", files=3)
     field = dict(
@@ -75,6 +75,7 @@ def _small_examples():
     train = dict(
         job_name="apples", data_file_id=_file_id, training_config=dict(learning_rate=5e-5, num_generations=8),
         lora_config=dict(r=16))
+    # silent: share of the groups whose answers all earned the same
     metric = dict(step=5, reward=0.85, loss=0.01, silent=0.25)
     group = dict(
         row=2, question="How many?", truth="A photo of 3 discs", image="data:image/png;base64,",
@@ -343,6 +344,7 @@ def _success(
     any_text = dict(schema=dict(type="string"))
     is_media_type = "/" in endpoint.reply
     if is_media_type:
+        # `_media_types` knows those that stand for several, such as image/png for PNG and JPEG.
         media_types = _media_types.get(endpoint.reply, [endpoint.reply])
         content = {media_type: any_text for media_type in media_types}
         return dict(description=endpoint.summary, content=content)

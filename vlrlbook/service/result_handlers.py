@@ -186,9 +186,10 @@ class EventSide:
         step,  # rows of the log after this one are sent; -1: all
     ):
         "Yield the events of one client as bytes, until the job has ended or the server stops"
-        sent = dict(job=None, step=step, step_of_groups=-1)  # what this client has; `_new_events` updates it
+        # What this client has: the job's state, steps of log and groups; `_new_events` updates it.
+        sent = dict(job=None, step=step, step_of_groups=-1)
         last_sent_at = time.monotonic()
-        with self._listening(job_id, folder) as watch:
+        with self._listening(job_id, folder) as watch:  # `JobWatch`, the same one for all who listen
             while True:
                 try:
                     await watch.refresh()
