@@ -147,6 +147,8 @@ def test_rewards_go_back_into_lerobots_own_forms(trained, sets, tmp_path):
     weights, _ = RABCWeights(path, chunk_size=2, device="cpu").compute_batch_weights(dict(index=torch.arange(36)))
     assert weights.shape == (36,) and np.isfinite(weights.numpy()).all()
     with pytest.raises(SettingsError, match="is there already"): settings(tmp_path, labelled_set=str(tmp_path / "with"), **common)
+    with pytest.raises(SettingsError, match="labelled_set with episodes"): # of a set of the hub, too
+        settings(tmp_path, **common | dict(data=None, repo_id="lerobot/aloha_sim", episodes="[0]", labelled_set=str(tmp_path / "new")))
     some = pd.read_parquet(run_aloha(settings(tmp_path, episodes="[3]", **common)))
     assert some["index"].tolist() == list(range(18, 24)) # of the whole set, as LeRobot counts
 

@@ -12,6 +12,11 @@ CONTRACT = {"algorithm.adv_estimator": "grpo", "algorithm.kl_coef": 1.0e-2, "wor
             "worker.actor.model.model_path": "./merged_model"}
 
 
+def test_a_key_by_its_dotted_name_and_within_a_section_is_refused():
+    for given in ({"trainer": {"nnodes": 2}, "trainer.nnodes": 1}, {"trainer.nnodes": 1, "trainer": {"nnodes": 2}}):
+        with pytest.raises(SettingsError, match="trainer.nnodes is given twice"): engine_settings(given, "current")
+
+
 def test_config_has_the_contracts_keys_and_values():
     made = yaml.safe_load(engine_settings({}, "0.3.2").yaml())
     assert set(made) == {"data", "algorithm", "worker", "trainer"} and {"actor", "rollout", "ref", "reward"} <= set(made["worker"])

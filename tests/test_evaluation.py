@@ -344,6 +344,7 @@ def test_a_bad_row_of_chapter_03_is_named(tmp_path, row, message):
     (dict(label=10**400, p0=0.5, p1=0.5), "expected a bin from 0 to 1"), (dict(label=0, p0=10**400, p1=0), "add up to 1"),
     (dict(label=2, p0=0.5, p1=0.5), "label = 2, expected a bin from 0 to 1"), (dict(label=0, p0=0.5, p1=0.6), "add up to 1"),
     (dict(label=0, p0=1.0), "1 probabilities p0, p1, …, the first row has 2"), (dict(label=True, p0=0.5, p1=0.5), "label = True"),
+    (dict(label=0, p0=0.5, p2=0.5), "p2 without p1"),
     (dict(label=0, p0="a", p1=0.5), "expected numbers from 0"), (dict(label=0), "no probabilities p0, p1, …")])
 def test_a_bad_row_of_chapter_04_is_named(tmp_path, row, message):
     with pytest.raises(DataError, match=re.escape(message)) as error: judged(tmp_path, [dict(label=0, p0=0.5, p1=0.5), row])
@@ -882,3 +883,18 @@ def test_predictions_know_the_weights_of_their_base(tmp_path, name):
     other = _plan(tmp_path, None, rows, {}, None)
     (tmp_path / "optimizer.pt").write_bytes(b"the answers do not depend on it")
     assert _plan(tmp_path, None, rows, {}, None) == other
+
+
+def test_no_two_answers_share_a_seed(monkeypatch):
+    "vLLM gives the n answers of a prompt the seeds from its own one on"
+    from vlrlbook import asking
+    monkeypatch.setitem(sys.modules, "vllm", types.SimpleNamespace(SamplingParams=types.SimpleNamespace))
+    monkeypatch.setattr(asking, "vision_marker_ids", lambda processor: [1])
+    panel = types.SimpleNamespace(processor=None, sampling=dict(answers=4, temperature=1.0, max_new_tokens=3))
+    used = []
+    for seed in (0, 1):
+        for way in ("sampled", "greedy"):
+            of_way = [p.seed + i for p in asking.EnginePanel._sampling_parameters(panel, way, 5, seed) for i in range(getattr(p, "n", 1))]
+            assert len(set(of_way)) == len(of_way)
+            used += of_way if way == "sampled" else []
+    assert len(set(used)) == len(used) == 40

@@ -292,6 +292,14 @@ def test_model_card_names_data_reward_settings_commit_and_results():
         "`counting`", "abc1234", "| lr | `5e-05` |", "n = 9", "+0.100 (+0.000 to +0.200)"))
 
 
+def test_a_cut_answer_that_is_masked_has_no_advantage():
+    "As in TRL, which leaves it out of its group"
+    recorder, samples = Recorder(2, when_cut="masked"), [s for s in synthetic_vqa(1, seed=1) for _ in range(2)]
+    state = SimpleNamespace(global_step=0, max_steps=9)
+    recorder(["a", "b"], [dict(overall=1.0, cut=1.0), dict(overall=0.0, cut=0.0)], samples, state)
+    assert [rollout.advantage for rollout in recorder.kept["1 first"].rollouts] == [0, 0]
+
+
 def test_a_model_card_shows_no_folder_of_this_machine(tmp_path):
     folder = tmp_path / "private" / "qwen"
     folder.mkdir(parents=True)

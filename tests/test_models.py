@@ -6,7 +6,7 @@ import torch
 from vlrlbook.core import read_settings, set_seed
 from vlrlbook.data import encode, synthetic_counting, to_dataset
 from vlrlbook.grpo import GRPOSettings, completion_logps, generate_answers, make_trainer
-from vlrlbook.models import (_touched_weights, _without_place, add_lora, families, last_real_token, load_vlm, tiny_twin,
+from vlrlbook.models import (_touched_weights, _without_place, add_lora, families, last_real_token, load_vlm, save_model, tiny_twin,
                              vision_marker_ids)
 
 FAMILIES = list(families)
@@ -76,6 +76,14 @@ def test_log_probabilities_on_both_padding_sides():
 
 @pytest.mark.parametrize("mask, last", [([[0, 0, 1]], [2]), ([[1, 0, 0]], [0]), ([[1, 1, 1]], [2]), ([[0, 1, 0]], [1])])
 def test_last_real_token(mask, last): assert last_real_token(torch.tensor(mask)).tolist() == last
+
+
+def test_a_model_under_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    save_model(*tiny_twin("qwen2_vl"), tmp_path / "mine")
+    model, processor = load_vlm("~/mine")
+    assert model.config.model_type == "qwen2_vl" and processor.tokenizer.padding_side == "left"
+    with pytest.raises(FileNotFoundError, match="'~/yours': no such directory"): load_vlm("~/yours")
 
 
 def test_max_image_size_limits_tokens():

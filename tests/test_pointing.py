@@ -306,6 +306,7 @@ def test_a_coco_file_becomes_rows_that_train(pictures):
     (dict(annotations=[dict(image_id=1, category_id=5, bbox=[1, 1, 2])]), "box.numbers", "annotations[0].bbox"),
     (dict(annotations=[dict(image_id=1, category_id=5, bbox=[1, 1, 0, 2])]), "box.fault", "no area"),
     (dict(annotations=[dict(image_id=1, category_id=5, bbox=[50, 50, 90, 79])]), "box.outside", "corners where width and height"),
+    (dict(annotations=[dict(image_id=1, category_id=5, bbox=[100.2, 10, 0.7, 10])]), "box.outside", "lies beside its picture"),
     (dict(images=[dict(id=1, file_name="a.png", width=100)]), "coco.field", "height"),
     (dict(images=[dict(id=[1], file_name="a.png", width=100, height=80)]), "coco.id", "images[0].id = [1], expected a number or a text"),
     (dict(categories=[dict(id=True, name="dog")]), "coco.id", "categories[0].id = True"),

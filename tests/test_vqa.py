@@ -116,6 +116,11 @@ def test_numpy_s_scalars_are_values_as_python_s_are(answer, read):
         assert told.value.row == 7
 
 
+def test_no_option_is_lost_where_letters_differ_by_case_alone():
+    row = vqa_row(dict(question="Which?", options={"a": "cat", "A": "dog"}, answer="dog"), 1)
+    assert "cat" in row["prompt"] and "dog" in row["prompt"]
+
+
 def test_nothing_is_written_when_a_row_is_bad(tmp_path):
     (tmp_path / "in.jsonl").write_text('{"question": "?", "answer": "a"}\n{"question": "?"}\n')
     with pytest.raises(DataError, match="row 2"): convert_vqa(tmp_path / "in.jsonl", tmp_path / "out.jsonl")
@@ -213,7 +218,8 @@ def test_a_converted_picture_is_what_training_sees(tmp_path):
     assert first.mode == second.mode == "RGB" and first.getpixel((5, 5)) == (255, 255, 255) and second.size == (40, 60)
 
 
-@pytest.mark.parametrize("parts, text", [(["\nhi \n"], "\nhi \n"), (["Look:", dict(type="image"), " how many? "], "Look: <image> how many?"),
+@pytest.mark.parametrize("parts, text", [
+    (["\nhi \n"], "\nhi \n"), (["Look:", dict(type="image"), " how many? "], "Look: <image> how many?"),
     (["one\ntwo", " \n ", "\tthree\n"], "one\ntwo three\n"), ([""], "")])
 def test_parts_of_a_turn_are_joined_and_keep_their_line_breaks(parts, text):
     from vlrlbook.rows.chat import read_turns

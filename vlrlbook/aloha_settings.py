@@ -291,8 +291,9 @@ class AlohaSettings(Settings):
         if self.labelled_set:
             is_taken = Path(self.labelled_set).exists()  # a new folder for a copy with the predicted rewards
             yield is_taken, f"labelled_set = {self.labelled_set!r}: is there already, and is not written over"
-            # of films in the folder `data`; of films that are drawn `episodes` is only how many
-            picks_films = bool(self.data) and self.episodes is not None
+            # of films that are drawn `episodes` is only how many
+            films_are_drawn = not self.data and self.repo_id == DRAWN
+            picks_films = not films_are_drawn and self.episodes is not None
             yield picks_films, "labelled_set with episodes: a copy holds all films, so all must be judged"
         # With size gpu or a revision `data` may be empty: the data set is downloaded into it.
         if self.data and self.size == "tiny" and not self.revision:

@@ -288,16 +288,18 @@ class EnginePanel(_Panel):
     ):
         """Make vLLM's `SamplingParams` for each of `count` prompts: several answers if `way` is "sampled".
 
-        Each prompt has a seed of its own. With the same seed, equal prompts would get equal answers."""
+        Each answer has a seed of its own. With the same seed, equal prompts would get equal answers."""
         from vllm import SamplingParams
         # `never` is added to the logits of tokens that mark a picture: there is no picture in an answer.
         suppressed = {token: never for token in vision_marker_ids(self.processor)}
         options = dict(max_tokens=self.sampling["max_new_tokens"], temperature=0.0, logit_bias=suppressed)
         if way == "sampled":
             options |= dict(n=self.sampling["answers"], temperature=self.sampling["temperature"])
-        # No batch has a million prompts (`_most_prompts`), so prompts of two batches never share a seed.
-        first_seed = seed * _most_prompts
-        return [SamplingParams(seed=first_seed + number, **options) for number in range(count)]
+        # vLLM gives the n answers of a prompt the seeds `seed` to `seed + n - 1`, so the next prompt begins n
+        # further. No batch has a million prompts (`_most_prompts`): two batches never share a seed.
+        n = options.get("n", 1)
+        first = seed * _most_prompts
+        return [SamplingParams(seed=(first + number) * n, **options) for number in range(count)]
 
     def close(self):
         "Free the engines and delete the merged copies"

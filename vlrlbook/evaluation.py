@@ -517,6 +517,9 @@ def _bins_of(
     names = [f"p{b}" for b in range(len(row)) if f"p{b}" in row]  # p0, p1, … as far as the row has them
     if not names:
         raise DataError("predictions.bins", "no probabilities p0, p1, …", row=number)
+    missing = next((f"p{b}" for b in range(len(names)) if f"p{b}" not in row), None)
+    if missing:
+        raise DataError("predictions.bins", f"{names[-1]} without {missing}", row=number)
     if bins is not None and len(names) != bins:
         message = f"{len(names)} probabilities p0, p1, …, the first row has {bins}"
         raise DataError("predictions.bins", message, row=number)

@@ -502,7 +502,7 @@ def load_processor(
     if name.startswith("tiny-"):
         processor = twin_processor(name.removeprefix("tiny-"))
     else:
-        processor = AutoProcessor.from_pretrained(name, cache_dir=cache_dir)
+        processor = AutoProcessor.from_pretrained(_with_home(name), cache_dir=cache_dir)
     # Generation continues behind the last token of each row; padding on the right would lie in between.
     processor.tokenizer.padding_side = "left"
     if max_image_size:
@@ -655,7 +655,7 @@ def _load_checkpoint(
         # "" stands for the whole model. It goes to the GPU of this process, whose number torchrun sets.
         extra["device_map"] = {"": int(os.environ.get("LOCAL_RANK", 0))}
     return AutoModelForImageTextToText.from_pretrained(
-        name, dtype=dtype, attn_implementation=attention, cache_dir=cache_dir, **extra)
+        _with_home(name), dtype=dtype, attn_implementation=attention, cache_dir=cache_dir, **extra)
 
 # %% ../nbs/00a_models.ipynb #nf461c89
 def model_type(
@@ -667,11 +667,17 @@ def model_type(
     # transformers would take a missing folder for a hub id, and its message would be about the hub.
     if name.startswith((".", "/", "~")) and not Path(name).expanduser().exists():
         raise FileNotFoundError(f"model {name!r}: no such directory")
-    family = AutoConfig.from_pretrained(name, cache_dir=cache_dir).model_type
+    family = AutoConfig.from_pretrained(_with_home(name), cache_dir=cache_dir).model_type
     if family not in families:
         suggestion = nearest(family, list(families)) # ": did you mean …?", or a list of all
         raise ValueError(f"model {name!r} is of type {family!r}{suggestion}")
     return family
+
+def _with_home(
+    name, # hub id or directory; `~` stands for the user's home, as in a YAML, where no shell replaces it
+):
+    "The name as transformers takes it, which reads `~/qwen` as a hub id: the full path of such a directory"
+    return str(Path(name).expanduser()) if name.startswith("~") else name
 
 # %% ../nbs/00a_models.ipynb #c038
 def add_lora(

@@ -479,7 +479,10 @@ def _clipped(
         message = (f"{path.name}: {place} ends at {right:g}, {bottom:g}, the picture is {_size_text(size)}: "
                    "another scale, or corners where width and height were expected?")
         raise DataError("box.outside", message, row=number)
-    return max(0.0, left), max(0.0, top), min(width, right), min(height, bottom)
+    clipped = max(0.0, left), max(0.0, top), min(width, right), min(height, bottom)
+    if box_fault(clipped):  # it lies wholly beyond an edge, by less than a pixel
+        raise DataError("box.outside", f"{path.name}: {place} lies beside its picture", row=number)
+    return clipped
 
 
 # Names of the columns for phrase, box and picture in RefCOCO's own files and in files made of them. Of each

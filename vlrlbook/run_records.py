@@ -148,10 +148,11 @@ class Recorder:
         most: int = 4,  # groups in the file
         eye: Eye = None,  # how the model sees pictures, from `zoom_turns.eye_for`; None but for task zoom
         scale: str = "group",  # the run's `scale_rewards`, see `scaled_advantages`
+        when_cut="paid",  # the run's setting; "masked": a cut answer is left out, so it has no advantage
     ):
         "Keep no group yet; `path`, `every` and `most` are for the file that the web page reads"
         self.group_size, self.path, self.every, self.most, self.eye = group_size, path, every, most, eye
-        self.scale = scale
+        self.scale, self.masks_cut = scale, when_cut == "masked"
         self.kept = {}  # "1 first", "2 middle", "3 last" → a `RolloutGroup` of that batch, see `_slot`
 
     def __call__(self,
@@ -182,7 +183,9 @@ class Recorder:
     ):
         "The answers of a batch as a list of `RolloutGroup`s"
         G = self.group_size
-        batch_advantages = scaled_advantages([part["overall"] for part in parts], G, self.scale)
+        # None for what training leaves out; the part `cut` is there where cut answers are looked for
+        paid = [None if self.masks_cut and part["cut"] else part["overall"] for part in parts]
+        batch_advantages = scaled_advantages(paid, G, self.scale)
         groups = []
         for i in range(0, len(texts), G):
             rows = slice(i, i + G)  # of the group

@@ -383,16 +383,17 @@ def _flattened(given, table, prefix=""):
     """Turn nested dicts into one dict of dotted keys: `{"a": {"b": 1}}` becomes `{"a.b": 1}`
 
     A dict is kept as a value where `table` (dotted key → `Key`) says that the key takes a dict. `prefix`: the
-    sections around `given`, such as "worker.actor."."""
+    sections around `given`, such as "worker.actor.". SettingsError for a key that stands there in both ways."""
     out = {}
     for name, value in given.items():
         key = f"{prefix}{name}"
         about = table.get(key) or table.get(verl_name(key)) # verl's keys may be written by their older names
         takes_dict = about is not None and about.kind == "dict"
-        if isinstance(value, dict) and not takes_dict:
-            out |= _flattened(value, table, f"{key}.")
-        else:
-            out[key] = value
+        is_section = isinstance(value, dict) and not takes_dict
+        settings = _flattened(value, table, f"{key}.") if is_section else {key: value}
+        for dotted in settings.keys() & out.keys():
+            raise SettingsError(f"{dotted} is given twice: by its dotted name, and within a section")
+        out |= settings
     return out
 
 # %% ../../nbs/09a_config.ipynb #n8fcca49

@@ -94,7 +94,8 @@ def _of_dict(values):
     if texts is not None:
         return texts
     by_letter = {str(key).strip().upper(): value for key, value in values.items()}
-    if set(by_letter) <= set(_letters):
+    is_by_letter = len(by_letter) == len(values)  # not "a" beside "A": then one option would be lost
+    if is_by_letter and set(by_letter) <= set(_letters):
         # From A to J, with None for a missing option; the caller drops those at the end.
         return [by_letter.get(letter) for letter in _letters]
     return list(values.values())
