@@ -366,7 +366,7 @@ def _left_takes(
     # Holds the cube on the table, for moments of reward 3: the left finger touches it, it is not lifted yet.
     left.stay(rng.integers(5, 90))
     left.move(steps=60, place=MEETING_PLACE)
-    left.stay(100)
+    left.stay(100) # two seconds more of reward 4
 
 
 def _left_squeezes(
@@ -620,7 +620,7 @@ def _place_of_cube(
 
 def _observed(
     simulator, # `Simulator`
-    action, # [16], the one that it follows
+    action, # [16], which it has just carried out
 ):
     "The frame of this moment without its reward: a dict of views, joints and action"
     return dict(views=simulator.views(), joints=simulator.joints(), action=action.astype(np.float32))
@@ -652,6 +652,7 @@ def make_films(
         data = _new_data_set(name, hidden_folder / "set", size, videos)
         for film in range(films):
             plan = turns[film % len(turns)]
+            # SEED_STRIDE: so large that two seeds have no film in common
             moments = record_film(simulator, plan, seed=seed * SEED_STRIDE + film) # a dict for each frame
             rewards = _add_film(data, moments) # a digit for each moment, such as "001122"
             descriptions.append(dict(plan=plan, rewards=rewards))

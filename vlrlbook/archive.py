@@ -473,7 +473,7 @@ class _Names:
             spellings = {name} | _other_names(info, name)  # in all encodings that the table may use
             for folded in map(folded_name, spellings):
                 is_taken = folded in self.by_folded_name and self.by_folded_name[folded] != name
-                self.by_folded_name[folded] = None if is_taken else name
+                self.by_folded_name[folded] = None if is_taken else name  # None stays None
             stem = folded_name(PurePosixPath(name).stem)
             self.stems.setdefault(stem, []).append(name)
 
@@ -504,8 +504,9 @@ class _Names:
             # folded_name: without case, with accents in one form
             name = self.by_folded_name.get(folded_name(form))
             if name is not None:  # None: no entry has this name, or several have it
-                note = "the picture's name differs in case, accents' form or encoding"
-                return name, None if name == form else note
+                if name == form:  # it differed only by backslashes, ./ or the folder `top`
+                    return name, None
+                return name, "the picture's name differs in case, accents' form or encoding"
         return None, None
 
     def hint(self,
@@ -574,7 +575,7 @@ def _filled_lines(
     text,  # of main.csv
 ):
     "The lines of main.csv that are not blank, as a list of (line number, list of fields)"
-    text = _without_separator_line(text)
+    text = _without_separator_line(text)  # lines are counted without it
     separator = _separator_of(text)  # a comma, a semicolon or a tab
     # Strict: an unclosed quote would swallow the rest of the file without an error.
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
@@ -604,7 +605,7 @@ def _without_separator_line(text):
 def _separator_of(text):
     "Find the character that separates fields: the one that splits the header into our columns, else a comma"
     header = text.lstrip("\r\n").partition("\n")[0]  # the first line that is not empty
-    # _plain_name: in lower case, without spaces and underscores: "Images Path" is images_path, too
+    # _plain_name: in lower case, without spaces, underscores and quotes: "Images Path" is images_path, too
     wanted = {_plain_name(column) for column in counting_columns}  # images_path, question, answer
     for separator in ";\t":
         names = {_plain_name(name) for name in header.split(separator)}
@@ -824,7 +825,7 @@ def _keep_rows(
     names,  # `_Names` of its files
     rows,  # of main.csv: (line number, image path, question, answer)
     store,  # `_PictureStore` that writes into the new folder
-    strict,  # refuse the archive for the first bad row instead of leaving such rows out
+    strict,  # refuse the archive for the first bad row (`_skipped_row` raises), else leave such rows out
     kind,  # what the answers are, a key of `zip_kinds`
 ):
     """Write the pictures of the good rows, rows.jsonl and report.json into the store's folder.
@@ -839,7 +840,7 @@ def _keep_rows(
         # In batches, so that memory does not grow with the archive. This thread reads, the pool decodes.
         for start in range(0, len(rows), _rows_at_a_time):
             batch = rows[start:start + _rows_at_a_time]
-            # of each row: the ZipInfo of its picture, or the `DataError` that it is
+            # of each row: the ZipInfo of its picture, or the `DataError` that it is; oddities go to `notes`
             entries = [_result_or_error(_entry_of_row, names, row, notes, kind) for row in batch]
             _keep_new_pictures(archive, store, pool, batch, entries)
             for row, entry in zip(batch, entries):
@@ -1053,7 +1054,7 @@ def _check_question(question, answer):
 def _check_count(answer):
     "Raise `DataError` unless an answer holds a count: 3, or `a photo of three apples`, but not 2,5"
     decimal = _decimal_comma.search(answer)
-    if decimal:  # "2,5" may mean two and a half, as in German, or the two numbers 2 and 5
+    if decimal:  # "2,5", unlike "2,500", may mean two and a half, as in German, or the two numbers 2 and 5
         raise DataError("row.count", f"{decimal[0]!r} in the answer {answer[:60]!r} is no count, or two")
     if read_count(answer) is None:
         raise DataError("row.count", f"no count in the answer {answer[:60]!r}: no answer could be right")
@@ -1121,7 +1122,7 @@ class _PictureStore:
     ):
         """Decode a picture, write it, and put the result into `results` under `entry_name`.
 
-        For a bad picture the result is a `DataError`. None is raised unless `write` exceeds a limit."""
+        For a bad picture the result is a `DataError`. Only `write` raises: at a limit, or on a full disk."""
         try:
             image, reusable_format = decode_picture(data)  # PNG, JPEG, or None: encode it anew
         except DataError as error:

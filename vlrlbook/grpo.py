@@ -198,7 +198,7 @@ def _compared(
 def _unmeasured(settings, wanted) -> dict:
     "The results, a dict, of a run whose held-out pictures were not asked; `wanted`: it was to be measured"
     why = "nobody asked for it"
-    # `run` measures if it is wanted, but where weights are spread no process can generate by itself.
+    # Wanted and not done: the weights are spread, so that no process can generate by itself.
     if wanted: why = "its weights lie on several processes; `vlrlbook evaluate --adapter` measures it"
     return dict(verdict=not_measured(f"The run was not measured: {why}."), settings=asdict(settings))
 

@@ -138,9 +138,9 @@ def _concatenated(
     b,  # another such batch; it may have other lengths, and lack the fields of pictures
 ):
     "Two batches as one, the rows of `a` first; prompts and answers are padded to the longest of both"
-    P, C = _widths(a)  # tokens of its prompts and of its answers
+    own_P, own_C = _widths(a)  # tokens of its prompts and of its answers
     other_P, other_C = _widths(b)
-    P, C = max(P, other_P), max(C, other_C)
+    P, C = max(own_P, other_P), max(own_C, other_C)
     a, b = _with_missing_fields(a, b), _with_missing_fields(b, a)  # now both have the same fields
     both = {}
     for name in a:
@@ -159,7 +159,7 @@ def _both_rows(of_a, of_b):
         return of_a + of_b
     if torch.is_tensor(of_a) and of_a.dim():
         return torch.cat([of_a, of_b])
-    return of_a
+    return of_a  # `num_items_in_batch`, which is counted anew after the groups are swapped
 
 
 def _with_missing_fields(batch, other):
@@ -175,7 +175,7 @@ def _with_missing_fields(batch, other):
             of_first_row = other_field[0]
             no_pictures = 0 if isinstance(of_first_row, int) else of_first_row[:0]  # 0, or an empty tensor
             added[name] = [no_pictures] * n
-        else:  # token types [rows, P + C], of prompt and answer: 0 stands for text
+        else:  # token types, here [rows, P + C] of this batch's lengths: 0 stands for text
             P, C = _widths(batch)
             added[name] = other_field.new_zeros(n, P + C)
     return batch | added
@@ -204,8 +204,8 @@ def _widths(batch):
 def _padded(name, batch, P, C):
     """The field `name` of a batch, padded with zeros to prompts of `P` and answers of `C` tokens.
 
-    Prompts are padded on the left, answers on the right. A field that is no tensor [rows, tokens], such as
-    the lists of pictures, is returned unchanged."""
+    Prompts are padded on the left, answers on the right; the zeros in their masks hide it. A field that is
+    no tensor [rows, tokens], such as the lists of pictures, is returned unchanged."""
     value = batch[name]
     if not torch.is_tensor(value) or value.dim() < 2:
         return value

@@ -50,7 +50,7 @@ class QuickStartSettings(Settings):
             hint = nearest(name, list(stages))
             yield name not in stages, f"skip: there is no stage {name!r}{hint}"
         # Without `data` questions are drawn.
-        is_missing = bool(self.data) and not Path(self.data or "").is_file()
+        is_missing = not Path(self.data).is_file() if self.data else False
         yield is_missing, f"data = {self.data!r}: no such file"
         yield _lacks_easyr1(self), (
             "engine = 'easyr1': EasyR1 is not installed here, for the python3 on the PATH "

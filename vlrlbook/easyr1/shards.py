@@ -214,7 +214,8 @@ def _draw_part(ax, borders, ranks, colour, height, parts):
     rectangle = Rectangle(
         (x0, y0), x1 - x0, y1 - y0, facecolor=colour, alpha=0.45, edgecolor="white", linewidth=2)
     ax.add_patch(rectangle)
-    # The text is turned in a narrow column: a high part that is one of more than two.
+    # A part of most of the height is a column. Where there are more than two parts it is narrow, and its text
+    # is turned.
     is_narrow = (y1 - y0) > 0.6 * height and parts > 2
     words = f"rank {' and '.join(map(str, ranks))}\n{y1 - y0} × {x1 - x0}"
     x, y = (x0 + x1) / 2, (y0 + y1) / 2
@@ -280,7 +281,7 @@ class Stored:
 
     def _span(self):
         "How many elements of the storage lie from the tensor's first to its last, these two among them"
-        if self.plain: # contiguous
+        if self.plain: # contiguous, or empty
             return prod(self.shape)
         # Some elements between these two are not its own: of a column of a matrix, those of other columns.
         return 1 + sum((size - 1) * step for size, step in zip(self.shape, self.stride))
@@ -419,11 +420,11 @@ class _ContentsUnpickler(pickle.Unpickler):
     """Unpickler for the table of contents of a shard: tensors become `Stored`, DTensors stand-ins
 
     It runs nothing that the pickle names, so a file from a stranger can be read."""
-    def __init__(self, file, path, records):
-        "`file`: the pickle; `path`: of the shard; `records`: number of a storage, as text → its record"
+    def __init__(self, file, path, storages):
+        "`file`: the pickle; `path`: of the shard; `storages`: number of a storage, as text → its record"
         super().__init__(file)
         self.path = path
-        self.records = records
+        self.storages = storages
 
     def persistent_load(self, entry):
         """Called by pickle for each storage; returns (number type, file, record) for `_rebuild_stored`
@@ -431,7 +432,7 @@ class _ContentsUnpickler(pickle.Unpickler):
         `entry`, as torch.save writes it: ('storage', number type, the storage's number, device, elements)."""
         # The number type is what `find_class` returned for torch's storage class, such as "float32".
         _, dtype, number, *_ = entry
-        return dtype, self.path, self.records[number]
+        return dtype, self.path, self.storages[number]
 
     def find_class(self, module, name):
         "Called by pickle for each name: returns what takes its place; ShardError for what no tensor needs"
@@ -478,7 +479,8 @@ def _read_state_dict(records, path):
     """The state dict of a file that torch.save wrote: key → `Stored` (a tensor), or `_StandIn` for a DTensor
 
     `records`: name of an entry of this ZIP archive → (first byte, bytes, checksum)."""
-    # In the archive's folder data.pkl is the table of contents; data/0, data/1, … hold the numbers.
+    # In the archive's folder data.pkl is the table of contents; data/0, data/1, … hold the numbers. Without
+    # data.pkl `next` raises StopIteration, which is one of `_unreadable`.
     pickle_name = next(name for name in records if name.endswith("/data.pkl"))
     folder = pickle_name.removesuffix("data.pkl")
     byte_order = records.get(f"{folder}byteorder") # older versions of torch write no such entry
@@ -517,7 +519,7 @@ def _record(path, entry):
         f.seek(entry.header_offset + _zip_lengths_at)
         name_length, extra_length = struct.unpack("<HH", f.read(4))
     first_byte = entry.header_offset + _zip_header_size + name_length + extra_length
-    return first_byte, entry.file_size, entry.CRC
+    return first_byte, entry.file_size, entry.CRC # file_size: torch.save compresses nothing
 
 # %% ../../nbs/09d_shards.ipynb #n75d182b
 def _read_record(path, record):

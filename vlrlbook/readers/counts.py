@@ -61,7 +61,7 @@ _not_even_one = ("也没", "都没", "也沒", "都沒", "也不")
 def _is_pronoun(near: Near):  # a number token and its neighbours; .text: in lower case
     """Whether the number is the pronoun `one`, as in one of them, no one, the green one, one can see
 
-    In Chinese, where one is 一 or 1: whether it belongs to a phrase for "not even one"."""
+    一 and 1 are none, except in a Chinese phrase for "not even one"."""
     if near.number.text in ("一", "1"):
         # 一个也没有, 一只狗都没有: 也没, 都没 or 也不 stands in the five tokens behind the 一
         next_tokens = near.tokens[near.place + 1:near.place + 6]
@@ -155,7 +155,7 @@ def _is_percentage(near: Near):  # a number token and its neighbours; .text: in 
     "Whether the number is a percentage, as in 95%, 95 percent, 百分之九十五"
     if near.after.text in _percent_signs:  # %, percent, or 成, a tenth
         return True
-    # before the number: 百分之, "of a hundred parts", or the 分之 of a fraction; each is one token
+    # before the number: 百分之, "of a hundred parts", or 分之, as in 三分之二, two thirds; each is one token
     if near.before.text in ("百分之", "分之"):
         return True
     return near.after.text == "per" and near.second_after.text == "cent"
@@ -185,7 +185,7 @@ def _is_ordinal(
 
 def _is_size(near: Near):  # a number token and its neighbours
     "Whether the number is one side of a size, as in 512x512, 3 by 4, 2 * 3"
-    # _is_times: whether the sign between the two numbers multiplies, as x, * and `by` do
+    # `_is_times(sign, the number behind it)`: whether the sign multiplies, as x, * and `by` do
     if is_number(near.second_after) and _is_times(near.after, near.second_after):
         return True
     return is_number(near.second_before) and _is_times(near.before, near.number)
@@ -371,7 +371,7 @@ def _is_one_letter(token):  # .glued: no space before it; .text: in lower case
 
 
 def _word_before(
-    near: Near,  # a number token and its neighbours; .text: in lower case; .kind: word, number, mark …
+    near: Near,  # a number token behind one of these signs, and its neighbours; .kind: word, number, mark …
 ):
     """The word before the `:`, `=`, `is` or `of` in front of the number: `confidence` in `confidence: 97`
 
@@ -404,7 +404,7 @@ def _is_range_or_fraction(
     if near.after.text in ("来", "來") and near.number.raw[-1] in "十百":
         return True
     # several dozen, a few hundred: an estimate
-    if near.number.raw in ("dozen", "hundred", "thousand"):
+    if near.number.text in ("dozen", "hundred", "thousand"):
         return near.before.text in ("several", "few", "many", "some")
     # two thirds, two-thirds: one word behind the number, or behind its hyphen
     denominator = near.second_after if near.after.text == "-" else near.after
@@ -602,7 +602,7 @@ def number_roles(
     """What each number of a text is: count, in brackets, list number, or the role of the first rule that fits
 
     Of a long text only the last `_most_numbers` numbers are looked at."""
-    roles = _roles_without_rules(tokens)  # "count" or "in brackets", which stay where no rule fits
+    roles = _roles_before_rules(tokens)  # "count" or "in brackets", which stay where no rule fits
     roles = {i: roles[i] for i in list(roles)[-_most_numbers:]}
     list_numbers = _list_numbers(tokens)  # places of those that number a list's items
     for i in roles:
@@ -616,10 +616,10 @@ def number_roles(
     return roles
 
 
-def _roles_without_rules(
+def _roles_before_rules(
     tokens,  # numbers, words and marks of a text, with 8 edge tokens (`margin`) before and behind
 ):
-    "The role of each number that no rule fits, by its place: `count`, or `in brackets` inside of ( )"
+    "The role of each number before rules are asked, by its place: `count`, or `in brackets` inside of ( )"
     roles, open_brackets = {}, 0
     for i, token in enumerate(tokens):
         if is_number(token):
@@ -652,7 +652,7 @@ def _begins_item(
     "Whether the number at token `i` begins an item of a list, the first one or a later one: 1. red, 2) blue"
     before, _number, sign = tokens[i - 1:i + 2]
     begins_line = _is_line_border(before)
-    # In "1) red 2) blue" the second item stands behind the first one; "(2)" is a number in brackets.
+    # In "1) red 2) blue" the second item stands behind the words of the first; "(2)" is a number in brackets.
     follows_item = sign.text == ")" and not is_first and before.text != "("
     has_sign = sign.text in (".", ")", "、") and sign.glued  # `glued`: no space before it
     # "3." at the end of a line is a count and a full stop
@@ -878,7 +878,7 @@ def _count_of_number(
 
     A measure is a count here: in `a photo of 5 feet` it counts feet."""
     number, role = tokens[at], roles.get(at)
-    if role == "name":
+    if role == "name":  # the number touches a letter or a word
         is_count = _is_mistyped_count(number, tokens[at + 1])  # "5c discs", but not "3D glasses"
     else:
         # the weaker roles share, place, behind a name, superseded and in brackets count here, too
@@ -987,7 +987,7 @@ def _last_count_of_clause(
             break
         if token.text in _ends_clause:  # a comma, a full stop, a line break, an opening bracket …
             # "the answer is (5)", or "Answer:" on a line of its own: the count may still come
-            if last_count is not None or not _may_precede_count(token, at - i):
+            if last_count is not None or not _may_precede_count(token, distance=at - i):
                 break
         # shares and places, too: "the answer is 5 of them", "the total is in 5 rows"
         if roles.get(at) in ("count", "in brackets", "place", "share"):
@@ -1027,8 +1027,8 @@ def _last_count_behind_sign(
     # `number` itself may name a thing, such as number 5: only `number of` speaks of a count
     if tokens[i].text == "number" and tokens[i + 1].text != "of":
         return None
-    place = _last_count_of_clause(tokens, roles, i)  # the last number of the clause that may be a count
-    if place is None:  # no number, or several in a row: "count: 1, 2, 3"
+    place = _last_count_of_clause(tokens, roles, i)
+    if place is None:  # no number, or one that others follow, as in "count: 1, 2, 3"
         return None
     words_between = {token.text for token in tokens[i + 1:place]}
     return place if words_between & {":", "=", "is", "was"} else None
@@ -1124,7 +1124,7 @@ def _concluding_count(
         return int(tokens[stated[-1]].value)
     if not counts:
         return None
-    # with the shares, since a part may be one: "5 apples: 2 of them red, 3 green"
+    # with the shares (whole numbers, too), since a part may be one: "5 apples: 2 of them red, 3 green"
     candidates = [place for place, role in roles.items() if role in ("count", "share") and place >= first]
     total = _total_before_parts([int(tokens[place].value) for place in candidates])
     # the last count: people reason first and conclude last
@@ -1207,13 +1207,11 @@ def _holds_part_of_number(
     "Whether a number of a text is written in several tokens, such as 2 1/2 or 10^3, which is not read"
     # "not whole" is the role of 2.5 and -3, which can be read, and of the 2 of 2 1/2, whose value is whole
     not_whole = [place for place, role in roles.items() if role == "not whole"]
-    return any(_is_part_of_number(tokens[place].value) for place in not_whole)
+    return any(_is_whole(tokens[place].value) for place in not_whole)
 
 
-def _is_part_of_number(value):  # a float; None where it could not be read, as of 2.5.1
-    """Whether a token with the role `not whole` is only a part of a number: the 2 of 2 1/2, the 10 of 10^3
-
-    The value of such a part is whole and not negative, unlike that of 2.5 or -3."""
+def _is_whole(value):  # a float; None where it could not be read, as of 2.5.1
+    "Whether a value is a whole number and not negative, as that of the 2 in 2 1/2, unlike 2.5 and -3"
     return value is not None and value >= 0 and value == int(value)
 
 

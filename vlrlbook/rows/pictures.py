@@ -120,8 +120,8 @@ def _picture_of_dict(value, number, code):
 def _bytes_of_field(data, number, code):
     """The bytes of a dict's field `bytes`, which JSON writes as base64 or as a list of numbers.
 
-    None for a list of anything but 0 to 255; an empty field and bytes are returned unchanged. `number` (of
-    the row) and `code` belong to the `DataError` for a text that is no base64 of a picture."""
+    None for a list of anything but 0 to 255. Other values, such as bytes or None, are returned unchanged.
+    `number` (of the row) and `code` belong to the `DataError` for a text that is no base64 of a picture."""
     if isinstance(data, list):
         are_bytes = all(isinstance(b, int) and 0 <= b < 256 for b in data)
         return bytes(data) if are_bytes else None
@@ -338,7 +338,7 @@ def plain_file(
 ) -> tuple:  # bytes of a picture file, its suffix: jpg or png
     """A picture as a file that every program reads alike: upright, opaque, 8 bits a colour.
 
-    Such a JPEG or PNG is kept byte for byte; any other becomes what `as_meant` makes of it."""
+    Such a JPEG or PNG is kept byte for byte; any other becomes the PNG that `as_meant` makes."""
     image, plain_format = decode_picture(data)  # the format is None unless it is such a JPEG or PNG
     if plain_format:
         return data, "jpg" if plain_format == "JPEG" else "png"

@@ -58,7 +58,7 @@ class AskSide:
         self.aside = aside
         self.model_lock = asyncio.Semaphore(1)  # one request at a time loads a model
         self.waiting = 0  # requests to `ask` that run or wait
-        self.verdicts = {}  # job_id → verdict; a result never changes
+        self.verdicts = {}  # job_id → whether its model got better, as `verdict` replies; never changes
 
     async def _completed(self, request):
         "Return the job that a request's address names, and its folder; a Problem unless it has completed"

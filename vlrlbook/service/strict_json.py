@@ -112,6 +112,7 @@ def _checked_object(pairs):
         if key in seen_keys:
             raise Problem("json.duplicate", f"{clean(key)!r} stands twice")
         seen_keys.add(key)
+        # `_texts_in`: also those in its lists; an object in it was checked by a call of its own
         for text in (key, *_texts_in(value)):
             if _has_half_a_pair(text):  # JSON can write it, as \ud800; UTF-8 cannot hold it
                 raise Problem("json.text", f"a half of a surrogate pair in or under {clean(key)!r}")
@@ -119,7 +120,7 @@ def _checked_object(pairs):
 
 
 def _texts_in(value):
-    "Yield the texts in a value and in its lists; objects in it were checked before, when they were made"
+    "Yield a text, or the texts in a list and in its lists; of an object nothing"
     if isinstance(value, str):
         yield value
     elif isinstance(value, list):

@@ -42,7 +42,7 @@ class Uploads:
     "What was uploaded to one data directory, read from its folders at the start and kept in memory"
     def __init__(self,
         data_dir: str | Path,  # of the server
-        clock=time.monotonic,  # seconds by which age is counted: `Jobs.clock`
+        clock=time.monotonic,  # seconds by which age is counted; here `Jobs.clock`, kept on restart
     ):
         "Open the uploads of a data directory: read those that are there, remove unfinished ones"
         self.root = Path(data_dir) / "uploads"
@@ -80,7 +80,7 @@ class Uploads:
                 logger.warning("%s/%s is left where it lies, and not listed: %s",
                                self.root.name, clean(folder.name), clean(error))
         for upload in sorted(stored, key=_age_order):  # the oldest first
-            # Older versions stored no clock: such an upload counts as new, so that it is not deleted early.
+            # Clients are not told `clock`. Older versions stored none: such an upload counts as new.
             self.born[upload["file_id"]] = upload.pop("clock", self.clock())
             # Older versions took counting ZIPs alone, and stored no kind.
             self.known[upload["file_id"]] = dict(kind="counting") | upload
