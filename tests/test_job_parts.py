@@ -287,6 +287,7 @@ def test_the_thread_outlives_what_goes_wrong(caplog):
 
 def test_the_longest_outcome_fits_into_its_room(tmp_path):
     "On a full disk there is no more than the room that was taken at the start"
+    assert "killed by signal 35" in verdict(-35, "x", "missing")["error_message"] # a real-time signal has no name in Python
     outcome, told = Outcome(tmp_path), clean(dict(attempt=1, **verdict(1, "🍎" * 999, "there is none")), longest_text)
     outcome.write(told)
     assert JobFolder(tmp_path).outcome.stat().st_size == Outcome.size and Outcome.read(tmp_path, 1) == told

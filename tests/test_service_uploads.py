@@ -74,6 +74,10 @@ def test_limits_of_uploads(client, monkeypatch):
                                      headers={"content-type": "multipart/form-data; boundary=xyz"}), "upload.size")
     refused(client(uploads_at_once=0).post("/upload-data", files=one), "upload.busy")
     refused(client(quota_gb=0).post("/upload-data", files=one), "storage.quota")
+    c = client(quota_gb=1)
+    kept = c.post("/upload-data", files=one).json()
+    c.service.uploads.known[kept["file_id"]] |= dict(size_bytes=2 << 30, unpacked_bytes=1 << 20)
+    assert c.post("/upload-data", files=one).status_code == 200 # the archive is not kept, only what was in it
     refused(client(reserve_mb=1 << 40).post("/upload-data", files=one), "storage.full")
     refused(client(intake_seconds=0.01).post("/upload-data", files=one), "intake.time")
     refused(client(intake_mb=1).post("/upload-data", files=one), "intake.memory")

@@ -111,6 +111,7 @@ def test_numpy_s_scalars_are_values_as_python_s_are(answer, read):
     assert picture_list(np.array("a.png")) == picture_list(np.array(["a.png"])) == ["a.png"] and picture_list(np.array(None)) == []
     for no_picture in (np.int64(3), np.array(3), [np.float32(3)]):
         with pytest.raises(DataError, match="row 7: .*expected a path"): picture_list(no_picture, 7)
+    with pytest.raises(DataError, match="row 7"): picture_list(dict(bytes=[True, False]), 7)
     for no_text in (np.bool_(True), np.float32("nan")):
         with pytest.raises(DataError) as told: vqa_row(dict(question="?", answer=no_text), 7)
         assert told.value.row == 7

@@ -554,7 +554,7 @@ def _decoded_table(
 
 def counting_table(
     text: str,  # of main.csv
-) -> list:  # of (line number, image path, question, answer), all trimmed; the header is line 1
+) -> list:  # of (line number in the file, from 1; image path, question, answer: all trimmed)
     "Read the rows of main.csv; whatever is wrong with the table is a `DataError`"
     lines = _filled_lines(text)  # (line number, fields) each
     if not lines:

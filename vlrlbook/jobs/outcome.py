@@ -140,13 +140,21 @@ def _failure_by_last_words(
     "The outcome of a trainer that failed, judged by the end of what it printed"
     lines = [line.strip() for line in tail.splitlines() if line.strip()]
     last_line = lines[-1] if lines else ""
-    ended_by = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit {code}"
+    ended_by = f"killed by {_signal_name(-code)}" if code < 0 else f"exit {code}"
     # `cause_in`: the code of the first known cause that a text names, such as trainer.disk_full; else None.
     # The last line is searched first: a long traceback may mention memory and still end in another error.
     error_code = cause_in(last_line) or cause_in(tail[-last_characters:])
     if error_code is None:
         error_code = "trainer.killed" if code < 0 else "trainer.exit"
     return outcome_content("failed", error_code, f"{ended_by}; last words: {last_line}")
+
+
+def _signal_name(number):
+    "The name of a signal, such as SIGKILL for 9; `signal 35` for one of those without a name (real-time)"
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def cause_in(

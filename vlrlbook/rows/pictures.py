@@ -123,7 +123,8 @@ def _bytes_of_field(data, number, code):
     None for a list of anything but 0 to 255. Other values, such as bytes or None, are returned unchanged.
     `number` (of the row) and `code` belong to the `DataError` for a text that is no base64 of a picture."""
     if isinstance(data, list):
-        are_bytes = all(isinstance(b, int) and 0 <= b < 256 for b in data)
+        # a bool is an int to Python, and no byte
+        are_bytes = all(isinstance(b, int) and not isinstance(b, bool) and 0 <= b < 256 for b in data)
         return bytes(data) if are_bytes else None
     if isinstance(data, str):
         decoded_bytes = _from_base64(data.strip())

@@ -123,7 +123,7 @@ class Uploads:
         held_bytes = 0
         # Facts about each upload. The list is a copy: other requests may change the dict.
         for upload in list(self.known.values()):
-            held_bytes += upload["size_bytes"] + upload["unpacked_bytes"]
+            held_bytes += upload["unpacked_bytes"]  # the archive itself, of `size_bytes`, is not kept
         held_gb = held_bytes / 2**30
         if held_gb >= quota_gb:
             held_and_most = f"{held_gb:.1f} GiB are held, {quota_gb:g} may be"
