@@ -110,7 +110,7 @@ def _letters_after(
 
     If choices follow several of these words, only the last ones count."""
     letters = set()
-    for i in range(margin, len(tokens) - margin):  # without the edge tokens at both ends
+    for i in range(margin, len(tokens) - margin):  # without the 8 empty edge tokens at each end
         if tokens[i].text in words:
             # small words such as `is` may stand between
             letters = _letters_behind(tokens, i + 1) or letters
@@ -150,7 +150,7 @@ def _confirmed_letter(
     tokens,  # list of `Token`, words and marks: text in lower case
 ):
     "The choice in `B is correct` or `(B) is the best answer`, as a set of one letter; empty if there is none"
-    for i in range(margin, len(tokens) - margin):  # without the edge tokens at both ends
+    for i in range(margin, len(tokens) - margin):  # without the 8 empty edge tokens at each end
         if tokens[i].text != "is":
             continue
         # one place further where a `the` follows, or a bracket or quotation mark closes before `is`
@@ -210,7 +210,7 @@ def _letters_anywhere(
     A choice counts in brackets, or alone behind a word such as `is`; not if one of the three tokens before it
     is `not`, `can't`, `either` or the like."""
     named = set()
-    for i in range(margin, len(tokens) - margin):  # without the edge tokens at both ends
+    for i in range(margin, len(tokens) - margin):  # without the 8 empty edge tokens at each end
         letter = _letter_at(tokens, i)  # "" where that token names no choice
         # "it can't be A"; the edge tokens before the text make sure that there are three
         is_denied = any(token.text in _denying_words for token in tokens[i - 3:i])
@@ -334,9 +334,12 @@ def _answer_kind_at(
         return ""
     following, second = tokens[i + 1], tokens[i + 2]  # edge tokens, where the text ends here
     is_word = following.kind in ("word", "number")
-    is_before_noun = is_word and following.text not in _after_answering_no  # `because`, `it` and the like
+    # _after_answering_no: `because`, `it` and other words behind a "no" that is an answer. Any other word, or
+    # a number, is the thing that is missing, or begins its name.
+    is_before_noun = is_word and following.text not in _after_answering_no
     if tokens[i].text == "no" and is_before_noun:
-        says_nothing = {following.text, second.text} & _nouns_without_answer  # "no idea", "no clear answer"
+        # _nouns_without_answer: idea, doubt, answer and the like, as in "no idea" and "no clear answer"
+        says_nothing = {following.text, second.text} & _nouns_without_answer
         return "" if says_nothing else "missing"
     return "stated" if _is_behind_answer(tokens, i) else "bare"
 
@@ -459,7 +462,7 @@ def _says_there_is_not(
     tokens,  # list of `Token`, words and marks: text in lower case
 ):
     "Whether a text says that something is not there, as in `there is not` or `there aren't`"
-    for i in range(margin, len(tokens) - margin):  # without the edge tokens at both ends
+    for i in range(margin, len(tokens) - margin):  # without the 8 empty edge tokens at each end
         if tokens[i].text != "there":
             continue
         verb, second, third = (token.text for token in tokens[i + 1:i + 4])

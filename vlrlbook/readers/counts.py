@@ -1187,11 +1187,11 @@ def read_number(
     if fraction is not None:
         return fraction
     roles = number_roles(tokens)  # place of a number → what it is, such as "count" or "measure"
-    if _holds_part_of_number(tokens, roles):
+    if _holds_part_of_number(tokens, roles):  # such as 2 1/2 or 10^3, which are several tokens
         return None
-    # "count" for all: `_stated_counts` takes no other role, and here a measure will do
+    # `_stated_counts` looks at counts alone. Here a measure or a share answers, too, so it is called a count.
     candidates = {place: "count" for place, role in roles.items() if role in _roles_read_as_numbers}
-    # the last number that is marked as the answer; without one all numbers, which must have the same value
+    # the last number that is marked as the answer, as by `answer:`; else all, which must have the same value
     marked_places = _stated_counts(tokens, candidates)[-1:]
     values = {tokens[place].value for place in marked_places or candidates}
     if len(values) == 1:

@@ -169,8 +169,8 @@ def _with_synonyms(
     """A list of words in which each phrase from the table of synonyms is replaced by its preferred phrase
 
     Where several phrases begin at one word, the longest is replaced."""
-    # table: phrase as one string → list of words; longest: the most words of a phrase. `_table_of` keeps
-    # tables for the next answers, by a key that can be hashed: a tuple.
+    # table: phrase as one string without spaces → the words of its preferred phrase. longest: how many words
+    # the longest phrase has. `_table_of` is cached, so its argument is a tuple, which can be hashed.
     table, longest = _table_of(tuple(synonyms.items()))
     replaced, at = [], 0
     while at < len(words):

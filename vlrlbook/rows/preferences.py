@@ -372,7 +372,8 @@ def _text_question(columns):
     "The `_Question` in a row's `Columns` if it is a plain text there; else a `DataError`"
     query = columns.get("question")
     if not isinstance(query, str) or not query.strip():
-        # `there`: the names of the columns, so that a misspelt one is seen.
+        # The code is preference.query: `query` is our name for a question. `number`: of the row. `there`: the
+        # names of the columns, so that a misspelt one is seen.
         _raise_error(columns.number, "query", f"no question: the row has {columns.there()}")
     input_text = columns.get("input")  # the form of Alpaca: an instruction, and an input for it
     if _is_filled_text(input_text):
