@@ -24,7 +24,8 @@ class Log:
         self.path = Path(path)
         self.most = most
         self.lost = 0  # bytes that did not fit on the disk, until a line in the log says so
-        self.tail = b""  # the last bytes that were given to `write`, lost ones too
+        # The last bytes given to `write`, lost ones too: from them the supervisor tells why a job failed.
+        self.tail = b""
 
     def write(self,
         data: bytes,  # what the trainer wrote

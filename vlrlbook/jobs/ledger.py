@@ -297,9 +297,9 @@ class Ledger:
             done = db.execute("DELETE FROM jobs WHERE job_id = ? AND status = ?", (job_id, status))
             if not done.rowcount:
                 return False
-            db.execute("DELETE FROM moves WHERE job_id = ?", (job_id,))
-            # By this note the next server deletes the folder if this one dies first. It keeps a folder that
-            # has no row and no note, since that may be all that is left of a finished job.
+            db.execute("DELETE FROM moves WHERE job_id = ?", (job_id,))  # its changes of state
+            # By this note the next server deletes the folder if this one dies first. A folder without row and
+            # note would be kept, since it may be all that is left of a finished job.
             db.execute("INSERT OR IGNORE INTO removed VALUES (?)", (job_id,))
             return True
 

@@ -296,7 +296,9 @@ def one_range(
         # times with them.
         _drop_range(request)
         return
-    first, last, _from_end = match.groups()  # "" or None where the header does not give one
+    # Digits: bytes=5-9 gives ("5", "9", None), bytes=5- ("5", "", None), bytes=-9 (None, None, "9"), so that
+    # there is a first where there is a last.
+    first, last, _from_end = match.groups()
     if last and int(last) < int(first):
         _drop_range(request)  # it makes no sense, such as bytes=9-5, whether or not byte 9 is in the file
     elif not _overlaps(match, size):

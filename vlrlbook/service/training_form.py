@@ -234,10 +234,10 @@ def _preset_of(
 
 def _shown_field(
     name,  # of the field, such as learning_rate
-    field,  # `FormField`: the setting in chapter 05, such as lr, its limits or its choices
+    field,  # `FormField`: the setting of `GRPOSettings` (chapter 05), such as lr, its limits or its choices
     size,  # tiny or gpu: the models that the server trains
     preset,  # setting → value for this size and a task; `task` is one of the settings
-    parameters,  # chapter 05's: setting → (type, default, help)
+    parameters,  # of `GRPOSettings`: setting → (type, default, help)
 ):
     "Return one field of the form as a client sees it, a dict"
     type_name, default_of_chapter, help_of_chapter = parameters[field.setting]
@@ -246,7 +246,7 @@ def _shown_field(
         name=name,
         label=labels.get(name) or name.replace("_", " ").capitalize(),
         type=type_name,
-        # Chapter 05's own default is for settings that no preset names; it is None for the others.
+        # `default_of_chapter` serves settings that no preset names; where one does, it is None.
         default=preset.get(field.setting, default_of_chapter),
         minimum=field.minimum,
         maximum=field.maximum,
@@ -257,8 +257,8 @@ def _shown_field(
 
 
 def _help_text(setting, task, help_of_chapter):
-    "The help text of a setting for a task: chapter 05's, a text, unless the form has one of its own"
-    # `said_here`: texts of settings that have fewer choices in the form than in chapter 05, whose help would
-    # promise too much.
+    "The help text of a setting for a task: from `said_here` or, if that has none, `help_of_chapter`"
+    # `said_here`: texts of settings for which the service offers fewer choices than `GRPOSettings`, whose
+    # help would promise too much.
     help_text = said_here.get(setting, help_of_chapter)
-    return help_text[task] if isinstance(help_text, dict) else help_text  # a dict has one for each task
+    return help_text[task] if isinstance(help_text, dict) else help_text  # a dict: task → text

@@ -217,7 +217,7 @@ class Uploads:
 
         Returns for each row the hash of its picture, by which a job tells which rows share one."""
         folder = self.folder(file_id)
-        file_names = self._names_of_full_files(file_id)
+        file_names = self._names_of_full_files(file_id)  # full: not empty
         # Every row must have its picture, and there must be as many rows as were stored.
         pictures = []  # their hashes
         for row in self._stored_rows(file_id):
@@ -227,7 +227,7 @@ class Uploads:
         expected = self.get(file_id)["valid_images"]
         if len(pictures) != expected:
             raise Problem("file.damaged", f"{len(pictures)} rows are left of {expected}: upload it again")
-        _check_report(folder / "report.json")
+        _check_report(folder / "report.json")  # a Problem if it is damaged, since a run reads it later
         return pictures
 
     def _names_of_full_files(self, file_id):
