@@ -740,7 +740,8 @@ def _strict_loader():
             # Overrides SafeConstructor.construct_mapping (read in PyYAML 6.0), which keeps the last of two
             # equal keys. `node.value`: a list of (key node, value node). The key <<, a merge, is left to it.
             key_nodes = [key_node for key_node, _ in node.value if key_node.tag != _merge_tag]
-            # As text (1 and "1" are one key), since a Counter takes no list; `super` refuses a list as a key.
+            # Compared as text, so that 1 and "1" are one key, too. A key may be a list, which a Counter could
+            # not take as it is; `super` refuses it below.
             counts = Counter(str(self.construct_object(key_node)) for key_node in key_nodes)
             for key, count in counts.items():
                 if count > 1:

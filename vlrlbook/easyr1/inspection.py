@@ -488,9 +488,10 @@ def _context_for_rows(settings, folder, engine, processor, problems):
     """The `_RowContext` of a run, or None if its rows cannot be checked; `problems` then says why
 
     They cannot if a file is missing, the processor cannot be loaded or the template is wrong. `settings`:
-    `EngineSettings`; `processor`: the model's, or None to load it; `problems`: a list of dicts."""
-    # data.hub: the rows are a data set of the hub. A missing model alone (model.missing) stops nothing here,
-    # since the processor may have been given.
+    `EngineSettings`; `engine`: easyr1 or verl, for which the rows were exported; `processor`: the model's, or
+    None to load it; `problems`: a list of dicts. A `_RowContext` holds what checking a row needs of these."""
+    # Neither a run that lacks a file (file.missing) nor a data set of the hub (data.hub) can be checked. A
+    # missing model alone (model.missing) stops nothing here, since the processor may have been given.
     if any(problem["code"] in ("file.missing", "data.hub") for problem in problems):
         return None
     if processor is None:

@@ -200,8 +200,8 @@ def _writes_a_model(settings, base):
     """Whether the stage "merge" writes a model: an adapter is to be merged, or EasyR1 cannot read the base
 
     `settings`: `QuickStartSettings`; `base`: a directory or a hub id, which is left as it is. EasyR1
-    runs on transformers 4; `only_for_transformers_5` lists what that cannot read in a directory. The engine
-    is not asked, since the export names the model to EasyR1 in any case."""
+    runs on transformers 4; `only_for_transformers_5` lists what that cannot read in a directory. With
+    the other engine, trl, it is written as well: the next stage names it in a config for EasyR1."""
     if settings.lora_model:
         return True
     return Path(base).is_dir() and bool(only_for_transformers_5(base))
@@ -209,16 +209,16 @@ def _writes_a_model(settings, base):
 def _merge_stage(settings, base, folder):
     """Write the model to train from: the base with an adapter merged, or the base in transformers 4's form
 
-    If the base can be used as it is, nothing is written. Returns a fact for the final table. `base`: a
+    If the base can be used as it is, nothing is written. Returns a dict, a line of the final table. `base`: a
     directory or a hub id; `settings`: `QuickStartSettings`, whose `lora_model` is an adapter or None."""
     if not _writes_a_model(settings, base):
-        return dict(nothing="to merge") # the table shows "nothing to merge"
+        return dict(nothing="to merge") # the table shows key and value: "nothing to merge"
     if settings.lora_model: # merged and written in transformers 4's form at once
         from vlrlbook.models import merge_lora
         merge_lora(base, settings.lora_model, str(folder), transformers_4=True)
     else:
         export_for_transformers_4(base, folder)
-    return dict(written=folder.name) # `quick_start` looks for `written`
+    return dict(written=folder.name) # with the key `written`, training starts from `folder`
 
 def _is_merged(settings, base, folder):
     "Whether the folder of the stage \"merge\" is as that stage leaves it: a whole model, if it writes one"
@@ -358,14 +358,14 @@ def _copy_whole_model(model, train, folder):
     Training has saved config and tokenizer in the form of the installed transformers, which other versions
     may not read."""
     from vlrlbook.models import base_files
-    # `base_files`: the folder of the model's files, here or in the hub's cache; None for a tiny twin, which
-    # has none.
+    # `base_files`: the folder of the model's files, here or in the hub's cache; None for a tiny random model,
+    # which is built in memory: its descriptions are those that training has saved.
     description_folder = base_files(model) or train
     with new_folder(folder) as new: # a temporary folder that is renamed at the end
-        copy_descriptions(description_folder, new, leave=_run_files) # without tables and results of the run
+        copy_descriptions(description_folder, new, leave=_run_files) # not the run's tables and results
         for path in sorted([*train.glob("*.safetensors"), *train.glob("*.safetensors.index.json")]):
             shutil.copyfile(path, new / path.name)
-        # The config may be the base's, whose weights may be stored in another number type.
+        # The config may be the base's, which names the number type of the base's weights.
         _correct_number_type(new / "config.json", stored_dtype(train))
 
 def _correct_number_type(path, number_type):
