@@ -220,21 +220,23 @@ class EnginePanel(_Panel):
     def __init__(self,
         base: str,  # hub id, directory, or `tiny-` and a family; None where adapter is a whole model
         adapter: str,  # directory of a LoRA adapter or of a whole trained model; None: only `base`
-        names: tuple,  # what base and adapter are called
+        names: tuple,  # what base and adapter are called, such as ("before", "after")
         sampling: dict,  # answers, temperature, max_new_tokens
-        loading: dict,  # for `models.load_vlm`; of it max_image_size is used
+        loading: dict,  # settings for `models.load_vlm`, of which only max_image_size is used here
         share: float = 0.9,  # of a GPU's memory, for all engines together
         longest: int = None,  # tokens of prompt and answer that there is room for; None: as the model allows
     ):
         if not importlib.util.find_spec("vllm"):
             raise SettingsError("use_vllm: vLLM is not installed (pip install 'vlrlbook[gpu]')")
         self.sampling = sampling
-        self.copies = tempfile.TemporaryDirectory(prefix="vlrlbook-engines-")  # deleted by `close`
+        # vLLM loads neither adapters nor untrained tiny models: `_folders` writes whole models here, which
+        # `close` deletes.
+        self.copies = tempfile.TemporaryDirectory(prefix="vlrlbook-engines-")
         folders = self._folders(base, adapter, names)  # name → hub id or directory of a whole model
         # One processor serves both models: training changes weights, not how pictures are cut.
         any_folder = next(iter(folders.values()))
         self.processor = load_processor(any_folder, loading.get("max_image_size"))
-        self.speakers = []  # (name, `EnginePrompts`, which is called like vLLM's `generate`)
+        self.speakers = []  # (name, function to ask this model: vLLM's `generate` in an `EnginePrompts`)
         for name, folder in folders.items():
             generate = _engine(folder, share / len(folders), longest)
             self.speakers.append((name, EnginePrompts(generate, self.processor)))

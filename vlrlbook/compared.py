@@ -40,7 +40,8 @@ def _measures_of(
     measures = [measure for measure in measure_words if measure in gains]
     if "mean_iou" not in measures:
         return measures
-    # Equality of texts says nothing of boxes: one that is a pixel off is another text and as good an answer.
+    # A mean IoU is one of boxes. verbatim_accuracy, the share of texts equal to the truth's, says nothing of
+    # them: a box that is a pixel off is another text and as good an answer.
     return [measure for measure in measures if measure != "verbatim_accuracy"]
 
 

@@ -317,7 +317,8 @@ def _answered(
         "Yield for each batch a dict, way of asking → samples, and the seed of its sampling"
         for number in batch_numbers:
             asked = asked_of(number)
-            waiting.append(asked["greedy"])  # of all ways this one holds the samples unchanged
+            # For the loop below. Greedy asks the samples unchanged; the controls change their pictures.
+            waiting.append(asked["greedy"])
             # The seeds of two runs are further apart than a run has batches, so no two batches share a seed.
             yield asked, seed * 100_003 + number
 
@@ -339,10 +340,10 @@ def _ask(
 ):
     "Ask the batches that are not answered yet, and return their rows; each is saved when it is answered"
     rows, bar = [], progress_bar(total=sum(map(len, batches)), initial=done, desc="pictures")
-    # number of a batch → dict, way of asking such as "greedy" → its samples
+    # number of a batch → dict, way of asking (greedy, sampled, no_picture, shuffled) → its samples
     asked_of = partial(_batch_in_all_ways, dataset, batches, lenders)
     start = time.perf_counter()
-    # answered: for each sample a dict, column (such as before_greedy) → list of texts
+    # answered: for each sample a dict, column (model and way, such as before_greedy) → list of texts
     for number, samples, answered in _answered(panel, _unanswered(batches, done), asked_of, seed):
         lines = [_line(sample, more_fields, texts) for sample, texts in zip(samples, answered)]
         rows += lines
@@ -771,12 +772,12 @@ def _drawing(
     "The function that draws samples of the task: (number of samples, seed) → list of `Sample`"
     s = settings
     if s.asked_task == "pointing":
-        # A model family counts in pixels or in thousandths: true boxes are written as the asked model
-        # writes its own. `base_of`: the model under the adapter.
+        # A model family writes boxes in pixels of the picture as it is resized (at most `max_image_size`) or
+        # in thousandths: true boxes are written likewise. `base_of`: the model under the adapter.
         return drawn_for(s.model or base_of(s.adapter), s.max_image_size)
     if s.asked_task == "zoom":
         return synthetic_zoom
-    return drawn_questions if s.asks_vqa else synthetic_counting
+    return drawn_questions if s.asks_vqa else synthetic_counting  # asks_vqa: the asked task is vqa
 
 def _rows_of_file(
     settings,  # EvaluationSettings: data is the file, keys its names of columns

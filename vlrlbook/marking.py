@@ -581,12 +581,12 @@ def _blind_candidates(
     task,  # of pointing, truths are boxes
     most,  # how many truths to take
 ):
-    "The commonest truths as answers, the first one first; for boxes two typical answers as well"
+    "Answers to try without a look at a picture: the commonest truths; for boxes two typical ones as well"
     candidates = [truth for truth, _ in truths.most_common(most)]
     if task != "pointing":
         return candidates
-    # Hardly two pictures share a truth, so typical boxes may earn more. `answer_form` returns the boxes of a
-    # truth as a model would write them.
+    # Hardly two pictures share a truth, so two typical boxes may earn more: the whole picture and the median.
+    # `answer_form` returns the boxes of a truth as a model would write them.
     return [answer_form(truth) for truth in candidates] + _middle_boxes(truths)
 
 

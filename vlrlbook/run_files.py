@@ -158,7 +158,7 @@ def results_of(
 
 
 def _rewards_of_model(
-    scores_before,  # "greedy" and "sampled" → a dict: reward and others → a number for each sample
+    scores_before,  # "greedy" and "sampled" → dict: reward and others → for each sample its answers' mean
     scores_after,  # the same after training
     reward,  # of the run; marked `batched` if a model gives it
 ):

@@ -525,7 +525,8 @@ def _outcome_by_gain(answers):
     `answers`: name of a question → yes, no or cannot tell. Questions about sampled answers may be missing.
     "surer": only sampled answers got better, so the model makes the same best guesses with less doubt."""
     greedy, sampled = answers["greedy_rose"], answers.get("sampled_rose")
-    # as_meant: most of the gain is in answers that are the truth word for word
+    # as_meant: is most of the gain in answers that are the truth word for word? beats_one_answer: does the
+    # model do better than one text that is given to all questions?
     if "yes" in (greedy, sampled) and answers.get("as_meant") == "no":
         return "not as meant"
     if greedy == "yes":
@@ -686,11 +687,13 @@ def _one_answer(
 ):
     """The best answer to everything, and its mean grade in percent, as text: ("3", "40.0 %")
 
-    VQA has a best answer for each type of question; the one for most rows is returned."""
+    VQA has a best answer for each type of question: the grade is that of all of them in their rows, the text
+    that of most rows."""
     def grade_in_row(text, row):
         return grade(text, row["answer"], task)  # 0 to 1
 
-    best_texts = best_blind(rows, grade_in_row, task)  # for each row the best text for its type of question
+    # for each row the text that gets the best mean grade where all rows of its type of question get it
+    best_texts = best_blind(rows, grade_in_row, task)
     # Many rows have the same text and truth: each such pair is graded once.
     pairs = Counter((text, row["answer"]) for text, row in zip(best_texts, rows))
     grades = [count * grade(text, truth, task) for (text, truth), count in pairs.items()]
@@ -726,16 +729,17 @@ def verdict_line(
 # Read back
 
 def read_answers(
-    path: str | Path,  # predictions.jsonl of chapter 05 or 06
+    path: str | Path,  # predictions.jsonl of a GRPO run (chapter 05) or an evaluation (chapter 06)
 ) -> list:  # rows: `answer`, the truth, is a text; each column of answers, such as after_greedy, is a list
-    "Read the rows of a predictions file that vlrlbook wrote; a ValueError names the first line that is none"
-    # Files that others wrote are read by chapter 06, which checks each field.
+    "Read the rows of a predictions file that vlrlbook wrote; a ValueError names the first bad line"
+    # Files that others wrote are read by `evaluation.read_predictions`, which checks each field.
     rows = []
     # Not `splitlines`: it would also split at characters that JSON allows inside a text, such as U+2028.
     with open(path, encoding="utf-8") as file:
         for number, line in enumerate(file, 1):
             rows.append(_row_of_line(line, f"{Path(path).name}: line {number}"))
-    names = columns(rows)  # of all rows: a verdict compares the rows of a column
+    # Every row must have every column of answers, since a verdict compares two columns row by row.
+    names = columns(rows)
     for number, row in enumerate(rows, 1):
         if missing := [name for name in names if name not in row]:
             raise ValueError(f"{Path(path).name}: line {number} has no {missing[0]}, as other lines do")
