@@ -1177,8 +1177,8 @@ def _prompt_length(
 ):
     "Length of a prompt in tokens, those of its pictures included"
     tokenizer = processor.tokenizer
-    # Gemma's processor replaces each mark `boi_token` by a text: the picture's tokens between marks and line
-    # breaks, which `image_tokens` does not count.
+    # Gemma's processor alone has this text, by which it replaces each `boi_token` of a prompt: a picture's
+    # tokens, and around them a begin, an end and line breaks, which `image_tokens` does not count.
     image_text = getattr(processor, "full_image_sequence", None)
     if image_text:
         return len(tokenizer(text.replace(processor.boi_token, image_text))["input_ids"])

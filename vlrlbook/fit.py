@@ -427,11 +427,13 @@ def _small(
     blocks,  # of the vision tower
     mode,  # `FakeTensorMode`
 ):  # `_Small`
-    "A run's model with fewer layers, as fake tensors, and how many bytes its weights and optimizer take"
+    """A run's model with fewer layers, as fake tensors, and how many bytes its weights and optimizer take
+
+    It is quick to step through; the whole model's memory is reckoned from several of these (`_Counted`)."""
     # the model without its adapter, with it, and `id()`s of the weights that are stored in 4 bits
     core, model, quantised = _meta_model(run, layers, blocks)
     sizes = _byte_counts(run.settings, model, quantised)  # the fields of `_Small` that are numbers
-    _faked(model, mode)
+    _faked(model, mode)  # in place, so that `core`, which shares the weights, has fake ones, too
     return _Small(model=model.train(), core=core, **sizes)
 
 
@@ -687,7 +689,7 @@ def _remember(core, fields):
     """Compute the features of pictures once, and let the model use these instead of running its vision tower.
 
     `shared_prompt.PictureMemory` does so in a real run. `core`: the model without its adapter. Returns the
-    features' tensors, so that the caller can leave them out of its count."""
+    features' tensors, so that the caller, which counts memory, can leave them out."""
     with torch.no_grad():
         features = core.model.get_image_features(fields["pixel_values"], fields["image_grid_thw"])
 
@@ -1162,17 +1164,20 @@ def _table_of_parts(
 def _table_of_cards(found):
     """A `Table` of what fits on each card, a row for each of `found["cards"]`.
 
-    `found` is the result of `will_fit`: `run` (with G, answers of a group), `ways` and `cards`."""
+    `found` is the result of `will_fit`: `run` (with G, answers of a group), `cards`, and `ways` of reading
+    prompts, by the names "stock" and "shared"."""
     rows = []
     for card in found["cards"]:  # gb, and for each way such as "stock": stock_fits, stock_groups
         row = {"GB of the card": card["gb"]}
         for way in found["ways"]:
             name = way["way"]
+            # as set: the run with its settings as they are
             row[f"{name}: as set"] = "fits" if card[f"{name}_fits"] else "does not fit"
             groups = card[f"{name}_groups"]  # the most that fit into one pass
             batch = f"{groups} × {found['run']['G']}" if groups else "not one group"
             row[f"{name}: largest step of one pass"] = batch
         rows.append(row)
+    # not_counted: this module's tuple of texts about memory that is in no number above
     return Table(rows, "groups × answers. Not counted: " + "; ".join(not_counted))
 
 

@@ -257,11 +257,11 @@ def _qwen_processor(family):
     "Return the processor of one of the four Qwen families with the tiny tokenizer"
     import transformers as t
     is_qwen3 = family in ("qwen3_vl", "qwen3_5") # both use the processor of Qwen3-VL
-    # in pixels: the side of a patch, and the side of the largest picture
+    # in pixels: the side of a patch, and the side of the largest picture: 8 patches
     patch, largest_side = (16, 128) if is_qwen3 else (14, 112)
 
     # In spite of their names, the two "edges" are the smallest and largest number of pixels of a picture.
-    # The smallest: 4 × 4 patches, which become 2 × 2 tokens.
+    # The smallest: 4 × 4 patches, which become 2 × 2 tokens, since Qwen merges 2 × 2 patches to a token.
     size = {"shortest_edge": (4 * patch) ** 2, "longest_edge": largest_side**2}
     images = t.Qwen2VLImageProcessor(patch_size=patch, size=size)
 
@@ -819,12 +819,13 @@ def _with_tied(
     return found
 
 def _names_of_weights(merged, state):
-    """Return each weight under the hub's name and under its name in `state`, either of which a file may use
+    """Return each weight under the hub's name and under its name in `state`: a file may use either name
 
-    A list of (name that a file may use, name in `state` or None, tensor); the hub's names come first. None:
-    the file's tensor is made of several. `merged`: the model; `state`: its state dict."""
+    A list of (name in a file, name in `state`, tensor), the hub's names first. The second name is None where
+    the hub's tensor joins several of `state`. `merged`: the model, with the adapter in its weights; `state`:
+    its state dict."""
     # Not a public name (read in transformers 5.17): it turns names of a state dict into those of the hub's
-    # files, as save_pretrained does. A base may also have been saved with the names of today's state dict.
+    # files, as save_pretrained does. Some bases were saved under the names in the state dict.
     from transformers.core_model_loading import revert_weight_conversion
     # A tensor that is only renamed stays the same object, so its `id` tells its name in `state`.
     name_by_id = {id(tensor): name for name, tensor in state.items()}

@@ -203,7 +203,8 @@ def _timed_step(
     this process. On a machine that others use, it says more than the clock."""
     seconds_of = {}
     cpu_start = time.process_time()
-    # a method of TRL's trainer → the part that it does: "sampling", "scoring" or "optimizing"
+    # a method of TRL's trainer → the part that it does: "sampling", "scoring" or "optimizing". `_time_calls`
+    # calls a function to learn the part of a call; that of `_always` says the same of every call.
     timed = [(trainer, method, _always(part)) for method, part in _method_parts.items()]
     with _time_calls(timed, seconds_of):
         trainer.train()  # a single step, since its `max_steps` is 1

@@ -530,7 +530,8 @@ def _label_tokens(
 def _answer_length(processor, answer):
     """Number of tokens that an answer (a text) takes at the end of a row, with its end-of-turn token.
 
-    Encoded alone it has as many tokens as in the row: the line break before it joins none of its tokens."""
+    It is encoded alone. In the row a line break stands before it, which never shares a token with its first
+    word, so that the number is the same."""
     # As it stands in the row: `as_text` has taken out or broken up control tokens such as <|im_end|>.
     text = as_text(processor, answer) + processor.tokenizer.eos_token
     return len(processor.tokenizer(text, add_special_tokens=False)["input_ids"])  # False: no <bos> in front

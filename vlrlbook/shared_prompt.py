@@ -913,11 +913,11 @@ def _group_fields(
     length, # columns of the token types to keep: those of the prompt, or all
 ):
     "Picture fields and token types of one row a group, as a model takes them; empty if there is no picture"
-    # By `num_images`, pixel_values and image_grid_thw become lists with a tensor for each row; the token
-    # types stay one tensor. `num_images` is not handed on: a model does not take it.
+    # `split_rows` makes pixel_values and image_grid_thw lists with a tensor for each row, as `num_images`
+    # tells; the token types stay one tensor. `num_images` is not handed on: a model does not take it.
     split, of_groups = split_rows(fields), {}
     # [rows][::G]: the first row of each group
-    for name in _picture_fields: # a model takes the pictures of all its rows as one tensor
+    for name in _picture_fields: # these two lists: a model takes the pictures of all rows as one tensor
         if name in split:
             of_groups[name] = torch.cat(list(split[name][rows][::G]))
     for name in _token_type_fields:

@@ -124,18 +124,20 @@ class PicturesForVLLM(BeforeGRPOTrainer):
 
     def __init__(self, *args, **kwargs):
         "Overrides TRL's (1.16): make the trainer, then replace methods of the vLLM engine that it has made"
-        with _engine_dtype_of(kwargs.get("model")):  # TRL makes the engine in this block
+        # TRL makes the engine in this block, and does not tell it the model's number type.
+        with _engine_dtype_of(kwargs.get("model")):
             super().__init__(*args, **kwargs)
         if not self.use_vllm:
             return
         engine: Any = self.vllm_generation
         if engine.mode == "colocate":  # vLLM in this process, on the same GPU
+            # Hands vLLM pictures as it expects them, and checks that it reads the tokens that training reads.
             engine.llm.generate = EnginePrompts(engine.llm.generate, self.processing_class)
             # TRL always asks for level 2, which drops the weights; the setting may say 1, which keeps them.
             engine.llm.sleep = _sleep_at_level(engine.llm.sleep, self.vllm_sleep_level)
             # New weights make the picture features that vLLM has cached wrong.
             engine.sync_weights = _clearing_picture_features(engine.sync_weights, engine.llm)
-        else:  # a vLLM server
+        else:  # a vLLM server, whose picture features are checked to have as many tokens as in training
             engine._place_features = _with_picture_check(engine._place_features, self.processing_class)
         self.add_callback(RatioWatch())  # warns if training and vLLM give tokens different probabilities
 

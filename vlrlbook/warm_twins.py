@@ -136,7 +136,7 @@ def supervised(
     seed: int,  # of weights and pictures
     task: str = "counting",  # counting, vqa, pointing or zoom
     looks: int = 0,  # 0: no lesson calls the zoom tool; any other number: some call it, once each
-    **config,  # see `models.twin_config`; without effect in task zoom
+    **config,  # shape, for `models.twin_config`; unused in task zoom, which goes on with a finished twin
 ):  # model, loss per step
     "Teach a twin (tiny model with random weights) to answer, by supervised steps on `lessons`"
     is_zoom = task == "zoom"
@@ -148,7 +148,7 @@ def supervised(
     schedule = _rise_and_fall(optimizer, steps)
     # (processor, samples, answers) → batch, labels; in task zoom an answer has several turns
     encode_lessons = _several_turns(family) if is_zoom else _one_turn
-    # `_folder` hashes pictures that it draws with seed + 1, so these must be the same
+    # seed + 1, since the cache's folder is named by a hash of lessons that `_folder` draws with this seed
     lessons_by_step = _lessons_by_step(task, steps, seed + 1, family, looks)
     losses = []
     for _ in progress_bar(range(steps), desc="warm start"):

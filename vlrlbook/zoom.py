@@ -70,8 +70,8 @@ def _all_over(
     "A picture with large discs that lie anywhere, but not all in one corner"
     while True:
         image = Image.new("RGB", (side, side), "white")
-        _draw_discs(image, count, rng, region=(0, 0, side))
-        # If all discs happen to lie in one corner, this is a picture of the other kind: draw again.
+        _draw_discs(image, count, rng, region=(0, 0, side))  # left, top and side: the whole picture
+        # If all discs happen to lie in one corner, it is a picture as `_in_a_corner` draws: draw again.
         if _corner_with_all(image) is None:
             return image
 

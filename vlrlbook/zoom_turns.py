@@ -436,9 +436,9 @@ class LookTwice(BeforeGRPOTrainer):
     def _tool_call_loop(self, *args, **kwargs):
         """Overrides TRL's (1.16), which runs the tools that answers call and lets the model go on.
 
-        TRL calls a tool with `said`, the text within a call. Its tool is `Looker.zoom`, which takes four
-        numbers, so `answer_call` replaces it. Should TRL no longer call this method, the model is told of a
-        TypeError about `said` at each call."""
+        TRL calls the tool with one argument, `said`: what the model wrote within a call. Its tool would be
+        `Looker.zoom`, which takes four numbers; `answer_call`, which reads them from `said`, replaces it. If
+        TRL no longer calls this method, `Looker.zoom` stays, and raises a TypeError at each call."""
         # Both attributes are TRL's. `_sync_tool_dicts`, made for each batch: for each answer, name → tool.
         # `environments`: a `Looker` for each answer.
         self._sync_tool_dicts = [{"zoom": partial(answer_call, looker)} for looker in self.environments]
