@@ -972,9 +972,9 @@ class _SavedParts:
     def has_unread_processor(self):
         """Whether to read the processor that lies beside the weights, after `load_vlm` has read one.
 
-        For a whole model it has read this one already, for an adapter that of the base model."""
+        For an adapter `load_vlm` has read the base model's, for a whole model this one already."""
         newer, older = self.weights / "processor_config.json", self.weights / "preprocessor_config.json"
-        # The older file needs no `has_adapter`: to read a whole model's processor twice does no harm.
+        # Where the file has its older name, a whole model's processor is read twice, which does no harm.
         return older.exists() or (self.has_adapter and newer.exists())
 
 def _saved_by_us(
@@ -1644,18 +1644,18 @@ def _held_out_metrics(
     frames, # all frames of the data set
     held_out, # those that the run is judged on
     probabilities, # of the held-out frames, [frames, bins]
-    name, # which films these are, in words, such as "test films"
+    name, # which films (episodes) these are, in words, such as "test films"
 ):
     "A dict of metrics on the held-out frames, such as accuracy and macro-F1, for results.json"
     rows = held_out.rows # the numbers of the held-out frames among all frames
     labels = frames.labels[rows]
-    # moments: each frame's place in its film, for the rank correlation within films
+    # moments: each frame's number in its film, from 0; the rank correlation within a film needs it
     metrics = classifier_metrics(labels, probabilities, frames.episodes[rows], frames.moments[rows])
     if len(set(labels.tolist())) == 1: # a classifier that always predicts this bin would be right
         print(f"the {name} hold one bin only: their accuracy and macro-F1 say nothing")
         metrics["macro_f1"] = None # `AlohaRun` then shows "no macro-F1"
     metrics["measured_on"] = name
-    metrics.pop("expected_bin") # a number for each frame, which predictions.jsonl holds
+    metrics.pop("expected_bin") # no metric: a number for each frame, which predictions.jsonl holds
     return metrics
 
 # %% ../nbs/04_aloha.ipynb #n35cdd60
@@ -1793,7 +1793,8 @@ def _prediction_columns(
     rows, # DataFrame, a row for each frame: `progress_sparse` (0 to 1), `predicted` (a bin) and others
 ):
     "Two columns of predictions in the form in which LeRobot adds them: {name: (values, description)}"
-    rewards = rows["progress_sparse"].to_numpy(np.float32) # the expected bin divided by the last bin
+    # progress_sparse: the expected bin divided by the last bin, which serves as the frame's reward
+    rewards = rows["progress_sparse"].to_numpy(np.float32)
     bins = rows["predicted"].to_numpy(np.int64)
     return {
         "predicted_reward": (rewards, dict(shape=(1,), names=None, dtype="float32")),

@@ -240,11 +240,11 @@ def _miss(
 
 def _squeeze(
     cube, # [3] metres, where the middle of the cube lies on the table
-    left: Script, # gets the waypoints of the left gripper; their steps are fiftieths of a second
-    right: Script, # gets those of the right gripper
+    left: Script, # unused: the left gripper stays where it is; every plan is called with both
+    right: Script, # gets the waypoints of the right gripper; their steps are fiftieths of a second
     rng, # `np.random.Generator`, source of all noise
 ):
-    "Plan of a film: the right gripper holds the cube on the table for 60 to 199 control steps, and leaves"
+    "Plan of a film: the right gripper holds the cube on the table for 60 steps or more, and leaves"
     _squeeze_with(right, RIGHT_DOWN, RIGHT_START, cube, rng, shortest=60)
 
 

@@ -144,12 +144,12 @@ def check_data(args, rest):  # args: read by argparse; rest: words unknown to it
 def given(
     args,  # what argparse has read; an option that the user did not write is None
     rest,  # words of the command line that argparse does not know, such as ["--lr", "1e-5"]
-    cls=None,  # class of settings: its flags may lack a value, its aliases are announced; None: neither
+    cls=None,  # class of settings, which knows flags without a value and aliases; None: there are neither
 ) -> dict:  # name → value, or text as it was written
     """Collect the settings that the user wrote on the command line.
 
-    Names stay as they were written: `read_settings` translates aliases, such as learning_rate for lr, and
-    refuses unknown names."""
+    Names stay as they were written. An alias, such as learning_rate for lr, is only announced here:
+    `read_settings` translates it, and refuses unknown names."""
     from vlrlbook.settings import flag_names, named_options
     flags = flag_names(cls) if cls else set()  # names that may be written without a value
     other_options = named_options(rest, flags)  # name → text
@@ -157,7 +157,7 @@ def given(
         setting = _setting_of_alias(name, cls)  # None if `name` is no alias
         if setting and setting != name:
             print(f"--{name} is taken as {setting}", file=sys.stderr)
-    return _settings_read(args) | other_options
+    return _settings_read(args) | other_options  # _settings_read: those of the options that argparse knows
 
 
 def _settings_read(

@@ -629,11 +629,11 @@ def check_kernel() -> Finding:
     program = _kernel_program()  # path or bare name of the kernel's Python; None without a kernel
     if program is None:
         return Finding("notebook kernel", "no python3", "bad", "pip install --force-reinstall ipykernel")
-    # Where it is a name without a folder, such as "python", jupyter_client starts the Python that it runs in
-    # itself.
+    # For a bare name such as "python", jupyter_client starts the Python that runs jupyter_client: this one.
     is_bare_name = program == Path(program).name
     if is_bare_name or Path(program).parent.samefile(Path(sys.executable).parent):
         return Finding("notebook kernel", "python3", "good")
+    # The command makes the kernel "python3" start the Python that runs the command.
     advice = "chapters run in that environment: python -m ipykernel install --sys-prefix"
     return Finding("notebook kernel", f"python3 is {program}", "note", advice)
 
@@ -657,7 +657,8 @@ def pip_command() -> list | None: # program and first arguments; None without pi
     "Return the command that starts pip: this environment's own or, if it has none, the one on the PATH"
     if importlib.util.find_spec("pip"):
         return [sys.executable, "-m", "pip"]
-    # It reads the same configuration, so it asks the same package index.
+    # The pip of another environment reads the same configuration files, so it asks the same package index,
+    # which is all that `check_registry` wants of it.
     path = shutil.which("pip")
     return [path] if path else None
 
