@@ -173,7 +173,7 @@ def _leading_letters(
     tokens,  # list of `Token`, words and marks: text in lower case
 ):
     "The set of choices that the text begins with, as in `B.`, `(B) yes`, `B because …` or `A, C`; else empty"
-    place = margin  # the text begins behind 8 edge tokens
+    place = margin  # the text begins behind 8 empty edge tokens
     # brackets, quotation marks, dashes and the like may stand before a letter
     while tokens[place].text in _marks_at_beginning:
         place += 1
@@ -212,7 +212,7 @@ def _letters_anywhere(
     named = set()
     for i in range(margin, len(tokens) - margin):  # without the 8 empty edge tokens at each end
         letter = _letter_at(tokens, i)  # "" where that token names no choice
-        # "it can't be A"; the edge tokens before the text make sure that there are three
+        # "it can't be A"; the 8 empty edge tokens before the text make sure that there are three
         is_denied = any(token.text in _denying_words for token in tokens[i - 3:i])
         if letter and not is_denied and _is_stated_or_in_brackets(tokens, i):
             named.add(letter)
@@ -332,7 +332,7 @@ def _answer_kind_at(
     plain yes or no, as in `yes, it is`. Empty: it answers nothing, as in `yes or no` or `no idea`."""
     if _is_one_of_two(tokens, i) or _is_denied_yes_or_no(tokens, i):  # "yes or no", "I cannot say yes"
         return ""
-    following, second = tokens[i + 1], tokens[i + 2]  # edge tokens, where the text ends here
+    following, second = tokens[i + 1], tokens[i + 2]  # empty edge tokens, where the text ends here
     is_word = following.kind in ("word", "number")
     # _after_answering_no: `because`, `it` and other words behind a "no" that is an answer. Any other word, or
     # a number, is the thing that is missing, or begins its name.

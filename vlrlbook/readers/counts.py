@@ -94,7 +94,7 @@ def _is_denied(near: Near):  # a number token and its neighbours
 
 
 def _is_negated(
-    tokens,  # numbers, words and marks of a text, with 8 edge tokens (`margin`) before and behind
+    tokens,  # numbers, words and marks of a text, with 8 empty edge tokens (`margin`) before and behind
     i,  # place of a number, or of a word such as `any`
 ):
     """Whether `not`, or a word like it, stands before token `i` with only small words such as `the` between
@@ -445,7 +445,7 @@ def _has_alternative(
     ends the search."""
     saw_or = False
     saw_word = False  # since the last number that was met
-    # these places exist: `tokens_of` adds `margin` edge tokens at both ends
+    # these places exist: `tokens_of` adds 8 empty edge tokens (`margin`) at each end
     for distance in range(1, margin + 1):
         token = near.tokens[near.place + step * distance]
         if _means_or(token):  # `or`, `maybe`, `perhaps`
@@ -609,7 +609,7 @@ def number_roles(
         if i in list_numbers:
             roles[i] = "list number"
             continue
-        # The number and three tokens on each side, which exist: `tokens_of` adds 8 edge tokens at both ends.
+        # The number and three tokens on each side, which exist: `tokens_of` adds 8 empty ones at each end.
         near = Near(tokens, i, *tokens[i - 3:i + 4])
         fitting_roles = (role for role, rule in _rules if rule(near))  # rules are asked until one fits
         roles[i] = next(fitting_roles, roles[i])
@@ -617,7 +617,7 @@ def number_roles(
 
 
 def _roles_before_rules(
-    tokens,  # numbers, words and marks of a text, with 8 edge tokens (`margin`) before and behind
+    tokens,  # numbers, words and marks of a text, with 8 empty edge tokens (`margin`) before and behind
 ):
     "The role of each number before rules are asked, by its place: `count`, or `in brackets` inside of ( )"
     roles, open_brackets = {}, 0
@@ -632,11 +632,11 @@ def _roles_before_rules(
 
 
 def _list_numbers(
-    tokens,  # numbers, words and marks of a text, with 8 edge tokens (`margin`) before and behind
+    tokens,  # numbers, words and marks of a text, with 8 empty edge tokens (`margin`) before and behind
 ):
     "The places of the tokens that number the items of a list: 1., 2., 3. at the beginning of lines"
     places, next_number = set(), 1
-    for i in range(margin, len(tokens) - margin):  # all but the edge tokens at both ends
+    for i in range(margin, len(tokens) - margin):  # all but the 8 empty edge tokens at each end
         # the numbers must be 1, 2, 3 in this order: "5. red" alone numbers nothing
         if tokens[i].value == next_number and _begins_item(tokens, i, is_first=next_number == 1):
             places.add(i)
@@ -645,7 +645,7 @@ def _list_numbers(
 
 
 def _begins_item(
-    tokens,  # numbers, words and marks of a text, with 8 edge tokens (`margin`) before and behind
+    tokens,  # numbers, words and marks of a text, with 8 empty edge tokens (`margin`) before and behind
     i,  # place of a number
     is_first,  # True where it would be the first item of its list
 ):
@@ -669,7 +669,7 @@ _meta_nouns = set(
 
 
 def _is_meta_noun(
-    tokens,  # numbers, words and marks of a text, with 8 edge tokens (`margin`) before and behind
+    tokens,  # numbers, words and marks of a text, with 8 empty edge tokens (`margin`) before and behind
     i,  # place of the token behind `no`, `any` or the like
 ):
     """Whether token `i`, or the one behind it, is a noun such as `idea` or `number`
@@ -680,18 +680,18 @@ def _is_meta_noun(
 
 
 def _says_none(
-    tokens,  # numbers, words and marks of a text, with 8 edge tokens (`margin`) before and behind
+    tokens,  # numbers, words and marks of a text, with 8 empty edge tokens (`margin`) before and behind
 ):
     "Whether a text says that there are none of the things: no apples, none, not any, isn't one, 没有苹果"
     return any(_says_none_at(tokens, i) for i in range(margin, len(tokens) - margin))
 
 
 def _says_none_at(
-    tokens,  # numbers, words and marks of a text, with 8 edge tokens (`margin`) before and behind
+    tokens,  # numbers, words and marks of a text, with 8 empty edge tokens (`margin`) before and behind
     i,  # place of a token
 ):
     "Whether token `i` is the word by which a text says that there are none: `none`, the `no` of `no apples`"
-    # `tokens` begins and ends with `margin` (8) edge tokens, so that neighbours are always there
+    # `tokens` begins and ends with 8 empty edge tokens (`margin`), so that neighbours are always there
     word, following = tokens[i].text, tokens[i + 1]
     if word in ("none", "nil", "nought", "naught"):
         return True
@@ -706,7 +706,7 @@ def _says_none_at(
 
 
 def _is_denied_any(
-    tokens,  # numbers, words and marks of a text, with 8 edge tokens (`margin`) before and behind
+    tokens,  # numbers, words and marks of a text, with 8 empty edge tokens (`margin`) before and behind
     i,  # place of `any`, `one` or `a single`
 ):
     "Whether `any`, `one` or `a single` at token `i` is denied: not any apples, I can't see a single apple"
@@ -723,7 +723,7 @@ _chinese_meta_nouns = ("数字", "办法", "答案", "把握")
 
 
 def _is_no_before_thing(
-    tokens,  # numbers, words and marks of a text, with 8 edge tokens (`margin`) before and behind
+    tokens,  # numbers, words and marks of a text, with 8 empty edge tokens (`margin`) before and behind
     i,  # place of the token `no`
 ):
     "Whether the `no` at token `i` stands before a thing that is missing: no apples, but not: No, no idea"
@@ -734,13 +734,13 @@ def _is_no_before_thing(
 
 
 def _says_none_in_chinese(
-    tokens,  # numbers, words and marks of a text, with 8 edge tokens (`margin`) before and behind
+    tokens,  # numbers, words and marks of a text, with 8 empty edge tokens (`margin`) before and behind
     i,  # place of a token
 ):
     """Whether the `not` at token `i`, 没, 不 or 无, says that there are none: 没有苹果, 没看到, 看不到, 不存在, 无
 
     The tokens of a Chinese text are single characters, most of them."""
-    # `tokens` begins and ends with `margin` (8) edge tokens, so that neighbours are always there
+    # `tokens` begins and ends with 8 empty edge tokens (`margin`), so that neighbours are always there
     word, second, third = (token.text for token in tokens[i:i + 3])
     if word in ("没", "沒"):
         return _says_none_behind_mei(tokens, i)
@@ -754,7 +754,7 @@ def _says_none_in_chinese(
 
 
 def _says_none_behind_mei(
-    tokens,  # numbers, words and marks of a text, with 8 edge tokens (`margin`) before and behind
+    tokens,  # numbers, words and marks of a text, with 8 empty edge tokens (`margin`) before and behind
     i,  # place of the token 没
 ):
     "Whether the 没 (not) at token `i` begins a phrase for there are none: 没有苹果, 没看到, not 没有办法"
@@ -789,11 +789,11 @@ _longest_phrase = 7  # tokens between an article and the number that wins over i
 
 
 def _count_after_picture(
-    tokens,  # numbers, words and marks of a text, with 8 edge tokens (`margin`) before and behind
+    tokens,  # numbers, words and marks of a text, with 8 empty edge tokens (`margin`) before and behind
     roles,  # place of each number among them → its role, such as "count", "share" or "size"
 ):
     "The count in the last phrase such as `a photo of 3 apples`, or None"
-    for i in range(len(tokens) - margin - 1, margin, -1):  # backwards, without the edge tokens
+    for i in range(len(tokens) - margin - 1, margin, -1):  # backwards, without the empty edge tokens
         if tokens[i].text != "of" or tokens[i - 1].text not in _picture_words:
             continue  # no `photo of`, `image of` or the like
         at = _behind_words_before_count(tokens, i + 1)  # the place of a number, of `a`, or of `no`
@@ -807,7 +807,7 @@ def _count_after_picture(
 
 
 def _behind_words_before_count(
-    tokens,  # numbers, words and marks of a text, with 8 edge tokens (`margin`) before and behind
+    tokens,  # numbers, words and marks of a text, with 8 empty edge tokens (`margin`) before and behind
     at,  # place of a token
 ):
     """The place behind words such as `about` or `exactly`, if token `at` and those after it are such words
@@ -823,7 +823,7 @@ def _behind_words_before_count(
 
 
 def _count_of_phrase(
-    tokens,  # numbers, words and marks of a text, with 8 edge tokens (`margin`) before and behind
+    tokens,  # numbers, words and marks of a text, with 8 empty edge tokens (`margin`) before and behind
     roles,  # place of each number among them → its role, such as "count", "share" or "size"
     at,  # place of the token at which the phrase begins
 ):
@@ -834,7 +834,7 @@ def _count_of_phrase(
 
 
 def _count_behind_article(
-    tokens,  # numbers, words and marks of a text, with 8 edge tokens (`margin`) before and behind
+    tokens,  # numbers, words and marks of a text, with 8 empty edge tokens (`margin`) before and behind
     roles,  # place of each number among them → its role, such as "count", "share" or "size"
     article,  # place of the token `a` or `an`
 ):
@@ -855,7 +855,7 @@ def _count_behind_article(
 
 
 def _ends_phrase(
-    tokens,  # numbers, words and marks of a text, with 8 edge tokens (`margin`) before and behind
+    tokens,  # numbers, words and marks of a text, with 8 empty edge tokens (`margin`) before and behind
     i,  # place of a token in the phrase
 ):
     """Whether a phrase that began with `a`, in which a number is looked for, ends before token `i`
@@ -870,7 +870,7 @@ def _ends_phrase(
 
 
 def _count_of_number(
-    tokens,  # numbers, words and marks of a text, with 8 edge tokens (`margin`) before and behind
+    tokens,  # numbers, words and marks of a text, with 8 empty edge tokens (`margin`) before and behind
     roles,  # place of each number among them → its role, such as "count", "share" or "size"
     at,  # place of the number
 ):
@@ -912,12 +912,12 @@ _reach_of_answer = 24  # tokens behind "answer" in which its number stands
 
 
 def _stated_counts(
-    tokens,  # numbers, words and marks of a text, with 8 edge tokens (`margin`) before and behind
+    tokens,  # numbers, words and marks of a text, with 8 empty edge tokens (`margin`) before and behind
     roles,  # place of each number among them → its role, such as "count", "share" or "size"
 ):
     "The places of the counts that the text marks as its answer: `answer: 5`, `5 in total`, `一共有5`"
     places = []
-    for i in range(margin, len(tokens) - margin):  # all but the edge tokens at both ends
+    for i in range(margin, len(tokens) - margin):  # all but the 8 empty edge tokens at each end
         place = _count_stated_by(tokens, roles, i)
         if place is not None:
             places.append(place)
@@ -925,7 +925,7 @@ def _stated_counts(
 
 
 def _count_stated_by(
-    tokens,  # numbers, words and marks of a text, with 8 edge tokens (`margin`) before and behind
+    tokens,  # numbers, words and marks of a text, with 8 empty edge tokens (`margin`) before and behind
     roles,  # place of each number among them → its role, such as "count", "share" or "size"
     i,  # place of the word
 ):
@@ -945,7 +945,7 @@ def _count_stated_by(
 
 
 def _count_before_total(
-    tokens,  # numbers, words and marks of a text, with 8 edge tokens (`margin`) before and behind
+    tokens,  # numbers, words and marks of a text, with 8 empty edge tokens (`margin`) before and behind
     roles,  # place of each number among them → its role, such as "count", "share" or "size"
     i,  # place of `total` or `altogether`
 ):
@@ -960,12 +960,12 @@ def _count_before_total(
 
 
 def _count_close_before(
-    tokens,  # numbers, words and marks of a text, with 8 edge tokens (`margin`) before and behind
+    tokens,  # numbers, words and marks of a text, with 8 empty edge tokens (`margin`) before and behind
     roles,  # place of each number among them → its role, such as "count", "share" or "size"
     i,  # place of a token such as `total`
 ):
     "The place of the nearest count among the three tokens before token `i`, in the same clause; or None"
-    # `tokens` begins and ends with `margin` (8) edge tokens, so that neighbours are always there
+    # `tokens` begins and ends with 8 empty edge tokens (`margin`), so that neighbours are always there
     for at in (i - 1, i - 2, i - 3):
         if tokens[at].text in _ends_clause:  # a comma, a full stop, a line break, an opening bracket …
             return None
@@ -975,7 +975,7 @@ def _count_close_before(
 
 
 def _last_count_of_clause(
-    tokens,  # numbers, words and marks of a text, with 8 edge tokens (`margin`) before and behind
+    tokens,  # numbers, words and marks of a text, with 8 empty edge tokens (`margin`) before and behind
     roles,  # place of each number among them → its role, such as "count", "share" or "size"
     i,  # place of the word such as `answer`
 ):
@@ -997,7 +997,7 @@ def _last_count_of_clause(
 
 
 def _counts_up(
-    tokens,  # numbers, words and marks of a text, with 8 edge tokens (`margin`) before and behind
+    tokens,  # numbers, words and marks of a text, with 8 empty edge tokens (`margin`) before and behind
     place,  # of the last number in its clause
 ):
     "Whether another number follows the one at `place`, as in `let me count: 1, 2, 3`: nothing is stated yet"
@@ -1017,7 +1017,7 @@ def _may_precede_count(
 
 
 def _last_count_behind_sign(
-    tokens,  # numbers, words and marks of a text, with 8 edge tokens (`margin`) before and behind
+    tokens,  # numbers, words and marks of a text, with 8 empty edge tokens (`margin`) before and behind
     roles,  # place of each number among them → its role, such as "count", "share" or "size"
     i,  # place of the word such as `count`
 ):
@@ -1035,11 +1035,11 @@ def _last_count_behind_sign(
 
 
 def _is_correction(
-    tokens,  # numbers, words and marks of a text, with 8 edge tokens (`margin`) before and behind
+    tokens,  # numbers, words and marks of a text, with 8 empty edge tokens (`margin`) before and behind
     i,  # place of a token
 ):
     "Whether token `i` takes back what was said before it: `wait`, `actually`, or `No,` that begins a clause"
-    # `tokens` begins and ends with `margin` (8) edge tokens, so that neighbours are always there
+    # `tokens` begins and ends with 8 empty edge tokens (`margin`), so that neighbours are always there
     word, following = tokens[i].text, tokens[i + 1].text
     if word != "no":
         return word in _correction_words
@@ -1050,7 +1050,7 @@ def _is_correction(
 
 def behind_correction(
     tokens: list,  # from `tokens_of`
-) -> list:  # of tokens, with edge tokens before and behind; empty where nothing is corrected
+) -> list:  # of tokens, with 8 empty edge tokens before and behind; empty where nothing is corrected
     "The tokens behind the last word by which a text corrects itself, such as `wait`, `actually` or `No,`"
     # backwards to the second word: the first has nothing before it that it could take back
     for i in range(len(tokens) - margin - 1, margin, -1):
@@ -1060,11 +1060,11 @@ def behind_correction(
 
 
 def _after_correction(
-    tokens,  # numbers, words and marks of a text, with 8 edge tokens (`margin`) before and behind
+    tokens,  # numbers, words and marks of a text, with 8 empty edge tokens (`margin`) before and behind
     places,  # of counts, ascending
 ):
     "The places of counts behind the last `wait` or the like that has one behind it; all if there is none"
-    for i in range(len(tokens) - margin - 1, margin - 1, -1):  # backwards, without the edge tokens
+    for i in range(len(tokens) - margin - 1, margin - 1, -1):  # backwards, without the empty edge tokens
         # `places[-1] > i`: a correction without a count behind it takes none back
         if places and places[-1] > i and _is_correction(tokens, i):
             return [place for place in places if place > i]
@@ -1082,7 +1082,7 @@ def _total_before_parts(values):  # of a text's counts, in their order, such as 
 
 
 def _chosen_count(
-    tokens,  # numbers, words and marks of a text, with 8 edge tokens (`margin`) before and behind
+    tokens,  # numbers, words and marks of a text, with 8 empty edge tokens (`margin`) before and behind
     roles,  # place of each number among them → its role, such as "count", "share" or "size"
 ):
     """The one count that a text states, chosen among its numbers, or None
@@ -1109,7 +1109,7 @@ def _chosen_count(
 
 
 def _concluding_count(
-    tokens,  # numbers, words and marks of a text, with 8 edge tokens (`margin`) before and behind
+    tokens,  # numbers, words and marks of a text, with 8 empty edge tokens (`margin`) before and behind
     roles,  # place of each number among them → its role, such as "count", "share" or "size"
 ):
     """The last count marked as the answer; else a total before its parts; else the last count; or None
@@ -1132,11 +1132,11 @@ def _concluding_count(
 
 
 def _one_thing(
-    tokens,  # numbers, words and marks of a text, with 8 edge tokens (`margin`) before and behind
+    tokens,  # numbers, words and marks of a text, with 8 empty edge tokens (`margin`) before and behind
     roles,  # place of each number among them → its role, such as "count", "share" or "size"
 ):
     "The count in `there is an apple` or `there's a dog`: 1, or a number in place of the article; or None"
-    for i in range(margin, len(tokens) - margin):  # all but the edge tokens at both ends
+    for i in range(margin, len(tokens) - margin):  # all but the 8 empty edge tokens at each end
         at = i + 1  # the place behind "there's", or behind "there is"
         if tokens[i].text == "there" and tokens[at].text in ("is", "was"):
             at = i + 2
@@ -1201,7 +1201,7 @@ def read_number(
 
 
 def _holds_part_of_number(
-    tokens,  # numbers, words and marks of a text, with 8 edge tokens (`margin`) before and behind
+    tokens,  # numbers, words and marks of a text, with 8 empty edge tokens (`margin`) before and behind
     roles,  # place of each number among them → its role, such as "count", "share" or "size"
 ):
     "Whether a number of a text is written in several tokens, such as 2 1/2 or 10^3, which is not read"
@@ -1216,7 +1216,7 @@ def _is_whole(value):  # a float; None where it could not be read, as of 2.5.1
 
 
 def _lone_fraction(
-    tokens,  # numbers, words and marks of a text, with 8 edge tokens (`margin`) before and behind
+    tokens,  # numbers, words and marks of a text, with 8 empty edge tokens (`margin`) before and behind
 ):
     "The value of a fraction such as 1/2 where a text holds these two numbers and no other, or None"
     places = [i for i, token in enumerate(tokens) if is_number(token)]

@@ -198,7 +198,7 @@ _token = re.compile(
 
 def tokens_of(
     text: str,  # from `plain_text`
-) -> list:  # of `Token`, with `margin` edge tokens before and behind
+) -> list:  # of `Token`, with 8 empty edge tokens (`margin`) before and behind
     """Cut a text into tokens: numbers, words, Chinese characters and marks
 
     A number of several words, such as `two hundred and six`, becomes one token. The edge tokens at both ends
@@ -425,7 +425,7 @@ def _next_word(
 
     It is `at`, or the place behind a hyphen (twenty-one), or behind an `and` that follows hundreds (two
     hundred and six). In `two and three` the `and` joins two numbers, and the place is `at`."""
-    # `tokens` begins and ends with `margin` (8) edge tokens, so that neighbours are always there
+    # `tokens` begins and ends with 8 empty edge tokens (`margin`), so that neighbours are always there
     at = _behind_hyphen(tokens, at)  # the same place where there is no hyphen
     is_hundreds = value > 0 and value % 100 == 0
     if tokens[at].text != "and" or not is_hundreds:

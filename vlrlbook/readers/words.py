@@ -51,7 +51,7 @@ def answer_words(
         plain = _without_accents(plain)
     tokens = tokens_of(unwrapped(plain))  # unwrapped: without Markdown and LaTeX, **B** becomes B
     words = []
-    # all tokens but the `margin` (8) edge tokens that `tokens_of` adds at both ends
+    # all tokens but the 8 empty edge tokens (`margin`) that `tokens_of` adds at both ends
     for i in range(margin, len(tokens) - margin):
         words += _words_of_token(tokens, i, keep_articles)  # mostly one word; none for a comma
     return _with_synonyms(words, synonyms) if synonyms else words
@@ -79,7 +79,7 @@ def _words_of_token(
     keep_articles,  # False: a, an and the are left out
 ):
     "The list of words that token `i` stands for when answers are compared; empty for an article or a comma"
-    # `tokens` begins and ends with `margin` (8) edge tokens, so that neighbours are always there
+    # `tokens` begins and ends with 8 empty edge tokens (`margin`), so that neighbours are always there
     token = tokens[i]
     if is_number(token):
         return _words_of_number(token)  # mostly one word: its digits
@@ -100,7 +100,7 @@ def _words_of_token(
 
 
 def _is_behind_number(
-    tokens,  # of a text, with edge tokens before the first one
+    tokens,  # of a text, with 8 empty edge tokens before the first one
     i,  # place of a word such as `minutes`
 ):
     "Whether token `i` stands behind a number: 20 minutes, 20-minutes, 20⏎minutes (⏎: a line break)"
@@ -133,7 +133,7 @@ def _is_letter_name(
     """Whether token `i` is an `a` that is part of a name and no article
 
     So it is as the last word (grade A), and as a capital behind a word (hepatitis A virus)."""
-    # `tokens` begins and ends with `margin` (8) edge tokens, so that neighbours are always there
+    # `tokens` begins and ends with 8 empty edge tokens (`margin`), so that neighbours are always there
     token, before, following = tokens[i], tokens[i - 1], tokens[i + 1]
     if token.text != "a":
         return False
@@ -359,7 +359,7 @@ def truth_number(
 ) -> float | None:  # None where the truth is more than a number
     "The value of a truth that is one number and nothing else, such as -2.5, .5, 1,200, twenty-one or 1/2"
     tokens = tokens_of(unwrapped(plain_text(str(truth))))  # unwrapped: **4** and $4$ become 4
-    tokens = tokens[margin:-margin]  # without the edge tokens that `tokens_of` adds at both ends
+    tokens = tokens[margin:-margin]  # without the 8 empty edge tokens that `tokens_of` adds at each end
     # brackets, full stops and quotation marks do not count: "(4)." is 4
     tokens = [token for token in tokens if token.text not in ("(", ")", ".", '"')]
     if len(tokens) == 1:
