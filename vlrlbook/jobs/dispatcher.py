@@ -40,9 +40,9 @@ class DispatcherThread:
     ):
         self.look = look
         self.pause = pause
-        self.thread = None
+        self.thread = None  # made by `start`
         self.wake = threading.Event()  # setting it ends the pause between two calls
-        self.stopping = False
+        self.stopping = False  # True: the thread ends before its next call
 
     def start(self):
         "Start the thread"
@@ -98,14 +98,14 @@ class Jobs:
         data_dir: str | Path,  # made if it is not there; only one server may work on it
         slots: int | list = 1,  # jobs at a time: their number, or a list with CUDA_VISIBLE_DEVICES of each
         backend: str = "local",  # local, submitit or ray
-        options: dict = None,  # passed to the back end
+        options: dict = None,  # passed to the back end; None: none
         ledger_dir: str | Path | None = None,  # local folder for the ledger; None: in the data directory
         max_queued: int = 200,  # jobs that may wait; more are refused
         grace: float = 10.0,  # seconds between SIGTERM and SIGKILL
         on_exit: str = "keep",  # keep: jobs outlive the server; interrupt: the next one resumes them
         restarts: int = 3,  # how often a job whose supervisor died is restarted without a new checkpoint
         keep_days: float = None,  # days, while a server runs, that ended jobs are kept; None: for ever
-        keep_bytes: int = None,  # disk space of ended jobs; beyond it, those that ended first are removed
+        keep_bytes: int = None,  # disk space of ended jobs; beyond it the oldest are removed; None: no limit
         adopt: bool = False,  # add job folders to the ledger that it does not know, also if it was lost
     ):
         _check_options(backend, on_exit)
@@ -233,7 +233,7 @@ class Jobs:
 
     def submit(self,
         job_name: str,  # any text
-        parameters: dict,  # for the GRPO run of chapter 05's notebook, or for `command`
+        parameters: dict,  # for the notebook of chapter 05, which trains with GRPO, or for `command`
         command: list = None,  # words to run in the job's folder; None: that GRPO run
         key: str = None,  # Idempotency-Key: the same request again gives the same job
         request_hash: str = None,  # of the request; KeyReused if it is another than `key` came with before

@@ -52,7 +52,7 @@ class Submission:
 
     def submit(self,
         job_name: str,  # any text
-        parameters: dict,  # for the GRPO run of chapter 05's notebook, or for `command`
+        parameters: dict,  # for the notebook of chapter 05, which trains with GRPO, or for `command`
         command: list = None,  # words to run in the job's folder; None: that GRPO run
         key: str = None,  # Idempotency-Key: the same request again gives the same job
         request_hash: str = None,  # of the request: two with one key must be equal in it

@@ -50,7 +50,7 @@ def read_upload(
 ):
     """Read an archive inside the reading process, and print what came of it as one line of JSON to stdout.
 
-    The line is the report of chapter 01's reader (how many rows, which were skipped, notes), or a refusal
+    The line is the report of the archive's reader (how many rows, which were skipped, notes), or a refusal
     with code, message, row and entry. The parameters are texts, since they come from a command line."""
     from ..archive import unpack_counting_zip
     _limit_this_process(int(megabytes), int(seconds))
@@ -86,9 +86,9 @@ def _limit_this_process(
 
 
 def code_of_limit(
-    error: DataError,  # of chapter 01's reader
+    error: DataError,  # of the archive's reader (`vlrlbook.archive`)
 ) -> str:  # a code of `problems`
-    """The code of a refusal by chapter 01's reader, corrected where the process had met one of its limits.
+    """The code of a refusal by the archive's reader, corrected where the process had met one of its limits.
 
     The reader takes a full disk or a lack of memory for a fault of the archive. The exception that it met,
     `__cause__`, tells them apart."""
@@ -108,7 +108,7 @@ async def read_apart(
     strict: bool,  # refuse for one bad row
     settings: ServiceSettings,  # its limits are used
     kind: str = "counting",  # what the answers are, a key of `archive.zip_kinds`
-) -> dict:  # chapter 01's report
+) -> dict:  # the report of the archive's reader
     """Read an archive in a process of its own, by `read_upload`, and return the reader's report.
 
     Raises a Problem if the reader refuses the archive, takes too long, or dies of it."""

@@ -75,7 +75,7 @@ def data_format(
 
 def _shown_limits(settings):
     "What an upload and the server may hold at most: name of a limit → number"
-    # Taken from where they are enforced: the settings, and `limits` of chapter 01's archive reader.
+    # Taken from where they are enforced: the settings, and `limits` of `vlrlbook.archive`.
     return dict(
         upload_bytes=settings.upload_mb << 20,
         json_bytes=most_json_bytes,

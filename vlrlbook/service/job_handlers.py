@@ -229,15 +229,15 @@ class JobSide:
         return job, notes
 
     def _planned(self,
-        settings,  # what the client chose: chapter 05's name → value, such as lr → 5e-5
+        settings,  # what the client chose: name in `GRPOSettings` → value, such as lr → 5e-5
         file_id,  # of the upload to train on; None: pictures are drawn
     ):
         """Decide what the client left open, such as the batch, and check that all of it fits together.
 
-        Returns chapter 05's parameters, the notes on the decisions, and the run's length in optimizer steps.
+        Returns the run's parameters, the notes on the decisions, and the run's length in optimizer steps.
         Raises a Problem if the upload is missing, is of another task, or if settings clash."""
         task = settings.get("task", "counting")
-        row_count = picture_hashes = None  # without an upload chapter 05 draws pictures
+        row_count = picture_hashes = None  # without an upload the run draws its pictures
         if file_id is not None:
             upload = self.uploads.get(file_id)
             refuse_other_kind(task, upload)

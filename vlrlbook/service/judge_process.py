@@ -73,7 +73,7 @@ def _picture_of(text):
     if text is None:
         return None
     if text.startswith("data:"):
-        _, _, text = text.partition(",")
+        _, _, text = text.partition(",")  # behind the comma stands the base64
     return base64.b64decode(text, validate=True)
 
 

@@ -129,6 +129,6 @@ def write_html(
     # With sanitize_html=True, nbconvert 7.17 cleans outputs with its filter `clean_html`. Ours replaces it,
     # since that one would remove pictures and headings.
     exporter = HTMLExporter(template_name="basic", sanitize_html=True, filters={"clean_html": calm_html})
-    body, _ = exporter.from_filename(notebook)
+    body, _resources = exporter.from_filename(notebook)
     head = f'<meta charset="utf-8"><title>The executed notebook</title><style>{_page_style}</style>'
     write_whole(page, f'<!doctype html><html lang="en">{head}<body>{body}</body></html>')

@@ -167,7 +167,7 @@ said_here: dict = {"model": "Which model is trained",
 
 def chapter_05(
 ) -> dict:  # parameters: name → (type, default, help); presets and by_task as chapter 05 has them
-    """Return what chapter 05 defines about its settings: types, defaults, help, and values of the presets.
+    """Return what `settings` defines of a GRPO run: types, defaults, help, and values of the presets.
 
     They are read from its code, so that the form holds no copy that could go out of date."""
     help_texts = settings_help(GRPOSettings)  # name → the comment behind the setting
@@ -219,7 +219,7 @@ def choices_of(
 
 
 def _preset_of(
-    chapter,  # chapter 05's values: presets, size → {setting: value}; by_task, task → size → {setting: value}
+    chapter,  # GRPO's values: presets, size → {setting: value}; by_task, task → size → {setting: value}
     size,  # tiny or gpu: the models that the server trains
     task,  # counting, vqa, pointing or zoom
 ):
@@ -227,7 +227,7 @@ def _preset_of(
     # The task's own values win over those of the size.
     preset = chapter["presets"][size] | chapter["by_task"][task][size] | dict(task=task)
     # A preset sets the length of a run by max_steps or, where that is -1, by num_epochs. The form shows only
-    # the one that it uses. (Chapter 05 refuses 0 steps, so no preset has them.)
+    # the one that it uses. (`GRPOSettings` refuses 0 steps, so no preset has them.)
     unused = "num_epochs" if preset["max_steps"] > 0 else "max_steps"
     return preset | {unused: None}
 

@@ -19,24 +19,24 @@ _most_drawn_small = 50_000  # of any other task
 
 
 def plan(
-    settings: dict,  # what the client chose: chapter 05's name → value, from `read_request`
+    settings: dict,  # what the client chose: name in `GRPOSettings` → value, from `read_request`
     size: str,  # tiny or gpu: the models that the server trains
     form: dict,  # group → list of fields, from `request_form`
     rows: int | None,  # how many rows the upload has; None: there is none, and pictures are drawn
     pictures: list = None,  # `picture_key` of each row; None: taken as different from one another
-) -> tuple:  # parameters for chapter 05, notes for the client
+) -> tuple:  # parameters of the GRPO run (chapter 05), notes for the client
     "Decide what a request leaves open: a batch that the rows can fill, and the length of the run"
     parameters, notes, _ = plan_with_length(settings, size, form, rows, pictures)
     return parameters, notes
 
 
 def plan_with_length(
-    settings: dict,  # what the client chose: chapter 05's name → value, from `read_request`
+    settings: dict,  # what the client chose: name in `GRPOSettings` → value, from `read_request`
     size: str,  # tiny or gpu: the models that the server trains
     form: dict,  # group → list of fields, from `request_form`
     rows: int | None,  # how many rows the upload has; None: there is none, and pictures are drawn
     pictures: list = None,  # `picture_key` of each row; None: taken as different from one another
-) -> tuple:  # parameters for chapter 05, notes for the client, optimizer steps of the run
+) -> tuple:  # parameters of the GRPO run (chapter 05), notes for the client, optimizer steps of the run
     """Decide what a request leaves open, and count the optimizer steps that the run will take.
 
     Raises a Problem where there are too few rows or pictures."""
@@ -97,7 +97,7 @@ class _Decisions:
     def goes_by_epochs(self):
         "Whether the length of the run is given by num_epochs, by the client or else by the preset"
         if "max_steps" in self.asked:
-            return False  # as in chapter 05, max_steps wins
+            return False  # as in GRPO training (chapter 05), max_steps wins
         return "num_epochs" in self.asked or not self.defaults["max_steps"]
 
     def answers_a_step(self):
@@ -212,7 +212,7 @@ class _Decisions:
     def choose_length(self):
         """Decide the length of the run, and note what decides it: max_steps, num_epochs or the preset.
 
-        As in chapter 05, max_steps wins over num_epochs."""
+        As in GRPO training (chapter 05), max_steps wins over num_epochs."""
         default_steps = self.defaults["max_steps"]  # None where the preset gives num_epochs instead
         if "max_steps" in self.asked:
             self.notes.append(f"max_steps decides: {self.asked['max_steps']} steps")
@@ -231,7 +231,7 @@ class _Decisions:
         default_steps,  # length of a run where the client sets none: the preset's max_steps, or None
     ):
         "Let the client's num_epochs decide the length of the run"
-        # -1 is chapter 05's word for "by num_epochs"; without it the preset's max_steps would win.
+        # For `GRPOSettings` -1 means "by num_epochs"; without it the preset's max_steps would win.
         self.parameters["max_steps"] = -1
         otherwise = f"; without num_epochs this server does {default_steps}" if default_steps else ""
         steps = self._steps_of_epochs()

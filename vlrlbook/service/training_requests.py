@@ -32,7 +32,7 @@ def requested_task(
 def read_request(
     body: dict,  # of POST /train, as `read_json` gives it
     form: dict,  # group → list of fields, from `request_form` for the task that the request names
-) -> dict:  # job_name, data_file_id (None: drawn pictures), and `settings`: chapter 05's names → values
+) -> dict:  # job_name, data_file_id (None: drawn pictures), and `settings`: name in `GRPOSettings` → value
     """Check the body of a request for training.
 
     Raises one Problem that lists all that is wrong, each error with the field that it is about."""
@@ -85,7 +85,7 @@ def _is_of_type(value, name):
 
 
 def batch_problems(
-    settings: dict,  # chapter 05's names → values that the client chose
+    settings: dict,  # name in `GRPOSettings` → value, as the client chose
     form: dict,  # group → list of fields, from `request_form`
 ) -> list:  # of errors: empty, or one
     """Check that the answers of a step make whole groups, if the request sets how many there are.
@@ -105,10 +105,10 @@ def batch_problems(
 
 def form_defaults(
     form: dict,  # group → list of fields, from `request_form`
-) -> dict:  # chapter 05's names → values
+) -> dict:  # name in `GRPOSettings` → value
     """Return the value of each setting where a request gives none.
 
-    The form has its own names, such as learning_rate; chapter 05's name for it, lr, is the key here."""
+    The form has its own names, such as learning_rate; the name in `GRPOSettings`, lr, is the key here."""
     defaults = {}
     for group, fields in form.items():
         for field in fields:
@@ -173,7 +173,7 @@ def _read_group(
     values,  # what the request has under `group`: should be a dict, may be anything; None: nothing
     group,  # training_config or lora_config
     fields,  # of this group for the request's task: dicts with name, type, choices, minimum, maximum
-    settings,  # chapter 05's name → value, such as lr → 5e-5; filled here
+    settings,  # name in `GRPOSettings` → value, such as lr → 5e-5; filled here
     task,  # of the request, such as counting
 ):
     "Put the good values of a group into `settings`, and return a list of errors (dicts) for the rest"
@@ -203,9 +203,9 @@ def _read_group(
 
 def _take_setting(
     field,  # dict of type, choices, minimum, maximum for the request's task; None: it has no such setting
-    form_field,  # the same setting as a `FormField`, for all tasks: chapter 05's name for it, and its tasks
+    form_field,  # the same setting as a `FormField`, for all tasks: its name in `GRPOSettings`, and its tasks
     value,  # what the request gives, of any type
-    settings,  # chapter 05's name → value; gets the value if it is good
+    settings,  # name in `GRPOSettings` → value; gets the value if it is good
     task,  # of the request, such as counting
 ):
     "Take one value of a request over into `settings`; return what is wrong with it, a text, or None"
@@ -242,9 +242,9 @@ def _tasks_with_choice(
 
 def _take_value(
     field,  # of the form, a dict: type, choices, minimum, maximum
-    setting,  # chapter 05's name for it, such as lr
+    setting,  # its name in `GRPOSettings`, such as lr
     value,  # what a request gives, of any type
-    settings,  # chapter 05's name → value; gets the value if it is good
+    settings,  # name in `GRPOSettings` → value; gets the value if it is good
 ):
     "Put one value of a request into `settings`; return what is wrong with it, a text, or None"
     if setting in settings:
@@ -260,9 +260,9 @@ def _take_value(
 
 
 def refuse_clashes(
-    parameters: dict,  # for chapter 05: name → value, complete but for the data
+    parameters: dict,  # of the GRPO run: name in `GRPOSettings` → value, complete but for the data
 ):
-    """Raise a Problem if settings that are good one by one contradict each other by chapter 05's rules.
+    """Raise a Problem if settings that are good one by one contradict each other in a GRPO run.
 
     Without this check the job would wait in the queue first, and fail at its start."""
     try:

@@ -297,7 +297,7 @@ class Uploads:
 
     def remove(self,
         file_id: str,  # identifier of an upload
-        is_needed=None,  # function of a file_id: whether a job needs it, asked while no job can be started
+        is_needed=None,  # function: file_id → does a job need it? Asked while no job can start; None: no
     ) -> bool:  # False: it is needed, and stays
         """Delete an upload, unless a job needs it.
 
