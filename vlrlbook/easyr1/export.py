@@ -123,7 +123,7 @@ def _reward_expression(function, statements, spec):
         raise SettingsError(f"reward {spec!r}: a trained model cannot travel in a file; "
                             "EasyR1 and verl take rules of chapter 02 and functions of a module")
     qualified_name = getattr(function, "__qualname__", "")
-    if qualified_name == "mix.<locals>.mixed": # the function that chapter 02's `mix` returns: a weighted sum
+    if qualified_name == "mix.<locals>.mixed": # the function that `rewards.mix` returns: a weighted sum
         return _mix_expression(function, statements, spec)
 
     # Functions inside others have `<locals>` in this name, nameless ones `<lambda>`; functions of a notebook
@@ -464,7 +464,7 @@ def ask_reward_file(
 
 # %% ../../nbs/09b_export.ipynb #n74be676
 def export_easyr1(
-    dataset, # a data set or samples of chapter 01, a file of VQA rows in any form, or a counting ZIP
+    dataset, # `datasets.Dataset`, list of `Sample`, file of VQA rows in any form, or a counting ZIP
     reward, # a rule's name, module:function, a weighted sum as a text, or a function of a module
     settings: dict, # nested, dotted or short names → values, over our own
     out_dir: str | Path, # new or empty
@@ -591,7 +591,7 @@ class _Reading:
     tell: object = None # called with the report of each file
 
 def _as_dataset(rows, reading):
-    """A data set of chapter 01 from the path of a file or a counting ZIP, a list of samples, or a data set
+    """A `datasets.Dataset` from the path of a file or a counting ZIP, a list of `Sample`, or a data set
 
     `reading`: a `_Reading`, which says how a file is read; a list or a data set is taken as it is."""
     if isinstance(rows, (str, Path)):
@@ -787,7 +787,7 @@ def _readme(checked, engine, reward, counts, files):
 
 # %% ../../nbs/09b_export.ipynb #ne34ea9e
 def export_verl(
-    dataset, # a data set or samples of chapter 01, a file of VQA rows in any form, or a counting ZIP
+    dataset, # `datasets.Dataset`, list of `Sample`, file of VQA rows in any form, or a counting ZIP
     reward, # a rule's name, module:function, a weighted sum as a text, or a function of a module
     settings: dict, # nested, dotted or short names of verl → values, over our own
     out_dir: str | Path, # new or empty
@@ -931,7 +931,7 @@ def _escape_for_hydra(match):
 def _write_parquet(dataset, path, template, split):
     """Write the rows of a data set with their pictures as parquet for verl; return the number of rows
 
-    Only one batch is in memory at a time. `dataset`: of chapter 01; `template`: the jinja template around
+    Only one batch is in memory at a time. `dataset`: a `datasets.Dataset`; `template`: the jinja text around
     each question; `split`: train or val, stored in each row."""
     import pyarrow as pa
     import pyarrow.parquet as pq

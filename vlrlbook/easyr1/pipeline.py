@@ -284,9 +284,9 @@ def _training_values(settings, model, export, folder):
         image_dir=str(export / "images"), output_dir=str(folder), reward=settings.reward,
         seed=settings.seed, resume="true" if has_checkpoint else "", # a text, since it may be a path
         save_steps=10) # a stopped run loses at most so many steps
-    if settings.max_steps: # else chapter 05 decides by its own preset
+    if settings.max_steps: # else the preset of GRPO (chapter 05) decides
         values["max_steps"] = settings.max_steps
-    # version=None: these are chapter 05's settings, so `lr` must not be taken for EasyR1's short name.
+    # version=None: these are of `GRPOSettings`, so `lr` must not be taken for EasyR1's short name.
     return values | parse_overrides(shlex.split(settings.training), version=None)
 
 # %% ../../nbs/09f_pipeline.ipynb #n09aba69
@@ -389,7 +389,7 @@ def _evaluate_stage(settings, model, trained, export, folder):
         controls=False, # no control questions, which show no picture or a wrong one
         resume=True)
     if trained.exists(): # else training was skipped, and only the model before it is measured
-        values["adapter"] = str(trained) # chapter 06 also takes a whole model here
+        values["adapter"] = str(trained) # an evaluation also takes a whole model here
     results = evaluate(read_settings(EvaluationSettings, values, "evaluation"))
     return _greedy_accuracies(results["metrics"])
 
