@@ -763,7 +763,7 @@ class AlohaClassifier(BackboneWithHead):
     def __init__(self,
         vlm, # of any family, with or without a LoRA adapter
         num_classes: int, # bins
-        weights=None, # loss weight of each bin
+        weights=None, # loss weight of each bin; None: 1
     ):
         # peft wraps the model in one of its own; `get_base_model` unwraps it.
         unwrapped = vlm.get_base_model() if hasattr(vlm, "peft_config") else vlm
@@ -817,7 +817,7 @@ def expected_bin(
 def build_classifier(
     settings: AlohaSettings, # model, finetune_mode, adapter, head, LoRA numbers, dtype
     num_classes: int, # bins
-    weights=None, # loss weight of each bin
+    weights=None, # loss weight of each bin; None: 1
 ): # classifier, processor
     "A classifier to be trained, and its processor: model, adapter and head as the settings say"
     s = settings
@@ -1120,7 +1120,7 @@ def _mirrored_views(
 def jittered(
     images: list, # PIL images
     strength: float, # factors lie within 1 ± strength
-    generator: torch.Generator = None, # source of chance
+    generator: torch.Generator = None, # source of chance; None: PyTorch's own
 ) -> list: # PIL images
     """Change brightness, contrast and saturation at random, by the same factors in all pictures.
 
@@ -1134,7 +1134,7 @@ def jittered(
 def shifted(
     images: list, # PIL images
     pixels: int, # largest distance to any side
-    generator: torch.Generator = None, # source of chance
+    generator: torch.Generator = None, # source of chance; None: PyTorch's own
 ) -> list: # PIL images of the same sizes
     """Shift each picture by a random distance of its own, at most `pixels` to any side.
 

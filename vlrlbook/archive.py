@@ -882,7 +882,7 @@ def _skipped_row(
     strict,  # raise the error, with row and picture, instead of leaving the row out
 ):
     "A row that is left out, as a dict for `Report.skipped`"
-    number, image, _, _ = row
+    number, image, _question, _answer = row
     if strict:
         raise DataError(error.code, error.message, row=number, entry=image) from error
     return dict(row=number, image=image, code=error.code, message=error.message)
@@ -893,8 +893,8 @@ def _kept_row(
     stored,  # (file, `picture_key`, size) of its picture
 ):
     "A good row, as a dict for a line of rows.jsonl"
-    number, _, question, answer = row
-    file, key, _ = stored
+    number, _image, question, answer = row
+    file, key, _size = stored
     return dict(row=number, file=file, question=question, answer=answer, picture=key)
 
 
@@ -991,7 +991,7 @@ def _entry_of_row(
     kind,  # what the answers are, a key of `zip_kinds`
 ):
     "Check one row of main.csv, and return the ZipInfo of its picture; `DataError` if it cannot be used"
-    _, image_path, question, answer = row
+    _number, image_path, question, answer = row
     _check_question(question, answer)  # a DataError if one is empty, or the question holds control tokens
     _check_answer(answer, notes, kind)  # a DataError if it holds no count, or no boxes in kind pointing
     name, note = _existing_name(names, image_path)
@@ -1094,7 +1094,7 @@ def _with_checked_shape(
 
     That is, of another ratio of width and height: they belong to another picture, or were drawn before this
     one was rotated. Another size alone is no fault, since boxes can be scaled."""
-    _, _, size = stored
+    _file, _key, size = stored
     size_in_answer = read_box_truth(answer).size
     if not have_same_shape(size_in_answer, size):
         sizes = f"{size_in_answer[0]} x {size_in_answer[1]}, and it has {size[0]} x {size[1]}"
@@ -1112,8 +1112,8 @@ class _PictureStore:
         self.folder, self.most_bytes, self.reserve = folder, most_bytes, reserve
         # entry's name → (file, `picture_key`, (width, height)), or a `DataError` for a bad picture
         self.results = {}
-        self.written_bytes = 0
-        self.write_lock = threading.Lock()
+        self.written_bytes = 0  # so far, all files together
+        self.write_lock = threading.Lock()  # held while a file is written and counted
 
     def keep(self,
         entry_name: str,  # in the archive

@@ -185,7 +185,7 @@ def _train_and_measure(
     # settings hold a reward by its name, so it gets one for the length of the training
     with _registered("of_the_contest", reward) as reward_name:
         base, log = _train(reward_name, rules, folder)  # base: directory of the model before the training
-    # a row for each frozen picture; the numbers are those of chapter 05's preset for this small model.
+    # a row for each frozen picture; the numbers are those of GRPO's preset (chapter 05) for this small model.
     # 8 tokens are room for "A photo of 3 discs", 112 pixels squared are the size of the training's pictures
     rows = compare(base, adapter=folder, dataset=frozen_pictures(rules), answers=rules.answers,
                    max_new_tokens=8, batch_size=125, max_image_size=112)
@@ -251,7 +251,7 @@ def _training_settings(
     rules,  # Rules of the class: steps, seed, warm_steps
     folder,  # for the trained adapter
 ):
-    "The contest's settings for a training: those of the rules, the rest from chapter 05's small preset"
+    "The contest's settings for a training: those of the rules, the rest from GRPO's small preset"
     # every 5 steps; more often in a run of under 20, for four points at least in the curve of its reward
     logging_steps = max(1, min(5, rules.steps // 4))
     # no checkpoints, and only one held-out picture, since the frozen pictures measure the model

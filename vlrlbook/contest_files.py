@@ -65,7 +65,7 @@ def frozen_pictures(
 
     They are drawn from a fixed seed, so they are the same on every machine."""
     from .data import synthetic_counting
-    from .evaluation import frozen_seed  # chapter 06's seed, from which nothing else is drawn
+    from .evaluation import frozen_seed  # seed of evaluations (chapter 06), from which nothing else is drawn
     return synthetic_counting(rules.pictures, seed=frozen_seed)
 
 

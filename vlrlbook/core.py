@@ -299,7 +299,7 @@ class RunLog:
     def __init__(self,
         path: str | Path | None = None, # CSV file to write; None writes nothing
         rows: list | tuple = (), # dictionaries, each with `step`
-        baselines: dict = None, # label → reward, such as that of blind guessing; drawn as lines
+        baselines: dict = None, # label → reward, such as that of the best answer without a picture; lines
     ):
         "Make a log of some rows; with a `path` each row that is added is written there at once"
         self.path = Path(path) if path else None

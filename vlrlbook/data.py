@@ -551,7 +551,7 @@ def load_vqa(
     skip_bad_rows: bool = False, # leave bad rows out instead of stopping at the first
 ): # datasets.Dataset
     "Read VQA rows as a data set: questions in the VQA prompt, pictures on disk until a row is read"
-    dataset, _ = read_vqa(path, image_dir, keys, skip_bad_rows)
+    dataset, _report = read_vqa(path, image_dir, keys, skip_bad_rows)
     return dataset
 
 def with_good_truths(
@@ -662,7 +662,7 @@ def preference_row(
     image_dir: str | Path | None = None, # folder of relative picture paths; None: they stay, unchecked
     keys: str | dict | None = None, # which column holds what, such as "query=question chosen=better"
 ) -> dict: # id, query, image (path, bytes, a list of these, or None), response, human_ranking
-    "Read and check one preference row of any known form, and return it as chapter 03 uses it"
+    "Read and check one preference row of any known form, and return it as a reward model's training uses it"
     column_of = read_keys(keys) # what a column holds → its name, such as chosen → better
     preference = read_preference_row(row, number, column_of) # a `rows.preferences.PreferenceRow`
     if image_dir is not None:
@@ -673,7 +673,7 @@ def preference_row(
 def preference_fields(
     row, # `rows.preferences.PreferenceRow`
 ) -> dict: # id, query, image, response, human_ranking; votes and turns only if the row has some
-    "A preference row as the dict that chapter 03 uses; `image` is None, one picture, or a list of several"
+    "A preference row as a dict for the reward model; `image` is None, one picture, or a list of several"
     pictures = row.pictures
     image = pictures
     if len(pictures) < 2:
@@ -784,7 +784,7 @@ def _scene_question(placed, row, rng):
         is_there = row % 8 < 4 # true for every second of them: always answering "yes" is right half the time
         return _question_of_presence(colours, is_there, rng)
     if kind == "choice":
-        x, _ = placed[colours[0]]
+        x, _radius = placed[colours[0]]
         side = "left" if x < 56 else "right" # the picture is 112 pixels wide
         return f"Is the {colours[0]} disc on the left or the right?", side
     if kind == "number":
@@ -828,7 +828,7 @@ def synthetic_preferences(
             response=[counting_answer(count), counting_answer(wrong_count)],
             human_ranking=[0, 1], # 0 is the best; `permuted` shuffles responses and ranks below
         )
-        rows.append(preference_row(row, number)) # checked, and in the form of chapter 03
+        rows.append(preference_row(row, number)) # checked, and in the form for the reward model
     return permuted(rows, seed)
 
 # %% ../nbs/01_data.ipynb #c075

@@ -143,7 +143,7 @@ def _rows_of(
         # Not strict: bad rows of this file are no problem of the file that is checked.
         _, _, rows = _unpacked(path, work, _kind_of_zip(kind), strict=False)
     elif kind == "preferences":
-        rows, _ = inspect_preferences(path, image_dir, keys)
+        rows, _ = inspect_preferences(path, image_dir, keys)  # _: the report, with the rows that are bad
     else:
         rows, _ = inspect_vqa(path, image_dir, keys)
     return rows

@@ -50,7 +50,7 @@ _all_ = ["hows", "columns", "guess_task", "main_mark", "score_rows", "pictures_o
 frozen_seed = 2**21  # of the drawn evaluation set; no other chapter draws from it
 
 def frozen_key(
-    dataset,  # made by chapter 01, or a list of `Sample`
+    dataset,  # `datasets.Dataset` from `vlrlbook.data`, or a list of `Sample`
 ) -> str:  # 16 hex digits
     "A fingerprint of a data set: it changes with any question, truth or pixel, and with the order of rows"
     digest = hashlib.sha256()
@@ -62,7 +62,7 @@ def frozen_key(
     return digest.hexdigest()[:16]
 
 def sample_at(
-    dataset,  # made by chapter 01, or a list of `Sample`
+    dataset,  # `datasets.Dataset` from `vlrlbook.data`, or a list of `Sample`
     i: int,  # which row
 ) -> Sample:  # with its pictures decoded
     "Return row `i` of a data set as a `Sample`; only this row's pictures are decoded"
@@ -76,7 +76,7 @@ def sample_at(
 
 # %% ../nbs/06_evaluation.ipynb #c016
 def other_pictures(
-    dataset,  # made by chapter 01, or a list of `Sample`
+    dataset,  # `datasets.Dataset` from `vlrlbook.data`, or a list of `Sample`
     seed: int = 0,  # same seed, same exchange
 ) -> list:  # for each row, the row whose pictures it gets
     """Choose for each row another row, whose pictures it is asked about as a control.
@@ -139,7 +139,7 @@ def ways(
 def compare(
     base: str,  # hub id, directory, or `tiny-` and a family for an untrained tiny model
     adapter: str,  # directory of a LoRA adapter or of a whole trained model; None: only `base`
-    dataset,  # made by chapter 01, or a list of `Sample`
+    dataset,  # `datasets.Dataset` from `vlrlbook.data`, or a list of `Sample`
     path: str | Path | None = None,  # predictions file that grows with the run; None keeps nothing
     answers: int = 4,  # sampled answers to each picture
     temperature: float = 1.0,  # of sampling
@@ -178,7 +178,7 @@ def compare(
 # %% ../nbs/06_evaluation.ipynb #n6f9ad82
 def by_length(
     processor,  # of the model
-    dataset,  # made by chapter 01, or a list of `Sample`
+    dataset,  # `datasets.Dataset` from `vlrlbook.data`, or a list of `Sample`
 ) -> list:  # row numbers, the longest prompt first
     """Sort the rows by the tokens of their prompts, those of pictures included.
 
@@ -329,7 +329,7 @@ def _answered(
 # %% ../nbs/06_evaluation.ipynb #ncc2f2f8
 def _ask(
     panel,  # what answers: models in this process, in several, or in vLLM
-    dataset,  # made by chapter 01, or a list of `Sample`
+    dataset,  # `datasets.Dataset` from `vlrlbook.data`, or a list of `Sample`
     batches,  # lists of row numbers
     done,  # how many samples an earlier run has answered: those of the first batches, which are complete
     lenders,  # for each row the row whose pictures it gets as a control; None: no controls
@@ -370,7 +370,7 @@ def _unanswered(
     return numbers
 
 def _batch_in_all_ways(
-    dataset,  # made by chapter 01, or a list of `Sample`
+    dataset,  # `datasets.Dataset` from `vlrlbook.data`, or a list of `Sample`
     batches,  # lists of row numbers
     lenders,  # for each row of the set the row whose pictures it gets as a control; None: no controls
     number,  # of the batch
@@ -409,8 +409,8 @@ def _append(
 
 # %% ../nbs/06_evaluation.ipynb #c024
 def read_predictions(
-    path: str | Path,  # JSON or JSONL: this chapter's, chapter 05's, or rows with answer and prediction
-) -> list:  # rows in this chapter's form, each column a list of texts
+    path: str | Path,  # JSON or JSONL: of an evaluation, a GRPO run, or rows with answer and prediction
+) -> list:  # rows in the form of an evaluation, each column a list of texts
     "Read a predictions file; raise DataError with the row's number at the first bad row"
     file = Path(path).name
     numbered = read_rows(path)  # (number, row): the number is that of the line, empty lines count
@@ -470,7 +470,7 @@ def _advice_for_other_chapters(
     row,  # dict without a field 'answer'
 ):
     "The end of an error message: for a row of chapter 03 or 04, the command that reads it; else empty"
-    # A row of those chapters holds scores or probabilities instead of answers.
+    # A row of a reward model (03) or a classifier (04) holds scores or probabilities instead of answers.
     if kind_of_rows(row) == "answers":
         return ""
     return "; `vlrlbook evaluate --predictions` takes files of chapters 03 and 04"
@@ -549,7 +549,7 @@ def _label_and_bins(
     number,  # of the row, for error messages
     bins,  # how many probabilities the first row has; None: this is the first
 ):
-    "Check a row of chapter 04's predictions; return its label, an int, and its list of probabilities"
+    "Check a row of a classifier's predictions; return its label, an int, and its list of probabilities"
     if not isinstance(row, dict):
         raise DataError("predictions.row", f"{type(row).__name__}, expected an object", row=number)
     values = _bins_of(row, number, bins)
@@ -575,7 +575,7 @@ def kind_of_rows(
     return "answers"
 
 def read_scores(
-    path: str | Path,  # predictions.jsonl of chapter 03
+    path: str | Path,  # predictions.jsonl of a reward model (chapter 03)
 ) -> list:  # rows: response, human_ranking, scores
     "Read preference rows with a reward model's scores; raise DataError at the first bad row"
     rows = []
@@ -591,7 +591,7 @@ def read_scores(
     return rows
 
 def read_bins(
-    path: str | Path,  # predictions.jsonl of chapter 04
+    path: str | Path,  # predictions.jsonl of a classifier of robot films (chapter 04)
 ) -> dict:  # labels, probabilities, episodes, frames: as `classifier_metrics` takes them
     "Read a classifier's labels and probabilities of ordered classes; raise DataError at the first bad row"
     labels, probabilities, episodes, frames = [], [], [], []
@@ -629,7 +629,7 @@ def judged_report(
 def _judged_scores(path):
     """Judge a file of a reward model's scores for answers that people have ranked (chapter 03).
 
-    Returns the task's name, chapter 03's report, a list of metrics, and from `_beats_baseline` a dict that
+    Returns the task's name, the model's report, a list of metrics, and from `_beats_baseline` a dict that
     answers whether the model is better than a simple rule."""
     from vlrlbook.reward_model import pair_report  # imported here, since only these files need that chapter
     rows = read_scores(path)
@@ -647,7 +647,7 @@ def _judged_scores(path):
 def _judged_bins(path):
     """Judge a file of chapter 04's classifier (aloha): probabilities of bins of progress, from 0, none, on.
 
-    Returns the task's name, chapter 04's report, a list of metrics, and from `_beats_baseline` a dict that
+    Returns the task's name, its report, a list of metrics, and from `_beats_baseline` a dict that
     answers whether the classifier is better than always the commonest bin."""
     report = classifier_metrics(**read_bins(path))
     report.pop("expected_bin")  # a number for each frame, which is in the file already
@@ -1046,7 +1046,7 @@ result_names = dict(exact="exact_accuracy", accuracy="exact_accuracy", error="me
                     reward="mean_reward", verbatim="verbatim_accuracy", iou="mean_iou")
 
 def recompute(
-    rows: list,  # chapter 05's predictions
+    rows: list,  # of predictions.jsonl of a GRPO run (chapter 05)
     task: str = "counting",  # of that run
     reward=None,  # of that run; None: the task's own
 ) -> dict:  # before, after and gain, with the keys of results.json
@@ -1078,7 +1078,7 @@ def _means(
 ):
     "Average each mark, under its name in results.json; None if it applies to no row. `n` counts the rows"
     row_count = len(next(iter(marks.values())))  # all arrays have this length
-    # mean_absolute_error: chapter 05 writes it for every task, None where there are no counts
+    # mean_absolute_error: a GRPO run writes it for every task, None where there are no counts
     means: dict = dict(n=row_count, mean_absolute_error=None)
     for mark, values in marks.items():
         if mark in result_names:

@@ -96,7 +96,7 @@ def make_trainer(
     settings: GRPOSettings, # a checked object
     model, # with its adapter on, if it has one
     processor, # of the model
-    dataset, # made by chapter 01
+    dataset, # `datasets.Dataset` from `vlrlbook.data`
     recorder=None, # see `rewards.for_trl`
     log: RunLog = None, # gets a row per logged step
     held_out: list = None, # `Sample`s that are asked every `eval_steps`; None asks nothing

@@ -242,7 +242,9 @@ _answers_at_once = 64  # with one call per answer, a judge would spend most of i
 def summary(
     scored: dict,  # from `marks`
 ) -> dict:  # exact_accuracy, mean_absolute_error, mean_reward, verbatim_accuracy, n; of boxes also mean_iou
-    "The means over all samples that `results.json` holds; the error is None where no answer held a count"
+    """The means over all samples that `results.json` holds; the error is None where no answer held a count
+
+    exact: right in any words; verbatim: equal to the truth to the letter."""
     errors = [error for error in scored["error"] if not math.isnan(error)]
     iou_of_boxes = dict(mean_iou=_mean(scored["iou"])) if "iou" in scored else {}
     return iou_of_boxes | dict(
@@ -263,7 +265,7 @@ def _mean(values):
 def gain(
     before: dict,  # from `marks`
     after: dict,  # the same samples
-    pictures: list = None,  # the picture of each sample, where several share one
+    pictures: list = None,  # the picture of each sample, where several share one; None: each has its own
 ) -> dict:  # mean_reward, exact_accuracy, verbatim_accuracy, each with its ci95 and the interval's name
     "What training gained: the mean over the samples of after less before, with paired 95 % intervals"
     # mark → its name in `results.json`; boxes are judged by their IoU, so it comes first
@@ -635,7 +637,7 @@ def _blind_metric(
     rows,  # dicts with the truth, `answer`
     task,  # counting, vqa, pointing or zoom
     column,  # name of the metric: majority or blind
-    mark,  # name of what is measured: the task's main mark, such as exact, or reward
+    mark,  # name of what is measured: the task's main mark, such as exact (majority), or reward (blind)
     pay,  # (text, row) → number: that mark of a text as the row's answer; the same for rows of one truth
 ):
     "What the best answers earn that are given without a look at the pictures, as a metric with its interval"
@@ -653,7 +655,7 @@ def baselines(
     rows: list,  # question and answer of each; question_type where the set has one
     task: str,  # counting, vqa, pointing or zoom
     reward=None,  # (completion, answer) → parts; None: the task's own
-) -> dict:  # majority: share right; blind_reward: what the best blind answer earns (not of a batched reward)
+) -> dict:  # majority: share right; blind_reward: what the best answer earns (not of a batched reward)
     "What the best answers that need no picture would earn on these truths: two lines in the chart of a run"
     if getattr(reward, "batched", False):
         # Such a reward, for example a trained model's, also looks at pictures: no text alone has a reward.

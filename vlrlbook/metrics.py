@@ -94,7 +94,7 @@ def share_ci(
     clusters: list | np.ndarray | None = None,  # what each belongs to, where they are not independent
 ) -> tuple:  # low, high
     "Return the 95 % interval of a share: Wilson's, or the bootstrap where values belong to clusters"
-    interval, _ = _share_ci_and_name(right, clusters)
+    interval, _name = _share_ci_and_name(right, clusters)
     return interval
 
 
@@ -272,7 +272,7 @@ def metric_name(
 def metric(
     column: str,  # whose answers and how they were asked for, such as after_greedy
     values: list,  # a number per row; nan where it does not apply
-    clusters: list = None,  # the picture of each row, where rows share pictures
+    clusters: list = None,  # the picture of each row, where rows share pictures; None: each has its own
     mark: str = "",  # what was measured, such as exact
     group: str = None,  # over which rows; None: all
 ) -> dict:  # name, column, mark, group, kind (share or amount), value, n, ci95, interval
@@ -296,7 +296,7 @@ def metric(
 def difference(
     column: str,  # what was subtracted from what, such as gain_greedy
     values: list,  # paired differences, a number per row; nan where it does not apply
-    clusters: list = None,  # the picture of each row, where rows share pictures
+    clusters: list = None,  # the picture of each row, where rows share pictures; None: each has its own
     mark: str = "",  # what was measured, such as exact
     group: str = None,  # over which rows; None: all
 ) -> dict:  # as from `metric`, its kind "difference"

@@ -127,7 +127,7 @@ def _check_replaceable(
     "Raise ValueError unless each tensor of `changed` is in one of the files, of floats and of the same shape"
     stored = {} # tensor → {dtype, shape, data_offsets}, over all files
     for path in files:
-        header, _ = read_header(path)
+        header, _ = read_header(path) # _: where the tensors' bytes begin
         stored.update(header)
     stored.pop("__metadata__", None) # what safetensors may hold besides
     for name, tensor in changed.items():
@@ -282,7 +282,7 @@ def _total_size(folder):
     "Return the bytes of all tensors in the safetensors files of a folder"
     total = 0
     for file in folder.glob("*.safetensors"):
-        header, _ = read_header(file)
+        header, _ = read_header(file) # _: where the tensors' bytes begin
         # a tensor's data_offsets are its first byte and the byte behind its last
         ends = [about["data_offsets"][1] for name, about in header.items() if name != "__metadata__"]
         total += max(ends, default=0)

@@ -471,13 +471,13 @@ def limit_pixels(
 # %% ../nbs/00a_models.ipynb #c030
 def load_vlm(
     name: str, # hub id, directory, or `tiny-` and a family for an untrained twin
-    adapter: str = None, # directory of a LoRA adapter to put on
+    adapter: str = None, # directory of a LoRA adapter to put on; None: none
     dtype: str = "auto", # of the weights: auto, float32, bfloat16 or float16
     attention: str = "auto", # auto, flash_attention_2, sdpa or eager
     use_4bit: bool = False, # needs CUDA and bitsandbytes
     max_image_size: int = None, # N: at most N × N pixels in all a picture; None: as the checkpoint says
     trainable: bool = False, # whether the adapter's weights are to be trained further
-    cache_dir: str = None, # where hub downloads go
+    cache_dir: str = None, # where hub downloads go; None: the hub's own cache
 ): # model, processor
     """Load a vision-language model of one of the six families with its processor, which pads on the left
 
@@ -495,7 +495,7 @@ def load_vlm(
 def load_processor(
     name: str, # hub id, directory, or `tiny-` and a family
     max_image_size: int = None, # N: at most N × N pixels in all a picture; None: as the checkpoint says
-    cache_dir: str = None, # where hub downloads go
+    cache_dir: str = None, # where hub downloads go; None: the hub's own cache
 ): # the processor that `load_vlm` gives, without the weights
     "Load the processor of a model, which pads on the left"
     from transformers import AutoProcessor
@@ -735,7 +735,7 @@ def merge_lora(
     """Merge an adapter into its base model and write the result as a new model directory
 
     Only tensors that the adapter changes are replaced: all others, and every other file of the base, are
-    copied byte for byte. A tiny twin as base has no files, so it is saved as a whole."""
+    copied byte for byte. A tiny twin (random weights) as base has no files, so it is saved as a whole."""
     if Path(output_path).exists():
         raise FileExistsError(f"{output_path} is there already") # before gigabytes are loaded
 
@@ -777,8 +777,8 @@ def _check_untied(
                              "its base")
 
 def base_files(
-    name: str, # path or hub id, or a twin
-    cache_dir: str = None, # where hub downloads go
+    name: str, # path, hub id, or a twin: `tiny-` and a family, for a tiny model with random weights
+    cache_dir: str = None, # where hub downloads go; None: the hub's own cache
 ) -> Path | None:
     """Return the directory with the files of a checkpoint; None for a tiny twin, which has no files
 

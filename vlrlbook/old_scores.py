@@ -173,7 +173,7 @@ def _head_of(state, file):
         message = f"a head of {len(numbers)} layers ({prefix}…), expected two"
         raise DataError("reward_model.checkpoint", message, entry=file.name)
     head = {}
-    # 0 and 2: the layers of chapter 03's head, a Sequential with an activation, 1, between them
+    # 0 and 2: the layers of a reward model's head, a Sequential with an activation, 1, between them
     for our_number, old_number in zip((0, 2), numbers):
         for part in ("weight", "bias"):
             name = f"{prefix}{old_number}.{part}"

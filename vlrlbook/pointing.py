@@ -229,7 +229,7 @@ def _size_text(size):
 
 
 def in_scale_of(
-    dataset,  # of rows with a picture and a truth of boxes, made by chapter 01
+    dataset,  # `datasets.Dataset` of rows with a picture and a truth of boxes
     model: str,  # hub id, directory, or `tiny-` and a family
     max_image_size: int = None,  # N: at most N × N pixels in all a picture; None: as its processor says
 ):  # datasets.Dataset with the same rows
@@ -245,7 +245,7 @@ def in_scale_of(
 
 
 def with_good_boxes(
-    dataset,  # of rows with a picture and a truth of boxes, made by chapter 01
+    dataset,  # `datasets.Dataset` of rows with a picture and a truth of boxes
 ):  # the same data set
     "Check that every row's boxes belong to its picture; a `DataError` names the first row where they do not"
     for row in _undecoded(dataset):

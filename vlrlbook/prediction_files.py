@@ -45,7 +45,7 @@ def _flat(responses):
 
 def save_predictions_as(
     form: str,  # lmms-eval or vlmevalkit
-    rows: list,  # dicts of chapter 06, see `evaluation.read_predictions`
+    rows: list,  # dicts with question, answer and answers of models, see `evaluation.read_predictions`
     column: str,  # whose completions are written, such as after_greedy
     path: str | Path,  # .jsonl for lmms-eval; .tsv or .json for VLMEvalKit
 ) -> int:  # rows written

@@ -190,7 +190,7 @@ def _has_one_column(name, a, b):  # a, b: dicts of fields, each a tensor or a li
         return False
     # Only a batch with answers of several tokens can tell: in others every field has one column.
     for batch in (a, b):
-        _, C = _widths(batch)
+        _, C = _widths(batch)  # tokens to which the answers are padded
         if batch[name].shape[1] == 1 and C > 1:
             return True
     return False

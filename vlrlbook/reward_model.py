@@ -901,7 +901,7 @@ def _scores_of_chunk(
 def pair_report(
     rows: list,  # checked preference rows
     scores: list,  # a list of scores per row
-    backwards: list = None,  # scores of the rows with their answers reversed
+    backwards: list = None,  # scores of the rows with their answers reversed; None: no swap_consistency
 ) -> dict:  # of `metrics.pair_metrics`, with baselines and swap_consistency
     "All figures that are reported of a judge, over all pairs of answers that are no ties"
     pairs = _better_and_worse(rows)  # (row number, index of the better answer, index of the worse one)

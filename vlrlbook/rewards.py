@@ -157,7 +157,7 @@ def mix(
 
     Each returns a dict of parts, with its pay under `overall`. The mix returns the weighted sum as `overall`,
     and the parts of each under the reward's name and their own, such as `accuracy_answered`."""
-    # chapter 09 reads `rewards` and `weights` by these names out of the closure, to write the mix into a file
+    # `easyr1.export` reads `rewards` and `weights` by these names out of the closure, to write a mix's file
     rewards = {name: reward for name, (reward, _) in weighted.items()}
     weights = {name: weight for name, (_, weight) in weighted.items()}
 

@@ -89,13 +89,13 @@ def _drawn(
 ):
     """Draw the pictures of a run; returns its training data set and its held-out data set.
 
-    No training picture is held out, or belongs to the frozen set on which chapter 06 evaluates."""
+    No training picture is held out, or belongs to the frozen set of evaluations (chapter 06)."""
     draw = _drawing_function(settings)  # (n, seed) → list of `Sample`
     steps = settings.max_steps
     # Without a number of steps (-1) the run takes a number of epochs over as many rows as are drawn here.
     n = steps * settings.prompts_per_step if steps > 0 else drawn_rows_of_an_epoch
     held_out = draw(settings.eval_samples, seed=held_out_seed)
-    frozen = draw(settings.eval_samples, seed=frozen_seed)  # as chapter 06 does with this eval_samples
+    frozen = draw(settings.eval_samples, seed=frozen_seed)  # as an evaluation with this eval_samples does
     train = drawn_apart(draw, n, settings.seed, held_out + frozen)
     return to_dataset(train), to_dataset(held_out)
 

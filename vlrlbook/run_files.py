@@ -118,7 +118,7 @@ def save_predictions(
     path: str | Path,  # a .jsonl file
     rows: list,  # from `prediction_rows`
 ):
-    "Write the rows of `prediction_rows` as JSON lines, which chapter 06 reads"
+    "Write the rows of `prediction_rows` as JSON lines, which `evaluation` (chapter 06) reads"
     write_whole(path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
 
 

@@ -164,7 +164,7 @@ def grouped_attention(
     value: torch.Tensor, # as `key`
     attention_mask: torch.Tensor, # as sdpa takes it, or None
     dropout: float = 0.0, # on the attention's weights
-    scaling: float = None, # of the scores
+    scaling: float = None, # of the scores; None: 1 / √(size of a head), as PyTorch does
     **kwargs, # what transformers hands to its own attention functions
 ) -> tuple: # [B, S, heads, size], None
     """transformers' sdpa attention, except that on a CPU keys and values are not copied for each query head.
@@ -751,7 +751,7 @@ class SharedCheck(SharedFallback):
         C = is_answer.shape[1] # tokens of an answer
         # Of one row, as a prompt that is read once has them; token types of the prompt's P tokens only.
         pictures = _group_fields(fields, slice(0, G), G, ids.shape[1] - C)
-        logps, _ = self._group_logps(self.model, ids, mask, pictures, C, G)
+        logps, _ = self._group_logps(self.model, ids, mask, pictures, C, G) # _: entropies
         return logps
 
     def _try_backward(self, batch, G):

@@ -84,5 +84,5 @@ def slides_html(
     config.SlidesExporter.exclude_output_prompt = True
     # many cells are taller than a slide, so slides can be scrolled
     exporter = SlidesExporter(config=config, reveal_scroll=True)
-    html, _ = exporter.from_notebook_node(book)
+    html, _resources = exporter.from_notebook_node(book)
     return html

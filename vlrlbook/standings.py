@@ -199,7 +199,7 @@ def _with_same_rules(
         return entries
     # what rules the class has agreed on is written nowhere, so the most frequent ones are taken for them
     rule_counts = Counter(entry.rules for entry in entries.values())
-    common_rules, _ = rule_counts.most_common(1)[0]
+    common_rules, _count = rule_counts.most_common(1)[0]
     standings.rules, standings.pictures = common_rules, fingerprint(common_rules)
     kept = {}
     for file, entry in entries.items():

@@ -320,7 +320,7 @@ class RunLogCallback(TrainerCallback):
         log: RunLog,  # gets a row per logged step
         names: dict,  # the trainer's name of a column -> ours; other columns are left out
         desc: str = "training",  # text before the progress bar
-        prefix: str = None,  # columns that begin with it are kept as they are
+        prefix: str = None,  # columns that begin with it are kept as they are; None: only those of `names`
     ):
         "Prepare to copy some columns of the trainer's log into `log`"
         self.log, self.names, self.desc, self.prefix = log, names, desc, prefix

@@ -427,7 +427,7 @@ def _all_questions(
     if reads_text:
         asked.append(_about_blind_reward(overall))
     asked += [_in_plain_words(q, task) for q in from_metrics]
-    # Questions without their columns are left out: only chapter 06 asks without and with another picture.
+    # Questions without their columns are left out: only evaluations ask without and with another picture.
     measured = [q for q in asked if q["answer"] != "not measured"]
     return sorted(measured, key=lambda q: _question_order.index(q["name"]))
 
@@ -721,7 +721,7 @@ def verdict_line(
     "The verdict on one line, as every run prints it: the sentence, and how many questions are answered yes"
     questions_asked = found["questions"]
     yes = sum(q["answer"] == "yes" for q in questions_asked)
-    # the total is written, too, since it differs: only chapter 06 asks all questions
+    # the total is written, too, since it differs: only an evaluation (chapter 06) asks all questions
     tally = f" [{yes} of {len(questions_asked)} questions: yes]" if questions_asked else ""
     return f"verdict: {found['sentence']}{tally}"
 
