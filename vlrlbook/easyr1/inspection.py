@@ -1106,11 +1106,12 @@ def _cost_rows(settings, engine, config, rows, gpu_gb, problems):
         message = f"{rows} usable training rows, fewer than a batch of {batch}: the engine would stop"
         problems.append(_problem("data", "rows.few", message))
 
-    # `n`, the answers to each prompt, is short for worker.rollout.n, or actor_rollout_ref.rollout.n in verl
+    # `n`: answers to each prompt. Unlike `values`, `settings[…]` takes a short name, here for
+    # worker.rollout.n, or in verl for actor_rollout_ref.rollout.n.
     answers = steps * batch * settings["n"]
     cost = {"steps, optimizer updates in each": f"{steps}, {updates}",
             "answers sampled in all": f"{answers:,}",
-            "rows left over each epoch": rows % batch if rows else 0}
+            "rows left over each epoch": rows % batch} # too few for another batch
     if config is None:
         cost["memory"] = "unknown: the model's config is not here"
     else:
