@@ -1535,15 +1535,16 @@ def as_it_began(
     checkpoint: str | None, # where the run goes on, or None
     frames: AlohaFrames, # all of them
     train: AlohaFrames, # those to learn from
-    bins: int, # of the head
+    bins: int, # number of classes
 ):
     """Save the settings and labels of a new run, or check that a resumed run has the same ones.
 
     A SettingsError names what differs."""
-    # Of each training frame: its film, its place in the film, and its bin.
+    # Of each training frame: its film, its place in the film, and its bin (its class).
     columns = [column[train.rows].tolist() for column in (frames.episodes, frames.moments, frames.labels)]
     fingerprint = hashlib.sha256(json.dumps(columns).encode()).hexdigest()[:16]
-    # In the error message: with the settings adapter and head a new run starts from these weights.
+    # The end of the error message: named in the settings `adapter` and `head`, the weights of the run that
+    # cannot go on are those that a new run starts from.
     advice = "adapter and head take its weights"
     # A new run writes begun_with.json into output_dir. A resumed one must agree with it, but for the settings
     # in `may_differ`.

@@ -393,7 +393,8 @@ def _line(
     "A line of the predictions file, as a dict: what is kept of one sample and of the answers to it"
     pictures = " ".join(map(picture_key, sample.images))  # fingerprints, since pixels are not kept
     fields = dict(row=sample.row, question=sample.question, answer=sample.answer, picture=pictures)
-    # `|` keeps the value on its right: a bare question of `more_fields` replaces the whole prompt.
+    # `sample.question` is a whole prompt. Where `more_fields` has the question alone, that replaces it, since
+    # `|` keeps the value on its right.
     return fields | more_fields.get(sample.row, {}) | texts
 
 def _append(

@@ -1566,13 +1566,14 @@ def plot_training(
 
     Values of training are a faint line and a smoothed one; those of evaluations are dots."""
     fig, axes = figure(9, 5.2, nrows=2, ncols=2, sharex=True)
-    for ax, (title, names) in zip(axes.flat, _training_panels):
+    for ax, (title, names) in zip(axes.flat, _training_panels):  # names: one or two columns of the log
         for name, colour in zip(names, ("#0072B2", "#D55E00")):
             _draw_column(ax, log, name, colour)
         steps, _values = log.series(names[0])
         ax.set_title(f"{title} (n = {len(steps)} rows)", fontsize=9, loc="left")
         ax.legend(fontsize=7.5, frameon=False)
-    axes[0, 0].set_ylim(0, 1.5)  # the first language losses, which are much higher, are cut off
+    # The panel "losses": a language loss (lm_loss) begins much higher, and is cut off.
+    axes[0, 0].set_ylim(0, 1.5)
     for ax in axes[1]:
         ax.set_xlabel("step", fontsize=8)
     return fig
