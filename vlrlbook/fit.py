@@ -555,14 +555,14 @@ def _autocast(run):
 @contextmanager
 def _counting(
     run,  # `Run`
-    small,  # `_Small`: `model` is the model of few layers, `core` the same without its adapter
+    small,  # `_Small`: its `model` of few layers runs in the block, instead of the whole one, to save time
     inputs=(),  # tensors that the model gets
 ):  # yields a `_Counter`, whose `peak` holds bytes
     "Within the block, count the tensors that are made, without the model's weights and its inputs"
     counter = _Counter()
     counter.leave_out([*small.model.parameters(), *small.model.buffers(), *inputs])
-    # `_kernels`: stand-ins for functions, which hold the tensors that a GPU's kernels would hold. They are
-    # taken back when the block ends.
+    # `_kernels`: stand-ins for functions while the block lasts. The count runs on a CPU; if a GPU's memory is
+    # wanted (`run.gpu`), they hold the tensors that its kernels would hold.
     with replaced_methods(_kernels(run)), counter:
         yield counter
 

@@ -881,13 +881,14 @@ def trained_rewards(
 
 
 def reward_without_paths(
-    reward: str, # as in `trained_rewards`; None stays None
+    reward: str, # as in `trained_rewards`; None is returned as it is, since it names no trained model
 ) -> str:
     """Return a reward as it may be shown to others: paths of trained models become names of their runs
 
     "reward_model:/data/judge/model" becomes "reward_model:judge"."""
     longest_first = sorted(trained_rewards(reward), key=lambda named: len(named[1]), reverse=True)
-    for chapter, folder in longest_first: # one path may be the beginning of another
+    # chapter: what stands before the colon, such as reward_model. One path may be the beginning of another.
+    for chapter, folder in longest_first:
         path = Path(folder)
         # Every run keeps its model in a subfolder `model` or `classifier`; the folder above names the run.
         run_name = path.parent.name if path.name in ("model", "classifier") else path.name

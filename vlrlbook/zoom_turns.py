@@ -371,7 +371,7 @@ class _Conversation:
         self.text, self.pictures, self.looker = text, list(sample.images), looker
         looker.reset(images=sample.images)
         self.turns = []  # (role, text), without the question
-        self.calls = []  # text within each call of the model's last turn
+        self.calls = []  # of the model's last turn: for each call what stands in it, such as "98, 0, 112, 14"
         self.last_turn = ""  # of the model, as it was generated
 
     def add_model_turn(self,
