@@ -85,8 +85,8 @@ class DataError(ValueError):
     def __init__(self,
         code: str,  # for programs, such as csv.columns; codes do not change between versions
         message: str,  # for people: what was found and what was expected
-        row: int = None,  # line of the table, the header being line 1
-        entry: str = None,  # name inside the archive
+        row: int = None,  # line of the table, the header being line 1; None: the error is of no row
+        entry: str = None,  # name inside the archive; None: of no single file
     ):
         self.code, self.message, self.row, self.entry = code, message, row, entry
         places = [f"row {row}"] if row else []

@@ -318,7 +318,7 @@ def convert_vqa(
     split: str = None, # picture: hold a fifth out; published: VQA-RAD's own split; None: one file
     keys: str | dict | None = None, # which column holds what, such as "question=problem image=scan"
     skip_bad_rows: bool = False, # leave bad rows out instead of stopping at the first
-    tell=None, # called with the `RowReport` of what was read, such as `print`
+    tell=None, # called with the `RowReport` of what was read, such as `print`; None: nobody is told
 ) -> int: # rows written, of both files together
     """Convert a file of rows of any known form into a file of EasyR1's rows.
 
@@ -680,9 +680,9 @@ def preference_fields(
         image = pictures[0] if pictures else None
     fields = dict(id=row.id, query=row.query, image=image)
     fields |= dict(response=row.response, human_ranking=row.human_ranking)
-    if row.votes is not None:
+    if row.votes is not None: # for each answer how many people preferred it
         fields["votes"] = row.votes
-    if row.turns:
+    if row.turns: # those before the question, if it ends a talk
         fields["turns"] = row.turns
     return fields
 

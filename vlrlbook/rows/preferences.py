@@ -561,7 +561,9 @@ def _joined_texts(texts, number):
 
 
 def _margin(columns):
-    "The margin in a row's `Columns`, by which the better answer's score should be higher; None without one"
+    """The margin in a row's `Columns`, by which the better answer's score should be higher; None without one
+
+    The `Columns` note that its column was read."""
     # Not `columns.get`: it treats NaN as no value, but a margin of NaN must be reported as an error.
     name = columns.keys.get("margin")  # the column that the user has named
     if not name:
