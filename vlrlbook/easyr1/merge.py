@@ -569,7 +569,7 @@ def merge_shards(
     local_dir: str, # `checkpoints/<project>/<experiment>/global_step_X/actor`
     output_dir: str = None, # model directory to write: new or empty; None with `test` only compares
     dtype: str = None, # float32, bfloat16 or float16; None keeps each tensor's own
-    test: str = None, # model directory to compare with, tensor by tensor
+    test: str = None, # model directory to compare with, tensor by tensor; None: nothing is compared
     lora: str = "merge", # of LoRA shards: merge (a plain model) or adapter (the adapter alone)
     lora_alpha: float = None, # where no file beside the shards holds it
     max_shard_gb: float = 5.0, # largest weight file
