@@ -147,7 +147,7 @@ def compare(
     batch_size: int = 64,  # pictures at a time
     controls: bool = True,  # also without the picture, and with another one
     seed: int = 0,  # of sampling and of the exchange of pictures
-    extras: dict = None,  # number of a row → further fields for its line, such as question_type
+    extras: dict = None,  # number of a row → further fields for its line, such as question_type; None: none
     names: tuple = ("before", "after"),  # what base and adapter are called
     resume: bool = True,  # go on after a kill
     log: RunLog = None,  # gets a row per batch
@@ -844,7 +844,7 @@ def _vllm_options(settings):
 # %% ../nbs/06_evaluation.ipynb #c058
 def interval_plot(
     metrics: list,  # of `metric` or `difference`
-    line: float = None,  # a value to compare with
+    line: float = None,  # a value to compare with; None: no line
     label: str = "",  # what the line is
     xlabel: str = "share right",  # what is measured
 ):  # matplotlib figure

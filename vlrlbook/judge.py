@@ -97,6 +97,7 @@ class JudgeSettings:
             yield getattr(self, name) <= 0, f"{name} = {getattr(self, name)}: expected more than 0"
         for name in ("retries", "first_wait", "temperature", "seed", "remembered"):
             yield getattr(self, name) < 0, f"{name} = {getattr(self, name)}: expected 0 or more"
+        # None: pictures are sent as they are
         too_small = self.max_image_size is not None and self.max_image_size <= 0
         yield too_small, f"max_image_size = {self.max_image_size}: expected more than 0"
 
@@ -391,6 +392,7 @@ class _RemoteModel:
     def __init__(self, settings):
         "Prepare the endpoint that the `JudgeSettings` name; nothing is sent yet"
         self.settings = settings
+        # key_from: name of the variable with the key that the endpoint asks for; empty: it asks for none
         key = os.environ[settings.key_from] if settings.key_from else None
         self.endpoint = Endpoint(settings.endpoint, settings.model, timeout=settings.timeout,
                                  retries=settings.retries, first_wait=settings.first_wait, key=key)

@@ -144,7 +144,8 @@ def _tango_score(gained, lost, n, gain):
     # of gained - lost: n (share gained + share lost - gain²), where share gained = share lost + gain
     variance = n * (2 * share_lost + gain * (1 - gain))
     distance = gained - lost - n * gain
-    if variance <= 0:  # no other outcome is possible, so any distance is infinitely many standard errors
+    # No other outcome is possible, so any distance but 0 is infinitely many standard errors.
+    if variance <= 0:
         return math.copysign(math.inf, distance) if distance else 0.0
     return distance / math.sqrt(variance)
 
@@ -206,7 +207,7 @@ def _independent_count(values, clusters):
 
 def difference_ci(
     values: list,  # paired differences
-    clusters: list = None,  # what each belongs to, where they are not independent
+    clusters: list = None,  # what each belongs to, where they are not independent; None: they are
     bounded: bool = True,  # differences of shares, so from -1 to 1
 ) -> tuple:  # (low, high), name of the interval
     """Return the 95 % interval of a mean of paired differences, and its name
@@ -493,7 +494,7 @@ def pair_metrics(
     better: list,  # score of the better answer of each pair
     worse: list,  # score of the worse one
     groups: list = None,  # a name for each pair; then accuracies by group and their mean
-    lengths: list = None,  # (length of the better, length of the worse) of each pair
+    lengths: list = None,  # (length of the better, length of the worse) of each pair; None: no length_bias
     clusters: list = None,  # what each pair belongs to, such as its row or picture
 ) -> dict:  # pair_accuracy, ci95, n, ties, by_group, macro, margin_mean, length_bias
     """Measure how often a judge's score is higher for the better answer of a pair

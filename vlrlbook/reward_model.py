@@ -970,7 +970,7 @@ def calibrate(
     gaps, preferred = preferred_pairs(rows, score_rows(model, rows, batch_size))
     temperature = pair_temperature(gaps, preferred)
     fitted = None if temperature is None else dict(temperature=temperature, pairs=len(gaps))
-    model.facts["calibration"] = fitted  # saved with the model
+    model.facts["calibration"] = fitted  # a dict of the model's that is saved with it
     return fitted
 
 def chances_of(
@@ -1135,7 +1135,7 @@ def _table_line(
     what,  # what the figure is
     value,  # a number, or None
     n="",  # of how many pairs, or groups
-    interval=None,  # (low, high) of the 95 % confidence interval
+    interval=None,  # (low, high) of the 95 % confidence interval; None: the column stays empty
 ):
     "A row of a report's table: 0.75 of 80 pairs becomes {what: …, value: \"0.750\", n: 80, ci95: \"\"}"
     shown = "" if value is None else f"{value:.3f}"
@@ -1200,6 +1200,7 @@ class PairTrainer(CommittedCheckpoints, Trainer):
         out = model(**inputs["encodings"])
         scores, language_loss = out if isinstance(out, tuple) else (out, None)
         first, second = scores.view(-1, 2).unbind(1)  # [B] each: the answers of a pair are neighbouring rows
+        # How far the better score shall be ahead, [B]; 0.0: no margin.
         margin = inputs["margin"] if s.use_margin_loss else 0.0
         # centring: weight of a term that keeps scores around 0
         loss = pairwise_loss(first, second, preference, margin, s.loss_type, s.centring).mean()

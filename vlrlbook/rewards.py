@@ -831,7 +831,7 @@ def completion_text(
 # %% ../nbs/02_rewards.ipynb #nf4d5a52
 def for_trl(
     reward, # (completion, answer) → parts, or a batched one
-    recorder=None, # called with (texts, parts, samples, state) after each batch
+    recorder=None, # called with (texts, parts, samples, state) after each batch; None: nothing is recorded
     name: str = "reward", # how TRL's logs call it
     group_size: int = None, # G; then the share of groups with equal rewards (silent ones) is logged
     when_cut="paid", # a cut answer is "paid" as any other, "masked" (left out), or earns this number
