@@ -415,7 +415,7 @@ def _check_untied(wanted, updates):
     `updates`: name of the weight → module of the adapter; `wanted`: `Wanted`, which knows the ties."""
     # Of an adapter on the head alone the embedding must not change, and one tensor cannot hold both.
     for name, module in updates.items():
-        others = sorted(wanted.twins(name) - {name})
+        others = sorted(wanted.twins(name) - {name}) # names with the same numbers; the message shows one
         if others:
             raise ShardError(f"{module}: the adapter changes {name!r}, whose numbers are those of "
                              f"{others[0]!r} by the config, and a merge would change both; "
