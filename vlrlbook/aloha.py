@@ -728,6 +728,7 @@ class AlohaCollator:
                                return_tensors="pt")
         # Gemma's processor adds how often it has cut each picture; the model has no such argument.
         batch.pop("num_crops", None)
+        # All items are of one data set, and so have the same keys.
         if "target" in items[0]: # progress that is learnt as a number
             batch["labels"] = torch.tensor([item["target"] for item in items], dtype=torch.float32)
         elif "label" in items[0]:

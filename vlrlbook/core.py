@@ -396,7 +396,7 @@ def plot_run(
     fig, axes = figure(9, 5.2, nrows=2, ncols=2, sharex=True)
     for ax, (title, patterns) in zip(axes.flat, panels):
         _draw_panel(ax, log, title, patterns)
-    for ax in axes[1]:
+    for ax in axes[1]: # the lower row of panels
         ax.set_xlabel("step", fontsize=8)
     return fig
 

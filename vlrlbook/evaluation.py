@@ -945,7 +945,7 @@ def confusion_plot(
 ):  # matplotlib figure
     "Draw confusion tables side by side; each row is a truth, its colours are shares that add up to one"
     fig, axes = figure(4.2 * len(tables), 3.8, ncols=len(tables), squeeze=False)
-    for ax, (title, (classes, counts)) in zip(axes[0], tables.items()):
+    for ax, (title, (classes, counts)) in zip(axes[0], tables.items()):  # axes[0]: the only row
         table = np.array(counts, float)
         totals = table.sum(1, keepdims=True)
         # At least 1: no truth may be "other", whose row then stays empty instead of being divided by 0.
@@ -1017,7 +1017,7 @@ def parting_plot(
 ):  # matplotlib figure
     "Draw logged shares over the steps of each run, dashed where pay parts from what is meant (`parting`)"
     fig, axes = figure(9, 3, ncols=len(logs), sharey=True, squeeze=False)
-    for ax, (title, log) in zip(axes[0], logs.items()):
+    for ax, (title, log) in zip(axes[0], logs.items()):  # axes[0]: the only row
         for (name, label), colour in zip(shown.items(), (blue, orange, green, purple)):
             steps, values = log.series(name)  # empty lists if the log lacks the column
             ax.plot(steps, values, color=colour, alpha=0.2, lw=1)

@@ -380,7 +380,7 @@ class _LocalModel:
         Padding may follow the token that ends the reply, as other replies of the batch were longer."""
         ends = [place for place, token in enumerate(reply_ids) if token in self.end_token_ids]
         is_whole = bool(ends)  # else it was cut at `max_tokens`
-        text_ids = reply_ids[:ends[0]] if is_whole else reply_ids
+        text_ids = reply_ids[:ends[0]] if is_whole else reply_ids  # up to the first end token
         text = self.processor.tokenizer.decode(text_ids, skip_special_tokens=True)
         completion_tokens = len(text_ids) + is_whole  # with the end token, as vLLM's server counts
         return Reply(text, is_whole, prompt_tokens, completion_tokens)

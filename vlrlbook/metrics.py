@@ -86,6 +86,7 @@ def _cluster_numbers(clusters, n):
         return np.arange(n)
     if len(clusters) != n:
         raise ValueError(f"{n} values but {len(clusters)} clusters")
+    # [1]: for each value the index of its cluster among the different ones
     return np.unique(np.asarray(clusters), return_inverse=True)[1]
 
 
@@ -109,7 +110,7 @@ def _share_ci_and_name(right, clusters):
         # All values are equal, and so is every bootstrap sample: its interval would be a single point.
         # Wilson's is wider. Values in one cluster are not independent, so each cluster counts as one trial.
         cluster_count = _independent_count(x, clusters)
-        return wilson(x[0] * cluster_count, cluster_count), "Wilson"
+        return wilson(x[0] * cluster_count, cluster_count), "Wilson"  # x[0]: the value of all
     return bootstrap_ci(x, clusters), "bootstrap"
 
 

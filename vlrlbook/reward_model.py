@@ -1241,7 +1241,7 @@ class PairTrainer(CommittedCheckpoints, Trainer):
         If Trainer no longer calls this, run_log.csv lacks these columns."""
         # Only a row of training has `loss`. `batch_figures`: a dict for each batch since the last such row.
         if "loss" in logs and self.batch_figures:
-            for name in self.batch_figures[0]:
+            for name in self.batch_figures[0]:  # all have the same names
                 logs[name] = mean_of(figures[name] for figures in self.batch_figures)
             self.batch_figures = []
         super().log(logs, start_time)
@@ -1575,7 +1575,7 @@ def plot_training(
         ax.legend(fontsize=7.5, frameon=False)
     # The panel "losses": a language loss (lm_loss) begins much higher, and is cut off.
     axes[0, 0].set_ylim(0, 1.5)
-    for ax in axes[1]:
+    for ax in axes[1]:  # the lower row of panels
         ax.set_xlabel("step", fontsize=8)
     return fig
 
@@ -1853,7 +1853,7 @@ def ixc_row(
 ) -> dict:  # a checked preference row
     "A training pair of IXC-2.5-Reward as a preference row"
     better, worse = row["conversations_a"], row["conversations_b"]
-    # Both conversations begin with the same question; their last turns are the two answers.
+    # Both are lists of turns and begin with the same question; their last turns are the two answers.
     answers = [better[-1]["value"], worse[-1]["value"]]
     # In the ranking 0 is the better answer.
     picture = image if isinstance(image, bytes) else str(image)

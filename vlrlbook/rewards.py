@@ -708,7 +708,7 @@ def load_reward(
 ): # a reward function; one that looks at pictures is `batched`
     "The reward function that `spec` names: a known one, one of a module, a trained model, or a weighted sum"
     terms = reward_terms(spec) # of (weight as text, name)
-    if len(terms) == 1 and not terms[0][0]: # no weight
+    if len(terms) == 1 and not terms[0][0]: # a name without a weight
         return _named_reward(terms[0][1])
     weighted = {} # name of a reward in the sum → (reward function, weight)
     for weight, name in terms:
@@ -880,7 +880,7 @@ def _log_parts(
 ):
     "Log the mean of each part, and the share of groups whose answers all earn the same (silent ones)"
     for key in parts[0]:
-        if key != "overall":
+        if key != "overall": # the reward itself, which TRL logs
             log_metric(f"part/{key}", mean_of(part[key] for part in parts))
     if group_size:
         log_metric("silent", silent_share(paid, group_size))

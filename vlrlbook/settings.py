@@ -318,7 +318,7 @@ def settings_help(
         if name and (more := continuation.match(line)):
             texts[name] += f" {more[1]}"
         elif field := field_line.match(line):
-            name = field[1]
+            name = field[1] # group 1 of the pattern; group 2 is the comment
             texts[name] = field[2]
     return texts
 

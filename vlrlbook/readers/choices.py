@@ -448,7 +448,7 @@ def _side_of_bare(
     sides = [_side_of_word[tokens[i].text] for i in places]
     if len(set(sides)) == 1:
         return sides[0]
-    # "no, wait: yes" is yes; "no, yes" is neither
+    # "no, wait: yes" is yes; "no, yes" is neither. From the first place to the last:
     for token in tokens[places[0]:places[-1]]:
         if token.text in _correcting_words:
             return sides[-1]

@@ -1106,7 +1106,7 @@ def _chosen_count(
     # share ("2 of them"), place ("on 2 plates"), behind a name, superseded ("at first 8"), in brackets
     weaker = [place for place, role in roles.items() if role in _roles_of_second_choice]
     if weaker:
-        return int(tokens[weaker[-1]].value)
+        return int(tokens[weaker[-1]].value)  # the last one: people reason first and conclude last
     return _one_thing(tokens, roles)  # None without such a phrase
 
 
