@@ -406,6 +406,7 @@ class AlohaFrames(torch.utils.data.Dataset):
         different_rows = sorted(set().union(*rows_shown))
         frames = self._frames_at(different_rows) # camera → {row: frame}
         items = [self._item(row, shown, frames) for row, shown in zip(rows, rows_shown)]
+        # change: the augmentation of a training item; None: items stay as they are
         return [self.change(item) for item in items] if self.change else items
 
     def _frames_at(self,
@@ -532,7 +533,7 @@ class AlohaFrames(torch.utils.data.Dataset):
 
     def part(self,
         rows, # numbers of frames among all frames of the data set
-        change=None, # applied to each item, for augmentation
+        change=None, # function, applied to each item for augmentation; None: items stay as they are
     ): # AlohaFrames
         "The same data set with these rows as its only items"
         other = copy.copy(self) # a shallow copy: columns and decoded films are shared
@@ -727,6 +728,7 @@ class AlohaCollator:
                                return_tensors="pt")
         # Gemma's processor adds how often it has cut each picture; the model has no such argument.
         batch.pop("num_crops", None)
+        # All items are of one data set, and so have the same keys.
         if "target" in items[0]: # progress that is learnt as a number
             batch["labels"] = torch.tensor([item["target"] for item in items], dtype=torch.float32)
         elif "label" in items[0]:
@@ -1308,7 +1310,7 @@ def make_trainer(
     classifier: AlohaClassifier, # to be trained
     processor, # of its model
     train: AlohaFrames, # training frames
-    val: AlohaFrames = None, # frames of other films, for validation
+    val: AlohaFrames = None, # frames of other films, for validation; None: there is none
     log: RunLog = None, # gets a row per logged step
 ) -> AlohaTrainer: # ready to train
     "The trainer with our collator, metrics on the validation films, and early stopping if `patience` is set"
@@ -1393,7 +1395,7 @@ def _rows_to_learn(
     settings, # max_train_samples (None: all) and seed
 ):
     "All rows (numbers of frames), or `max_train_samples` of them drawn at random, in ascending order"
-    if not settings.max_train_samples:
+    if not settings.max_train_samples: # None or 0: all
         return rows
     shuffled = np.random.default_rng(settings.seed).permutation(rows)
     return np.sort(shuffled[:settings.max_train_samples])
@@ -1535,15 +1537,16 @@ def as_it_began(
     checkpoint: str | None, # where the run goes on, or None
     frames: AlohaFrames, # all of them
     train: AlohaFrames, # those to learn from
-    bins: int, # of the head
+    bins: int, # number of classes
 ):
     """Save the settings and labels of a new run, or check that a resumed run has the same ones.
 
     A SettingsError names what differs."""
-    # Of each training frame: its film, its place in the film, and its bin.
+    # Of each training frame: its film, its place in the film, and its bin (its class).
     columns = [column[train.rows].tolist() for column in (frames.episodes, frames.moments, frames.labels)]
     fingerprint = hashlib.sha256(json.dumps(columns).encode()).hexdigest()[:16]
-    # In the error message: with the settings adapter and head a new run starts from these weights.
+    # The end of the error message: named in the settings `adapter` and `head`, the weights of the run that
+    # cannot go on are those that a new run starts from.
     advice = "adapter and head take its weights"
     # A new run writes begun_with.json into output_dir. A resumed one must agree with it, but for the settings
     # in `may_differ`.
@@ -1957,7 +1960,7 @@ def _reward_parts(
 def _check_pictures(
     sample, # a `Sample` with pictures of a robot
     cameras, # names of the cameras that the classifier was trained on
-    moments, # of the earlier frames that it is shown, such as ["first", -2.0]
+    moments, # of the earlier frames that it is shown, such as ["first", -2.0]; empty: only the present one
 ):
     "Raise a DataError if a sample does not have one picture for each camera at each moment"
     expected = len(cameras) * (1 + len(moments)) # 1: the present moment

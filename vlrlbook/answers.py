@@ -329,7 +329,7 @@ def _answers_of(
     if sampling["n"]:
         [sampled] = generate_answers(model, processor, [sample], **options, **sampling)
     # Answers of task zoom may have several turns, which are joined; any other text stays as it is.
-    texts = [on_one_line(text.strip()) for text in (greedy, *sampled)]
+    texts = [on_one_line(text.strip()) for text in (greedy, *sampled)]  # the greedy one first
     understood = _understood(greedy, sample, model, processor)  # read and picture, each may be None
     return dict(greedy=texts[0], sampled=texts[1:]) | understood
 

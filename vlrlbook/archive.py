@@ -85,8 +85,8 @@ class DataError(ValueError):
     def __init__(self,
         code: str,  # for programs, such as csv.columns; codes do not change between versions
         message: str,  # for people: what was found and what was expected
-        row: int = None,  # line of the table, the header being line 1
-        entry: str = None,  # name inside the archive
+        row: int = None,  # line of the table, the header being line 1; None: the error is of no row
+        entry: str = None,  # name inside the archive; None: of no single file
     ):
         self.code, self.message, self.row, self.entry = code, message, row, entry
         places = [f"row {row}"] if row else []
@@ -965,7 +965,7 @@ def _keep_new_pictures(
     for row, entry in zip(rows, entries):
         if isinstance(entry, DataError):
             continue
-        name, line_number = entry.filename, row[0]
+        name, line_number = entry.filename, row[0]  # row[0]: its line in main.csv
         # `results`: pictures of earlier batches; `submitted`: those of this one
         if name in store.results or name in submitted:
             continue  # an earlier row has the same picture
@@ -1055,6 +1055,7 @@ def _check_count(answer):
     "Raise `DataError` unless an answer holds a count: 3, or `a photo of three apples`, but not 2,5"
     decimal = _decimal_comma.search(answer)
     if decimal:  # "2,5", unlike "2,500", may mean two and a half, as in German, or the two numbers 2 and 5
+        # decimal[0]: the match, "2,5"
         raise DataError("row.count", f"{decimal[0]!r} in the answer {answer[:60]!r} is no count, or two")
     if read_count(answer) is None:
         raise DataError("row.count", f"no count in the answer {answer[:60]!r}: no answer could be right")

@@ -116,7 +116,7 @@ class Endpoint:
         `content` (bytes of JSON) is posted; without it the address is only read. Where no reply came, the
         status is None and the text says why."""
         headers = {"Content-Type": "application/json"}
-        if self.key:
+        if self.key:  # None or empty: the endpoint asks for none
             headers["Authorization"] = f"Bearer {self.key}"
         request = urllib.request.Request(url, content, headers)
         try:

@@ -259,7 +259,7 @@ ribbon_colours = dict(padding="#e6e6e6", prompt="#56B4E9", image=green, answer=o
 
 def token_ribbon(
     kinds: list, # a row per sequence, each a list of padding, prompt, image, answer
-    mask: list = None, # same shape, 1 for each token that counts in the loss
+    mask: list = None, # same shape, 1 for each token that counts in the loss; None: no line is drawn
 ): # matplotlib figure
     "Draw each sequence as a row of coloured cells, one for each token; the mask is a dark line below"
     fig, ax = figure(9, 0.42 * len(kinds) + 0.9, nrows=1)
@@ -333,7 +333,7 @@ class RunLog:
         "Add a row to the log and its file; a row with a new column makes the whole file be written again"
         columns_before = self.columns
         self.rows.append(row)
-        if self.path is None:
+        if self.path is None: # the log has no file
             return
         has_new_column = bool(set(row) - set(columns_before))
         if has_new_column or not self.path.exists():
@@ -396,7 +396,7 @@ def plot_run(
     fig, axes = figure(9, 5.2, nrows=2, ncols=2, sharex=True)
     for ax, (title, patterns) in zip(axes.flat, panels):
         _draw_panel(ax, log, title, patterns)
-    for ax in axes[1]:
+    for ax in axes[1]: # the lower row of panels
         ax.set_xlabel("step", fontsize=8)
     return fig
 
@@ -578,8 +578,8 @@ def _board_cell(
 def film_strip(
     frames: list, # a list of camera pictures per moment, the same cameras throughout
     true: list, # true bin (class, a whole number from 0) of each moment, such as how far a task has come
-    predicted: list = None, # predicted bin of each moment
-    cameras: list = None, # a name per camera
+    predicted: list = None, # predicted bin of each moment; None: the true ones alone
+    cameras: list = None, # a name per camera; None: none is written
 ): # matplotlib figure
     "Draw the pictures of all cameras over time, and below them the true and predicted bins"
     rows, columns = len(frames[0]), len(frames)
@@ -845,7 +845,7 @@ class SignOfLife:
         self.last_shown = time.monotonic() # as if a text were shown now, so that the first waits, too
 
     def say(self, text: str):
-        "Show `text`, unless something was shown just before"
+        "Show `text`, unless something was shown just before, or there is no terminal (None)"
         if self.terminal is None or time.monotonic() - self.last_shown < self.pause:
             return
         self.last_shown = time.monotonic()

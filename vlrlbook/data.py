@@ -318,7 +318,7 @@ def convert_vqa(
     split: str = None, # picture: hold a fifth out; published: VQA-RAD's own split; None: one file
     keys: str | dict | None = None, # which column holds what, such as "question=problem image=scan"
     skip_bad_rows: bool = False, # leave bad rows out instead of stopping at the first
-    tell=None, # called with the `RowReport` of what was read, such as `print`
+    tell=None, # called with the `RowReport` of what was read, such as `print`; None: nobody is told
 ) -> int: # rows written, of both files together
     """Convert a file of rows of any known form into a file of EasyR1's rows.
 
@@ -645,7 +645,7 @@ def _groups_of_rows(pictures):
         for name in names:
             # The groups of this name and of the row's first name become one; `_root` adds names that are new.
             parent_of[_root(parent_of, name)] = _root(parent_of, names[0])
-    return [_root(parent_of, names[0]) for names in names_of_rows]
+    return [_root(parent_of, names[0]) for names in names_of_rows] # any of a row's names has the same root
 
 def _root(parent_of, name):
     """The root of the group of `name`, which is its own parent; a new name becomes a group by itself.
@@ -680,9 +680,9 @@ def preference_fields(
         image = pictures[0] if pictures else None
     fields = dict(id=row.id, query=row.query, image=image)
     fields |= dict(response=row.response, human_ranking=row.human_ranking)
-    if row.votes is not None:
+    if row.votes is not None: # for each answer how many people preferred it
         fields["votes"] = row.votes
-    if row.turns:
+    if row.turns: # those before the question, if it ends a talk
         fields["turns"] = row.turns
     return fields
 
@@ -784,7 +784,7 @@ def _scene_question(placed, row, rng):
         is_there = row % 8 < 4 # true for every second of them: always answering "yes" is right half the time
         return _question_of_presence(colours, is_there, rng)
     if kind == "choice":
-        x, _radius = placed[colours[0]]
+        x, _radius = placed[colours[0]] # of the disc that was drawn first
         side = "left" if x < 56 else "right" # the picture is 112 pixels wide
         return f"Is the {colours[0]} disc on the left or the right?", side
     if kind == "number":
@@ -1211,7 +1211,7 @@ def picture_tokens(
     width, height = size
     # A private method, as transformers 5.17 has it; vLLM calls it, too. It takes sizes as (height, width).
     counted = processor._get_num_multimodal_tokens(image_sizes=[(height, width)])
-    return counted["num_image_tokens"][0]
+    return counted["num_image_tokens"][0] # of the only size in the list
 
 # %% ../nbs/01_data.ipynb #c029
 def write_counting_zip(

@@ -54,7 +54,7 @@ def check_file(
     reward: str = None,  # that the true answers must be able to earn; None: the reward of the kind
     skip_bad_rows: bool = False,  # bad rows will be left out in training, so they are no problem
     strict: bool = False,  # refuse a ZIP for one bad row
-    val_data: str | Path | None = None,  # a file that must not share a picture with this one
+    val_data: str | Path | None = None,  # a file that must not share a picture with this one; None: none
     model: str = None,  # whose processor measures the prompts; None: lengths are not checked
 ) -> DataCheck:
     """Check a file's rows, pictures, true answers and split as training will, but without training.
@@ -251,7 +251,7 @@ def _rewarded_rows(
     dataset,  # questions with their true answers
     reward,  # its name, such as vqa
     skip,  # leave rows out whose true answer earns too little for a model to learn from it
-    check,  # `DataCheck`
+    check,  # `DataCheck`: its `report` gets the rows that are left out, its `problems` what stops the check
 ):
     """Return the rows whose true answer the reward pays well, as a data set.
 

@@ -147,7 +147,7 @@ def compare(
     batch_size: int = 64,  # pictures at a time
     controls: bool = True,  # also without the picture, and with another one
     seed: int = 0,  # of sampling and of the exchange of pictures
-    extras: dict = None,  # number of a row → further fields for its line, such as question_type
+    extras: dict = None,  # number of a row → further fields for its line, such as question_type; None: none
     names: tuple = ("before", "after"),  # what base and adapter are called
     resume: bool = True,  # go on after a kill
     log: RunLog = None,  # gets a row per batch
@@ -393,7 +393,8 @@ def _line(
     "A line of the predictions file, as a dict: what is kept of one sample and of the answers to it"
     pictures = " ".join(map(picture_key, sample.images))  # fingerprints, since pixels are not kept
     fields = dict(row=sample.row, question=sample.question, answer=sample.answer, picture=pictures)
-    # `|` keeps the value on its right: a bare question of `more_fields` replaces the whole prompt.
+    # `sample.question` is a whole prompt. Where `more_fields` has the question alone, that replaces it, since
+    # `|` keeps the value on its right.
     return fields | more_fields.get(sample.row, {}) | texts
 
 def _append(
@@ -843,7 +844,7 @@ def _vllm_options(settings):
 # %% ../nbs/06_evaluation.ipynb #c058
 def interval_plot(
     metrics: list,  # of `metric` or `difference`
-    line: float = None,  # a value to compare with
+    line: float = None,  # a value to compare with; None: no line
     label: str = "",  # what the line is
     xlabel: str = "share right",  # what is measured
 ):  # matplotlib figure
@@ -944,7 +945,7 @@ def confusion_plot(
 ):  # matplotlib figure
     "Draw confusion tables side by side; each row is a truth, its colours are shares that add up to one"
     fig, axes = figure(4.2 * len(tables), 3.8, ncols=len(tables), squeeze=False)
-    for ax, (title, (classes, counts)) in zip(axes[0], tables.items()):
+    for ax, (title, (classes, counts)) in zip(axes[0], tables.items()):  # axes[0]: the only row
         table = np.array(counts, float)
         totals = table.sum(1, keepdims=True)
         # At least 1: no truth may be "other", whose row then stays empty instead of being divided by 0.
@@ -1016,7 +1017,7 @@ def parting_plot(
 ):  # matplotlib figure
     "Draw logged shares over the steps of each run, dashed where pay parts from what is meant (`parting`)"
     fig, axes = figure(9, 3, ncols=len(logs), sharey=True, squeeze=False)
-    for ax, (title, log) in zip(axes[0], logs.items()):
+    for ax, (title, log) in zip(axes[0], logs.items()):  # axes[0]: the only row
         for (name, label), colour in zip(shown.items(), (blue, orange, green, purple)):
             steps, values = log.series(name)  # empty lists if the log lacks the column
             ax.plot(steps, values, color=colour, alpha=0.2, lw=1)

@@ -555,14 +555,14 @@ def _autocast(run):
 @contextmanager
 def _counting(
     run,  # `Run`
-    small,  # `_Small`: `model` is the model of few layers, `core` the same without its adapter
+    small,  # `_Small`: its `model` of few layers runs in the block, instead of the whole one, to save time
     inputs=(),  # tensors that the model gets
 ):  # yields a `_Counter`, whose `peak` holds bytes
     "Within the block, count the tensors that are made, without the model's weights and its inputs"
     counter = _Counter()
     counter.leave_out([*small.model.parameters(), *small.model.buffers(), *inputs])
-    # `_kernels`: stand-ins for functions, which hold the tensors that a GPU's kernels would hold. They are
-    # taken back when the block ends.
+    # `_kernels`: stand-ins for functions while the block lasts. The count runs on a CPU; if a GPU's memory is
+    # wanted (`run.gpu`), they hold the tensors that its kernels would hold.
     with replaced_methods(_kernels(run)), counter:
         yield counter
 
@@ -579,7 +579,7 @@ def _batch(
     ids = _with_answers(prompt["input_ids"], rows, C, token=1)  # any token of text will do
     token_types = _with_answers(prompt["mm_token_type_ids"], rows, C, token=0)  # 0: text
     mask = torch.ones_like(ids)
-    if answers and rows > 1:
+    if answers and rows > 1:  # a single row needs no padding
         # One answer is shorter, as in real batches: padding makes the model build a mask [rows, 1, T, T].
         mask[0, -1] = 0
     patches, numbers = prompt["patches"]  # of one row: how many patches, and how many numbers each has
@@ -942,8 +942,8 @@ def reward_weights(
 ) -> float:  # bytes; 0 where the reward is a rule, or a judge behind an endpoint
     "What the weights of models that are rewards take: they lie beside the policy during the whole run"
     total = 0.0
-    for chapter, folder in trained_rewards(settings.reward):  # such as ("reward_model", "runs/03/model")
-        if chapter != "judge":
+    for kind, folder in trained_rewards(settings.reward):  # such as ("reward_model", "runs/03/model")
+        if kind != "judge":
             total += _bytes_of_trained(Path(folder))
             continue
         judge = load_judge_settings(folder)

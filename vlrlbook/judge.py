@@ -97,6 +97,7 @@ class JudgeSettings:
             yield getattr(self, name) <= 0, f"{name} = {getattr(self, name)}: expected more than 0"
         for name in ("retries", "first_wait", "temperature", "seed", "remembered"):
             yield getattr(self, name) < 0, f"{name} = {getattr(self, name)}: expected 0 or more"
+        # None: pictures are sent as they are
         too_small = self.max_image_size is not None and self.max_image_size <= 0
         yield too_small, f"max_image_size = {self.max_image_size}: expected more than 0"
 
@@ -379,7 +380,7 @@ class _LocalModel:
         Padding may follow the token that ends the reply, as other replies of the batch were longer."""
         ends = [place for place, token in enumerate(reply_ids) if token in self.end_token_ids]
         is_whole = bool(ends)  # else it was cut at `max_tokens`
-        text_ids = reply_ids[:ends[0]] if is_whole else reply_ids
+        text_ids = reply_ids[:ends[0]] if is_whole else reply_ids  # up to the first end token
         text = self.processor.tokenizer.decode(text_ids, skip_special_tokens=True)
         completion_tokens = len(text_ids) + is_whole  # with the end token, as vLLM's server counts
         return Reply(text, is_whole, prompt_tokens, completion_tokens)
@@ -391,6 +392,7 @@ class _RemoteModel:
     def __init__(self, settings):
         "Prepare the endpoint that the `JudgeSettings` name; nothing is sent yet"
         self.settings = settings
+        # key_from: name of the variable with the key that the endpoint asks for; empty: it asks for none
         key = os.environ[settings.key_from] if settings.key_from else None
         self.endpoint = Endpoint(settings.endpoint, settings.model, timeout=settings.timeout,
                                  retries=settings.retries, first_wait=settings.first_wait, key=key)

@@ -86,6 +86,7 @@ def _cluster_numbers(clusters, n):
         return np.arange(n)
     if len(clusters) != n:
         raise ValueError(f"{n} values but {len(clusters)} clusters")
+    # [1]: for each value the index of its cluster among the different ones
     return np.unique(np.asarray(clusters), return_inverse=True)[1]
 
 
@@ -109,7 +110,7 @@ def _share_ci_and_name(right, clusters):
         # All values are equal, and so is every bootstrap sample: its interval would be a single point.
         # Wilson's is wider. Values in one cluster are not independent, so each cluster counts as one trial.
         cluster_count = _independent_count(x, clusters)
-        return wilson(x[0] * cluster_count, cluster_count), "Wilson"
+        return wilson(x[0] * cluster_count, cluster_count), "Wilson"  # x[0]: the value of all
     return bootstrap_ci(x, clusters), "bootstrap"
 
 
@@ -144,7 +145,8 @@ def _tango_score(gained, lost, n, gain):
     # of gained - lost: n (share gained + share lost - gain²), where share gained = share lost + gain
     variance = n * (2 * share_lost + gain * (1 - gain))
     distance = gained - lost - n * gain
-    if variance <= 0:  # no other outcome is possible, so any distance is infinitely many standard errors
+    # No other outcome is possible, so any distance but 0 is infinitely many standard errors.
+    if variance <= 0:
         return math.copysign(math.inf, distance) if distance else 0.0
     return distance / math.sqrt(variance)
 
@@ -206,7 +208,7 @@ def _independent_count(values, clusters):
 
 def difference_ci(
     values: list,  # paired differences
-    clusters: list = None,  # what each belongs to, where they are not independent
+    clusters: list = None,  # what each belongs to, where they are not independent; None: they are
     bounded: bool = True,  # differences of shares, so from -1 to 1
 ) -> tuple:  # (low, high), name of the interval
     """Return the 95 % interval of a mean of paired differences, and its name
@@ -493,7 +495,7 @@ def pair_metrics(
     better: list,  # score of the better answer of each pair
     worse: list,  # score of the worse one
     groups: list = None,  # a name for each pair; then accuracies by group and their mean
-    lengths: list = None,  # (length of the better, length of the worse) of each pair
+    lengths: list = None,  # (length of the better, length of the worse) of each pair; None: no length_bias
     clusters: list = None,  # what each pair belongs to, such as its row or picture
 ) -> dict:  # pair_accuracy, ci95, n, ties, by_group, macro, margin_mean, length_bias
     """Measure how often a judge's score is higher for the better answer of a pair

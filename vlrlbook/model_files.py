@@ -480,7 +480,7 @@ def _with_both_dtypes(config):
     stored_types = [config[name] for name in _dtype_keys if name in config] # of `dtype` first
     if not stored_types:
         return config
-    return config | dict.fromkeys(_dtype_keys, stored_types[0])
+    return config | dict.fromkeys(_dtype_keys, stored_types[0])  # that of `dtype` wins, if both are there
 
 
 def _rope_for_4(

@@ -202,7 +202,7 @@ def _prefix_of_head(state, file):
         expected = "expected the one at the end of a score head"
         message = f"{len(last_layers)} layers with a single output, {expected}"
         raise DataError("reward_model.checkpoint", message, entry=file.name)
-    return re.sub(r"\d+\.weight$", "", last_layers[0])
+    return re.sub(r"\d+\.weight$", "", last_layers[0]) # of "reward_head.3.weight" what stands before 3
 
 
 def _settings_of(contents):

@@ -44,7 +44,7 @@ class _PromptKeys(DynamicLayer):
 
         Returns what it is given. A later call is the same forward, recomputed by gradient checkpointing, so
         its values are not kept."""
-        if self.keys is None:
+        if self.keys is None:  # the first call
             self.keys, self.values = key_states, value_states
         self.is_initialized = True  # tells transformers that this layer holds keys and values
         return key_states, value_states

@@ -331,7 +331,8 @@ def _scored_groups(
     G,  # answers to a prompt
 ):
     "A batch of TRL's with 2 groups of G answers to a trainer's first two prompts, and random advantages"
-    trainer.num_generations_eval = G  # the group size that TRL uses for a model that does not train
+    # the group size that TRL uses for a model that does not train; the trainer keeps it
+    trainer.num_generations_eval = G
     rows = []
     for prompt in range(2):
         rows += [trainer.train_dataset[prompt] for _ in range(G)]
@@ -346,11 +347,12 @@ def _gradient(
     batch,  # of TRL's, a dict: tokens of prompts and answers, log-probs, advantages, pictures
     shared,  # True: each prompt is read once for all its answers; False: for each answer
 ):
-    "All gradients of the loss on one batch, as one vector"
+    "All gradients of the loss on one batch, as one vector; the trainer's `sharing` stays as `shared` says"
     trainer.sharing = shared
     trainer.current_gradient_accumulation_steps = 1  # TRL's loss reads it, and only `train` would set it
     trainer.model.zero_grad()
     trainer._compute_loss(trainer.model, batch).backward()
+    # None: a frozen weight
     return torch.cat([p.grad.flatten() for p in trainer.model.parameters() if p.grad is not None])
 
 

@@ -172,7 +172,7 @@ def _with_missing_fields(batch, other):
     for name in other.keys() - batch.keys():
         other_field = other[name]
         if isinstance(other_field, list):  # for each row the number of its pictures, or a tensor of them
-            of_first_row = other_field[0]
+            of_first_row = other_field[0]  # shows what kind the entries are
             no_pictures = 0 if isinstance(of_first_row, int) else of_first_row[:0]  # 0, or an empty tensor
             added[name] = [no_pictures] * n
         else:  # token types, here [rows, P + C] of this batch's lengths: 0 stands for text

@@ -106,7 +106,7 @@ class StageCards:
         place: int,  # index of the picture in `pictures`
     ) -> str:  # best guess, then samples, equal ones counted
         "The model's answers to a picture at a stage, on one line"
-        best_guess = stage["greedy"][place][0]
+        best_guess = stage["greedy"][place][0]  # of a list with this one text
         return f"{best_guess} · sampled: {merged(stage['sampled'][place])}"
 
     def __repr__(self):
@@ -135,7 +135,8 @@ class StageCards:
         picture = self.pictures[place]
         cells = [_image(picture["image"], width=72), _text(picture["answer"])]
         for stage in self.stages:
-            # The best guess in bold; below it a line for each different sample, such as "7 × red".
+            # The best guess (the only text of its list) in bold; below it a line for each different sample,
+            # such as "7 × red".
             best_guess = _text(stage["greedy"][place][0])
             samples = [_text(line) for line in counted(stage["sampled"][place])]
             cells.append("<br>".join([f"<b>{best_guess}</b>", *samples]))

@@ -970,7 +970,7 @@ def calibrate(
     gaps, preferred = preferred_pairs(rows, score_rows(model, rows, batch_size))
     temperature = pair_temperature(gaps, preferred)
     fitted = None if temperature is None else dict(temperature=temperature, pairs=len(gaps))
-    model.facts["calibration"] = fitted  # saved with the model
+    model.facts["calibration"] = fitted  # a dict of the model's that is saved with it
     return fitted
 
 def chances_of(
@@ -1135,7 +1135,7 @@ def _table_line(
     what,  # what the figure is
     value,  # a number, or None
     n="",  # of how many pairs, or groups
-    interval=None,  # (low, high) of the 95 % confidence interval
+    interval=None,  # (low, high) of the 95 % confidence interval; None: the column stays empty
 ):
     "A row of a report's table: 0.75 of 80 pairs becomes {what: …, value: \"0.750\", n: 80, ci95: \"\"}"
     shown = "" if value is None else f"{value:.3f}"
@@ -1200,6 +1200,7 @@ class PairTrainer(CommittedCheckpoints, Trainer):
         out = model(**inputs["encodings"])
         scores, language_loss = out if isinstance(out, tuple) else (out, None)
         first, second = scores.view(-1, 2).unbind(1)  # [B] each: the answers of a pair are neighbouring rows
+        # How far the better score shall be ahead, [B]; 0.0: no margin.
         margin = inputs["margin"] if s.use_margin_loss else 0.0
         # centring: weight of a term that keeps scores around 0
         loss = pairwise_loss(first, second, preference, margin, s.loss_type, s.centring).mean()
@@ -1240,7 +1241,7 @@ class PairTrainer(CommittedCheckpoints, Trainer):
         If Trainer no longer calls this, run_log.csv lacks these columns."""
         # Only a row of training has `loss`. `batch_figures`: a dict for each batch since the last such row.
         if "loss" in logs and self.batch_figures:
-            for name in self.batch_figures[0]:
+            for name in self.batch_figures[0]:  # all have the same names
                 logs[name] = mean_of(figures[name] for figures in self.batch_figures)
             self.batch_figures = []
         super().log(logs, start_time)
@@ -1566,14 +1567,15 @@ def plot_training(
 
     Values of training are a faint line and a smoothed one; those of evaluations are dots."""
     fig, axes = figure(9, 5.2, nrows=2, ncols=2, sharex=True)
-    for ax, (title, names) in zip(axes.flat, _training_panels):
+    for ax, (title, names) in zip(axes.flat, _training_panels):  # names: one or two columns of the log
         for name, colour in zip(names, ("#0072B2", "#D55E00")):
             _draw_column(ax, log, name, colour)
         steps, _values = log.series(names[0])
         ax.set_title(f"{title} (n = {len(steps)} rows)", fontsize=9, loc="left")
         ax.legend(fontsize=7.5, frameon=False)
-    axes[0, 0].set_ylim(0, 1.5)  # the first language losses, which are much higher, are cut off
-    for ax in axes[1]:
+    # The panel "losses": a language loss (lm_loss) begins much higher, and is cut off.
+    axes[0, 0].set_ylim(0, 1.5)
+    for ax in axes[1]:  # the lower row of panels
         ax.set_xlabel("step", fontsize=8)
     return fig
 
@@ -1851,7 +1853,7 @@ def ixc_row(
 ) -> dict:  # a checked preference row
     "A training pair of IXC-2.5-Reward as a preference row"
     better, worse = row["conversations_a"], row["conversations_b"]
-    # Both conversations begin with the same question; their last turns are the two answers.
+    # Both are lists of turns and begin with the same question; their last turns are the two answers.
     answers = [better[-1]["value"], worse[-1]["value"]]
     # In the ranking 0 is the better answer.
     picture = image if isinstance(image, bytes) else str(image)

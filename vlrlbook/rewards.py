@@ -708,7 +708,7 @@ def load_reward(
 ): # a reward function; one that looks at pictures is `batched`
     "The reward function that `spec` names: a known one, one of a module, a trained model, or a weighted sum"
     terms = reward_terms(spec) # of (weight as text, name)
-    if len(terms) == 1 and not terms[0][0]: # no weight
+    if len(terms) == 1 and not terms[0][0]: # a name without a weight
         return _named_reward(terms[0][1])
     weighted = {} # name of a reward in the sum → (reward function, weight)
     for weight, name in terms:
@@ -831,7 +831,7 @@ def completion_text(
 # %% ../nbs/02_rewards.ipynb #nf4d5a52
 def for_trl(
     reward, # (completion, answer) → parts, or a batched one
-    recorder=None, # called with (texts, parts, samples, state) after each batch
+    recorder=None, # called with (texts, parts, samples, state) after each batch; None: nothing is recorded
     name: str = "reward", # how TRL's logs call it
     group_size: int = None, # G; then the share of groups with equal rewards (silent ones) is logged
     when_cut="paid", # a cut answer is "paid" as any other, "masked" (left out), or earns this number
@@ -880,7 +880,7 @@ def _log_parts(
 ):
     "Log the mean of each part, and the share of groups whose answers all earn the same (silent ones)"
     for key in parts[0]:
-        if key != "overall":
+        if key != "overall": # the reward itself, which TRL logs
             log_metric(f"part/{key}", mean_of(part[key] for part in parts))
     if group_size:
         log_metric("silent", silent_share(paid, group_size))

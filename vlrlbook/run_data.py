@@ -174,6 +174,7 @@ def cost(
 ) -> dict:  # what is counted, in words → how many
     "Estimate steps, answers, tokens and memory of a run; without activations, which depend on the kernels"
     s, longest_answer = settings, settings.max_completion_length
+    # max_steps = -1: num_epochs decides
     steps = s.max_steps if s.max_steps > 0 else rows * s.num_epochs // s.prompts_per_step
     counts = {
         "optimizer steps": steps,

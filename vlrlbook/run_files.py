@@ -346,7 +346,7 @@ def finish(
     trainer,  # after training
     processor,  # of its model
     settings: GRPOSettings,  # a checked object
-    results: dict,  # for results.json and the card
+    results: dict,  # for results.json and the card; `judges` is added here
 ):
     "Write model files, results.json, card and report into `output_dir`; push them if `hub_model_id` is set"
     save_run(trainer, processor, settings)  # in every process: weights may be spread over them

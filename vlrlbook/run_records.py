@@ -171,7 +171,7 @@ class Recorder:
         self.kept[slot] = chosen[0]  # replaces the group of an earlier batch in "3 last"
 
         is_logged = (step + 1) % self.every == 0
-        if self.path and is_logged:
+        if self.path and is_logged:  # path: of the file for groups; None: none is written
             shown = [self._as_dict(group) for group in groups[:self.most]]
             write_json(self.path, dict(step=step + 1, total_steps=last_step, groups=shown))
 
@@ -200,7 +200,7 @@ class Recorder:
 
         The first step, then the first from the middle on, have keys of their own. All others share "3 last",
         where each replaces the one before it."""
-        if not self.kept:
+        if not self.kept:  # no group yet
             return "1 first"
         if "2 middle" not in self.kept and 2 * step >= last_step:
             return "2 middle"

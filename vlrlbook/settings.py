@@ -318,7 +318,7 @@ def settings_help(
         if name and (more := continuation.match(line)):
             texts[name] += f" {more[1]}"
         elif field := field_line.match(line):
-            name = field[1]
+            name = field[1] # group 1 of the pattern; group 2 is the comment
             texts[name] = field[2]
     return texts
 
@@ -702,6 +702,7 @@ class GRPOSettings(Settings):
         yield self.max_steps == 0, "max_steps = 0: expected more than 0, or -1 to go by num_epochs"
         yield not 0 <= self.lora_dropout < 1, f"lora_dropout = {self.lora_dropout}: expected 0 up to 1"
         yield not 0 < self.top_p <= 1, f"top_p = {self.top_p}: expected more than 0, up to 1"
+        # None: sampling leaves no token out by min_p
         yield self.min_p is not None and not 0 <= self.min_p <= 1, f"min_p = {self.min_p}: expected 0 to 1"
 
     def _clip_rules(self):
@@ -811,12 +812,12 @@ class GRPOSettings(Settings):
             has_config = (Path(self.adapter) / "adapter_config.json").exists()
             yield not has_config, f"adapter = {self.adapter!r}: no adapter_config.json there"
         # trained models in the reward, such as ("reward_model", "runs/judge/model")
-        for chapter, folder in trained_rewards(self.reward):
-            problem = untrained_reward(chapter, folder) # a message, or None
-            yield bool(problem), f"reward = {self.reward!r}, {chapter}:{folder}: {problem}"
+        for kind, folder in trained_rewards(self.reward):
+            problem = untrained_reward(kind, folder) # a message, or None
+            yield bool(problem), f"reward = {self.reward!r}, {kind}:{folder}: {problem}"
 
 
-# Files by which the folder of a trained reward is known: the name before the colon in a reward -> a folder
+# Files by which the folder of a trained reward is known: its kind, the name before the colon -> a folder
 # with any of these files can be used. The last three of `aloha` were written by an older script, see chapter
 # 04.
 _files_of_trained_reward = {
@@ -849,8 +850,8 @@ def reward_terms(
 
 def _is_trained(name):
     "Return whether a name in a reward names a trained model or a judge, such as `aloha:runs/x/classifier`"
-    chapter, colon, _path = name.strip().partition(":")
-    return bool(colon) and chapter in _files_of_trained_reward
+    kind, colon, _path = name.strip().partition(":")
+    return bool(colon) and kind in _files_of_trained_reward # reward_model, aloha and judge
 
 
 def _weight_and_name(term):
@@ -858,47 +859,48 @@ def _weight_and_name(term):
 
     A * behind the colon of a trained reward belongs to its path."""
     before_path, colon, path = term.partition(":")
-    weight, _star, chapter = before_path.rpartition("*")
-    if _is_trained(chapter + colon):
-        return weight, f"{chapter}:{path}"
+    weight, _star, kind = before_path.rpartition("*") # kind: such as reward_model, if the reward is trained
+    if _is_trained(kind + colon):
+        return weight, f"{kind}:{path}"
     weight, _star, name = term.rpartition("*")
     return weight, name
 
 
 def trained_rewards(
     reward: str | None, # such as "0.5*reward_model:runs/judge/model + 0.5*counting"
-) -> list: # of (chapter, folder), in the order in which they stand there
+) -> list: # of (kind, folder), in the order in which they stand there
     """Return the trained models that a reward names: ("reward_model", "runs/judge/model") and so on
 
     A judge is named by a file of settings, which then stands in the folder's place."""
     named = []
-    for _weight, name in reward_terms(reward or ""):
+    for _weight, name in reward_terms(reward or ""): # None names none
         # "reward_model:FOLDER" or "module:function": the table of trained rewards tells them apart.
         if _is_trained(name):
-            chapter, _colon, folder = name.partition(":")
-            named.append((chapter, folder))
+            kind, _colon, folder = name.partition(":")
+            named.append((kind, folder))
     return named
 
 
 def reward_without_paths(
-    reward: str, # as in `trained_rewards`; None stays None
+    reward: str, # as in `trained_rewards`; None is returned as it is, since it names no trained model
 ) -> str:
     """Return a reward as it may be shown to others: paths of trained models become names of their runs
 
     "reward_model:/data/judge/model" becomes "reward_model:judge"."""
     longest_first = sorted(trained_rewards(reward), key=lambda named: len(named[1]), reverse=True)
-    for chapter, folder in longest_first: # one path may be the beginning of another
+    # kind: the name before the colon, such as reward_model. One path may be the beginning of another.
+    for kind, folder in longest_first:
         path = Path(folder)
         # Every run keeps its model in a subfolder `model` or `classifier`; the folder above names the run.
         run_name = path.parent.name if path.name in ("model", "classifier") else path.name
         # `run_name` is empty if the reward names a folder `model` without the one above it
-        shown = f"{chapter}:{run_name or path.name}"
-        reward = reward.replace(f"{chapter}:{folder}", shown)
+        shown = f"{kind}:{run_name or path.name}"
+        reward = reward.replace(f"{kind}:{folder}", shown)
     return reward
 
 
 def untrained_reward(
-    chapter: str, # reward_model, aloha or judge
+    chapter: str, # kind of the reward, the name before the colon: reward_model, aloha or judge
     folder: str, # what stands behind the colon of a reward such as reward_model:folder; of a judge its file
 ) -> str | None: # a message
     """Return why a folder cannot be used as a trained reward, or None if it can
@@ -921,11 +923,11 @@ def untrained_reward(
     return f"no {expected_file} there, so this is no model that chapter {number} has trained"
 
 
-def _holds_model(path, chapter):
+def _holds_model(path, kind):
     """Return True if a folder holds one of the files by which a trained reward is known
 
-    `chapter` is reward_model (known by reward_model.json) or aloha (classifier.json and three others)."""
-    return any((path / name).is_file() for name in _files_of_trained_reward[chapter])
+    `kind` is reward_model (known by reward_model.json) or aloha (classifier.json and three others)."""
+    return any((path / name).is_file() for name in _files_of_trained_reward[kind])
 
 
 def _model_places(run):

@@ -300,13 +300,14 @@ class PictureMemory:
     def __call__(self, pixel_values, image_grid_thw=None, **kwargs):
         "Features of all pictures, in order; the tower computes only those of new pictures"
         learns = any(p.requires_grad for p in self.tower.parameters()) # its features change with each step
+        # keys: one for each picture, set by `_remembering`; None outside of its block.
         if self.keys is None or learns: return self.own_method(pixel_values, image_grid_thw, **kwargs)
         # The number type of autocast (False without it) changes features, so it becomes a part of the key.
         device = pixel_values.device.type
         precision = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
         keys = [(key, precision) for key in self.keys]
 
-        # Compute the new pictures and add them to `known`.
+        # Compute the new pictures and add them to `known`. Only `forget`, between batches, takes any away.
         patches = pixel_values.split(image_grid_thw.prod(-1).tolist()) # a tensor for each picture
         new_places = {} # key of a new picture → its place (of a picture that is there twice, the last)
         for place, (key, _) in enumerate(zip(keys, patches, strict=True)):
@@ -323,7 +324,7 @@ class PictureMemory:
             wanted.append(self.known[key])
         features, *inner_layers = zip(*wanted) # each is a tuple with a tensor for each picture
         output: dict = dict(pooler_output=features)
-        if inner_layers: # Qwen3-VL only
+        if inner_layers: # Qwen3-VL only; deepstack_is_split: its own method gives a tensor for each picture
             inner_layers = [layer if self.deepstack_is_split else torch.cat(layer) for layer in inner_layers]
             output["deepstack_features"] = inner_layers
         return self.output_class(**output)
@@ -743,6 +744,7 @@ class SharedCheck(SharedFallback):
         plain, *_ = super()._get_per_token_logps_and_entropies(model, ids, mask, C, **options)
         # If this one raises, sharing is switched off and SharedPathFailed is raised.
         shared = self._or_stop_sharing("log-probs", partial(self._first_group_logps, batch, G))
+        # 0.0: all answers are empty, so there is nothing to compare.
         return (plain - shared)[is_answer].abs().max().item() if is_answer.any() else 0.0
 
     def _first_group_logps(self, batch, G):

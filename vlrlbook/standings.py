@@ -57,7 +57,7 @@ def judge(
     The marks come from the model's answers alone; the student's reward function is never run here."""
     verdict = verdict_of(entry.rows, "counting")  # a dict of outcome, sentence and questions
     asked = _all_eight_questions(verdict["questions"])
-    answers_after = [row["after_greedy"][0] for row in entry.rows]
+    answers_after = [row["after_greedy"][0] for row in entry.rows]  # a list of one text in each row
     most_frequent = counted(answers_after)[:3]  # texts such as "7 × A photo of 3 discs"
     return Result(entry, outcome=verdict["outcome"], sentence=verdict["sentence"], asked=asked,
                   before=_right_share(entry.rows, "before_greedy"),

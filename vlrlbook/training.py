@@ -202,6 +202,7 @@ class StopAtNaN(TrainerCallback):
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
         "Called before the optimizer's step: raise NotANumber if a gradient is infinite or NaN"
+        # None: a frozen weight
         gradients = [(name, p.grad) for name, p in model.named_parameters() if p.grad is not None]
         bad = _not_finite(gradients)  # names of weights
         if bad:
@@ -346,7 +347,7 @@ class RunLogCallback(TrainerCallback):
         if not row:  # the trainer has logged none of our columns, as at the end of a run
             return
         self.log.append({"step": state.global_step} | row)
-        if self.bar is not None:
+        if self.bar is not None:  # None before training begins
             # the first two numbers of the row, shown behind the bar
             self.bar.set_postfix({name: f"{row[name]:.3f}" for name in list(row)[:2]})
 

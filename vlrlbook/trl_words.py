@@ -42,6 +42,7 @@ def grpo_config(
     s, cuda = settings, torch.cuda.is_available()
     check_transformers_words(s)
     options: dict = {name: getattr(s, name) for name in same_in_trl}  # those with the same name in TRL
+    # None, where the user has not chosen: on a GPU only
     checkpointing = cuda if s.gradient_checkpointing is None else s.gradient_checkpointing
     options[checkpointing_name(GRPOConfig)] = checkpointing  # the name depends on transformers' release
     if s.max_looks:

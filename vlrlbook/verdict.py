@@ -236,7 +236,7 @@ def commonest(
     form_of = {text: said_as(text, task) for text in set(chain(*pairs))}  # each text is read once
     answer_forms = [form_of[answer] for answer, _ in pairs]
     true_forms = [form_of[truth] for _, truth in pairs]
-    top, count = Counter(answer_forms).most_common(1)[0]
+    top, count = Counter(answer_forms).most_common(1)[0]  # the commonest form, and how often it is given
     # what the model answers in the rows for which the commonest answer is wrong
     where_wrong = [answer for answer, truth in zip(answer_forms, true_forms) if truth != top]
     return dict(
@@ -549,7 +549,7 @@ def _sentence(
     change = _change_clause(rows, task, overall)  # most sentences hold it
     if outcome == "collapsed":
         return _collapse_sentence(rows, task, change)
-    if outcome == "one truth":
+    if outcome == "one truth":  # all rows have that of the first one
         return (f"Cannot be told: all {len(rows)} {_words_for_rows(rows)} have the same truth, "
                 f"“{rows[0]['answer']}”, so that one answer to everything is always right.")
     if outcome == "no better than one answer":

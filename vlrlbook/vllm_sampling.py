@@ -127,7 +127,7 @@ class PicturesForVLLM(BeforeGRPOTrainer):
         # TRL makes the engine in this block, and does not tell it the model's number type.
         with _engine_dtype_of(kwargs.get("model")):
             super().__init__(*args, **kwargs)
-        if not self.use_vllm:
+        if not self.use_vllm:  # transformers samples, and no engine was made
             return
         engine: Any = self.vllm_generation
         if engine.mode == "colocate":  # vLLM in this process, on the same GPU

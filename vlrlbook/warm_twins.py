@@ -41,6 +41,7 @@ def warm_start(
         return str(path)
 
     model, losses = supervised(family, steps, seed, task, looks)
+    # the loss of the first step, and the mean of the last ten
     print(f"warm start: {steps} supervised steps, loss {losses[0]:.2f} → {sum(losses[-10:]) / 10:.2f}")
     _save_twin(model, family, path)
     return str(path)

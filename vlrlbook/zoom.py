@@ -191,7 +191,7 @@ class Eye:
     ) -> str:  # such as "zoom(98, 0, 112, 14)"
         "How the model would write a call of the tool for a part of a picture"
         numbers = rescaled(box, picture.size, self.bounds(picture))  # from pixels to the model's scale
-        digits = 3 if self.scale == "fractions" else 0
+        digits = 3 if self.scale == "fractions" else 0  # fractions: from 0 to 1; other scales: whole numbers
         arguments = ", ".join(f"{number:.{digits}f}" for number in numbers)
         return f"zoom({arguments})"
 
@@ -281,7 +281,7 @@ class Looker:
 
     def _look(self,
         box,  # x1, y1, x2, y2 in the model's scale; None if the call cannot be read
-        fault="",  # why it cannot be read, in words
+        fault="",  # why it cannot be read, in words; empty if it can
     ):
         "Answer a call of the tool with the enlarged part as a message; raise CallRefused for a bad call"
         self._looks += 1
@@ -401,8 +401,8 @@ GAP = 8  # white pixels between a picture and its crops
 
 def with_looks_drawn(
     sample: Sample,  # of any task
-    answers: list | tuple = (),  # texts in the written form of `readers/turns`
-    eye: Eye = None,  # of the model: its scale of coordinates, the size of its crops; None: the picture alone
+    answers: list | tuple = (),  # with calls: zoom(98, 0, 112, 14)⏎<tool_response><image></tool_response>⏎A …
+    eye: Eye = None,  # of the model: its scale of coordinates, the size of its crops; None: nothing is drawn
 ) -> Sample:  # for task zoom a copy with a picture that shows the calls; else the sample itself
     "Mark in a sample's picture the first three different boxes of calls, and add their crops beside it"
     if sample.task != "zoom" or not sample.images or eye is None:

@@ -145,7 +145,7 @@ def eye_for(
     settings,  # `GRPOSettings`, checked
 ) -> Eye | None:
     "The `Eye` of the model that a run trains; None where the run has no tool to look with"
-    if settings.task != "zoom" or not settings.max_looks:
+    if settings.task != "zoom" or not settings.max_looks:  # max_looks: calls in one answer; 0: no tool
         return None
     return Eye.of(settings.model, settings.max_image_size)
 
@@ -371,7 +371,7 @@ class _Conversation:
         self.text, self.pictures, self.looker = text, list(sample.images), looker
         looker.reset(images=sample.images)
         self.turns = []  # (role, text), without the question
-        self.calls = []  # text within each call of the model's last turn
+        self.calls = []  # of the model's last turn: for each call what stands in it, such as "98, 0, 112, 14"
         self.last_turn = ""  # of the model, as it was generated
 
     def add_model_turn(self,
@@ -423,7 +423,7 @@ def look_options(
     processor,  # of the model; changed by `teach_calls`
 ) -> dict:  # keyword arguments for `GRPOTrainer`; empty where the run has no tool
     "Make TRL offer the tool `zoom` to the model: a factory makes the tool, a `Looker`, for each answer"
-    if not settings.max_looks:
+    if not settings.max_looks:  # 0 calls in one answer: the run has no tool
         return {}
     eye = eye_of(model, processor)  # the size in which the model sees pictures, its scale of coordinates
     teach_calls(processor)  # its chat template then writes calls, and TRL can read them

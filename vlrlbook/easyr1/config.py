@@ -218,7 +218,7 @@ def short_names(
     for key, about in key_table(version).items():
         if _may_have_short_name(key, about):
             keys_of.setdefault(_last_word(key), []).append(key)
-    names = {word: keys[0] for word, keys in keys_of.items() if len(keys) == 1}
+    names = {word: keys[0] for word, keys in keys_of.items() if len(keys) == 1} # one key alone ends so
     # `rank` and `alpha` do not say of what, so LoRA's get the names `lora_rank` and `lora_alpha`, too.
     for word in ("rank", "alpha"):
         key = f"worker.actor.model.lora.{word}"

@@ -80,8 +80,10 @@ def reward_file(
         raise SettingsError(f"engine = {engine!r}{nearest(engine, list(_adapters))}")
     function = load_reward(reward) if isinstance(reward, str) else reward
     statements = _Statements() # collects the source of all that the file needs
-    expression = _reward_expression(function, statements, reward) # Python that names or makes the reward
-    adapter = _adapters[engine] # the function that turns the reward into `compute_score`
+    # Python such as "vqa_reward" or "mix(…)"; what it uses is collected in `statements`.
+    expression = _reward_expression(function, statements, reward)
+    # Name of the function of chapter 02 (vlrlbook.rewards) that turns the reward into `compute_score`.
+    adapter = _adapters[engine]
     statements.collect("vlrlbook.rewards", [adapter])
 
     name = _reward_name(reward).replace("\\", " ").replace('"', "'") # for between double quotes in the file

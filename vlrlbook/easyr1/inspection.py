@@ -23,8 +23,8 @@ from ..settings import SettingsError
 # %% ../../nbs/09c_inspection.ipynb #n0af09b2
 def easyr1_size(
     size: tuple, # width, height
-    min_pixels: int | None, # smaller pictures are enlarged
-    max_pixels: int | None, # larger ones are shrunk
+    min_pixels: int | None, # smaller pictures are enlarged; None: none is
+    max_pixels: int | None, # larger ones are shrunk; None: none is
 ) -> tuple: # width, height
     "Size of a picture after EasyR1's own resizing; the model's processor resizes it again"
     width, height = size
@@ -845,7 +845,7 @@ def _check_rows(files, context, processes, progress, row_counts):
     This process reads the rows; `processes` check them, in batches. `context`: the `_RowContext` of the run,
     whose `folder` holds the files. `row_counts` (file → number of rows) is filled in."""
     from tqdm.auto import tqdm
-    processes = processes or os.cpu_count() or 1
+    processes = processes or os.cpu_count() or 1 # None: one for each core
     most_waiting = 3 * processes # batches: without a limit the reader would fill the memory with rows
     with tqdm(desc="rows", disable=not progress) as bar, _worker_pool(context, processes) as submit:
         waiting = deque() # (file, function that waits for the results of a batch), the oldest batch first
@@ -1106,11 +1106,12 @@ def _cost_rows(settings, engine, config, rows, gpu_gb, problems):
         message = f"{rows} usable training rows, fewer than a batch of {batch}: the engine would stop"
         problems.append(_problem("data", "rows.few", message))
 
-    # `n`, the answers to each prompt, is short for worker.rollout.n, or actor_rollout_ref.rollout.n in verl
+    # `n`: answers to each prompt. Unlike `values`, `settings[…]` takes a short name, here for
+    # worker.rollout.n, or in verl for actor_rollout_ref.rollout.n.
     answers = steps * batch * settings["n"]
     cost = {"steps, optimizer updates in each": f"{steps}, {updates}",
             "answers sampled in all": f"{answers:,}",
-            "rows left over each epoch": rows % batch if rows else 0}
+            "rows left over each epoch": rows % batch} # too few for another batch
     if config is None:
         cost["memory"] = "unknown: the model's config is not here"
     else:
@@ -1230,7 +1231,7 @@ def parameter_count(
     from transformers import AutoModelForImageTextToText
     with torch.device("meta"): # tensors with shapes, but without numbers
         model = AutoModelForImageTextToText.from_config(config)
-    if not rank:
+    if not rank: # 0: no adapter
         return sum(parameter.numel() for parameter in model.parameters())
     count = 0
     for name, module in model.named_modules():

@@ -415,7 +415,7 @@ def _check_untied(wanted, updates):
     `updates`: name of the weight → module of the adapter; `wanted`: `Wanted`, which knows the ties."""
     # Of an adapter on the head alone the embedding must not change, and one tensor cannot hold both.
     for name, module in updates.items():
-        others = sorted(wanted.twins(name) - {name})
+        others = sorted(wanted.twins(name) - {name}) # names with the same numbers; the message shows one
         if others:
             raise ShardError(f"{module}: the adapter changes {name!r}, whose numbers are those of "
                              f"{others[0]!r} by the config, and a merge would change both; "
@@ -569,7 +569,7 @@ def merge_shards(
     local_dir: str, # `checkpoints/<project>/<experiment>/global_step_X/actor`
     output_dir: str = None, # model directory to write: new or empty; None with `test` only compares
     dtype: str = None, # float32, bfloat16 or float16; None keeps each tensor's own
-    test: str = None, # model directory to compare with, tensor by tensor
+    test: str = None, # model directory to compare with, tensor by tensor; None: nothing is compared
     lora: str = "merge", # of LoRA shards: merge (a plain model) or adapter (the adapter alone)
     lora_alpha: float = None, # where no file beside the shards holds it
     max_shard_gb: float = 5.0, # largest weight file

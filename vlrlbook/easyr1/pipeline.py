@@ -153,7 +153,7 @@ def _do_export(run, model):
     with the same settings. `model`: to train from, a directory or a hub id."""
     s = run.settings # `QuickStartSettings`
     # A hash of the content: a file with a new date alone does not repeat the export.
-    rows_hash = None if s.data is None else sha256_of(s.data)
+    rows_hash = None if s.data is None else sha256_of(s.data) # None: questions are drawn
     depends_on = [rows_hash, s.image_dir, s.drawn, s.reward, s.version, s.overrides, s.seed]
     run.do("export", depends_on, lambda folder: _export_stage(s, model, folder), is_whole=_is_undamaged,
            can_continue=False)
@@ -202,7 +202,7 @@ def _writes_a_model(settings, base):
     `settings`: `QuickStartSettings`; `base`: a directory or a hub id, which is left as it is. EasyR1
     runs on transformers 4; `only_for_transformers_5` lists what that cannot read in a directory. With
     the other engine, trl, it is written as well: the next stage names it in a config for EasyR1."""
-    if settings.lora_model:
+    if settings.lora_model: # an adapter's folder
         return True
     return Path(base).is_dir() and bool(only_for_transformers_5(base))
 
@@ -312,7 +312,7 @@ def _easyr1_overrides(settings, model, folder):
     words = [f"trainer.save_checkpoint_path={folder.resolve()}"]
     if Path(model).exists(): # else a hub id, which is the same in any directory
         words.append(f"worker.actor.model.model_path={Path(model).resolve()}")
-    if settings.max_steps:
+    if settings.max_steps: # else the config in the export decides
         words.append(f"trainer.max_steps={settings.max_steps}")
     return words + shlex.split(settings.overrides)
 

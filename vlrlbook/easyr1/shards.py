@@ -178,7 +178,7 @@ def draw_shards(
     idle_ranks = _idle_ranks(holders)
     if idle_ranks:
         title += f"\nnothing on rank {', '.join(map(str, idle_ranks))}"
-    width = shape[1] if len(shape) == 2 else 1
+    width = shape[1] if len(shape) == 2 else 1 # a vector is drawn as a single column
     ax.set(xlim=(0, width), ylim=(shape[0], 0), xticks=[], yticks=[0, shape[0]])
     ax.set_title(title, fontsize=8)
 
@@ -210,7 +210,7 @@ def _draw_part(ax, borders, ranks, colour, height, parts):
     tensor has `height` rows and is drawn in `parts` parts."""
     from matplotlib.patches import Rectangle
     y0, y1 = borders[0]
-    x0, x1 = borders[1] if len(borders) == 2 else (0, 1)
+    x0, x1 = borders[1] if len(borders) == 2 else (0, 1) # a vector is drawn as a single column
     rectangle = Rectangle(
         (x0, y0), x1 - x0, y1 - y0, facecolor=colour, alpha=0.45, edgecolor="white", linewidth=2)
     ax.add_patch(rectangle)
@@ -297,7 +297,7 @@ def _fill_from_file(flat, path, record, skipped):
         return
     memory = memoryview(flat.view(torch.uint8).numpy()) # the tensor's own memory: nothing is copied
     with open(path, "rb") as f:
-        f.seek(record[0] + skipped)
+        f.seek(record[0] + skipped) # record[0]: where the storage begins in the file
         if f.readinto(memory) != len(memory):
             raise ShardError(f"{path.name}: cut off within its numbers")
     _check_checksum(memory, path, record)
@@ -699,7 +699,7 @@ def read_shards(
     files = _rank_files(folder) # of rank 0, 1, … in this order; none is missing
     by_rank = [_read_pieces(rank, path) for rank, path in enumerate(files)] # for each: key → `Piece`
     _check_same_keys(by_rank, files)
-    keys = by_rank[0]
+    keys = by_rank[0] # as on all other ranks
     if not keys:
         raise ShardError(f"{files[0].name}: holds no tensors")
     shards = Shards(folder, {key: [pieces[key] for pieces in by_rank] for key in keys})

@@ -96,7 +96,7 @@ class Submission:
                 self.data.discard(folder)
 
     def known(self,
-        key: str | None,  # Idempotency-Key
+        key: str | None,  # Idempotency-Key; None: the request has none
         request_hash: str | None,  # of the request that came with it now
     ) -> Job | None:  # None: no job was submitted with that key
         "The job that was submitted with this key before; raises KeyReused if its request was different"

@@ -148,7 +148,7 @@ class WaitingJobs:
         checkpoint = newest_checkpoint(folder.run)  # from which the attempt goes on; None: from the start
         step = 0
         if checkpoint:
-            step = checkpoint_number(checkpoint) or 0  # the optimizer step, which its name holds
+            step = checkpoint_number(checkpoint) or 0  # the optimizer step in its name; 0 if it holds none
         return self.ledger.move(
             row["job_id"], "queued", "training", f"slot {slot}",
             attempt=attempt, slot=slot, started_at=self.ledger.now(),

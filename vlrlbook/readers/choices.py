@@ -46,7 +46,7 @@ def _capital_letter_at(
     i,  # place of a capital letter A to J
 ):
     "The choice that the capital letter at token `i` names; an empty text for an article or a pronoun"
-    letter, following = tokens[i].raw, tokens[i + 1]
+    letter, following = tokens[i].raw, tokens[i + 1]  # at the end of the text: an empty edge token
     stands_alone = following.kind != "word" or _is_enclosed(tokens, i)  # "B." or "(B)"
     if stands_alone or letter not in ("A", "I"):
         return letter
@@ -65,7 +65,7 @@ def _small_letter_at(
 
     It is a choice in brackets, as in `(d)`, or if it has no other neighbours than marks and a few words, as
     in `b.` or `answer is c`. Anywhere else it may be an article."""
-    before, following = tokens[i - 1], tokens[i + 1]
+    before, following = tokens[i - 1], tokens[i + 1]  # edge tokens at the ends of the text
     # the kinds without words are a mark, a line break, and the edge of the text
     fits_before = before.kind in _kinds_without_words or before.text in ("is", "option", "answer", "choice")
     fits_after = following.kind in _kinds_without_words or following.text in ("because", "since", "as", "but")
@@ -150,7 +150,8 @@ def _confirmed_letter(
     tokens,  # list of `Token`, words and marks: text in lower case
 ):
     "The choice in `B is correct` or `(B) is the best answer`, as a set of one letter; empty if there is none"
-    for i in range(margin, len(tokens) - margin):  # without the 8 empty edge tokens at each end
+    # without the 8 empty edge tokens at each end, so that all neighbours below exist
+    for i in range(margin, len(tokens) - margin):
         if tokens[i].text != "is":
             continue
         # one place further where a `the` follows, or a bracket or quotation mark closes before `is`
@@ -186,7 +187,7 @@ def _is_more_than_a_letter(
     end,  # place behind a letter with which the text begins
 ):
     "Whether what follows a letter shows that it was no answer: B-cells, E. coli, A small mass, B is wrong"
-    following, second = tokens[end], tokens[end + 1]
+    following, second = tokens[end], tokens[end + 1]  # empty edge tokens, where the text ends here
     # B-cells; `glued`: no space before the token
     is_compound = following.text in ("-", "'") and following.glued and second.glued
     is_species = following.text == "." and second.text in _species_names  # E. coli
@@ -226,7 +227,7 @@ def _is_stated_or_in_brackets(
     "Whether token `i` stands in brackets, or between a word such as `is` and something that is no word"
     before, following = tokens[i - 1].text, tokens[i + 1]
     if before == ",":
-        before = tokens[i - 2].text  # "Therefore, B"
+        before = tokens[i - 2].text  # "Therefore, B"; in front of the text: "", an edge token
     is_stated = before in _before_lone_letter and following.kind != "word"
     return is_stated or (before in ("(", "[") and following.text in (")", "]"))
 
@@ -447,7 +448,7 @@ def _side_of_bare(
     sides = [_side_of_word[tokens[i].text] for i in places]
     if len(set(sides)) == 1:
         return sides[0]
-    # "no, wait: yes" is yes; "no, yes" is neither
+    # "no, wait: yes" is yes; "no, yes" is neither. From the first place to the last:
     for token in tokens[places[0]:places[-1]]:
         if token.text in _correcting_words:
             return sides[-1]
@@ -478,7 +479,7 @@ def _chinese_side(
     first,  # place of the text's first word
 ):
     "The side of an answer that begins with 是 or 有 (yes), 不 or 没 (no), or the like; None for any other"
-    word, following = tokens[first].text, tokens[first + 1].text
+    word, following = tokens[first].text, tokens[first + 1].text  # "" behind the end of the text
     # 是否, 是不是 and 有没有 ask "whether"
     if word in ("是", "有") and following in ("否", "不", "没"):
         return None

@@ -892,7 +892,9 @@ def _is_mistyped_count(
     number,  # its token
     following,  # the token behind it
 ):
-    "Whether a number with the role `name` is a count and a typing error: 5c discs, but not 3D glasses"
+    """Whether a number that touches a letter is a count and a typing error: 5c discs, but not 3D glasses
+
+    It has the role `name` at first, like every number that may be a part of a name: x5, GPT-4."""
     # `glued`: no space before the token
     touches_letters = following.glued and following.kind == "word"
     # such as 2d, 3d, 4k, 5g; `text` is in lower case
@@ -1104,7 +1106,7 @@ def _chosen_count(
     # share ("2 of them"), place ("on 2 plates"), behind a name, superseded ("at first 8"), in brackets
     weaker = [place for place, role in roles.items() if role in _roles_of_second_choice]
     if weaker:
-        return int(tokens[weaker[-1]].value)
+        return int(tokens[weaker[-1]].value)  # the last one: people reason first and conclude last
     return _one_thing(tokens, roles)  # None without such a phrase
 
 

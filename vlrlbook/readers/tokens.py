@@ -441,7 +441,8 @@ def _behind_hyphen(
     at,  # place of one of them
 ):
     "`at + 1` where token `at` is a hyphen without spaces on either side, as in twenty-one; else `at`"
-    hyphen, following = tokens[at], tokens[at + 1]  # `glued`: no space before the token
+    # there is a next one: `tokens` ends with 8 empty edge tokens; `glued`: no space before the token
+    hyphen, following = tokens[at], tokens[at + 1]
     joins = hyphen.text == "-" and hyphen.glued
     return at + 1 if joins and following.glued else at
 
@@ -457,7 +458,7 @@ def _chinese_set(
     # the measure words are 打, a dozen, and 双 or 对, a pair
     value, word = tokens[i].value, tokens[at].text
     if word == "打":
-        # 打开 is the verb "to open"
+        # 打开 is the verb "to open"; a next token is always there, an empty one behind the end of the text
         is_verb = tokens[at + 1].text == "开"
         return (None, i) if is_verb else (value * _set_sizes[word], at + 1)
     # two pairs of shoes may be two or four, so only "one pair" is read, as 2
@@ -480,6 +481,7 @@ def _begun_with_word(
     if word in ("half", "半"):
         return _half_dozen(tokens, i)  # (None, i) for any half but that of a dozen
     if word == "a":
+        # these places exist: `tokens` ends with 8 empty edge tokens
         return _begun_with_article(i, second=tokens[i + 1].text, third=tokens[i + 2].text)
     return float(_scales[word]), i + 1  # "hundred" or "thousand" without a number before it
 

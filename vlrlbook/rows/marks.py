@@ -30,7 +30,7 @@ def marked_question(
     marks = list(_any_mark.finditer(question))  # of <image>, <|image_1|>, <img 2> and the like
     if not marks:
         return question
-    first_mark = marks[0][0]
+    first_mark = marks[0][0]  # its text, such as <img 2>
     # In "Is <image 2> larger?" the mark is a word: it names a picture, or a part of one. A question without
     # `<image>` gets its pictures in front. In a row without pictures every mark is an error (below).
     if pictures and _numbers_are_words(marks, pictures):

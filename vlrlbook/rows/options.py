@@ -218,13 +218,14 @@ def chosen_option(
     raw,  # the answer as the row holds it: a text or a number
     answer: str,  # the same as text
     options: list,  # from `row_options`
-    places,  # what a number means as an answer: "text", 0, 1 or None, as `option_places` returns it
+    places,  # what a number means: "text": it is an option's text; 0 or 1: an option's position, counted from
+        # there; None: a position, but nobody knows from where it is counted
     columns,  # `Columns` of the row
     notes: list,  # gets a sentence if a number became a letter
 ) -> str:  # a letter, several letters ("A, C"), or an option's text
     "Find the option that an answer names; `DataError` if it names none, or if that is not certain"
     number = whole_number(raw)
-    if number is not None and places != "text":
+    if number is not None and places != "text":  # a position; `_option_index` refuses it if `places` is None
         return _letters[_option_index(number, places, options, columns, notes)]
     return _option_of_text(answer, options, columns)
 

@@ -134,11 +134,12 @@ def _ranked(columns):
 
 def _responses(columns):
     "The answers in a row's `Columns` as a list; `DataError` unless they are two or more texts, none empty"
-    value = columns.get("response")  # of the column for answers, whatever its name is; None if there is none
+    # A role: the column may be called response, answers, completions …; None if there is none.
+    value = columns.get("response")
     responses = as_list(value)
     if not responses or len(responses) < 2 or not all(map(_is_filled_text, responses)):
         # Without a column of answers the message names those that there are, so that a misspelt one is seen.
-        names = columns.there() or "nothing"
+        names = columns.there() or "nothing"  # one text, with commas
         problem = f"the row has {names}" if value is None else f"found {str(value)[:80]!r}"
         message = f"expected two or more texts (or chosen and rejected), {problem}"
         _raise_error(columns.number, "response", message)
@@ -560,7 +561,9 @@ def _joined_texts(texts, number):
 
 
 def _margin(columns):
-    "The margin in a row's `Columns`, by which the better answer's score should be higher; None without one"
+    """The margin in a row's `Columns`, by which the better answer's score should be higher; None without one
+
+    The `Columns` note that its column was read."""
     # Not `columns.get`: it treats NaN as no value, but a margin of NaN must be reported as an error.
     name = columns.keys.get("margin")  # the column that the user has named
     if not name:

@@ -150,7 +150,7 @@ async def _output_of(
         return await asyncio.wait_for(child.communicate(), seconds)
     finally:
         # A client that hangs up cancels this function too; nobody else would end the process.
-        if child.returncode is None:
+        if child.returncode is None:  # it still runs
             child.kill()
             await child.wait()
 

@@ -155,7 +155,7 @@ async def _run_python(
         raise Problem("ask.failed", f"no answer in {seconds} seconds") from error
     finally:
         # A client that hangs up cancels this function too.
-        if child.returncode is None:
+        if child.returncode is None:  # it still runs
             child.kill()
             await child.wait()
 

@@ -177,9 +177,10 @@ class Front:
     async def settings_form(self, request):
         "GET /settings: what a request for training may set, with the defaults of a task"
         task = query(request, task=(str, "counting"))["task"]  # (type, default)
-        if task not in self.forms:
+        if task not in self.forms:  # task, such as vqa → its form
             shown_task = clean(task, 40)
-            raise Problem("query.value", f"task = {shown_task!r}{nearest(shown_task, list(self.forms))}")
+            hint = nearest(shown_task, list(self.forms))  # such as ": did you mean 'vqa'?"
+            raise Problem("query.value", f"task = {shown_task!r}{hint}")
         return reply(self.forms[task])
 
     async def sample_data(self, request):

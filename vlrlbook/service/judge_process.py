@@ -120,7 +120,7 @@ class Judge:
 
     async def _ensure_started(self):
         "Start the process if it does not run, and wait until its model is loaded; a Problem if that fails"
-        if self.child and self.child.returncode is None:
+        if self.child and self.child.returncode is None:  # it runs; `child` is None before the first start
             return
         # Not `python -m`, which would run this module twice: its package imports it first.
         code = "import sys; from vlrlbook.service.judge_process import serve_judge; serve_judge(sys.argv[1])"

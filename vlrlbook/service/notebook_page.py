@@ -67,7 +67,7 @@ async def _make_page(
         raise Problem("job.no_notebook", message) from error
     finally:
         # A client that hangs up cancels this function; the process must not go on without it.
-        if child.returncode is None:
+        if child.returncode is None:  # it still runs
             child.kill()
             await child.wait()
     if child.returncode:

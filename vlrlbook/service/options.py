@@ -50,7 +50,7 @@ class ServiceSettings:
 
         The messages are made even where the rule is kept; `check` picks those of the broken rules."""
         yield from self._rules_for_numbers()
-        if self.size is not None:
+        if self.size is not None:  # None: gpu where there is one
             sizes = ["tiny", "gpu"]
             yield self.size not in sizes, f"size = {self.size!r}{nearest(str(self.size), sizes)}"
         # `nearest` ends a message with ": did you mean …?" or with the list of all choices.

@@ -154,7 +154,7 @@ class Problem(Exception):
     def __init__(self,
         code: str,  # a key of `problems`
         detail="",  # what exactly is wrong, for people; may hold a stranger's text
-        headers: dict = None,  # headers of the reply, such as retry-after
+        headers: dict = None,  # headers of the reply, such as retry-after; None: no further ones
         **more,  # further members of the body, such as row, entry or errors; `body` leaves None out
     ):
         "Make a refusal, an exception that becomes a reply of form RFC 9457 (problem details)"

@@ -134,7 +134,7 @@ def log_tail(
     # `_last_state` handles states within a line, `_last_states` those in successive lines.
     shown_lines = _last_states([_last_state(line) for line in text.split("\n")])
     if shown_lines[-1] == "":
-        lines += 1  # the text ends with a line break, so the last item is no line
+        lines += 1  # the text ends with a line break, so the last item is no line and does not count
     return "\n".join(controls.sub("", line) for line in shown_lines[-lines:])
 
 

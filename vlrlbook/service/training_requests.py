@@ -250,7 +250,7 @@ def _take_value(
     if setting in settings:
         return "is given twice, under two names"
     if value is None:
-        return None  # null counts as not given
+        return None  # null counts as not given, and nothing is wrong with it
     message = value_problem(field, value)
     if message:
         return message
