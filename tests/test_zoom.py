@@ -63,8 +63,8 @@ def test_numbers_stay_as_they_were_written():
     '{"name": "zoom"}', '{"name": "zoom", "arguments": [42, 0, 56, 14]}', '{"name": "zoom", "arguments": {"x1": 98}}',
     '{"name": "zoom", "arguments": {"x1": true, "y1": 0, "x2": 112, "y2": 14}}',
     '{"name": "zoom", "arguments": {"x1": NaN, "y1": 0, "x2": 112, "y2": 14}}',
-    '{"name": "zoom", "arguments": {"x1": %s, "y1": 0, "x2": 112, "y2": 14}}' % ("9" * 400), "<parameter=x1>98</parameter>", "1e5, 0, 112, 14",
-    "42, 0, 56, 14<|im_end|>", "[" * 1_900])
+    '{"name": "zoom", "arguments": {"x1": %s, "y1": 0, "x2": 112, "y2": 14}}' % ("9" * 400),
+    "<parameter=x1>98</parameter>", "1e5, 0, 112, 14", "42, 0, 56, 14<|im_end|>", "[" * 1_900])
 def test_what_is_no_call_says_why(said):
     call = read_call(said)
     assert call.box is None and call.fault
