@@ -52,8 +52,8 @@ REBUILT = ["aloha", "aloha_films", "aloha_plots", "aloha_settings", "answers", "
            "verdict", "versions", "vllm_sampling", "warm_twins", "workshop", "zoom", "zoom_turns"]
 
 # The whole package, measured by tools/style.py. Ceilings (comments: a floor): whoever improves a figure lowers it here.
-CEILINGS = dict(nodes=5.7, lambdas=0.0, two_for=0.0, long=0.2, longest=55)
-COMMENTS = 200
+CEILINGS = dict(nodes=5.7, lambdas=0.0, two_for=0.0, long=0.2, longest=45)
+COMMENTS = 240
 COMMENTS_OF_A_ROOM = 60
 
 
