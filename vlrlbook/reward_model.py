@@ -1884,7 +1884,7 @@ def as_reward(
 
     # `batched`: the trainer then calls it with many answers at once. The others: for callers to look at.
     rewarded.batched, rewarded.model = True, model  # type: ignore[attr-defined]  # functions have attributes
-    rewarded.longest = longest  # type: ignore[attr-defined]
+    rewarded.longest = longest  # type: ignore[attr-defined]  # functions have attributes
     return rewarded
 
 def _warn_of_long_answers(completions, longest):
