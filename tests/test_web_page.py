@@ -368,11 +368,10 @@ def test_getting_ready_has_a_progress_of_its_own(page, server, data):
 def test_an_old_state_does_not_undo_the_end(page, server, data):
     "A question may be answered with the state of a second ago, after the stream has told the end; Firefox met it"
     job = start(server, data, max_steps=8)
-    page.goto(f"{server.url}/#/jobs/{job}")
-    page.wait_for_selector(".rollout")
-    old = ask(f"{server.url}/jobs/{job}")
+    while (old := ask(f"{server.url}/jobs/{job}"))["status"] == "queued": time.sleep(0.05)
     assert old["status"] == "training"
     page.route(f"**/jobs/{job}", lambda route: route.fulfill(json=old))
+    page.goto(f"{server.url}/#/jobs/{job}")
     until(page, "completed") # by the stream
     page.wait_for_timeout(3000)
     assert status(page) == "completed" and "Cancel" not in page.inner_text(".actions >> nth=0")
