@@ -115,8 +115,11 @@ class RunLog:
         """Return the next bytes of the file up to their last line break, and move `read_to` behind them.
 
         A line that the run has not finished is left for the next time: half of 0.61 would be read as 0.6."""
-        self._pass_long_lines(file)
         data = self._next_bytes(file)
+        may_begin_long_line = len(data) == _most_read_at_once and b"\n" not in data
+        if may_begin_long_line or self.read.in_long_line:  # rare: as a rule the bytes are read only once
+            self._pass_long_lines(file)
+            data = self._next_bytes(file)
         end = data.rfind(b"\n") + 1  # 0 without a line break
         self.read.read_to += end
         return data[:end]
