@@ -25,7 +25,7 @@ from .rows.columns import is_nothing
 from .rows.files import read_rows
 from .rows.gate import inspect_vqa
 from .rows.pictures import located, picture_list
-from .rows.values import as_list
+from .rows.values import as_list, is_finite_number
 from .settings import nearest
 
 __all__ = ["synthetic_pointing", "drawn_for", "model_scale", "shown_size", "scaled_truth", "in_scale_of",
@@ -442,20 +442,12 @@ def _four_numbers(
         # a CSV file holds a box as text; two boxes give eight numbers, which are refused below
         numbers = list(chain.from_iterable(read_boxes(value).boxes))
     numbers = as_list(numbers) or []  # None for what is no list and no array
-    if len(numbers) != 4 or not all(map(_is_finite_number, numbers)):
+    if len(numbers) != 4 or not all(map(is_finite_number, numbers)):
         message = f"{path.name}: {place} = {str(value)[:60]}, expected four numbers"
         raise DataError("box.numbers", message, row=number)
     return tuple(map(float, numbers))
 
 
-def _is_finite_number(value):
-    "Whether a value is a finite int or float; true and false, which are ints in Python, are no numbers here"
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return False
-    return abs(value) < _no_coordinate
-
-
-_no_coordinate = 1e15  # pixels; an int of hundreds of digits cannot be converted to a float
 over_the_edge = 1.0  # pixels that a box may reach beyond its picture, by rounding
 
 

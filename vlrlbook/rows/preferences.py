@@ -6,7 +6,7 @@ them, a row may say how many people preferred which answer. Written by hand."""
 import json
 from dataclasses import dataclass, field
 from itertools import combinations
-from typing import NoReturn, TypeGuard
+from typing import NoReturn
 
 from ..archive import DataError, control_token
 from .chat import is_turns, read_turns
@@ -14,7 +14,7 @@ from ..settings import is_number as is_number_text
 from .columns import Columns, empty_columns, is_nothing, plain_name
 from .marks import marked_question
 from .shown import pictures_shown, unread_columns
-from .values import as_list, listed
+from .values import as_list, is_finite_number, listed
 
 __all__ = ["PreferenceRow", "read_preference_row"]
 
@@ -161,7 +161,7 @@ def _ranks(
         ranks = [sum(other > own for other in votes) for own in votes]
     if not ranks or len(ranks) != len(response):
         _raise_error(columns.number, "ranks", f"{len(response)} responses but ranks {ranks!r}")
-    if not all(_is_finite_number(rank) for rank in ranks):
+    if not all(is_finite_number(rank) for rank in ranks):
         _raise_error(columns.number, "ranks", f"ranks must be numbers, found {ranks!r}")
     return ranks
 
@@ -185,16 +185,6 @@ def _ranked_question(columns):
 def _is_filled_text(value):
     "True for a text that is not only white space"
     return isinstance(value, str) and bool(value.strip())
-
-
-_largest_number = 1e15  # of a rank, votes or a margin; far larger ints cannot be converted to a float
-
-
-def _is_finite_number(value) -> TypeGuard[float]:
-    "True for a finite int or float below 1e15; bools, which are ints in Python, are no numbers here"
-    is_int_or_float = isinstance(value, (int, float)) and not isinstance(value, bool)
-    is_nan = value != value
-    return is_int_or_float and not is_nan and abs(value) < _largest_number
 
 
 # Several people, one row
@@ -225,7 +215,7 @@ def _checked_votes(votes, answer_count, number):
     """A list of votes as floats: for each answer how many people, or which share of them, preferred it.
 
     A `DataError` about row `number` unless there is one for each answer, from 0 on, and not all are 0."""
-    if len(votes) != answer_count or not all(_is_finite_number(vote) and vote >= 0 for vote in votes):
+    if len(votes) != answer_count or not all(is_finite_number(vote) and vote >= 0 for vote in votes):
         _raise_error(number, "votes", f"expected {answer_count} numbers from 0, found {votes!r}"[:160])
     if not any(votes):
         _raise_error(number, "votes", "nobody has voted: all votes are 0")
@@ -243,7 +233,7 @@ def _shares(
     if answer_count != 2:
         message = f"a probability among {answer_count} answers; expected votes, one for each"
         _raise_error(columns.number, "votes", message)
-    if not (_is_finite_number(probability) and 0 <= probability <= 1):
+    if not (is_finite_number(probability) and 0 <= probability <= 1):
         meaning = "the probability that the first answer is preferred"
         _raise_error(columns.number, "votes", f"{meaning}: expected 0 to 1, found {probability!r}"[:160])
     return [float(probability), 1 - float(probability)]
@@ -574,6 +564,6 @@ def _margin(columns):
     columns.read.add(name)  # so that it is not reported as unused
     if isinstance(margin, str) and is_number_text(margin):  # a CSV holds numbers as texts
         margin = float(margin)
-    if margin is not None and not (_is_finite_number(margin) and margin >= 0):
+    if margin is not None and not (is_finite_number(margin) and margin >= 0):
         _raise_error(columns.number, "margin", f"expected a number from 0, found {margin!r}"[:120])
     return margin

@@ -4,10 +4,13 @@ Written by hand."""
 import ast
 import json
 import re
+from typing import TypeGuard
 
 from ..archive import DataError
 
-__all__ = ["row_text", "listed", "as_list", "unboxed"]
+__all__ = ["row_text", "listed", "as_list", "unboxed", "is_finite_number"]
+
+_largest_number = 1e15  # far larger ints cannot be converted to a float
 
 # A text in quotes of either kind, as Python writes it: inside, a backslash takes the next character with it.
 _quoted_text = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
@@ -95,3 +98,12 @@ def unboxed(
     # By its attributes, so that NumPy need not be imported.
     is_scalar = getattr(value, "ndim", None) == 0 and hasattr(value, "tolist")
     return value.tolist() if is_scalar else value
+
+
+def is_finite_number(
+    value,  # of a column
+) -> TypeGuard[float]:
+    "True for a finite int or float below 1e15; bools, which are ints in Python, are no numbers here"
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return abs(value) < _largest_number  # false for NaN, too
