@@ -91,6 +91,13 @@ def test_a_yaml_whose_files_begin_where_the_command_is_started(export, tmp_path,
     assert sorted(found.rows.values()) == sorted(dry_run(export, processor, processes=1, progress=False).rows.values())
 
 
+def test_a_split_in_an_override_of_an_export(export, processor):
+    found = dry_run(export, processor, processes=1, progress=False, overrides=["data.train_files=train.jsonl@train"])
+    assert found.ok and "train.jsonl" in found.rows, found.problems
+    found = dry_run(export, processor, processes=1, progress=False, overrides=["data.train_files=trian.jsonl@train"])
+    assert codes(found) == ["file.missing"] and "trian.jsonl@train" in found.problems[0]["message"]
+
+
 def test_a_data_set_of_the_hub_cannot_be_looked_at(export, tmp_path, processor):
     (tmp_path / "x.yaml").write_text((export / "config.yaml").read_text()
                                      .replace("train_files: train.jsonl", "train_files: hiyouga/math12k@train"))

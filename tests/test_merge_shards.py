@@ -395,6 +395,17 @@ def test_adapter_merged_equals_peft(tuned, home, tmp_path, engine):
         torch.testing.assert_close(tensor, right[wanted.find(name)], atol=1e-6, rtol=1e-6)
 
 
+def test_a_wider_type_keeps_what_the_adapter_adds(tuned, tmp_path):
+    "bfloat16 shards merged as float32: the sum is not rounded to bfloat16 on its way"
+    model, _, processor = tuned
+    half = deepcopy(model).to(torch.bfloat16)
+    folder = e.shard_model(half, processor, tmp_path / "actor", 2)
+    e.merge_shards(str(folder), str(tmp_path / "out"), dtype="float32")
+    right, wanted = half.float().merge_and_unload().state_dict(), e.wanted_tensors(folder / "huggingface")
+    for name, tensor in weights(tmp_path / "out").items():
+        torch.testing.assert_close(tensor, right[wanted.find(name)], atol=1e-6, rtol=1e-6)
+
+
 def test_adapter_alone_gives_the_same_logits(tuned, reference, tmp_path):
     from vlrlbook.models import load_vlm, save_processor
     model, folder, processor = tuned

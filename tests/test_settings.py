@@ -137,6 +137,8 @@ def test_a_folder_that_no_trained_model_lies_in_is_refused_before_anything_is_lo
     ("counting+0.1*judge:a+b/j.yaml+format", [("", "counting"), ("0.1", "judge:a+b/j.yaml"), ("", "format")]),
     ("aloha:runs/3*3/x + 2 * my.module:f", [("", "aloha:runs/3*3/x"), ("2", "my.module:f")]),
     ("2*aloha:a*b+c*d/x+x*counting", [("2", "aloha:a*b+c*d/x"), ("x", "counting")]), ("judge:c++", [("", "judge:c++")]),
+    ("judge:my+judge.yaml + 0.5*judge:b.yml", [("", "judge:my+judge.yaml"), ("0.5", "judge:b.yml")]),
+    ("judge:a.yaml+judge:b.yaml", [("", "judge:a.yaml"), ("", "judge:b.yaml")]),
     ("reward_model:/a/x +reward_model:/b", [("", "reward_model:/a/x"), ("", "reward_model:/b")]),
     ("0.9*counting+0.1*format", [("0.9", "counting"), ("0.1", "format")]), ("counting + ", [("", "counting"), ("", "")])])
 def test_a_path_in_a_reward_may_hold_plus_and_star(reward, terms):

@@ -827,8 +827,9 @@ _files_of_trained_reward = {
 }
 
 
-# What stands behind a + that begins a term: perhaps a weight and `*`, then a name, perhaps with a colon.
-_begins_a_term = re.compile(r"\s*([^*:/]*\*\s*)?[A-Za-z_][\w.]*\s*(:|$)")
+# What stands behind a + that begins a term: perhaps a weight and `*`, then a name, perhaps with a colon. No
+# reward ends as a judge's file does: "judge.yaml" behind a + is the rest of the file's name.
+_begins_a_term = re.compile(r"\s*([^*:/]*\*\s*)?(?![\w.-]*\.ya?ml\s*$)[A-Za-z_][\w.]*\s*(:|$)")
 
 
 def reward_terms(

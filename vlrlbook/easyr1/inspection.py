@@ -618,6 +618,7 @@ def _settings_of_run(path, version, overrides):
     about = _read_export_json(path) # engine: easyr1 or verl; version; settings, of verl alone
     if about["engine"] == "easyr1":
         settings = read_engine_yaml(path / "config.yaml", version or about["version"], overrides)
+        _drop_splits(path, settings)
     else:
         settings = _verl_settings(about["settings"], overrides, path.name)
     return path, about["engine"], settings
@@ -684,6 +685,16 @@ def _path_and_function(key, written):
         path, colon, function = written.rpartition(":")
         return path, colon + function
     return written, ""
+
+def _drop_splits(folder, settings):
+    """Change the data files in `settings` (`EngineSettings`) of an export: rows.jsonl@train → rows.jsonl
+
+    A relative name is one in `folder`. Of a file that does not exist the name stays, for the message."""
+    for key in ("data.train_files", "data.val_files"):
+        written = settings.values[key]
+        if isinstance(written, str):
+            path, _ = _path_and_function(key, written)
+            if path and (folder / path).exists(): settings.values[key] = path
 
 def _is_on_hub(name):
     "Whether a name looks like a data set of the hub, such as hiyouga/math12k@train: one slash and no suffix"

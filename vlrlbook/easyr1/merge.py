@@ -509,7 +509,7 @@ def _source(shards, key, shape, dtype, lora, module):
         tensor = assemble(shards.pieces[key], shape, key)
         if module:
             update = _lora_update(shards, lora, module) # in float32
-            tensor = (tensor.float() + update).to(tensor.dtype) # rounded once, to the type in the shards
+            tensor = tensor.float() + update # rounded once, by `_converted`
         return _converted(tensor, target_dtype, key)
     return Source(target_dtype, shape, load)
 

@@ -910,6 +910,8 @@ _words_before_answer = {
 _words_that_need_a_sign = {"count", "number", "sum", "result", "conclusion"}
 _correction_words = {"wait", "actually", "correction", "sorry", "oops", "recount", "recounting"}
 _ends_clause = {",", ".", ";", "!", "?", "。", "；", "\n", "("}
+_ends_of_sentence = {".", ";", "!", "?", "。", "；", "\n"}
+_words_before_sum = {"and", "plus", "+", "is", "was", "=", "makes", "equals"}  # a total of 2 and 3: 5
 _reach_of_answer = 24  # tokens behind "answer" in which its number stands
 
 
@@ -994,8 +996,40 @@ def _last_count_of_clause(
         # shares and places, too: "the answer is 5 of them", "the total is in 5 rows"
         if roles.get(at) in ("count", "in brackets", "place", "share"):
             last_count = at
-    # `_counts_up`: "the total: 1, 2, 3" is still counting, and states nothing
-    return None if last_count is None or _counts_up(tokens, last_count) else last_count
+    if last_count is None:
+        return None
+    # "a total of 7: 3 cubes, 4 spheres": the clause holds parts, too, or ends at the first of them
+    before_parts = _total_in_sentence(tokens, roles, i)
+    if before_parts is not None:
+        return before_parts
+    # "the total: 1, 2, 3" is still counting, and states nothing
+    return None if _counts_up(tokens, last_count) else last_count
+
+
+def _total_in_sentence(
+    tokens,  # numbers, words and marks of a text, with 8 empty edge tokens (`margin`) before and behind
+    roles,  # place of each number among them → its role, such as "count", "share" or "size"
+    i,  # place of the word such as `answer` or `total`
+):
+    """The place of a total with its parts behind it, in the sentence behind token `i`; or None
+
+    Only the first number can be it: "the total of 2 and 3 is 5" has its total at the end. It is the sum of
+    all others, or stands behind `a total of`, which no sum follows."""
+    places = []
+    for at in range(i + 1, len(tokens) - margin):
+        if tokens[at].text in _ends_of_sentence:
+            break
+        is_part = roles.get(at) in ("count", "share")
+        if is_part and tokens[at].value is not None:  # None: cannot be read, as of 2.5.1
+            places.append(at)
+    if len(places) < 2:
+        return None
+    first, second = places[:2]
+    if _total_before_parts([int(tokens[at].value) for at in places]) == int(tokens[first].value):
+        return first
+    words_between = {token.text for token in tokens[first + 1:second]}
+    is_a_total_of = tokens[i - 1].text == "a" and tokens[i + 1].text == "of"
+    return first if is_a_total_of and not words_between & _words_before_sum else None
 
 
 def _counts_up(
