@@ -373,6 +373,48 @@ def test_two_processes_take_the_same_step_as_one(tmp_path):
     assert away.max() <= 5e-5 and (away > 2e-5).float().mean() <= 1e-3
 
 
+# accelerate (1.15) takes FSDP on accelerators only, though PyTorch has it on CPUs too: its state is set by hand.
+ON_FSDP = '''
+from accelerate import state
+own_init, plugin = state.AcceleratorState.__init__, None
+def with_fsdp(self, *args, fsdp_plugin=None, **kwargs):
+    global plugin
+    own_init(self, *args, fsdp_plugin=fsdp_plugin, **kwargs)
+    plugin = plugin or fsdp_plugin
+    if plugin: self.distributed_type, self.fsdp_plugin = state.DistributedType.FSDP, plugin
+state.AcceleratorState.__init__ = with_fsdp
+'''
+
+
+def test_weights_that_are_spread_over_processes_take_the_same_step(tmp_path):
+    "FSDP 2 as the file of page 05 names it: prompts are not shared, the run says so and ends like that of one process"
+    (tmp_path / "one.py").write_text(FIXED)
+    (tmp_path / "fsdp.py").write_text(ON_FSDP + FIXED)
+    (tmp_path / "paid.py").write_text("def by_length(completion, answer): return dict(overall=float(len(completion) % 5))\n")
+    env = {**os.environ, "PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    on_fsdp = dict(ACCELERATE_USE_FSDP="true", FSDP_VERSION="2", FSDP_AUTO_WRAP_POLICY="TRANSFORMER_BASED_WRAP",
+                   FSDP_TRANSFORMER_CLS_TO_WRAP="Qwen2_5_VLDecoderLayer", FSDP_STATE_DICT_TYPE="FULL_STATE_DICT",
+                   FSDP_RESHARD_AFTER_FORWARD="true")
+    common = ["--warm_steps", "2", "--max_steps", "2", "--num_generations", "4", "--lora_dropout", "0", "--logging_steps", "1",
+              "--save_steps", "0", "--reward", "paid:by_length", "--lr", "1e-3"]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    for name, launch, batch_size, more in (("one", [], 16, {}), ("fsdp", torchrun, 8, on_fsdp)):
+        command = [sys.executable, *launch, str(tmp_path / f"{name}.py"), *common, "--batch_size", str(batch_size)]
+        done = subprocess.run([*command, "--output_dir", str(tmp_path / name)], env=env | more, cwd=tmp_path, capture_output=True,
+                              text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+    results = json.loads((tmp_path / "fsdp" / "results.json").read_text())
+    assert results["shared_prompt"] == "off: the weights are spread over processes (FSDP or ZeRO 3)"
+    assert results["verdict"]["outcome"] == "not measured" and "lie on several processes" in done.stdout + done.stderr
+    one, fsdp = (RunLog.read(tmp_path / name / "run_log.csv") for name in ("one", "fsdp"))
+    for name in ("reward", "loss", "grad_norm", "length"):
+        assert fsdp.series(name)[1] == pytest.approx(one.series(name)[1], rel=1e-4, abs=1e-6), name
+    a, b = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("one", "fsdp"))
+    assert a.keys() == b.keys()
+    away = torch.cat([(a[k] - b[k]).abs().flatten() for k in a])  # bounds: why, see the test above
+    assert away.max() <= 5e-5 and (away > 2e-5).float().mean() <= 1e-3
+
+
 ONE_RAISES = """
 import os, sys
 from vlrlbook import grpo, shared_prompt

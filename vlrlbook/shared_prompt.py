@@ -962,6 +962,11 @@ def why_plain(
     # `attention_name` is our own attention, which `use_grouped_attention` puts in the place of sdpa.
     if attention not in ("sdpa", attention_name): return f"attention is {attention}, not sdpa"
     if family not in tested_families: return f"not tested with {family}"
+    # FSDP and ZeRO 3 free a layer's weights after its forward, and fetch them again for the backward of the
+    # layer's output. Gradients of the prompt come through its keys and values, past that output.
+    zero = getattr(trainer.accelerator.state, "deepspeed_plugin", None)
+    if trainer.is_fsdp_enabled or (zero and zero.zero_stage == 3):
+        return "the weights are spread over processes (FSDP or ZeRO 3)"
     # With any of these TRL calls other methods than those that are overridden here.
     untested = ("tools", "environment_factories", "rollout_func", "use_transformers_continuous_batching",
                 "pad_to_multiple_of", "aux_loss_enabled")
