@@ -380,3 +380,17 @@ def test_an_archive_that_is_not_there_is_one_clear_error(tmp_path):
             with pytest.raises(DataError) as told: read_task_rows(path, task)
             assert told.value.code == code and Path(path).name in str(told.value)
     with pytest.raises(DataError, match="no counting ZIP"): check_file(tmp_path / "half")
+
+
+def test_other_rules_read_an_archive_anew(tmp_path, monkeypatch):
+    "What a release has unpacked or converted is not taken by one that reads by other rules"
+    from vlrlbook import data
+    monkeypatch.setenv("VLRLBOOK_CACHE", str(tmp_path / "cache"))
+    path = make(tmp_path / "x.zip", [("main.csv", ROW), ("images/a.png", picture())])
+    clear = picture(image=Image.new("RGBA", (32, 24), (255, 0, 0, 90)))
+    rules, read = data._reading_rules(), []
+    monkeypatch.setattr(data, "read_counting_zip", lambda *args, **more: read.append(args) or read_counting_zip(*args, **more))
+    for said in (rules, rules, "0ther4ul"):
+        monkeypatch.setattr(data, "_reading_rules", lambda said=said: said)
+        assert data.unpacked_counting_zip(path)[0]["answer"][:] == ["3"] and data._converted(clear).exists()
+    assert len(read) == 2 and len(list((tmp_path / "cache" / "pictures").iterdir())) == 2

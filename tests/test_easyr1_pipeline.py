@@ -1,5 +1,6 @@
 """One command for the whole road, and the commands of its parts"""
 import json
+import linecache
 import re
 import shutil
 import subprocess
@@ -10,7 +11,9 @@ import pytest
 from conftest import ROOT
 from easyr1_cases import fake_engine
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from vlrlbook.core import SettingsError, read_settings
+from vlrlbook.easyr1 import export
 from vlrlbook.easyr1 import QuickStartSettings, newest_step, quick_start, stages
 from vlrlbook.models import save_model, tiny_twin
 
@@ -99,6 +102,46 @@ def test_a_killed_stage_leaves_nothing_and_a_stopped_training_goes_on(base, tmp_
     assert seen == ["", "true"] and not list(out.glob(".*-*")) and not list(out.glob("earlier-*"))
     with pytest.raises(SettingsError, match="stopped"): started(base, out, training="batch_size=16 num_generations=4")
     assert seen[-1] == "" and (out / "earlier-1/train/checkpoint-10").exists() # told something else: it begins anew
+
+
+@pytest.mark.parametrize("changed", ["the reward's code", "a picture", "the adapter"])
+def test_what_changed_under_the_same_name_is_done_again(base, tmp_path, monkeypatch, changed):
+    "The same command after the file of the reward, a picture or the adapter was written anew; else nothing is repeated"
+    monkeypatch.syspath_prepend(str(tmp_path))
+    module, adapter = f"mine_{changed[-4:].strip()}", shutil.copytree(base / "adapter", tmp_path / "adapter")
+    code = "def paid(completion, answer):\n    return dict(overall=float(answer in completion))\n"
+    (tmp_path / f"{module}.py").write_text(code)
+    rows, skipped = tmp_path / "rows.jsonl", "dry_run,train,merge_shards,evaluate"
+    for i in range(40): Image.new("RGB", (60, 60), (i, 5 * i, 99)).save(tmp_path / f"{i}.png")
+    rows.write_text("".join(json.dumps(dict(question="How many?", answer=str(i % 5), image=f"{i}.png")) + "\n" for i in range(40)))
+    given = dict(data=str(rows), reward=f"{module}:paid", lora_model=str(adapter), skip=skipped, overrides="data.rollout_batch_size=32")
+    assert what(started(base, tmp_path / "run", **given))[:2] == ["done", "done"]
+    assert what(started(base, tmp_path / "run", **given))[:2] == ["done before", "done before"]
+    if changed == "the reward's code":
+        (tmp_path / f"{module}.py").write_text(code.replace("answer in completion", "completion == answer"))
+        sys.modules.pop(module), linecache.clearcache(), export._top_level.cache_clear()  # as in a new process
+    elif changed == "a picture":
+        for i in range(40): Image.new("RGB", (60, 60), (i, 5 * i, 17)).save(tmp_path / f"{i}.png")
+    else:
+        weights = load_file(adapter / "adapter_model.safetensors")
+        save_file({k: v + 0.5 for k, v in weights.items()}, adapter / "adapter_model.safetensors")
+    again = what(started(base, tmp_path / "run", **given))[:2]
+    assert again == (["done", "done"] if changed == "the adapter" else ["done before", "done"])
+    if changed == "the reward's code": assert "completion == answer" in (tmp_path / "run/export/reward.py").read_text()
+
+
+def test_several_accepted_answers_go_all_the_way(base, tmp_path):
+    "A row with a list of answers is exported, trained on and asked about, and read again as it was written"
+    for i in range(40): Image.new("RGB", (60, 60), (i, 5 * i, 99)).save(tmp_path / f"{i}.png")
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps(dict(question="Is it?", answers=["yes", "it is"], image=f"{i}.png")) + "\n" for i in range(40)))
+    results = started(base, tmp_path / "run", data=str(rows), overrides="data.rollout_batch_size=32")
+    assert what(results) == ["done"] * 6
+    written = (tmp_path / "run/export/train.jsonl").read_text().splitlines()
+    assert json.loads(written[0])["answer"] == '["yes", "it is"]'
+    from vlrlbook.data import read_vqa
+    dataset, report = read_vqa(tmp_path / "run/export/train.jsonl", tmp_path / "run/export/images")
+    assert len(dataset) == len(written) and set(dataset["answer"]) == {'["yes", "it is"]'}
 
 
 def test_settings_of_chapter_05_keep_their_own_names(base, tmp_path, monkeypatch):

@@ -14,8 +14,9 @@ __all__ = ['disc_colours', 'vqa_template', 'colour_names', 'aloha_cameras', 'alo
            'read_rows']
 
 # %% ../nbs/01_data.ipynb #c002
-import csv, hashlib, importlib.util, io, itertools, json, os, random, sys, zipfile
+import csv, hashlib, importlib.util, inspect, io, itertools, json, os, random, sys, zipfile
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 from PIL import Image, ImageDraw
@@ -537,12 +538,22 @@ def _converted(picture):
     data = picture if isinstance(picture, bytes) else Path(picture).read_bytes()
     # The name is a hash of the bytes, so each picture is converted only once. 32 hex digits (128 bits) of it
     # are enough: no two pictures will have the same.
-    file = cache_dir() / "pictures" / f"{hashlib.sha256(data).hexdigest()[:32]}.png"
+    name = f"{hashlib.sha256(data).hexdigest()[:32]}-{_reading_rules()}.png"
+    file = cache_dir() / "pictures" / name
     if not file.exists():
         # durable=False: it need not survive a power cut, since it can be made again.
         with new_file(file, durable=False) as aside: # a hidden file, renamed when all is written
             aside.write_bytes(as_meant(data)) # an RGB PNG: transparency on white, deep greys scaled to 8 bits
     return file
+
+@cache
+def _reading_rules():
+    "Eight digits that change with the code that reads data: what an older release has read is read anew"
+    package = Path(inspect.getfile(DataError)).parent # DataError: of archive.py
+    modules = [package / name for name in ("archive.py", "geometry.py", "pointing.py")]
+    modules += [*(package / "readers").glob("*.py"), *(package / "rows").glob("*.py")]
+    sources = [module.read_bytes() for module in sorted(modules)]
+    return hashlib.sha256(b"".join(sources)).hexdigest()[:8]
 
 def load_vqa(
     path: str | Path, # .json, .jsonl, .csv, .tsv or .parquet in any of the forms
@@ -1306,7 +1317,6 @@ def _cache_folder(path, kind):
     "The folder in the cache for an unpacked ZIP whose answers are of a kind, counting or pointing"
     with open(path, "rb") as file:
         key = hashlib.file_digest(file, "sha256").hexdigest()[:16]
-    # Which rows are good depends on what the answers shall be, so each kind has a folder of its own. That of
-    # counting has no word for its kind: it was the only kind at first, and old caches are still found.
-    prefix = "data" if kind == "counting" else f"data-{kind}"
-    return cache_dir() / f"{prefix}-{key}"
+    # Which rows are good depends on what the answers shall be, so each kind has a folder of its own; and on
+    # the rules by which they are read, so that no release takes what an older one has unpacked.
+    return cache_dir() / f"data-{kind}-{key}-{_reading_rules()}"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..core import run_facts
 from .config import parse_overrides
-from .export import export_easyr1
+from .export import export_easyr1, reward_file, undecoded_rows
 from .inspection import dry_run
 from .merge import merge_shards
 from .quick_start_settings import QuickStartSettings, stages
@@ -139,7 +139,8 @@ def _do_merge(run):
     `run`: `_Stages`, whose `do` returns the result of `work`, a dict, also if the stage was done before."""
     s = run.settings # `QuickStartSettings`
     base = s.base_model or _warm_base() # the default is the directory of a tiny model of chapter 05
-    depends_on = [base, s.lora_model] # a change of these repeats the stage
+    # A change of these repeats the stage: names, and the weights that the folders hold now.
+    depends_on = [base, s.lora_model, _weights_key(base), _weights_key(s.lora_model)]
     merged = run.do("merge", depends_on,
                     work=lambda folder: _merge_stage(s, base, folder),
                     is_whole=lambda folder: _is_merged(s, base, folder), can_continue=False)
@@ -155,11 +156,45 @@ def _do_export(run, model):
     # A hash of the content: a file with a new date alone does not repeat the export.
     rows_hash = None if s.data is None else sha256_of(s.data) # None: questions are drawn
     depends_on = [rows_hash, s.image_dir, s.drawn, s.reward, s.version, s.overrides, s.seed]
+    # The reward's code as it is exported, and the pictures: either may change under the same name.
+    reward_code = hashlib.sha256(reward_file(s.reward).encode()).hexdigest()
+    depends_on += [reward_code, _pictures_key(s)]
     run.do("export", depends_on, lambda folder: _export_stage(s, model, folder), is_whole=_is_undamaged,
            can_continue=False)
     export = run.folder("export")
     # []: a stage depends on the stages before it, too, and on nothing else here.
     run.do("dry_run", [], lambda folder: _dry_run_stage(s, export, folder), is_whole=_has_results)
+
+def _weights_key(folder):
+    """A hash of the files of a model's or an adapter's folder; None for no folder, or a hub id
+
+    It changes when another model is saved under the same name. Files of more than 1 GiB are known by size and
+    date, since reading them would take too long."""
+    if folder is None or not Path(folder).is_dir():
+        return None
+    files = []
+    for path in sorted(Path(folder).iterdir()):
+        if path.suffix not in (".safetensors", ".bin", ".json"):
+            continue
+        facts = path.stat()
+        is_large = facts.st_size > 2**30
+        content = [facts.st_size, facts.st_mtime_ns] if is_large else sha256_of(path)
+        files.append([path.name, content])
+    return hashlib.sha256(json.dumps(files).encode()).hexdigest()
+
+def _pictures_key(settings):
+    """A hash of the content of all picture files that the rows name; None if these are drawn or in a ZIP
+
+    `settings`: `QuickStartSettings`. DataError for a row that cannot be read, as the export would raise."""
+    if settings.data is None or Path(settings.data).suffix.lower() == ".zip":
+        return None
+    from vlrlbook.data import read_vqa
+    dataset, _ = read_vqa(settings.data, settings.image_dir)
+    whole = hashlib.sha256()
+    for row in undecoded_rows(dataset):
+        for picture in row["images"]: # `bytes` stand in the file of rows, whose own hash covers them
+            if picture["bytes"] is None: whole.update(sha256_of(picture["path"]).encode())
+    return whole.hexdigest()
 
 def _do_training(run, model):
     """Do the stage `train`, and `merge_shards`, which makes a plain model of its result
@@ -282,6 +317,7 @@ def _training_values(settings, model, export, folder):
     values = dict(
         size=settings.size, model=model, task="vqa", data=str(export / "train.jsonl"),
         image_dir=str(export / "images"), output_dir=str(folder), reward=settings.reward,
+        keys="answers=answer", # an export writes several accepted answers as a list, any of which is right
         seed=settings.seed, resume="true" if has_checkpoint else "", # a text, since it may be a path
         save_steps=10) # a stopped run loses at most so many steps
     if settings.max_steps: # else the preset of GRPO (chapter 05) decides
@@ -385,7 +421,7 @@ def _evaluate_stage(settings, model, trained, export, folder):
     values = dict(
         size=settings.size, model=model, data=str(export / "val.jsonl"), image_dir=str(export / "images"),
         split="all", # val.jsonl holds held-out rows only, so none is to be left out
-        task="vqa", eval_samples=settings.eval_samples, output_dir=str(folder),
+        task="vqa", keys="answers=answer", eval_samples=settings.eval_samples, output_dir=str(folder),
         controls=False, # no control questions, which show no picture or a wrong one
         resume=True)
     if trained.exists(): # else training was skipped, and only the model before it is measured

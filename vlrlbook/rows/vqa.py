@@ -326,7 +326,10 @@ def _accepted_answers(
     # In other columns a list may mean that an answer must name all of them, so the user has to decide:
     # by `--keys answers=column`, which sets the key "any", too (`answer=column` does not).
     user_accepts_any = columns.keys.get("any")
-    if plain_name(name) not in _any_is_right and not user_accepts_any:
+    # What `convert-vqa` and the exports write: this very text, in rows of these columns.
+    has_own_columns = {"prompt", "answer", "images"} <= columns.row.keys()
+    is_own_form = has_own_columns and columns.row[name] == json.dumps(different, ensure_ascii=False)
+    if plain_name(name) not in _any_is_right and not user_accepts_any and not is_own_form:
         cure = f"if any of them is right, say --keys answers={name}"
         message = f"{name!r} is a list of {len(different)} answers: {cure}"
         raise DataError("vqa.answers", message, row=columns.number)
