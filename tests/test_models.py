@@ -1,4 +1,5 @@
 """Twins of all six families: real batches, both padding sides, adapters, and a step of TRL's trainer."""
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -115,3 +116,23 @@ def test_tied_weights_are_found_in_any_order(ties):
     assert touched == names
     assert all(_without_place(touched, {name}, tied) == [] for name in names)
     assert _without_place(touched, {"x.weight"}, tied) == sorted(names)
+
+
+@pytest.mark.parametrize("template, closes", [("qwen3_5_think.jinja", True), ("qwen3_5_nothink.jinja", None), ("always", False)])
+def test_a_thought_that_the_template_opens(tmp_path, capfd, template, closes):
+    "Qwen3.5's template, as TRL ships it, opens <think> in the prompt: switched off where it can be, else said; None: nothing to do"
+    import trl
+    from vlrlbook.data import drawn_questions, to_messages
+    from vlrlbook.models import load_processor, save_processor, twin_processor
+    processor = twin_processor("qwen3_5")
+    file = Path(trl.__file__).parent / "chat_templates" / template
+    if template == "always": processor.chat_template += "{% if add_generation_prompt %}<think>\n{% endif %}"
+    elif file.exists(): processor.chat_template = file.read_text()
+    else: pytest.skip("this release of TRL has no such template")
+    save_processor(processor, tmp_path / "model")
+    loaded = load_processor(str(tmp_path / "model"))
+    [sample] = drawn_questions(1, 0)
+    end = loaded.apply_chat_template(to_messages(sample), add_generation_prompt=True)[-40:]
+    said = " ".join(capfd.readouterr())
+    assert end.rstrip().endswith("<think>") == (closes is False), end
+    assert ("enable_thinking is set to false" in said) == (closes is True) and ("nothing switches that off" in said) == (closes is False)

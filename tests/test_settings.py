@@ -9,7 +9,8 @@ import pytest
 from conftest import ROOT
 from hypothesis import given, strategies as st
 from vlrlbook import core, grpo, settings
-from vlrlbook.settings import GRPOSettings, Settings, SettingsError, largest_batch, read_settings, settings_help, whole_groups_problem
+from vlrlbook.settings import (GRPOSettings, Settings, SettingsError, largest_batch, load_settings, read_settings, settings_help,
+                               whole_groups_problem)
 
 
 @pytest.mark.parametrize("module", ["settings", "folders", "versions", "service", "jobs", "cli"])
@@ -162,3 +163,34 @@ def test_a_number_that_no_float_can_hold_is_no_number():
     from vlrlbook.settings import finite_number
     assert finite_number(10 ** 400) is None and finite_number("1" * 400) is None
     with pytest.raises(SettingsError, match="lr"): read_settings(GRPOSettings, dict(lr=10 ** 400))
+
+
+def test_epochs_that_somebody_set_win_over_a_presets_steps():
+    def length(**given):
+        s = read_settings(GRPOSettings, given)
+        return s.num_epochs, s.max_steps
+    assert length(num_epochs=3) == (3, -1) and length(num_train_epochs="3", task="vqa") == (3, -1)
+    assert length() == (1, 400) and length(max_steps=7) == (1, 7) and length(num_epochs=3, max_steps=7) == (3, 7)
+    assert length(size="gpu", num_epochs=3) == (3, -1)
+
+
+def test_none_means_what_messages_say(tmp_path):
+    "The text none, where None is the default; a number where a word or a number is asked for; an empty path"
+    for name in ("system_prompt", "adapter", "data", "min_p", "epsilon_high", "vllm_max_model_length", "lr"):
+        for text in ("none", "None", " NONE "):
+            assert read_settings(GRPOSettings, {name: text}) == read_settings(GRPOSettings, {}), name
+    assert read_settings(GRPOSettings, dict(report_to="none")).report_to == "none"
+    for value in (0, 0.5, "0", "0.5"): assert read_settings(GRPOSettings, dict(when_cut=value)).when_cut == str(value)
+    with pytest.raises(SettingsError, match="when_cut = 'free': expected paid, masked or a number"):
+        read_settings(GRPOSettings, dict(when_cut="free"))
+    for name in ("data", "adapter"):
+        with pytest.raises(SettingsError, match=f"{name} is empty: expected a path, or none"):
+            read_settings(GRPOSettings, {name: ""})
+
+
+def test_an_option_wins_over_another_name_in_the_file(tmp_path):
+    (tmp_path / "run.yaml").write_text("learning_rate: 1e-5\nmask_truncated_completions: true\nbatch_size: 16\n")
+    s = load_settings(tmp_path / "run.yaml", lr=1e-4, when_cut="paid")
+    assert (s.lr, s.when_cut, s.batch_size) == (1e-4, "paid", 16)
+    s = load_settings(tmp_path / "run.yaml", learning_rate=1e-4)
+    assert (s.lr, s.when_cut) == (1e-4, "masked")

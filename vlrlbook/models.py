@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from .core import nearest
+from .core import nearest, warn_loudly
 from .folders import checkpoint_step, new_folder, write_json # the first stood here, too
 from .model_files import config_with_dtype, copy_descriptions, for_transformers_4, known_to_transformers_4
 from .model_files import only_for_transformers_5, other_weights, read_header, replace_weights, stored_dtype
@@ -505,9 +505,35 @@ def load_processor(
         processor = AutoProcessor.from_pretrained(_with_home(name), cache_dir=cache_dir)
     # Generation continues behind the last token of each row; padding on the right would lie in between.
     processor.tokenizer.padding_side = "left"
+    _close_thoughts(processor, name)
     if max_image_size:
         limit_pixels(processor, max_image_size)
     return processor
+
+def _close_thoughts(processor, name):
+    """Switch off the thought that a chat template opens in the prompt itself, as Qwen3.5's does
+
+    The answer would lack the tag `<think>` that rewards of form look for, and begin with a thought where a
+    few tokens are asked for. Where a template has no such switch, a warning says what that means. `name`: of
+    the model."""
+    template = processor.chat_template
+    if not isinstance(template, str) or not _opens_thought(processor):
+        return
+    # The variable by which templates are told so; set here, so that no caller of the template can forget it.
+    processor.chat_template = "{%- set enable_thinking = false %}" + template
+    short_name = Path(name).name
+    if not _opens_thought(processor):
+        print(f"{short_name}: its chat template opens <think> by itself; enable_thinking is set to false")
+        return
+    processor.chat_template = template
+    warn_loudly(f"{short_name}: its chat template opens <think> in the prompt, and nothing switches that off: "
+                "answers lack the tag, so a reward of form (format) pays none of them")
+
+def _opens_thought(processor):
+    "Whether a prompt of this processor ends within a thought, so that the answer begins inside it"
+    question = [dict(role="user", content=[dict(type="text", text="?")])]
+    prompt = processor.apply_chat_template(question, add_generation_prompt=True, tokenize=False)
+    return prompt.rstrip().endswith("<think>")
 
 # %% ../nbs/00a_models.ipynb #n6d52b28
 def _with_adapter(

@@ -157,6 +157,8 @@ def _typed_values(
     values, problems = {}, []
     for written, value in given.items(): # written: the name as the user wrote it
         name, value = _canonical_name(cls, written, value)
+        if name in defaults:
+            value = _meant(value, defaults[name], is_text_or_number=name in getattr(cls, "texts_or_numbers", ()))
         if name not in defaults:
             problems.append(_unknown(written, _all_names(cls)))
         elif name in values: # under its own name and under another: we cannot tell which is meant
@@ -169,6 +171,16 @@ def _typed_values(
             except SettingsError as error:
                 problems.append(str(error))
     return values, problems
+
+
+def _meant(value, default, is_text_or_number):
+    """Return a value as it is meant: "none" is None where that is the default, as messages offer it
+
+    A number becomes a text for a setting that takes words or a number: 0 and "0" mean the same."""
+    if default is None and isinstance(value, str) and value.strip().lower() == "none":
+        return None
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return str(value) if is_text_or_number and is_number else value
 
 
 def _canonical_name(cls, written, value):
@@ -652,13 +664,18 @@ class GRPOSettings(Settings):
     # is TRL's and DAPO's name for leaving answers out of the loss that were cut at the token limit.
     stand_ins: ClassVar[dict] = {
         "mask_truncated_completions": ("when_cut", {"true": "masked", "false": "paid"})}
+    # These take a word or a number, which a file may write as a number.
+    texts_or_numbers: ClassVar[tuple] = ("when_cut",)
     presets: ClassVar[dict] = presets
 
     def filled_in(self):
         "Return the values for settings that are None, by `size` and `task`"
         self.must_be("task", by_task) # raises SettingsError for an unknown task
         # `|`: where both have a value, the task's is taken
-        return presets[self.size] | by_task[self.task][self.size]
+        values = presets[self.size] | by_task[self.task][self.size]
+        # num_epochs that somebody has set wins over a preset's max_steps; -1: by num_epochs
+        is_by_epochs = self.num_epochs is not None and self.max_steps is None
+        return values | {"max_steps": -1} if is_by_epochs else values
 
     @property
     def processes(self) -> int:
@@ -801,6 +818,8 @@ class GRPOSettings(Settings):
 
     def _file_rules(self):
         "Yield (is wrong, message) for files and folders that must exist before anything is loaded"
+        for name in ("data", "adapter"): # an empty text is a variable of the shell that was not set
+            yield getattr(self, name) == "", f"{name} is empty: expected a path, or none"
         if self.image_dir:
             yield not Path(self.image_dir).is_dir(), f"image_dir = {self.image_dir!r}: no such directory"
         if self.data:
@@ -1009,8 +1028,12 @@ def load_settings(
     **more, # settings that win over the file's
 ) -> GRPOSettings: # checked
     "Read settings from a file and check them; SettingsError names everything that is wrong"
-    given = {**names_and_values(path), **more}
-    return read_settings(GRPOSettings, given, where=Path(path).name)
+    wins = {_canonical_name(GRPOSettings, name, value)[0] for name, value in more.items()}
+    # The file may have one of them under another name, such as learning_rate for lr.
+    given = {}
+    for name, value in names_and_values(path).items():
+        if _canonical_name(GRPOSettings, name, value)[0] not in wins: given[name] = value
+    return read_settings(GRPOSettings, given | more, where=Path(path).name)
 
 
 def names_and_values(
