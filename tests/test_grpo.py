@@ -18,7 +18,7 @@ from vlrlbook.archive import DataError, Report
 from vlrlbook.data import picture_key, synthetic_counting, synthetic_vqa, to_dataset, with_good_truths
 from vlrlbook.grpo import (GRPOSettings, Interrupted, Recorder, drawn_questions, load_data, load_policy, load_settings,
                            main, make_trainer, marks, model_card, service_settings, silent_groups, swap_groups)
-from vlrlbook.models import find_checkpoint, tiny_twin
+from vlrlbook.models import add_lora, find_checkpoint, tiny_twin
 from vlrlbook.rewards import is_right, load_reward
 from vlrlbook.run_data import batch_that_fits
 from vlrlbook.verdict import good_outcomes, not_measured, verdict_of
@@ -371,6 +371,21 @@ def test_two_processes_take_the_same_step_as_one(tmp_path):
     # here and there may be off by a twentieth of a step (of 1e-3), and of a thousand at most one by more than 2e-5.
     away = torch.cat([(a[k] - b[k]).abs().flatten() for k in a])
     assert away.max() <= 5e-5 and (away > 2e-5).float().mean() <= 1e-3
+
+
+@pytest.mark.parametrize("given, rows, steps, answers", [
+    (dict(num_epochs=50, batch_size=32, num_generations=4), 12, 50, 50 * 32),  # 4 rows of 12 fill no step
+    (dict(num_epochs=3, batch_size=16, num_generations=4, num_iterations=2), 12, 18, 9 * 16),
+    (dict(max_steps=6, batch_size=16, num_generations=4, num_iterations=2), 24, 6, 3 * 16)])
+def test_the_cost_counts_the_steps_that_the_trainer_takes(tmp_path, given, rows, steps, answers):
+    from vlrlbook.data import preflight
+    model, processor = tiny_twin("qwen2_5_vl")
+    s = read_settings(GRPOSettings, given | dict(refill=0, save_steps=0, output_dir=str(tmp_path)))
+    data = to_dataset(synthetic_counting(rows, seed=1))
+    counted = grpo.cost(s, model, preflight(data, processor), rows)
+    assert (counted["optimizer steps"], counted["answers to sample"]) == (steps, answers)
+    trainer = make_trainer(s, add_lora(model, 4, 8, 0.0, False), processor, data)
+    assert s.max_steps > 0 or len(trainer.get_train_dataloader()) * s.num_epochs == steps
 
 
 # accelerate (1.15) takes FSDP on accelerators only, though PyTorch has it on CPUs too: its state is set by hand.

@@ -174,11 +174,14 @@ def cost(
 ) -> dict:  # what is counted, in words → how many
     "Estimate steps, answers, tokens and memory of a run; without activations, which depend on the kernels"
     s, longest_answer = settings, settings.max_completion_length
-    # max_steps = -1: num_epochs decides
-    steps = s.max_steps if s.max_steps > 0 else rows * s.num_epochs // s.prompts_per_step
+    # max_steps = -1: num_epochs decides. An epoch leaves out the prompts that do not fill a step (TRL's
+    # sampler), and takes num_iterations steps with the answers to each batch of prompts.
+    steps_of_epochs = rows // s.prompts_per_step * s.num_iterations * s.num_epochs
+    steps = s.max_steps if s.max_steps > 0 else steps_of_epochs
+    batches_of_answers = -(-steps // s.num_iterations)  # rounded up
     counts = {
         "optimizer steps": steps,
-        "answers to sample": steps * s.prompts_per_step * s.num_generations,
+        "answers to sample": batches_of_answers * s.prompts_per_step * s.num_generations,
         "tokens of the longest prompt": checked.prompt_tokens,
         "of them pictures": checked.image_tokens,
         "answer tokens at most": longest_answer,

@@ -266,7 +266,8 @@ class _Decisions:
         "Return the optimizer steps of `num_epochs` epochs"
         # Rounded down: TRL's sampler (1.16.0) leaves out the last rows of an epoch, which fill no step.
         steps_an_epoch = self.rows_to_train_on // self.rows_a_step()  # a row is asked once in an epoch
-        return steps_an_epoch * self.value("num_epochs")
+        passes = self.parameters.get("num_iterations", 1)  # steps on the same answers
+        return steps_an_epoch * passes * self.value("num_epochs")
 
     def steps(self):
         "Return the optimizer steps of the run: max_steps if it is positive, else those of num_epochs"
