@@ -14,8 +14,8 @@ from PIL import Image
 from vlrlbook import archive
 from vlrlbook.core import Sample
 from vlrlbook.data import (DataError, open_picture, permuted, picture_key, preference_pairs, preference_row, preflight, read_counting_zip,
-                           read_preferences, read_task_rows, split_by_picture, synthetic_counting, to_dataset, to_messages, to_rgb,
-                           to_samples, with_system_turn, write_counting_zip)
+                           read_preferences, read_task_rows, rows_by_chance, split_by_picture, synthetic_counting, to_dataset, to_messages,
+                           to_rgb, to_samples, with_system_turn, write_counting_zip)
 from vlrlbook.data_check import check_file
 
 HEADER = "images_path,question,answer\n"
@@ -192,6 +192,16 @@ def test_split_shares_no_picture():
     keys = lambda d: {picture_key(i[0]) for i in d["images"]}
     assert not keys(train) & keys(held) and len(train) + len(held) == 60
     with pytest.raises(DataError): split_by_picture(to_dataset(synthetic_counting(1) * 3))
+
+
+def test_rows_by_chance():
+    "Of a sorted set some of every kind, in their order; the same seed gives the same rows; a small set stays whole"
+    import datasets
+    rows = datasets.Dataset.from_dict(dict(row=range(600), kind=[row // 100 for row in range(600)]))
+    chosen = rows_by_chance(rows, 90, seed=3)
+    assert len(chosen) == 90 and chosen["row"][:] == sorted(chosen["row"]) and set(chosen["kind"]) == set(range(6))
+    assert rows_by_chance(rows, 90, seed=3)["row"][:] == chosen["row"][:] != rows_by_chance(rows, 90, seed=4)["row"][:]
+    for enough in (600, 601): assert rows_by_chance(rows, enough, seed=3)["row"][:] == list(range(600))
 
 
 def test_marks_and_pictures_must_agree():

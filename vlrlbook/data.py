@@ -9,9 +9,9 @@ __all__ = ['disc_colours', 'vqa_template', 'colour_names', 'aloha_cameras', 'alo
            'read_task_rows', 'load_vqa', 'with_good_truths', 'published_split', 'split_rows_by_picture',
            'preference_row', 'preference_fields', 'read_preferences', 'preference_pairs', 'permuted', 'synthetic_vqa',
            'drawn_questions', 'synthetic_preferences', 'aloha_views', 'aloha_episode', 'without_lerobot',
-           'synthetic_aloha', 'picture_key', 'split_by_picture', 'Preflight', 'preflight', 'picture_tokens',
-           'write_counting_zip', 'read_counting_zip', 'load_counting', 'unpacked_counting_zip', 'parquet_rows',
-           'read_rows']
+           'synthetic_aloha', 'picture_key', 'split_by_picture', 'rows_by_chance', 'Preflight', 'preflight',
+           'picture_tokens', 'write_counting_zip', 'read_counting_zip', 'load_counting', 'unpacked_counting_zip',
+           'parquet_rows', 'read_rows']
 
 # %% ../nbs/01_data.ipynb #c002
 import csv, hashlib, importlib.util, io, itertools, json, os, random, sys, zipfile
@@ -1038,6 +1038,17 @@ def split_by_picture(
     keys = [list(map(picture_key, images)) for images in dataset["images"]]
     train_indices, held_indices = _split(keys, share, seed)
     return dataset.select(train_indices), dataset.select(held_indices)
+
+def rows_by_chance(
+    dataset, # `datasets.Dataset`
+    most: int, # rows at most
+    seed: int = 0, # same seed, same rows
+): # datasets.Dataset; `dataset` itself if it has no more rows
+    "Choose rows of a data set by chance, in the order in which they stand there"
+    # Not the first ones: a file is often sorted by its answers, and its beginning shows few of them.
+    if len(dataset) <= most:
+        return dataset
+    return dataset.select(sorted(random.Random(seed).sample(range(len(dataset)), most)))
 
 # %% ../nbs/01_data.ipynb #c083
 @dataclass
