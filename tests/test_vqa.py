@@ -10,6 +10,7 @@ from hypothesis import given, strategies as st
 from vlrlbook.data import DataError, convert_vqa, published_split, read_rows, split_rows_by_picture, vqa_prompt, vqa_row
 from vlrlbook.rewards import (answer_kind, choice_letters, for_easyr1, for_verl, format_reward, load_reward, normalise_answer,
                               normalise_table, vqa_accuracy, vqa_table, yes_or_no)
+from vlrlbook.rows.gate import inspect_vqa
 from vlrlbook.rows.pictures import picture_list
 from vlrlbook.rows.values import as_list
 
@@ -120,6 +121,71 @@ def test_numpy_s_scalars_are_values_as_python_s_are(answer, read):
 def test_no_option_is_lost_where_letters_differ_by_case_alone():
     row = vqa_row(dict(question="Which?", options={"a": "cat", "A": "dog"}, answer="dog"), 1)
     assert "cat" in row["prompt"] and "dog" in row["prompt"]
+
+
+def answers_of(rows, **given):
+    "Truth of each good row by its number, and the bad ones' messages by theirs"
+    numbered = [(number, dict(question="Which?") | row) for number, row in enumerate(rows, 1)]
+    kept, report = inspect_vqa("x.jsonl", look=False, rows=numbered, **given)
+    return {number: row.answer for number, row in kept}, {row["row"]: row["message"] for row in report.skipped}
+
+
+TWO_TO_FIVE = ["2", "3", "4", "5"]
+
+
+@pytest.mark.parametrize("options, answers, truths, bad", [
+    (TWO_TO_FIVE, "34253", "34253", {}), (TWO_TO_FIVE, "342536", "34253", {6: "none of the 4"}),  # a wrong row decides nothing
+    (TWO_TO_FIVE, [3, 4, 2, 9], "342", {4: "none of the 4"}), (list("۲۳۴۵"), "۳۴۲۵", "۳۴۲۵", {}), (list("२३४"), "३२४", "३२४", {}),
+    (list("２３４"), "３２４", "３２４", {}), (list("۲۳۴۵"), "3425", "۳۴۲۵", {}), (["2.0", "3.0", "4.0"], [3.0, 2, "4"], ["3.0", "2.0", "4.0"], {}),
+    (["0.10", "0.20"], [0.1, "0.2"], ["0.10", "0.20"], {}), (["cat", "dog", "cow"], "120", "BCA", {}), (["cat", "dog"], "12", "AB", {}),
+    (["1", "2", "3"], "0121", "ABCB", {}), (["1", "2", "3", "4"], [0, 1, 2, 3], "ABCD", {}),  # each fourth is no text: places
+    (TWO_TO_FIVE, "32323231", "", dict.fromkeys(range(1, 8), "one option's text and may be another's place")),  # one row in eight: a slip?
+    (TWO_TO_FIVE, "342531111", "", {1: "may be another's place"})])  # 5 is no place, 1 is no text
+def test_a_number_is_an_option_s_text_or_its_place(options, answers, truths, bad):
+    found, told = answers_of([dict(options=options, answer=answer) for answer in answers])
+    assert list(found.values()) == list(truths) or not truths
+    for number, message in bad.items(): assert message in told[number]
+    assert len(found) + len(told) == len(answers) and set(bad) <= set(told)
+
+
+def test_a_mixed_file_says_which_number_is_uncertain():
+    sides = [dict(choices=["no", "yes"], answer=answer) for answer in (0, 1, 1)]
+    found, told = answers_of([*sides, dict(choices=["1", "2", "3"], answer=2), dict(choices=["1", "2", "3"], answer="B")])
+    assert found == {1: "A", 2: "B", 3: "B", 5: "B"} and "write its letter" in told[4]
+    # one row whose number can be no place shows that numbers are texts; counted from 1 both are the same option
+    found, _ = answers_of([*sides, dict(choices=["1", "2", "3"], answer=2), dict(choices=["2", "3"], answer=3)])
+    assert found == dict(zip(range(1, 6), "ABB23"))
+    assert answers_of([dict(choices=["no", "yes"], answer=2), dict(choices=["1", "2", "3"], answer=2)])[0] == {1: "B", 2: "B"}
+
+
+def test_a_row_s_own_numbers_of_its_options_count():
+    animals = {"0": "cat", "1": "dog", "2": "cow"}
+    assert answers_of([dict(options=animals, answer="1"), dict(options=["a", "b", "c"], answer=3)])[0] == {1: "B", 2: "C"}
+    from_one = dict(options={"2": "dog", "1": "cat"}, answer=2)
+    found, told = answers_of([from_one, from_one | dict(answer=1), from_one | dict(answer=0)])
+    assert found == {1: "B", 2: "A"} and "none of the 2" in told[3]
+    arc = dict(choices={"text": ["cat", "dog"], "label": ["1", "2"]}, answer="1")
+    assert answers_of([arc, dict(options=["a", "b"], answer=0)])[0] == {1: "A", 2: "A"}
+    lettered = dict(options=["B. dog", "A. cat", "C. cow"])
+    found, told = answers_of([lettered | dict(answer=0), lettered | dict(answer="B"), dict(options=["A. a", "B. b"], answer=0)])
+    assert found == {2: "B", 3: "A"} and "not in order" in told[1]
+
+
+@pytest.mark.parametrize("name", ["option{}", "option {}", "Choice_{}", "opt{}"])
+def test_columns_of_options_count_from_0_or_from_1(name):
+    def row(first, answer):
+        return {name.format(number): animal for number, animal in enumerate(("cat", "dog", "bird", "fish"), first)} | dict(answer=answer)
+
+    assert answers_of([row(0, answer) for answer in ("A", 1, "2", "fish")])[0] == {1: "A", 2: "B", 3: "C", 4: "fish"}
+    assert answers_of([row(1, answer) for answer in ("A", 4, "2", "fish")])[0] == {1: "A", 2: "D", 3: "B", 4: "fish"}
+    assert answers_of([row(1, answer) for answer in (0, 3)])[0] == {1: "A", 2: "D"}  # as before: the answers say where they count from
+    first_is_empty = [row(1, "A") | {name.format(0): None} for _ in range(2)]  # a column that is empty in all rows
+    assert answers_of(first_is_empty)[0] == {1: "A", 2: "A"}
+    gap = row(0, "A")
+    del gap[name.format(1)]
+    ten = {name.format(i): f"animal {i}" for i in range(1, 11)} | dict(answer="J")
+    found, told = answers_of([gap, ten, ten | {name.format(11): "one more"}])
+    assert found == {2: "J"} and "option B is empty" in told[1] and "one option too many" in told[3]
 
 
 def test_nothing_is_written_when_a_row_is_bad(tmp_path):

@@ -12,7 +12,8 @@ from ..readers.tokens import final_answer
 from .chat import is_turns, read_turns
 from .columns import Columns, empty_columns, plain_name
 from .marks import marked_question
-from .options import chosen_option, option_places, row_options, whole_number, with_options
+from .options import Places, chosen_option, numbered_answer, option_places, row_options, whole_number
+from .options import with_options
 from .shown import pictures_shown, unread_columns
 from .values import as_list, listed, row_text
 
@@ -58,7 +59,7 @@ def read_vqa_row(
 
 def _row_of_columns(
     columns,  # `Columns` of the row: finds a column by its role, such as "answer", whatever its name is
-    places,  # what the answer 2 means: "text" (an option's text), 0 or 1 (a place, from there), None: unknown
+    places,  # `Places`: what the answer 2 means in the row's file, an option's text or its place
 ):
     "The `VQARow` (question, answer, pictures) that a row's columns hold; `DataError` if they hold none"
     notes = []  # sentences about what was changed; the calls below add to them
@@ -115,9 +116,7 @@ _lists_options = re.compile(r"(?<![A-Za-z])\(?A\s*[).:].*(?<![A-Za-z])\(?B\s*[).
 class Habits:
     "What only a whole file shows, and what is needed to read each of its rows"
     empty: frozenset = frozenset()  # columns without a value in any row, which are passed over
-    # What a number as an answer means, in rows with options. 0 or 1: the option's position, counted from 0 or
-    # 1. None: a position, but it is unknown from where it counts. "text": the text of an option.
-    places: str | int | None = "text"
+    places: Places = Places()  # what a number as an answer means in rows with options: a place or a text
 
 
 def file_habits(
@@ -128,25 +127,25 @@ def file_habits(
 
     Of the options red, blue the answer 2 shows that places are counted from 1; one row alone may not."""
     empty = empty_columns([row for _, row in rows])
-    numbered_answers = []  # of (answer that is a number, options of its row)
+    numbered_answers = []  # of `NumberedAnswer`
     for number, row in rows:
         if isinstance(row, dict):  # other rows are refused when they are read
-            answer, options = _number_and_options(Columns(row, keys, number, empty))
-            if options:
-                numbered_answers.append((answer, options))
+            answer = _numbered_answer(Columns(row, keys, number, empty))
+            if answer is not None:
+                numbered_answers.append(answer)
     return Habits(empty, option_places(numbered_answers))
 
 
-def _number_and_options(columns):
-    "From a row's `Columns`: its answer, if that is a number, and its options; (None, []) for other rows"
+def _numbered_answer(columns):
+    "The `NumberedAnswer` of a row, from its `Columns`; None if its answer is no number, or it has no options"
     raw_answer = _raw_answer(columns)  # as the row holds it: a text, a number or None
     if whole_number(raw_answer) is None:
-        return None, []
+        return None
     try:
-        return raw_answer, row_options(columns)
+        return numbered_answer(raw_answer, row_options(columns), columns)
     # Options that cannot be read raise again when the whole row is read, and are reported then.
     except DataError:
-        return None, []
+        return None
 
 
 def _raw_answer(columns):
