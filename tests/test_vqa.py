@@ -148,6 +148,60 @@ def test_a_number_is_an_option_s_text_or_its_place(options, answers, truths, bad
     assert len(found) + len(told) == len(answers) and set(bad) <= set(told)
 
 
+def written_by_datasets(path, features, **columns):
+    "A parquet file as `Dataset.to_parquet` writes it"
+    from datasets import Dataset, Features
+    Dataset.from_dict(columns, features=Features(features)).to_parquet(path)
+    return path
+
+
+def test_classes_of_a_parquet_file_are_read_by_their_names(tmp_path):
+    from datasets import ClassLabel, Value
+    from vlrlbook.rows.files import parquet_rows
+    sides, words = ClassLabel(names=["yes", "no"]), Value("string")
+    path = written_by_datasets(tmp_path / "a.parquet", dict(question=words, answer=sides), question=["a?", "b?", "c?"], answer=[0, 1, -1])
+    kept, report = inspect_vqa(path)
+    assert [row.answer for _, row in kept] == ["yes", "no"] and [row["row"] for row in report.skipped] == [3]
+    assert "2 rows: the answer is a class label" in str(report)
+    # by its key; in lists and structs; a number that is no class stays one
+    number = Value("int64")
+    kinds = dict(question=words, label=sides, several=[sides], more=dict(side=sides, n=number), answer=number)
+    path = written_by_datasets(tmp_path / "b.parquet", kinds, question=["a?"], label=[1], several=[[0, 1]],
+                               more=[dict(side=1, n=1)], answer=[1])
+    assert inspect_vqa(path, keys="answer=label")[0][0][1].answer == "no" and inspect_vqa(path)[0][0][1].answer == "1"
+    (_, row), = parquet_rows(path)
+    assert (row["several"], row["more"]) == (["yes", "no"], dict(side="no", n=1))
+
+
+@pytest.mark.parametrize("note", [b"{", b"[]", b'{"info": {"features": {"answer": {"names": ["yes"], "_type": "ClassLabel"}}}}'])
+def test_a_note_that_names_no_class_or_too_few(tmp_path, note):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    table = pa.table(dict(question=["a?", "b?"], answer=[0, 1])).replace_schema_metadata({b"huggingface": note})
+    pq.write_table(table, tmp_path / "x.parquet")
+    if b"names" not in note:
+        assert [row.answer for _, row in inspect_vqa(tmp_path / "x.parquet")[0]] == ["0", "1"]
+        return
+    with pytest.raises(DataError, match="'answer' is the class 1, but only 1 classes have names") as told:
+        inspect_vqa(tmp_path / "x.parquet")
+    assert told.value.row == 2
+
+
+def test_numbers_of_32_bits_are_read_as_people_write_them(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    halves, singles = np.array([0.1, 2.3, 4.0], np.float16), np.array([0.1, 2.3, 4.0], np.float32)
+    columns = dict(question=["a?", "b?", "c?"], answer=singles, half=halves, double=[0.1 + 0.2, 1.0, float("nan")],
+                   several=pa.array([[0.1], [2.3], None], pa.list_(pa.float32())), more=pa.StructArray.from_arrays([singles], ["x"]))
+    pq.write_table(pa.table(columns), tmp_path / "x.parquet")
+    assert [row.answer for _, row in inspect_vqa(tmp_path / "x.parquet")[0]] == ["0.1", "2.3", "4"]
+    assert [row.answer for _, row in inspect_vqa(tmp_path / "x.parquet", keys="answer=half")[0]] == ["0.1", "2.3", "4"]
+    rows = [row for _, row in read_rows(tmp_path / "x.parquet")]
+    assert [row["several"] for row in rows] == [[0.1], [2.3], None] and rows[0]["more"] == {"x": 0.1} and rows[0]["double"] == 0.1 + 0.2
+    assert vqa_row(dict(question="?", answer=np.float32(0.1)), 1)["answer"] == "0.1"
+    assert as_list(singles) == [0.1, 2.3, 4.0] == as_list(list(singles)) and as_list(np.array([0.1 + 0.2])) == [0.1 + 0.2]
+
+
 def test_a_mixed_file_says_which_number_is_uncertain():
     sides = [dict(choices=["no", "yes"], answer=answer) for answer in (0, 1, 1)]
     found, told = answers_of([*sides, dict(choices=["1", "2", "3"], answer=2), dict(choices=["1", "2", "3"], answer="B")])

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..archive import DataError
 from .columns import is_row
+from .values import ClassName, unboxed
 
 __all__ = ["read_rows", "parquet_rows", "table_suffixes"]
 
@@ -237,9 +238,110 @@ def parquet_rows(
     import pyarrow.parquet as pq
     name = Path(path).name
     try:
-        rows = list(enumerate(pq.read_table(path).to_pylist(), 1))
+        table = pq.read_table(path)
+        values = table.to_pylist()
     except (OSError, ValueError, OverflowError) as error:  # pyarrow's own errors are kinds of these
         raise DataError("file.kind", f"{name} is not a parquet file") from error
-    if not rows:
+    if not values:
         raise DataError("parquet.empty", f"{name} holds no row")
-    return rows
+    _shorten_floats(values, table.schema)
+    _name_classes(values, table.schema, name)
+    return list(enumerate(values, 1))
+
+
+def _shorten_floats(rows, schema):
+    """Write the numbers of columns of float32 and float16 as people do: 0.1, not 0.10000000149011612.
+
+    `rows` are dicts, changed in place; `schema` is pyarrow's, with the type of each column."""
+    for column in schema:
+        if _has_short_floats(column.type):
+            for row in rows:
+                row[column.name] = _with_short_floats(row[column.name], column.type)
+
+
+def _has_short_floats(kind):
+    "Whether values of a type of pyarrow hold floats of 16 or 32 bits"
+    from pyarrow import types
+    if types.is_struct(kind):
+        return any(_has_short_floats(member.type) for member in kind)
+    if hasattr(kind, "value_type") and not types.is_dictionary(kind):  # a list of any kind
+        return _has_short_floats(kind.value_type)
+    return types.is_float32(kind) or types.is_float16(kind)
+
+
+def _with_short_floats(value, kind):
+    "A value of a type of pyarrow with its floats of 16 or 32 bits as the shortest decimals that mean them"
+    import numpy as np
+    from pyarrow import types
+    if value is None or not _has_short_floats(kind):
+        return value
+    if types.is_struct(kind):
+        members = {member.name: _with_short_floats(value[member.name], member.type) for member in kind}
+        return value | members
+    if isinstance(value, list):
+        return [_with_short_floats(element, kind.value_type) for element in value]
+    return unboxed(np.float16(value) if types.is_float16(kind) else np.float32(value))
+
+
+def _name_classes(rows, schema, name):
+    """Replace the numbers of classes by their names, in columns that `datasets` wrote as `ClassLabel`.
+
+    `rows` are dicts, changed in place; `schema` is pyarrow's, `name` the file's, for an error. The names
+    stand in the schema, beside the columns: without them, 0 could mean yes."""
+    written = (schema.metadata or {}).get(b"huggingface", b"{}")
+    try:
+        features = json.loads(written)["info"]["features"]
+    except (ValueError, KeyError, TypeError):  # another program's note under this name, or none
+        return
+    for column in schema.names:
+        feature = features.get(column)
+        if feature is not None and '"ClassLabel"' in json.dumps(feature):
+            for number, row in enumerate(rows, 1):
+                row[column] = _with_class_names(row[column], feature, f"{name}: {column!r}", number)
+
+
+def _with_class_names(
+    value,  # of a column: the number of a class, or a list or dict with such numbers in it
+    feature,  # what `datasets` notes about it: {"_type": …}, or a dict of these, or a list of one
+    place,  # the file and the column, for an error
+    number,  # of the row, for an error
+):
+    "A value with the names of classes in the place of their numbers; `DataError` for a number without a name"
+    if isinstance(feature, list):  # how older versions note a list
+        feature = dict(_type="List", feature=feature[0])
+    kind = feature.get("_type")
+    if kind == "ClassLabel":
+        return _class_name(value, feature.get("names"), place, number)
+    if isinstance(value, list) and "feature" in feature:
+        return [_with_class_names(element, feature["feature"], place, number) for element in value]
+    if isinstance(value, dict):
+        return _struct_with_class_names(value, feature, place, number)
+    return value
+
+
+def _struct_with_class_names(value, feature, place, number):
+    "The same for a struct, whose `feature` is a dict of those of its members"
+    # `datasets` keeps a Sequence of structs as a struct of lists
+    is_turned = "feature" in feature
+    inner = feature["feature"] if is_turned else feature
+    members = {}
+    for key, member in value.items():
+        noted = inner.get(key)  # None for a member that is not noted
+        if noted is None:
+            members[key] = member
+            continue
+        noted = dict(_type="List", feature=noted) if is_turned else noted
+        members[key] = _with_class_names(member, noted, place, number)
+    return members
+
+
+def _class_name(value, names, place, number):
+    "The name of a class from its number; None for -1, which `datasets` writes where there is none"
+    if not isinstance(value, int) or not names:
+        return value
+    if value == -1:
+        return None
+    if not 0 <= value < len(names):
+        message = f"{place} is the class {value}, but only {len(names)} classes have names"
+        raise DataError("parquet.class", message, row=number)
+    return ClassName(names[value])

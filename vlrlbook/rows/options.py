@@ -430,7 +430,7 @@ def _option_index(
 ):
     """Index from 0 of the option that a number names by its place: 2, counted from 1, is index 1.
 
-    `DataError` if there is no such option, or if nobody knows from where it counts or whether it is a text."""
+    `DataError` if there is no such option, or nobody knows from where it counts or whether it is a text."""
     number, options = numbered.number, numbered.options
     index = _index_of_place(numbered, places.first)  # None: nobody knows
     text = numbered.text

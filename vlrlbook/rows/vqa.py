@@ -15,7 +15,7 @@ from .marks import marked_question
 from .options import Places, chosen_option, numbered_answer, option_places, row_options, whole_number
 from .options import with_options
 from .shown import pictures_shown, unread_columns
-from .values import as_list, listed, row_text
+from .values import ClassName, as_list, listed, row_text
 
 __all__ = ["VQARow", "Habits", "file_habits", "read_vqa_row"]
 
@@ -279,6 +279,9 @@ def _answer_of_column(
 ):
     "The true answer in a column, as a text; several accepted answers are a JSON list in it"
     value = columns.row[name]
+    elements = value if isinstance(value, list) else [value]
+    if any(isinstance(element, ClassName) for element in elements):
+        notes.append("the answer is a class label: its name is read, not its number")
     if isinstance(value, str):
         value = _written_list(value) or value  # the list or dict that is written as a text, such as in a CSV
     if isinstance(value, dict) and "ground_truth" in value:
