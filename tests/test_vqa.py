@@ -12,6 +12,7 @@ from vlrlbook.rewards import (answer_kind, choice_letters, for_easyr1, for_verl,
                               normalise_table, vqa_accuracy, vqa_table, yes_or_no)
 from vlrlbook.rows.gate import inspect_vqa
 from vlrlbook.rows.pictures import picture_list
+from vlrlbook.rows.preferences import read_preference_row
 from vlrlbook.rows.values import as_list
 
 real = pytest.mark.skipif(not SHARED.exists(), reason="the folder with real samples is not beside this checkout")
@@ -240,6 +241,74 @@ def test_columns_of_options_count_from_0_or_from_1(name):
     ten = {name.format(i): f"animal {i}" for i in range(1, 11)} | dict(answer="J")
     found, told = answers_of([gap, ten, ten | {name.format(11): "one more"}])
     assert found == {2: "J"} and "option B is empty" in told[1] and "one option too many" in told[3]
+
+
+@pytest.mark.parametrize("written, truth", [
+    ("yes<|im_end|>", "yes"), ("a dog</s>", "a dog"), ("3<|endoftext|>", "3"), ("no <|eot_id|>\n", "no"), ("B<end_of_turn>", "B"),
+    ("yes<|im_end|>\n<|endoftext|>", "yes"), ("<think>dark</think><answer>no</answer><|im_end|>", "no"), ("<s>old</s>", "<s>old</s>"),
+    ("a </s> b", "a </s> b"), ("|im_end|", "|im_end|"), ("<|im_end|>", None), ("<|im_start|>assistant\nyes<|im_end|>", None),
+    ("ye<|im_end|>s", None), ("<|image_pad|>", None)])
+def test_a_truth_holds_no_control_token(written, truth):
+    row = dict(question="Is it?", answer=written)
+    chat = dict(messages=[dict(role="user", content="Is it?"), dict(role="assistant", content=written)])
+    for given in (row, chat, dict(question="Is it?", answers=[written, written])):
+        found, told = answers_of([given])
+        assert found == ({} if truth is None else {1: truth})
+        if truth is None: assert "control token" in told[1] or "is empty" in told[1]
+    _, report = inspect_vqa("x.jsonl", look=False, rows=[(1, row)])
+    assert ("stood behind the answer" in str(report)) == (truth is not None and truth not in ("<s>old</s>", "a </s> b", "|im_end|"))
+
+
+HALF = "yes \ud83d"
+
+
+def test_half_a_character_is_named_wherever_it_stands():
+    turns = [dict(role="user", content=HALF), dict(role="assistant", content="no")]
+    rows = [dict(messages=turns), dict(messages=[dict(role="system", content=HALF), dict(turns[0], content="Is it?"), turns[1]]),
+            dict(messages=[dict(turns[0], content=[dict(type="text", text=HALF)]), turns[1]]), dict(answer="no", system=HALF),
+            dict(instruction="Is it?", input=HALF, answer="no"), dict(answer=HALF), dict(options=["a", HALF], answer="A"),
+            dict(answer="a whole one: \U0001f600")]
+    rows = [row if "instruction" in row else dict(question="Is it?") | row for row in rows]
+    kept, report = inspect_vqa("x.jsonl", look=False, rows=list(enumerate(rows, 1)))
+    assert [number for number, _ in kept] == [8] and [row["row"] for row in report.skipped] == list(range(1, 8))
+    assert all("half of a character" in row["message"] for row in report.skipped)
+
+
+def test_half_a_character_in_preferences_is_named():
+    ranked = dict(query="Is it?", response=["a", "b"], human_ranking=[0, 1])
+    pair = dict(question="Is it?", chosen="a", rejected="b")
+    chat = [dict(role="user", content=HALF), dict(role="assistant", content="a"), dict(role="user", content="And?")]
+    cases = [(ranked | dict(query=HALF), "query"), (ranked | dict(response=["a", HALF]), "response"), (pair | dict(question=HALF), "query"),
+             (pair | dict(chosen=HALF), "response"), (pair | dict(rejected=dict(value=HALF)), "response"),
+             (dict(messages=chat, chosen="a", rejected="b"), "query")]
+    for row, code in cases:
+        with pytest.raises(DataError, match="row 7.*half of a character") as told: read_preference_row(row, 7)
+        assert told.value.code == f"preference.{code}"
+    assert read_preference_row(pair | dict(chosen="\U0001f600"), 7).response[0] == "\U0001f600"
+
+
+def test_places_in_a_chat_show_the_pictures_that_they_name():
+    def row(*parts, images=("a.png", "b.png")):
+        content = [part if isinstance(part, str) else dict(type="image", **part) for part in parts]
+        return dict(messages=[dict(role="user", content=content), dict(role="assistant", content="no")], images=list(images))
+
+    def shown(row): return vqa_row(row, 1)["images"]
+    assert shown(row("Is", dict(index=1), "like", dict(index=0), "?")) == ["b.png", "a.png"]
+    assert shown(row("Is", dict(index=0), "like", dict(index=1.0), "?")) == ["a.png", "b.png"]
+    assert shown(row("Is", {}, "like", dict(index=None), "?")) == ["a.png", "b.png"]  # no numbers: one after the other
+    assert shown(row("Is", dict(image="c.png"), "like", dict(index=0), "?", images=["a.png"])) == ["c.png", "a.png"]
+    for parts in ((dict(index=1), dict(index=1)), (dict(index=0), {}), (dict(index=1), dict(index=2))):
+        with pytest.raises(DataError, match="vqa.images: row 1.* by index and the row holds 2"): vqa_row(row("Is it?", *parts), 1)
+
+
+def test_a_system_column_beside_a_chat_is_read():
+    "LLaMA-Factory's form"
+    turns = [{"from": "human", "value": "Is it?"}, {"from": "gpt", "value": "no"}]
+    assert vqa_row(dict(conversations=turns, system="Be brief."), 1)["prompt"] == "Be brief.\n\nIs it?"
+    assert vqa_row(dict(conversations=turns, system=None), 1)["prompt"] == vqa_row(dict(conversations=turns), 1)["prompt"] == "Is it?"
+    own = [{"from": "system", "value": "Be brief."}, *turns]
+    assert vqa_row(dict(conversations=own, system="Be brief. "), 1)["prompt"] == "Be brief.\n\nIs it?"
+    assert vqa_row(dict(conversations=own, system="Be kind."), 1)["prompt"] == "Be kind.\n\nBe brief.\n\nIs it?"
 
 
 def test_nothing_is_written_when_a_row_is_bad(tmp_path):

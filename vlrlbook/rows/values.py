@@ -8,7 +8,8 @@ from typing import TypeGuard
 
 from ..archive import DataError
 
-__all__ = ["row_text", "listed", "as_list", "unboxed", "is_finite_number", "ClassName"]
+__all__ = ["row_text", "listed", "as_list", "unboxed", "is_finite_number", "ClassName",
+           "refuse_half_characters"]
 
 
 class ClassName(str):
@@ -38,17 +39,22 @@ def row_text(
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # pandas turns 3 into 3.0 in a column where another row has no value
     text = str(value)
-    if _has_lone_surrogate(text):
-        message = f"{column!r} holds half of a character (a lone surrogate): it was cut or decoded wrongly"
-        raise DataError(code, message, row=number)
+    refuse_half_characters(text, repr(column), number, code)
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     return "\n".join(line.rstrip() for line in lines).strip()
 
 
-def _has_lone_surrogate(text):
-    "True if a text holds a lone surrogate, half of a character, which cannot be written as UTF-8"
+def refuse_half_characters(
+    text: str,  # of a row
+    name: str,  # what the text is, for the message
+    number: int = None,  # the row's line in its file, for the message
+    code: str = "vqa.empty",  # of an error
+):
+    "Raise `DataError` if a text holds a lone surrogate, half of a character, which no tokenizer can read"
     # `isprintable` is fast, and false for such a text.
-    return not text.isprintable() and any("\ud800" <= character <= "\udfff" for character in text)
+    if not text.isprintable() and any("\ud800" <= character <= "\udfff" for character in text):
+        message = f"{name} holds half of a character (a lone surrogate): it was cut or decoded wrongly"
+        raise DataError(code, message, row=number)
 
 
 def _no_text_or_number(value):

@@ -15,7 +15,7 @@ from .marks import marked_question
 from .options import Places, chosen_option, numbered_answer, option_places, row_options, whole_number
 from .options import with_options
 from .shown import pictures_shown, unread_columns
-from .values import ClassName, as_list, listed, row_text
+from .values import ClassName, as_list, listed, refuse_half_characters, row_text
 
 __all__ = ["VQARow", "Habits", "file_habits", "read_vqa_row"]
 
@@ -100,6 +100,7 @@ def _question_with_marks(
 
 def _check_question(question, number):
     "Raise `DataError` if a question, with `<image>` for each picture, has a control token or no text"
+    refuse_half_characters(question, "the question", number)
     token = control_token(question)  # the first one, such as <|im_end|>, or None
     if token:
         message = f"the question holds {token}, a control token of the models: the text is damaged"
@@ -215,9 +216,13 @@ def _question_of_chat(
     turns = [turn for turn in all_turns if turn.role != "system"]
     _check_turns(turns, columns)  # `DataError` unless it is the user's, then perhaps the assistant's
     question = turns[0].text.strip()
-    for turn in all_turns:
-        if turn.role == "system" and turn.text.strip():
-            question = _with_system_in_front(turn.text, question, notes)
+    system_texts = [turn.text.strip() for turn in all_turns if turn.role == "system"]
+    beside = columns.get("system")  # LLaMA-Factory's form has it in a column beside the turns
+    if isinstance(beside, str) and beside.strip() not in system_texts:
+        system_texts.append(beside.strip())
+    for text in system_texts:
+        if text:
+            question = _with_system_in_front(text, question, notes)
     reply = turns[1].text if len(turns) == 2 else None
     return question, reply, turns[0].pictures
 
@@ -365,7 +370,7 @@ def _one_truth(value, name, number, notes):
 
     So "<think>two and one</think> <answer>3</answer>" becomes "3". `name` (of the column) and `number` (of
     the row) are for errors; `notes` gets a sentence about tags."""
-    text = row_text(value, name, number)
+    text = _without_end_of_turn(row_text(value, name, number), notes)
     if "<answer>" in text or "</think>" in text or "\\boxed{" in text:
         text = final_answer(text)  # what stands in the tags or the box
         notes.append("only what stands in the answer's tags (or box) is the truth")
@@ -376,4 +381,23 @@ def _one_truth(value, name, number, notes):
     text = "\n".join(" ".join(line.split()) for line in text.split("\n")).strip()
     if not text:
         raise DataError("vqa.empty", "question or answer is empty", row=number)
+    token = control_token(text)  # the first one, such as <|im_end|>, or None
+    if token:  # no model's answer holds it, so the truth could not be earned
+        message = f"{name!r} holds {token}, a control token of the models: the text is damaged"
+        raise DataError("vqa.tokens", message, row=number)
     return text
+
+
+# With which models of several families end what they say; other tools leave it in the text
+_ends_of_turn = r"<\|(?:im_end|endoftext|eot_id|end|end_of_text)\|>|<end_of_turn>|<eos>"
+_end_of_turn = re.compile(rf"(?:(?:{_ends_of_turn})\s*)+$")
+
+
+def _without_end_of_turn(text, notes):
+    "An answer without the tokens behind it that end a model's turn; `notes` gets a sentence about them"
+    shortened = _end_of_turn.sub("", text).rstrip()
+    if "<s>" not in text:  # else it is a mark of HTML
+        shortened = shortened.removesuffix("</s>").rstrip()
+    if shortened != text:
+        notes.append("a token that ends a model's turn stood behind the answer and is no part of it")
+    return shortened
