@@ -26,7 +26,7 @@ from .core import Sample, cache_dir, figure, nearest
 from .folders import new_file, new_folder, write_whole
 from .rewards import check_truth
 from .rows.columns import read_keys
-from .rows.files import parquet_rows, read_rows, table_suffixes
+from .rows.files import is_archive, parquet_rows, read_rows
 from .rows.gate import picture_content, read_vqa_file
 from .rows.pictures import as_meant, located, plain_file
 from .rows.preferences import read_preference_row
@@ -516,8 +516,7 @@ def read_task_rows(
     skip_bad_rows: bool = False, # leave bad rows of a table out; those of a ZIP always are
 ): # datasets.Dataset; the report of what was kept and left out
     "Read the rows that a run on `task` is trained on or evaluated with"
-    is_table = Path(path).suffix.lower() in table_suffixes
-    if task == "vqa" or is_table: # the tables of all tasks are read in the same way
+    if task == "vqa" or not is_archive(path): # the tables of all tasks are read in the same way
         return read_vqa(path, image_dir, keys, skip_bad_rows, task)
     return unpacked_counting_zip(path, task) # a ZIP is unpacked into the cache and read there
 

@@ -7,17 +7,18 @@ import io
 import json
 from pathlib import Path
 
-from ..archive import DataError
+from ..archive import DataError, refuse_swallowed_rows
 from .columns import is_row
 from .values import ClassName, unboxed
 
-__all__ = ["read_rows", "parquet_rows", "table_suffixes"]
+__all__ = ["read_rows", "parquet_rows", "is_archive", "table_suffixes"]
 
 table_suffixes = (".json", ".jsonl", ".csv", ".tsv", ".parquet")  # of files that hold rows
 
 # First bytes of files that people give by mistake → what such a file is, and what to do about it
 _other_files = {
-    b"PK\3\4": "a ZIP (a counting ZIP must be called .zip) or a spreadsheet (save it as CSV)",
+    b"PK\3\4": "a ZIP (rows of questions are a table beside their pictures: unpack it) or a spreadsheet "
+               "(save it as CSV)",
     b"\x1f\x8b": "packed with gzip: unpack it first",
     b"ARROW1": "an Arrow file: save it as parquet",
     b"\xd0\xcf\x11\xe0": "an old Excel file: save it as CSV",
@@ -30,6 +31,7 @@ _other_files = {
     b"\xff\xd8\xff": "a picture",
 }
 _parquet_mark = b"PAR1"  # first bytes of every parquet file
+_zip_mark = b"PK\3\4"  # of every ZIP that holds something
 _longest_field = 64 << 20  # characters of one CSV field; it may be a picture in base64
 _utf16_marks = (b"\xff\xfe", b"\xfe\xff")  # byte order marks, with which a UTF-16 file begins
 
@@ -47,6 +49,20 @@ def read_rows(
     if path.suffix.lower() in (".csv", ".tsv"):
         return _table_rows(text, path)
     return _json_rows(text, path.name)  # a list of rows, or a row on each line
+
+
+def is_archive(
+    path: str | Path,  # of a data set
+) -> bool:
+    """Whether a data set is a counting ZIP, or a folder: then it is one that a ZIP was unpacked into.
+
+    A file without a suffix is one if it begins as a ZIP does, or is not there; any other file holds rows,
+    whatever its suffix is."""
+    path = Path(path)
+    if path.suffix or not path.is_file():
+        return path.suffix.lower() in (".zip", "") or path.is_dir()
+    with open(path, "rb") as file:
+        return file.read(4) == _zip_mark
 
 
 def _bytes_of(path):
@@ -86,8 +102,10 @@ def _json_rows(text, name):
     if not text.strip():
         raise DataError("json.empty", f"{name} holds no row")
     try:
-        whole = json.loads(text)
+        whole = json.loads(text, object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
+        if isinstance(error, _KeyTwice) and _is_one_value(text):
+            raise DataError("json.keys", f"{name}: {error}") from error
         # A JSON list with an error in it. As JSON Lines the error would be about its first line, a lone [.
         if text.lstrip().startswith("["):
             raise DataError("json.syntax", f"{name}: {error}") from error
@@ -101,6 +119,32 @@ def _json_rows(text, name):
     if not whole:
         raise DataError("json.empty", f"{name} holds no row")
     return list(enumerate(whole, 1))
+
+
+def _is_one_value(text):
+    "Whether a text is one value of JSON, such as a list or an object, and not JSON Lines"
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+class _KeyTwice(ValueError):
+    "An object of JSON has two values under one key"
+
+
+def _object(pairs):
+    """An object of JSON as a dict, from its (key, value); `_KeyTwice` for two values under one key.
+
+    Python's reader would keep the last value and drop the others without a word."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        for key, value in pairs:
+            if values[key] != value:
+                both = f"{value!r:.40} and {values[key]!r:.40}"
+                raise _KeyTwice(f"the key {key!r} stands twice in an object, with {both}")
+    return values
 
 
 def _refuse_wrapped_rows(whole, name):
@@ -127,7 +171,9 @@ def _json_lines(text, name):
         if not line.strip():
             continue
         try:
-            rows.append((number, json.loads(line)))
+            rows.append((number, json.loads(line, object_pairs_hook=_object)))
+        except _KeyTwice as error:
+            raise DataError("json.keys", f"{name}: {error}", row=number) from error
         except (ValueError, RecursionError) as error:
             raise DataError("json.syntax", f"{name}: no JSON ({error})", row=number) from error
     return rows
@@ -165,6 +211,7 @@ def _table_lines(text, separator, name):
     try:
         for fields in reader:
             if any(field.strip() for field in fields):
+                refuse_swallowed_rows(fields, separator, name, reader.line_num)
                 lines.append((reader.line_num, fields))
     except csv.Error as error:
         message = f"{name}: {error}, perhaps an unclosed quote"

@@ -9,7 +9,7 @@ __all__ = ["pictures_shown", "unread_columns"]
 
 def pictures_shown(
     columns,  # `Columns` of the row
-    turn_pictures: list,  # of the chat's parts: paths, bytes; for a mere place None or an index
+    turn_pictures: list,  # of the chat: paths, bytes; for a mere place None or an index
     notes: list,  # sentences about pictures that are not used are added to it
     kind: str,  # vqa or preference: what the codes of errors begin with
 ) -> list:  # of paths and bytes, in the order in which the question shows them
@@ -31,7 +31,8 @@ def pictures_shown(
     if not chat_pictures:
         return column_pictures  # the caller compares their number with the marks in the text
 
-    if column_pictures and len(chat_pictures) == len(turn_pictures):  # each part of the chat has its own picture
+    # Each part of the chat has its own picture.
+    if column_pictures and len(chat_pictures) == len(turn_pictures):
         notes.append(f"the pictures stand in the chat; column {name!r} is not read")
         return chat_pictures
     # Each place in the chat takes one of the column's pictures. Without places the column is empty here, and
@@ -42,19 +43,20 @@ def pictures_shown(
 def _ordered(
     column_pictures,  # of the row's column: paths and bytes
     indices,  # which of them the chat's places show, in the order of the places, counted from 0
-    turn_pictures,  # of the chat's parts: paths, bytes; for a mere place None or an index
+    turn_pictures,  # of the chat: paths, bytes; for a mere place None or an index
     code,  # of an error
     number,  # of the row, for an error
 ):
     "The column's pictures in the order of the chat's places; `DataError` unless each picture has one place"
     if None in turn_pictures or sorted(indices) != list(range(len(column_pictures))):
-        message = f"parts of the chat show pictures {indices} by index and the row holds {len(column_pictures)}"
+        count = len(column_pictures)
+        message = f"parts of the chat show pictures {indices} by index and the row holds {count}"
         raise DataError(code, message, row=number)
     return [column_pictures[index] for index in indices]
 
 
 def _with_filled_places(
-    turn_pictures,  # of the chat's parts: paths, bytes; for a mere place None or an index
+    turn_pictures,  # of the chat: paths, bytes; for a mere place None or an index
     column_pictures,  # of the row's column: paths and bytes
     code,  # of an error
     number,  # of the row, for an error

@@ -120,7 +120,7 @@ def unboxed(
 def _is_short_float(value):
     "True for a value or an array of NumPy or pandas whose numbers are floats of 16 or 32 bits"
     dtype = getattr(value, "dtype", None)
-    return getattr(dtype, "kind", None) == "f" and dtype.itemsize < 8
+    return getattr(dtype, "kind", None) == "f" and getattr(dtype, "itemsize", 8) < 8
 
 
 def _shortest_decimal(value, number):
