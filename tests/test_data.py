@@ -14,8 +14,8 @@ from PIL import Image
 from vlrlbook import archive
 from vlrlbook.core import Sample
 from vlrlbook.data import (DataError, open_picture, permuted, picture_key, preference_pairs, preference_row, preflight, read_counting_zip,
-                           read_preferences, read_task_rows, split_by_picture, synthetic_counting, to_dataset, to_messages, to_rgb,
-                           to_samples, with_system_turn, write_counting_zip)
+                           read_preferences, read_task_rows, rows_by_chance, split_by_picture, synthetic_counting, to_dataset, to_messages,
+                           to_rgb, to_samples, with_system_turn, write_counting_zip)
 from vlrlbook.data_check import check_file
 
 HEADER = "images_path,question,answer\n"
@@ -192,6 +192,16 @@ def test_split_shares_no_picture():
     keys = lambda d: {picture_key(i[0]) for i in d["images"]}
     assert not keys(train) & keys(held) and len(train) + len(held) == 60
     with pytest.raises(DataError): split_by_picture(to_dataset(synthetic_counting(1) * 3))
+
+
+def test_rows_by_chance():
+    "Of a sorted set some of every kind, in their order; the same seed gives the same rows; a small set stays whole"
+    import datasets
+    rows = datasets.Dataset.from_dict(dict(row=range(600), kind=[row // 100 for row in range(600)]))
+    chosen = rows_by_chance(rows, 90, seed=3)
+    assert len(chosen) == 90 and chosen["row"][:] == sorted(chosen["row"]) and set(chosen["kind"]) == set(range(6))
+    assert rows_by_chance(rows, 90, seed=3)["row"][:] == chosen["row"][:] != rows_by_chance(rows, 90, seed=4)["row"][:]
+    for enough in (600, 601): assert rows_by_chance(rows, enough, seed=3)["row"][:] == list(range(600))
 
 
 def test_marks_and_pictures_must_agree():
@@ -394,3 +404,78 @@ def test_other_rules_read_an_archive_anew(tmp_path, monkeypatch):
         monkeypatch.setattr(data, "_reading_rules", lambda said=said: said)
         assert data.unpacked_counting_zip(path)[0]["answer"][:] == ["3"] and data._converted(clear).exists()
     assert len(read) == 2 and len(list((tmp_path / "cache" / "pictures").iterdir())) == 2
+
+
+def written(path, text):
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@needs_torch
+@pytest.mark.parametrize("name", ["c.ndjson", "c.jsonlines", "c.txt", "c"])
+def test_rows_are_rows_under_any_suffix(tmp_path, name):
+    "The check and a run ask the same question: is this a counting ZIP?"
+    for i in range(6): Image.new("RGB", (8, 8), (i, 9, 9)).save(tmp_path / f"{i}.png")
+    rows = [f'{{"image": "{i}.png", "question": "How many?", "answer": "A photo of {i + 1} discs"}}\n' for i in range(6)]
+    path = written(tmp_path / name, "".join(rows))
+    assert check_file(path, "counting").good and len(read_task_rows(path, "counting")[0]) == 6
+    zipped = write_counting_zip(synthetic_counting(4), tmp_path / "x.zip")
+    (tmp_path / "no_suffix").write_bytes(zipped.read_bytes())
+    for path in (zipped, tmp_path / "no_suffix"):
+        assert check_file(path, "counting").good and len(read_task_rows(path, "counting")[0]) == 4
+    with pytest.raises(DataError, match="x.zip is a ZIP .rows of questions are a table"): read_task_rows(zipped, "vqa")
+
+
+@needs_torch
+def test_the_check_scales_photos_down_as_a_run_does(tmp_path):
+    for i in range(3): Image.new("RGB", (4032, 3024), (i * 50, 9, 9)).save(tmp_path / f"{i}.jpg")
+    rows = [f'{{"image": "{i}.jpg", "question": "Is it?", "answer": "yes"}}\n' for i in range(3)]
+    found = check_file(written(tmp_path / "x.jsonl", "".join(rows)), model="tiny-qwen2_5_vl")
+    assert found.good, found
+
+
+@pytest.mark.parametrize("text, row", [
+    ('{"question": "a?", "answer": "no"}\n{"question": "b?", "answer": "yes", "answer": "no"}\n', 2),
+    ('{"question": "b?", "answer": "yes", "answer": "no"}\n{"question": "a?", "answer": "no"}\n', 1),
+    ('[{"question": "a?", "answer": "no"},\n {"question": "b?", "answer": "yes", "answer": "no"}]', None),
+    ('{\n "question": "b?",\n "answer": "yes",\n "answer": "no"}', None),
+    ('{"messages": [{"role": "user", "content": "a?", "content": "b?"}]}\n{}', 1)])
+def test_two_values_under_one_key_are_refused(tmp_path, text, row):
+    from vlrlbook.rows.files import read_rows
+    with pytest.raises(DataError, match="x.jsonl: the key '(answer|content)' stands twice") as told:
+        read_rows(written(tmp_path / "x.jsonl", text))
+    assert (told.value.code, told.value.row) == ("json.keys", row)
+    same = text.replace('"yes"', '"no"').replace("a?", "b?")
+    assert read_rows(written(tmp_path / "y.jsonl", same))  # the same twice says nothing else
+
+
+TABLE = "image,question,answer\na.png,Is it?,yes\n{}\nb.png,Is it b?,no\nc.png,Is it c?,no\nd.png,{},no\n"
+
+
+@pytest.mark.parametrize("table, separator", [(False, ","), (False, ";"), (False, "\t"), (True, ",")])
+def test_a_stray_quotation_mark_does_not_swallow_rows(tmp_path, table, separator):
+    from vlrlbook.archive import counting_table
+    from vlrlbook.rows.files import read_rows
+
+    def rows_of(third, last):
+        text = TABLE.format(third, last).replace(",", separator)
+        if table: return counting_table(text.replace("image,", "images_path,"))
+        return read_rows(written(tmp_path / ("x.tsv" if separator == "\t" else "x.csv"), text))
+    with pytest.raises(DataError, match="csv.quotes: row 3.*a quotation mark before .big one"): rows_of('e.png,"big one,yes', 'It is 5"')
+    for third in ('e.png,"Is it\nbig, or\nsmall?",yes', 'e.png,"See a.png, b.png.\nIs it?",yes', 'e.png,"a, b\nc, d",yes',
+                  'e.png,5" wide?,yes', 'e.png,"an ""odd"" one\n",yes'):
+        assert len(rows_of(third, "Is it d?")) == 5
+
+
+@needs_torch
+def test_a_broken_picture_inside_a_row_is_named_without_a_folder(tmp_path):
+    "convert-vqa without `image_dir` looks for no files, but opens what stands in the rows"
+    import json
+    import pandas as pd
+    from vlrlbook.data import convert_vqa
+    pictures = ({"bytes": picture()}, {"bytes": picture()[:60]}, {"path": "elsewhere.png"})
+    pd.DataFrame([dict(question="a?", answer="no", image=image) for image in pictures]).to_parquet(tmp_path / "x.parquet")
+    with pytest.raises(DataError, match="image.decode: row 2"): convert_vqa(tmp_path / "x.parquet", tmp_path / "out.jsonl")
+    assert convert_vqa(tmp_path / "x.parquet", tmp_path / "out.jsonl", skip_bad_rows=True) == 2
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert rows[1]["images"] == ["elsewhere.png"] and open_picture((tmp_path / rows[0]["images"][0]).read_bytes()).size == (32, 24)

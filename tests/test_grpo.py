@@ -16,6 +16,7 @@ from vlrlbook import data, grpo, run_files
 from vlrlbook.core import RunLog, Sample, SettingsError, cast, read_settings
 from vlrlbook.archive import DataError, Report
 from vlrlbook.data import picture_key, synthetic_counting, synthetic_vqa, to_dataset, with_good_truths
+from vlrlbook.evaluation import EvaluationSettings, load_set
 from vlrlbook.grpo import (GRPOSettings, Interrupted, Recorder, drawn_questions, load_data, load_policy, load_settings,
                            main, make_trainer, marks, model_card, service_settings, silent_groups, swap_groups)
 from vlrlbook.models import add_lora, find_checkpoint, tiny_twin
@@ -80,6 +81,22 @@ def test_vqa_rows_from_a_file(tmp_path):
     train, held, _ = load_data(settings)
     assert "Your task:" in train[0]["question"] and [p["type"] for p in train[0]["prompt"][0]["content"]] == ["image", "text"]
     assert not set(train["row"]) & set(held["row"]) and train[0]["images"][0].size == (112, 112)
+
+
+def test_a_sorted_file_is_measured_on_rows_of_every_kind(tmp_path):
+    "And chapter 06 asks about the same rows as chapter 05, by the same seed and number"
+    lines = []
+    for i in range(90):
+        Image.new("RGB", (8, 8), (i, 2 * i, 3)).save(tmp_path / f"{i}.png")
+        lines.append(json.dumps(dict(question="How many?", answer=str(1 + i // 30), image=f"{i}.png")))
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    given = dict(task="vqa", data=str(tmp_path / "rows.jsonl"), eval_samples=9)
+    train, held, _ = load_data(read_settings(GRPOSettings, {**SHORT, **given, "seed": 5}))
+    assert len(held) == 9 and set(held["answer"]) == {"1", "2", "3"} and not set(held["row"]) & set(train["row"])
+    asked, _ = load_set(read_settings(EvaluationSettings, given | dict(split="held-out", split_seed=5)))
+    assert asked["row"][:] == held["row"][:]
+    everything, _ = load_set(read_settings(EvaluationSettings, given | dict(split="all", eval_samples=30)))
+    assert set(everything["answer"]) == {"1", "2", "3"}
 
 
 def test_a_missing_picture_of_a_vqa_row_is_named(tmp_path):

@@ -167,6 +167,26 @@ def test_exports_hold_the_truths(tmp_path):
     assert first["answer"] in [row.answer for row in rows] and (tmp_path / "verl" / "train.parquet").exists()
 
 
+def test_an_export_refuses_a_file_of_boxes_in_pixels(tmp_path):
+    "An engine resizes the pictures: the right answer would have other numbers than the truth"
+    from vlrlbook.data import synthetic_vqa, write_counting_zip
+    path = write_counting_zip(synthetic_pointing(12, seed=4), tmp_path / "boxes.zip")
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    row = dict(question="Where?", image="a.png")
+    pixels, thousandths = tmp_path / "pixels.jsonl", tmp_path / "thousandths.jsonl"
+    pixels.write_text(json.dumps(row | dict(answer="[1, 2, 30, 40] in pixels of 64 x 64")))
+    thousandths.write_text(json.dumps(row | dict(answer="[1, 2, 30, 40] in thousandths of 64 x 64")))
+    for export, settings in ((export_easyr1, dict(n_gpus_per_node=1)), (export_verl, {})):
+        for file in (path, pixels):
+            with pytest.raises(DataError, match="box.export: row .*grpo --task pointing"):
+                export(file, "pointing", settings, tmp_path / "out")
+            assert not (tmp_path / "out").exists()
+    few = {"data.rollout_batch_size": 1, "worker.actor.global_batch_size": 1, "worker.rollout.n": 2, "trainer.n_gpus_per_node": 1,
+           "worker.actor.micro_batch_size_per_device_for_experience": 2, "worker.actor.micro_batch_size_per_device_for_update": 2}
+    # whatever the size, the same numbers
+    export_easyr1(thousandths, "pointing", few, tmp_path / "out", "current", val=synthetic_vqa(2))
+
+
 # Data
 
 def test_drawn_boxes_hold_their_discs():
@@ -329,6 +349,49 @@ def test_a_coco_entry_may_stand_twice(pictures):
     "As in files that were put together: what is the same says nothing else"
     twice = coco(categories=coco()["categories"] * 2, images=coco()["images"] * 2)
     assert convert_boxes(written(pictures, twice), pictures / "rows.jsonl") == 2
+
+
+def photo(path, orientation, size=(160, 120)):
+    "A photo as a phone writes it: stored as the sensor lies, with a note of how it is turned"
+    about = Image.Exif()
+    about[0x0112] = orientation
+    picture = Image.new("RGB", size, "white")
+    picture.paste("red", (100, 10, 140, 30))
+    picture.save(path, exif=about, quality=95)
+
+
+@pytest.mark.parametrize("orientation, shown, box", [
+    (1, (160, 120), [100, 10, 140, 30]), (3, (160, 120), [20, 90, 60, 110]), (6, (120, 160), [90, 100, 110, 140]),
+    (8, (120, 160), [10, 20, 30, 60])])
+def test_boxes_of_a_turned_photo_are_those_of_the_upright_one(tmp_path, orientation, shown, box):
+    for i in range(3): photo(tmp_path / f"{i}.jpg", orientation)
+
+    def file(name, size):
+        row = dict(question="Where?", answer=f"{box} in pixels of {size[0]} x {size[1]}")
+        return written(tmp_path, "".join(json.dumps(row | dict(image=f"{i}.jpg")) + "\n" for i in range(3)), name)
+    path = file("shown.jsonl", shown)
+    assert check_file(path, "pointing").good or check_file(path, "pointing").problems[0].code == "data.split"
+    dataset, _ = read_task_rows(path, "pointing")
+    sample = to_samples(in_scale_of(dataset, "tiny-qwen2_5_vl", 112))[0]
+    truth = read_box_truth(sample.answer)
+    x1, y1, x2, y2 = [round(number) for number in rescaled(truth.boxes[0], truth.size, sample.images[0].size)]
+    inside = np.array(sample.images[0])[y1 + 8:y2 - 8, x1 + 8:x2 - 8]
+    assert sample.images[0].size == shown and (inside[..., 0] > 200).all() and (inside[..., 1] < 80).all()
+    if shown == (120, 160):  # boxes of the picture as it is stored
+        with pytest.raises(DataError, match="box.size: row 1: .*turned .by its EXIF"): in_scale_of(
+            read_task_rows(file("stored.jsonl", (160, 120)), "pointing")[0], "tiny-qwen2_5_vl", 112)
+    rows = written(tmp_path, json.dumps(dict(image="0.jpg", phrase="the red box", bbox=box)) + "\n", "ref.jsonl")
+    assert convert_boxes(rows, tmp_path / "out.jsonl", form="xyxy") == 1
+    assert json.loads((tmp_path / "out.jsonl").read_text())["answer"] == f"{box} in pixels of {shown[0]} x {shown[1]}"
+
+
+def test_a_coco_file_of_turned_photos_is_refused_with_the_cause(pictures):
+    photo(pictures / "a.png", 1, (80, 100))  # of another shape than the file says
+    with pytest.raises(DataError, match="coco.json.*100 x 80, but the picture has 80 x 100: it is turned"):
+        convert_boxes(written(pictures, coco()), pictures / "rows.jsonl")
+    assert convert_boxes(written(pictures, coco()), pictures / "rows.jsonl", skip_bad_rows=True) == 1
+    Image.new("RGB", (50, 40)).save(pictures / "a.png")  # a smaller copy is no fault
+    assert convert_boxes(written(pictures, coco()), pictures / "rows.jsonl") == 2
 
 
 def test_refcoco_rows_in_both_forms(pictures):

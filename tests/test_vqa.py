@@ -10,7 +10,9 @@ from hypothesis import given, strategies as st
 from vlrlbook.data import DataError, convert_vqa, published_split, read_rows, split_rows_by_picture, vqa_prompt, vqa_row
 from vlrlbook.rewards import (answer_kind, choice_letters, for_easyr1, for_verl, format_reward, load_reward, normalise_answer,
                               normalise_table, vqa_accuracy, vqa_table, yes_or_no)
+from vlrlbook.rows.gate import inspect_vqa
 from vlrlbook.rows.pictures import picture_list
+from vlrlbook.rows.preferences import read_preference_row
 from vlrlbook.rows.values import as_list
 
 real = pytest.mark.skipif(not SHARED.exists(), reason="the folder with real samples is not beside this checkout")
@@ -120,6 +122,193 @@ def test_numpy_s_scalars_are_values_as_python_s_are(answer, read):
 def test_no_option_is_lost_where_letters_differ_by_case_alone():
     row = vqa_row(dict(question="Which?", options={"a": "cat", "A": "dog"}, answer="dog"), 1)
     assert "cat" in row["prompt"] and "dog" in row["prompt"]
+
+
+def answers_of(rows, **given):
+    "Truth of each good row by its number, and the bad ones' messages by theirs"
+    numbered = [(number, dict(question="Which?") | row) for number, row in enumerate(rows, 1)]
+    kept, report = inspect_vqa("x.jsonl", look=False, rows=numbered, **given)
+    return {number: row.answer for number, row in kept}, {row["row"]: row["message"] for row in report.skipped}
+
+
+TWO_TO_FIVE = ["2", "3", "4", "5"]
+
+
+@pytest.mark.parametrize("options, answers, truths, bad", [
+    (TWO_TO_FIVE, "34253", "34253", {}), (TWO_TO_FIVE, "342536", "34253", {6: "none of the 4"}),  # a wrong row decides nothing
+    (TWO_TO_FIVE, [3, 4, 2, 9], "342", {4: "none of the 4"}), (list("۲۳۴۵"), "۳۴۲۵", "۳۴۲۵", {}), (list("२३४"), "३२४", "३२४", {}),
+    (list("２３４"), "３２４", "３２４", {}), (list("۲۳۴۵"), "3425", "۳۴۲۵", {}), (["2.0", "3.0", "4.0"], [3.0, 2, "4"], ["3.0", "2.0", "4.0"], {}),
+    (["0.10", "0.20"], [0.1, "0.2"], ["0.10", "0.20"], {}), (["cat", "dog", "cow"], "120", "BCA", {}), (["cat", "dog"], "12", "AB", {}),
+    (["1", "2", "3"], "0121", "ABCB", {}), (["1", "2", "3", "4"], [0, 1, 2, 3], "ABCD", {}),  # each fourth is no text: places
+    (TWO_TO_FIVE, "32323231", "", dict.fromkeys(range(1, 8), "one option's text and may be another's place")),  # one row in eight: a slip?
+    (TWO_TO_FIVE, "342531111", "", {1: "may be another's place"})])  # 5 is no place, 1 is no text
+def test_a_number_is_an_option_s_text_or_its_place(options, answers, truths, bad):
+    found, told = answers_of([dict(options=options, answer=answer) for answer in answers])
+    assert list(found.values()) == list(truths) or not truths
+    for number, message in bad.items(): assert message in told[number]
+    assert len(found) + len(told) == len(answers) and set(bad) <= set(told)
+
+
+def written_by_datasets(path, features, **columns):
+    "A parquet file as `Dataset.to_parquet` writes it"
+    from datasets import Dataset, Features
+    Dataset.from_dict(columns, features=Features(features)).to_parquet(path)
+    return path
+
+
+def test_classes_of_a_parquet_file_are_read_by_their_names(tmp_path):
+    from datasets import ClassLabel, Value
+    from vlrlbook.rows.files import parquet_rows
+    sides, words = ClassLabel(names=["yes", "no"]), Value("string")
+    path = written_by_datasets(tmp_path / "a.parquet", dict(question=words, answer=sides), question=["a?", "b?", "c?"], answer=[0, 1, -1])
+    kept, report = inspect_vqa(path)
+    assert [row.answer for _, row in kept] == ["yes", "no"] and [row["row"] for row in report.skipped] == [3]
+    assert "2 rows: the answer is a class label" in str(report)
+    # by its key; in lists and structs; a number that is no class stays one
+    number = Value("int64")
+    kinds = dict(question=words, label=sides, several=[sides], more=dict(side=sides, n=number), answer=number)
+    path = written_by_datasets(tmp_path / "b.parquet", kinds, question=["a?"], label=[1], several=[[0, 1]],
+                               more=[dict(side=1, n=1)], answer=[1])
+    assert inspect_vqa(path, keys="answer=label")[0][0][1].answer == "no" and inspect_vqa(path)[0][0][1].answer == "1"
+    (_, row), = parquet_rows(path)
+    assert (row["several"], row["more"]) == (["yes", "no"], dict(side="no", n=1))
+
+
+@pytest.mark.parametrize("note", [b"{", b"[]", b'{"info": {"features": {"answer": {"names": ["yes"], "_type": "ClassLabel"}}}}'])
+def test_a_note_that_names_no_class_or_too_few(tmp_path, note):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    table = pa.table(dict(question=["a?", "b?"], answer=[0, 1])).replace_schema_metadata({b"huggingface": note})
+    pq.write_table(table, tmp_path / "x.parquet")
+    if b"names" not in note:
+        assert [row.answer for _, row in inspect_vqa(tmp_path / "x.parquet")[0]] == ["0", "1"]
+        return
+    with pytest.raises(DataError, match="'answer' is the class 1, but only 1 classes have names") as told:
+        inspect_vqa(tmp_path / "x.parquet")
+    assert told.value.row == 2
+
+
+def test_numbers_of_32_bits_are_read_as_people_write_them(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    halves, singles = np.array([0.1, 2.3, 4.0], np.float16), np.array([0.1, 2.3, 4.0], np.float32)
+    columns = dict(question=["a?", "b?", "c?"], answer=singles, half=halves, double=[0.1 + 0.2, 1.0, float("nan")],
+                   several=pa.array([[0.1], [2.3], None], pa.list_(pa.float32())), more=pa.StructArray.from_arrays([singles], ["x"]))
+    pq.write_table(pa.table(columns), tmp_path / "x.parquet")
+    assert [row.answer for _, row in inspect_vqa(tmp_path / "x.parquet")[0]] == ["0.1", "2.3", "4"]
+    assert [row.answer for _, row in inspect_vqa(tmp_path / "x.parquet", keys="answer=half")[0]] == ["0.1", "2.3", "4"]
+    rows = [row for _, row in read_rows(tmp_path / "x.parquet")]
+    assert [row["several"] for row in rows] == [[0.1], [2.3], None] and rows[0]["more"] == {"x": 0.1} and rows[0]["double"] == 0.1 + 0.2
+    assert vqa_row(dict(question="?", answer=np.float32(0.1)), 1)["answer"] == "0.1"
+    assert as_list(singles) == [0.1, 2.3, 4.0] == as_list(list(singles)) and as_list(np.array([0.1 + 0.2])) == [0.1 + 0.2]
+
+
+def test_a_mixed_file_says_which_number_is_uncertain():
+    sides = [dict(choices=["no", "yes"], answer=answer) for answer in (0, 1, 1)]
+    found, told = answers_of([*sides, dict(choices=["1", "2", "3"], answer=2), dict(choices=["1", "2", "3"], answer="B")])
+    assert found == {1: "A", 2: "B", 3: "B", 5: "B"} and "write its letter" in told[4]
+    # one row whose number can be no place shows that numbers are texts; counted from 1 both are the same option
+    found, _ = answers_of([*sides, dict(choices=["1", "2", "3"], answer=2), dict(choices=["2", "3"], answer=3)])
+    assert found == dict(zip(range(1, 6), "ABB23"))
+    assert answers_of([dict(choices=["no", "yes"], answer=2), dict(choices=["1", "2", "3"], answer=2)])[0] == {1: "B", 2: "B"}
+
+
+def test_a_row_s_own_numbers_of_its_options_count():
+    animals = {"0": "cat", "1": "dog", "2": "cow"}
+    assert answers_of([dict(options=animals, answer="1"), dict(options=["a", "b", "c"], answer=3)])[0] == {1: "B", 2: "C"}
+    from_one = dict(options={"2": "dog", "1": "cat"}, answer=2)
+    found, told = answers_of([from_one, from_one | dict(answer=1), from_one | dict(answer=0)])
+    assert found == {1: "B", 2: "A"} and "none of the 2" in told[3]
+    arc = dict(choices={"text": ["cat", "dog"], "label": ["1", "2"]}, answer="1")
+    assert answers_of([arc, dict(options=["a", "b"], answer=0)])[0] == {1: "A", 2: "A"}
+    lettered = dict(options=["B. dog", "A. cat", "C. cow"])
+    found, told = answers_of([lettered | dict(answer=0), lettered | dict(answer="B"), dict(options=["A. a", "B. b"], answer=0)])
+    assert found == {2: "B", 3: "A"} and "not in order" in told[1]
+
+
+@pytest.mark.parametrize("name", ["option{}", "option {}", "Choice_{}", "opt{}"])
+def test_columns_of_options_count_from_0_or_from_1(name):
+    def row(first, answer):
+        return {name.format(number): animal for number, animal in enumerate(("cat", "dog", "bird", "fish"), first)} | dict(answer=answer)
+
+    assert answers_of([row(0, answer) for answer in ("A", 1, "2", "fish")])[0] == {1: "A", 2: "B", 3: "C", 4: "fish"}
+    assert answers_of([row(1, answer) for answer in ("A", 4, "2", "fish")])[0] == {1: "A", 2: "D", 3: "B", 4: "fish"}
+    assert answers_of([row(1, answer) for answer in (0, 3)])[0] == {1: "A", 2: "D"}  # as before: the answers say where they count from
+    first_is_empty = [row(1, "A") | {name.format(0): None} for _ in range(2)]  # a column that is empty in all rows
+    assert answers_of(first_is_empty)[0] == {1: "A", 2: "A"}
+    gap = row(0, "A")
+    del gap[name.format(1)]
+    ten = {name.format(i): f"animal {i}" for i in range(1, 11)} | dict(answer="J")
+    found, told = answers_of([gap, ten, ten | {name.format(11): "one more"}])
+    assert found == {2: "J"} and "option B is empty" in told[1] and "one option too many" in told[3]
+
+
+@pytest.mark.parametrize("written, truth", [
+    ("yes<|im_end|>", "yes"), ("a dog</s>", "a dog"), ("3<|endoftext|>", "3"), ("no <|eot_id|>\n", "no"), ("B<end_of_turn>", "B"),
+    ("yes<|im_end|>\n<|endoftext|>", "yes"), ("<think>dark</think><answer>no</answer><|im_end|>", "no"), ("<s>old</s>", "<s>old</s>"),
+    ("a </s> b", "a </s> b"), ("|im_end|", "|im_end|"), ("<|im_end|>", None), ("<|im_start|>assistant\nyes<|im_end|>", None),
+    ("ye<|im_end|>s", None), ("<|image_pad|>", None)])
+def test_a_truth_holds_no_control_token(written, truth):
+    row = dict(question="Is it?", answer=written)
+    chat = dict(messages=[dict(role="user", content="Is it?"), dict(role="assistant", content=written)])
+    for given in (row, chat, dict(question="Is it?", answers=[written, written])):
+        found, told = answers_of([given])
+        assert found == ({} if truth is None else {1: truth})
+        if truth is None: assert "control token" in told[1] or "is empty" in told[1]
+    _, report = inspect_vqa("x.jsonl", look=False, rows=[(1, row)])
+    assert ("stood behind the answer" in str(report)) == (truth is not None and truth not in ("<s>old</s>", "a </s> b", "|im_end|"))
+
+
+HALF = "yes \ud83d"
+
+
+def test_half_a_character_is_named_wherever_it_stands():
+    turns = [dict(role="user", content=HALF), dict(role="assistant", content="no")]
+    rows = [dict(messages=turns), dict(messages=[dict(role="system", content=HALF), dict(turns[0], content="Is it?"), turns[1]]),
+            dict(messages=[dict(turns[0], content=[dict(type="text", text=HALF)]), turns[1]]), dict(answer="no", system=HALF),
+            dict(instruction="Is it?", input=HALF, answer="no"), dict(answer=HALF), dict(options=["a", HALF], answer="A"),
+            dict(answer="a whole one: \U0001f600")]
+    rows = [row if "instruction" in row else dict(question="Is it?") | row for row in rows]
+    kept, report = inspect_vqa("x.jsonl", look=False, rows=list(enumerate(rows, 1)))
+    assert [number for number, _ in kept] == [8] and [row["row"] for row in report.skipped] == list(range(1, 8))
+    assert all("half of a character" in row["message"] for row in report.skipped)
+
+
+def test_half_a_character_in_preferences_is_named():
+    ranked = dict(query="Is it?", response=["a", "b"], human_ranking=[0, 1])
+    pair = dict(question="Is it?", chosen="a", rejected="b")
+    chat = [dict(role="user", content=HALF), dict(role="assistant", content="a"), dict(role="user", content="And?")]
+    cases = [(ranked | dict(query=HALF), "query"), (ranked | dict(response=["a", HALF]), "response"), (pair | dict(question=HALF), "query"),
+             (pair | dict(chosen=HALF), "response"), (pair | dict(rejected=dict(value=HALF)), "response"),
+             (dict(messages=chat, chosen="a", rejected="b"), "query")]
+    for row, code in cases:
+        with pytest.raises(DataError, match="row 7.*half of a character") as told: read_preference_row(row, 7)
+        assert told.value.code == f"preference.{code}"
+    assert read_preference_row(pair | dict(chosen="\U0001f600"), 7).response[0] == "\U0001f600"
+
+
+def test_places_in_a_chat_show_the_pictures_that_they_name():
+    def row(*parts, images=("a.png", "b.png")):
+        content = [part if isinstance(part, str) else dict(type="image", **part) for part in parts]
+        return dict(messages=[dict(role="user", content=content), dict(role="assistant", content="no")], images=list(images))
+
+    def shown(row): return vqa_row(row, 1)["images"]
+    assert shown(row("Is", dict(index=1), "like", dict(index=0), "?")) == ["b.png", "a.png"]
+    assert shown(row("Is", dict(index=0), "like", dict(index=1.0), "?")) == ["a.png", "b.png"]
+    assert shown(row("Is", {}, "like", dict(index=None), "?")) == ["a.png", "b.png"]  # no numbers: one after the other
+    assert shown(row("Is", dict(image="c.png"), "like", dict(index=0), "?", images=["a.png"])) == ["c.png", "a.png"]
+    for parts in ((dict(index=1), dict(index=1)), (dict(index=0), {}), (dict(index=1), dict(index=2))):
+        with pytest.raises(DataError, match="vqa.images: row 1.* by index and the row holds 2"): vqa_row(row("Is it?", *parts), 1)
+
+
+def test_a_system_column_beside_a_chat_is_read():
+    "LLaMA-Factory's form"
+    turns = [{"from": "human", "value": "Is it?"}, {"from": "gpt", "value": "no"}]
+    assert vqa_row(dict(conversations=turns, system="Be brief."), 1)["prompt"] == "Be brief.\n\nIs it?"
+    assert vqa_row(dict(conversations=turns, system=None), 1)["prompt"] == vqa_row(dict(conversations=turns), 1)["prompt"] == "Is it?"
+    own = [{"from": "system", "value": "Be brief."}, *turns]
+    assert vqa_row(dict(conversations=own, system="Be brief. "), 1)["prompt"] == "Be brief.\n\nIs it?"
+    assert vqa_row(dict(conversations=own, system="Be kind."), 1)["prompt"] == "Be kind.\n\nBe brief.\n\nIs it?"
 
 
 def test_nothing_is_written_when_a_row_is_bad(tmp_path):

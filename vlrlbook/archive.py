@@ -579,10 +579,42 @@ def _filled_lines(
     separator = _separator_of(text)  # a comma, a semicolon or a tab
     # Strict: an unclosed quote would swallow the rest of the file without an error.
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    lines = []
     try:
-        return [(reader.line_num, fields) for fields in reader if any(field.strip() for field in fields)]
+        for fields in reader:
+            if any(field.strip() for field in fields):
+                refuse_swallowed_rows(fields, separator, "main.csv", reader.line_num)
+                lines.append((reader.line_num, fields))
     except csv.Error as fault:
         raise DataError("csv.syntax", f"{fault}, perhaps an unclosed quote", row=reader.line_num) from fault
+    return lines
+
+
+def refuse_swallowed_rows(
+    fields: list,  # texts, of a row of a CSV
+    separator: str,  # one character
+    name: str,  # of the file, for the message
+    number: int,  # of the row's last line, for the message
+):
+    """Raise `DataError` if a field of a CSV has swallowed whole rows, between two stray quotation marks.
+
+    A quote opens such a field in one row (`"big one`), and another one closes it rows later (`5"`). It is
+    told from a text of several lines by this: all its lines have as many separators as a row, and names of
+    pictures stand between them."""
+    width = len(fields)
+    for place, field in enumerate(fields):
+        if "\n" not in field or separator not in field:
+            continue
+        lines = field.splitlines()
+        # The first line has the fields behind this one's place, the last line those in front of it.
+        counts = [line.count(separator) for line in lines]
+        counts[0] += place
+        counts[-1] += width - 1 - place
+        cells = [cell.strip().lower() for cell in separator.join(lines).split(separator)]
+        if set(counts) == {width - 1} and any(cell.endswith(_picture_suffixes) for cell in cells):
+            message = (f"{name}: a quotation mark before {field[:40]!r} takes all rows up to the next one "
+                       "into one field: write it twice inside quotes, or leave it out")
+            raise DataError("csv.quotes", message, row=number - len(lines) + 1)
 
 
 def _check_width(

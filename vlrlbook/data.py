@@ -9,9 +9,9 @@ __all__ = ['disc_colours', 'vqa_template', 'colour_names', 'aloha_cameras', 'alo
            'read_task_rows', 'load_vqa', 'with_good_truths', 'published_split', 'split_rows_by_picture',
            'preference_row', 'preference_fields', 'read_preferences', 'preference_pairs', 'permuted', 'synthetic_vqa',
            'drawn_questions', 'synthetic_preferences', 'aloha_views', 'aloha_episode', 'without_lerobot',
-           'synthetic_aloha', 'picture_key', 'split_by_picture', 'Preflight', 'preflight', 'picture_tokens',
-           'write_counting_zip', 'read_counting_zip', 'load_counting', 'unpacked_counting_zip', 'parquet_rows',
-           'read_rows']
+           'synthetic_aloha', 'picture_key', 'split_by_picture', 'rows_by_chance', 'Preflight', 'preflight',
+           'picture_tokens', 'write_counting_zip', 'read_counting_zip', 'load_counting', 'unpacked_counting_zip',
+           'parquet_rows', 'read_rows']
 
 # %% ../nbs/01_data.ipynb #c002
 import csv, hashlib, importlib.util, inspect, io, itertools, json, os, random, sys, zipfile
@@ -27,7 +27,7 @@ from .core import Sample, cache_dir, figure, nearest
 from .folders import new_file, new_folder, write_whole
 from .rewards import check_truth
 from .rows.columns import read_keys
-from .rows.files import parquet_rows, read_rows, table_suffixes
+from .rows.files import is_archive, parquet_rows, read_rows
 from .rows.gate import picture_content, read_vqa_file
 from .rows.pictures import as_meant, located, plain_file
 from .rows.preferences import read_preference_row
@@ -517,8 +517,7 @@ def read_task_rows(
     skip_bad_rows: bool = False, # leave bad rows of a table out; those of a ZIP always are
 ): # datasets.Dataset; the report of what was kept and left out
     "Read the rows that a run on `task` is trained on or evaluated with"
-    is_table = Path(path).suffix.lower() in table_suffixes
-    if task == "vqa" or is_table: # the tables of all tasks are read in the same way
+    if task == "vqa" or not is_archive(path): # the tables of all tasks are read in the same way
         return read_vqa(path, image_dir, keys, skip_bad_rows, task)
     return unpacked_counting_zip(path, task) # a ZIP is unpacked into the cache and read there
 
@@ -1049,6 +1048,17 @@ def split_by_picture(
     keys = [list(map(picture_key, images)) for images in dataset["images"]]
     train_indices, held_indices = _split(keys, share, seed)
     return dataset.select(train_indices), dataset.select(held_indices)
+
+def rows_by_chance(
+    dataset, # `datasets.Dataset`
+    most: int, # rows at most
+    seed: int = 0, # same seed, same rows
+): # datasets.Dataset; `dataset` itself if it has no more rows
+    "Choose rows of a data set by chance, in the order in which they stand there"
+    # Not the first ones: a file is often sorted by its answers, and its beginning shows few of them.
+    if len(dataset) <= most:
+        return dataset
+    return dataset.select(sorted(random.Random(seed).sample(range(len(dataset)), most)))
 
 # %% ../nbs/01_data.ipynb #c083
 @dataclass

@@ -8,13 +8,16 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
+from typing import cast
 
 from .archive import DataError, report_in, unpack_counting_zip, zip_kinds
 from .data import load_counting, preflight, split_by_picture, vqa_dataset, with_good_truths
 from .pointing import in_scale_of, with_good_boxes
 from .rewards import load_reward
+from .rows.files import is_archive
 from .rows.gate import inspect_preferences, inspect_vqa, leaks
 from .settings import SettingsError, nearest
+from .settings import presets as size_presets
 
 __all__ = ["DataCheck", "check_file"]
 
@@ -67,7 +70,7 @@ def check_file(
 
     with tempfile.TemporaryDirectory() as work:  # archives are unpacked into it
         # dataset: what a run would read, or None. rows: usable ones as (number, object with `pictures`).
-        if _is_archive(path):
+        if is_archive(path):
             if keys:  # they would have no effect
                 raise SettingsError("keys: a counting ZIP has the columns of its contract")
             kind = _kind_of_zip(kind)  # pointing, or else counting
@@ -105,11 +108,6 @@ def _check_dataset(
         _check_prompts(trained, model, check)
 
 
-def _is_archive(path):
-    "True for a counting ZIP, and for a folder: then it is one that a ZIP was unpacked into, by the service"
-    return path.suffix.lower() == ".zip" or path.is_dir()
-
-
 def _kind_of_zip(kind):
     "What the answers in a ZIP are, a key of `archive.zip_kinds`: counts unless boxes were asked for"
     return kind if kind in zip_kinds else "counting"
@@ -139,7 +137,7 @@ def _rows_of(
     work,  # new folder that a ZIP is unpacked into
 ):
     "The usable rows of a file, as (row number, object with `pictures`), to be compared with another file"
-    if _is_archive(path):
+    if is_archive(path):
         # Not strict: bad rows of this file are no problem of the file that is checked.
         _, _, rows = _unpacked(path, work, _kind_of_zip(kind), strict=False)
     elif kind == "preferences":
@@ -265,13 +263,17 @@ def _rewarded_rows(
         return None
 
 
+# A run scales large pictures down before it counts their tokens or rewrites boxes, and so does this check.
+_longest_side = cast(int, size_presets["gpu"]["max_image_size"])  # N: at most N × N pixels in all
+
+
 def _check_boxes(dataset, model, check):
     """Add a problem to `check` if a box of a true answer lies outside its picture.
 
     If a model is given, a box that is too small for that model's coordinates is a problem too."""
     try:
         if model:
-            in_scale_of(dataset, model)  # its result, the boxes in those coordinates, is not needed here
+            in_scale_of(dataset, model, _longest_side)  # its result, the boxes of that model, is not needed
         else:
             with_good_boxes(dataset)
     except DataError as error:
@@ -291,7 +293,7 @@ def _check_split(dataset, check):
 def _check_prompts(dataset, model, check):
     "Add to `check` what `preflight` finds with the model's processor, such as prompts that are too long"
     from .models import load_processor  # imported here: without a model no torch is needed
-    result = preflight(dataset, load_processor(model))
+    result = preflight(dataset, load_processor(model, _longest_side))
     for problem in result.problems:
         error = DataError(problem["code"], problem["message"], row=problem["row"])
         check.problems.append(error)

@@ -25,7 +25,7 @@ from .asking import panel_of
 from .core import RunLog, Sample, blue, figure, green, grey
 from .core import orange, peak_memory_mb, progress_bar, purple, run_facts, smooth, write_json, write_whole
 from .data import DataError, drawn_questions, picture_key, picture_tokens, read_rows, read_task_rows
-from .data import split_by_picture, synthetic_counting, system_turns, vqa_prompt, with_good_truths
+from .data import rows_by_chance, split_by_picture, synthetic_counting, system_turns, vqa_prompt, with_good_truths
 from .data import with_system_turn
 from .evaluation_settings import EvaluationSettings, presets
 from .marking import all_metrics, best_blind, blind_metrics, by_group, columns, counting_marks, gains
@@ -756,9 +756,8 @@ def load_set(
         dataset, more_fields = _rows_of_file(s)  # more_fields: {} for other tasks than VQA
         if s.split == "held-out":
             _, dataset = split_by_picture(dataset, seed=s.split_seed)  # training rows, held-out rows
-    if len(dataset) > s.eval_samples:  # only a file can hold more
-        dataset = dataset.select(range(s.eval_samples))
-    return dataset, more_fields
+    # Only a file can hold more. Of its held-out rows chapter 05 chooses the same ones, by the same seed.
+    return rows_by_chance(dataset, s.eval_samples, s.split_seed), more_fields
 
 def _system_words(
     s,  # EvaluationSettings

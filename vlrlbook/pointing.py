@@ -12,7 +12,7 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import ExifTags, Image, ImageDraw, ImageFont
 
 from .archive import DataError
 from .core import Sample
@@ -208,7 +208,11 @@ def _checked_truth(
         raise DataError("box.truth", f"{answer[:60]!r}: {expected}", row=row)
     if not have_same_shape(truth.size, size):
         sizes = f"{_size_text(truth.size)}, but the picture has {_size_text(size)}"
-        raise DataError("box.size", f"boxes in a picture of {sizes}: another shape", row=row)
+        # such as a photo of a phone, whose boxes were taken from the picture as it is stored
+        is_turned = have_same_shape(truth.size[::-1], size)
+        turned = "it is turned (by its EXIF?), boxes must be of the upright picture"
+        why = turned if is_turned else "another shape"
+        raise DataError("box.size", f"boxes in a picture of {sizes}: {why}", row=row)
     return truth
 
 
@@ -265,10 +269,16 @@ def _undecoded(
 def _size_of(
     picture,  # as `datasets` stores it: {bytes: of the file, or None; path: read where there are no bytes}
 ):
-    "Width and height of a stored picture in pixels; only the file's header is read"
+    """Width and height of a stored picture in pixels, upright, as people and models see it
+
+    Only the file's header is read. Phones store a photo as the sensor lies, and note in it how to turn it."""
     source = io.BytesIO(picture["bytes"]) if picture["bytes"] else picture["path"]
     with Image.open(source) as image:
-        return image.size
+        is_on_its_side = image.getexif().get(ExifTags.Base.Orientation, 1) in _on_its_side
+        return image.size[::-1] if is_on_its_side else image.size
+
+
+_on_its_side = (5, 6, 7, 8)  # values of EXIF's orientation that exchange width and height
 
 
 # Boxes that others wrote
@@ -621,12 +631,33 @@ def _inspected_boxes(
     # notes: (sentence, how many) about what was left out
     rows, notes = coco_rows(path) if _is_coco(path) else refcoco_rows(path, form, image_dir)
     kept, report = inspect_vqa(path, image_dir, rows=rows)  # the checks of all rows that training reads
+    kept = _of_their_pictures(kept, report)
     if report.skipped and not skip_bad_rows:
         raise report.refusal()
     if not kept:
         raise DataError("row.none", f"{path.name}: none of {report.rows} rows can be used")
     report.notes += notes
     return kept, report
+
+
+def _of_their_pictures(
+    kept,  # list of (number, row) with opened pictures
+    report,  # `RowReport` of them: rows that are left out are added to its `skipped`
+):
+    "The rows whose boxes are of a picture of the file's shape: a file of boxes may say another size itself"
+    good = []
+    for number, row in kept:
+        stored = [dict(bytes=picture) if isinstance(picture, bytes) else dict(bytes=None, path=picture)
+                  for picture in row.pictures]
+        try:
+            _truth_of(dict(images=stored, answer=row.answer, row=number))
+        except DataError as error:
+            report.skipped.append(dict(row=number, code=error.code, message=error.message, entry=None))
+        else:
+            good.append((number, row))
+    report.skipped.sort(key=lambda skipped: skipped["row"])  # the first one is named where bad rows stop all
+    report.kept = report.with_pictures = len(good)
+    return good
 
 
 def _json_line(

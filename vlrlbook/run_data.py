@@ -4,8 +4,8 @@ take, counted before it starts.
 Chapter 05 tells of it. Written by hand, not exported from a notebook."""
 from dataclasses import replace
 
-from .data import drawn_questions, picture_key, read_task_rows, split_by_picture, synthetic_counting
-from .data import to_dataset, with_good_truths, with_system_turn
+from .data import drawn_questions, picture_key, read_task_rows, rows_by_chance, split_by_picture
+from .data import synthetic_counting, to_dataset, with_good_truths, with_system_turn
 from .pointing import drawn_for, in_scale_of
 from .rewards import check_reward, load_reward
 from .settings import GRPOSettings, SettingsError, drawn_rows_of_an_epoch, largest_batch, whole_groups
@@ -131,8 +131,8 @@ def _read(
 
     # Rows with the same picture stay together, so that no held-out picture was trained on.
     train, held = split_by_picture(dataset, seed=s.seed)
-    held_rows = min(s.eval_samples, len(held))
-    return train, held.select(range(held_rows)), report
+    # The file may be sorted by its answers, so those that are measured are chosen by chance.
+    return train, rows_by_chance(held, s.eval_samples, s.seed), report
 
 
 def batch_that_fits(

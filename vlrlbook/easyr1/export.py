@@ -18,6 +18,7 @@ from ..data import vqa_template, with_good_truths
 from .config import EngineSettings, engine_settings, known_keys, unlisted_in_verl, verl_release
 from .quick_start_settings import versions
 from ..folders import new_folder, write_json, write_whole
+from ..readers.boxes import read_box_truth
 from ..rewards import load_reward
 from ..rows.pictures import plain_file
 from ..settings import SettingsError, nearest
@@ -595,7 +596,8 @@ class _Reading:
 def _as_dataset(rows, reading):
     """A `datasets.Dataset` from the path of a file or a counting ZIP, a list of `Sample`, or a data set
 
-    `reading`: a `_Reading`, which says how a file is read; a list or a data set is taken as it is."""
+    `reading`: a `_Reading`, which says how a file is read. A list or a data set is taken as it is: boxes in
+    it must be those of the pictures as the model sees them."""
     if isinstance(rows, (str, Path)):
         return _read_file(Path(rows), reading)
     return to_dataset(rows) if isinstance(rows, list) else rows
@@ -610,12 +612,25 @@ def _read_file(path, reading):
         dataset, report = unpacked_counting_zip(path)
     else:
         dataset, report = read_vqa(path, reading.image_dir, reading.keys, reading.skip_bad_rows)
+    _refuse_boxes_in_pixels(dataset, path.name)
     reward = load_reward(reading.reward) if isinstance(reading.reward, str) else reading.reward
     # Leaves rows out and adds them to `report` or, without `skip_bad_rows`, raises DataError.
     dataset = with_good_truths(dataset, reward, reading.skip_bad_rows, report)
     if reading.tell:
         reading.tell(report)
     return dataset
+
+def _refuse_boxes_in_pixels(dataset, name):
+    """Raise DataError if a row's truth is boxes in pixels, which a model would not answer in an engine
+
+    EasyR1 and verl resize pictures, and a model answers in pixels of what it sees. Which size that is depends
+    on the model, which an export does not load. `name`: of the file."""
+    for number, answer in zip(dataset["row"], dataset["answer"]):
+        truth = read_box_truth(answer)
+        if truth.size and truth.boxes and truth.scale == "pixels":
+            message = (f"{name}: boxes in pixels of the file's pictures, but under EasyR1 and verl a model answers "
+                       "in pixels of the resized ones: train with vlrlbook grpo --task pointing, which converts them")
+            raise DataError("box.export", message, row=number)
 
 # %% ../../nbs/09b_export.ipynb #n2915371
 def _checked_rows(dataset, template):

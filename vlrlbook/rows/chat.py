@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from ..archive import DataError
 from .pictures import picture_list
+from .values import is_finite_number, refuse_half_characters
 
 __all__ = ["Turn", "read_turns", "is_turns"]
 
@@ -23,7 +24,8 @@ class Turn:
     "One turn of a chat: its text with a mark for each picture, and the pictures that it holds itself"
     role: str  # system, user or assistant
     text: str  # with `<image>` in the place of each picture
-    # Paths and bytes. None for a part that only marks the place of a picture, which then stands in a column.
+    # Paths and bytes. For a part that only marks the place of a picture, which then stands in a column: None,
+    # or which of the column's pictures it is, counted from 0.
     pictures: list = field(default_factory=list)
 
 
@@ -50,7 +52,10 @@ def read_turns(
     "Read the turns of a chat; `DataError` if the value is no chat"
     if not isinstance(turns, (list, tuple)) or not all(isinstance(turn, dict) for turn in turns):
         raise DataError(code, "messages must be a list of turns", row=number)
-    return [_turn(turn, number, code) for turn in turns]
+    read = [_turn(turn, number, code) for turn in turns]
+    for turn in read:
+        refuse_half_characters(turn.text, f"a turn of the {turn.role}", number, code)
+    return read
 
 
 def _turn(turn, number, code):
@@ -129,7 +134,8 @@ def _picture_of(part, number):
     """The picture of a part of a turn, as a path or bytes; `DataError` about row `number` unless it is one.
 
     `part` is a dict such as {"type": "image", "image": "a.png"}. None for {"type": "image"} alone: it only
-    marks the place of a picture that the row holds in another column."""
+    marks the place of a picture that the row holds in another column. {"type": "image", "index": 1} gives 1:
+    the second picture of that column stands there."""
     for key in ("image", "image_url", "url", "path"):
         if part.get(key):
             pictures = picture_list(part[key], number)  # a list of paths and bytes
@@ -139,4 +145,5 @@ def _picture_of(part, number):
             return pictures[0]
     if part.get("bytes"):
         return picture_list(part, number)[0]  # a dict with bytes is one picture
-    return None
+    index = part.get("index")  # None: the places take the column's pictures one after the other
+    return int(index) if is_finite_number(index) else None

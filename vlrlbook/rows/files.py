@@ -7,16 +7,18 @@ import io
 import json
 from pathlib import Path
 
-from ..archive import DataError
+from ..archive import DataError, refuse_swallowed_rows
 from .columns import is_row
+from .values import ClassName, unboxed
 
-__all__ = ["read_rows", "parquet_rows", "table_suffixes"]
+__all__ = ["read_rows", "parquet_rows", "is_archive", "table_suffixes"]
 
 table_suffixes = (".json", ".jsonl", ".csv", ".tsv", ".parquet")  # of files that hold rows
 
 # First bytes of files that people give by mistake → what such a file is, and what to do about it
 _other_files = {
-    b"PK\3\4": "a ZIP (a counting ZIP must be called .zip) or a spreadsheet (save it as CSV)",
+    b"PK\3\4": "a ZIP (rows of questions are a table beside their pictures: unpack it) or a spreadsheet "
+               "(save it as CSV)",
     b"\x1f\x8b": "packed with gzip: unpack it first",
     b"ARROW1": "an Arrow file: save it as parquet",
     b"\xd0\xcf\x11\xe0": "an old Excel file: save it as CSV",
@@ -29,6 +31,7 @@ _other_files = {
     b"\xff\xd8\xff": "a picture",
 }
 _parquet_mark = b"PAR1"  # first bytes of every parquet file
+_zip_mark = b"PK\3\4"  # of every ZIP that holds something
 _longest_field = 64 << 20  # characters of one CSV field; it may be a picture in base64
 _utf16_marks = (b"\xff\xfe", b"\xfe\xff")  # byte order marks, with which a UTF-16 file begins
 
@@ -46,6 +49,20 @@ def read_rows(
     if path.suffix.lower() in (".csv", ".tsv"):
         return _table_rows(text, path)
     return _json_rows(text, path.name)  # a list of rows, or a row on each line
+
+
+def is_archive(
+    path: str | Path,  # of a data set
+) -> bool:
+    """Whether a data set is a counting ZIP, or a folder: then it is one that a ZIP was unpacked into.
+
+    A file without a suffix is one if it begins as a ZIP does, or is not there; any other file holds rows,
+    whatever its suffix is."""
+    path = Path(path)
+    if path.suffix or not path.is_file():
+        return path.suffix.lower() in (".zip", "") or path.is_dir()
+    with open(path, "rb") as file:
+        return file.read(4) == _zip_mark
 
 
 def _bytes_of(path):
@@ -85,8 +102,10 @@ def _json_rows(text, name):
     if not text.strip():
         raise DataError("json.empty", f"{name} holds no row")
     try:
-        whole = json.loads(text)
+        whole = json.loads(text, object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
+        if isinstance(error, _KeyTwice) and _is_one_value(text):
+            raise DataError("json.keys", f"{name}: {error}") from error
         # A JSON list with an error in it. As JSON Lines the error would be about its first line, a lone [.
         if text.lstrip().startswith("["):
             raise DataError("json.syntax", f"{name}: {error}") from error
@@ -100,6 +119,32 @@ def _json_rows(text, name):
     if not whole:
         raise DataError("json.empty", f"{name} holds no row")
     return list(enumerate(whole, 1))
+
+
+def _is_one_value(text):
+    "Whether a text is one value of JSON, such as a list or an object, and not JSON Lines"
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+class _KeyTwice(ValueError):
+    "An object of JSON has two values under one key"
+
+
+def _object(pairs):
+    """An object of JSON as a dict, from its (key, value); `_KeyTwice` for two values under one key.
+
+    Python's reader would keep the last value and drop the others without a word."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        for key, value in pairs:
+            if values[key] != value:
+                both = f"{value!r:.40} and {values[key]!r:.40}"
+                raise _KeyTwice(f"the key {key!r} stands twice in an object, with {both}")
+    return values
 
 
 def _refuse_wrapped_rows(whole, name):
@@ -126,7 +171,9 @@ def _json_lines(text, name):
         if not line.strip():
             continue
         try:
-            rows.append((number, json.loads(line)))
+            rows.append((number, json.loads(line, object_pairs_hook=_object)))
+        except _KeyTwice as error:
+            raise DataError("json.keys", f"{name}: {error}", row=number) from error
         except (ValueError, RecursionError) as error:
             raise DataError("json.syntax", f"{name}: no JSON ({error})", row=number) from error
     return rows
@@ -164,6 +211,7 @@ def _table_lines(text, separator, name):
     try:
         for fields in reader:
             if any(field.strip() for field in fields):
+                refuse_swallowed_rows(fields, separator, name, reader.line_num)
                 lines.append((reader.line_num, fields))
     except csv.Error as error:
         message = f"{name}: {error}, perhaps an unclosed quote"
@@ -237,9 +285,110 @@ def parquet_rows(
     import pyarrow.parquet as pq
     name = Path(path).name
     try:
-        rows = list(enumerate(pq.read_table(path).to_pylist(), 1))
+        table = pq.read_table(path)
+        values = table.to_pylist()
     except (OSError, ValueError, OverflowError) as error:  # pyarrow's own errors are kinds of these
         raise DataError("file.kind", f"{name} is not a parquet file") from error
-    if not rows:
+    if not values:
         raise DataError("parquet.empty", f"{name} holds no row")
-    return rows
+    _shorten_floats(values, table.schema)
+    _name_classes(values, table.schema, name)
+    return list(enumerate(values, 1))
+
+
+def _shorten_floats(rows, schema):
+    """Write the numbers of columns of float32 and float16 as people do: 0.1, not 0.10000000149011612.
+
+    `rows` are dicts, changed in place; `schema` is pyarrow's, with the type of each column."""
+    for column in schema:
+        if _has_short_floats(column.type):
+            for row in rows:
+                row[column.name] = _with_short_floats(row[column.name], column.type)
+
+
+def _has_short_floats(kind):
+    "Whether values of a type of pyarrow hold floats of 16 or 32 bits"
+    from pyarrow import types
+    if types.is_struct(kind):
+        return any(_has_short_floats(member.type) for member in kind)
+    if hasattr(kind, "value_type") and not types.is_dictionary(kind):  # a list of any kind
+        return _has_short_floats(kind.value_type)
+    return types.is_float32(kind) or types.is_float16(kind)
+
+
+def _with_short_floats(value, kind):
+    "A value of a type of pyarrow with its floats of 16 or 32 bits as the shortest decimals that mean them"
+    import numpy as np
+    from pyarrow import types
+    if value is None or not _has_short_floats(kind):
+        return value
+    if types.is_struct(kind):
+        members = {member.name: _with_short_floats(value[member.name], member.type) for member in kind}
+        return value | members
+    if isinstance(value, list):
+        return [_with_short_floats(element, kind.value_type) for element in value]
+    return unboxed(np.float16(value) if types.is_float16(kind) else np.float32(value))
+
+
+def _name_classes(rows, schema, name):
+    """Replace the numbers of classes by their names, in columns that `datasets` wrote as `ClassLabel`.
+
+    `rows` are dicts, changed in place; `schema` is pyarrow's, `name` the file's, for an error. The names
+    stand in the schema, beside the columns: without them, 0 could mean yes."""
+    written = (schema.metadata or {}).get(b"huggingface", b"{}")
+    try:
+        features = json.loads(written)["info"]["features"]
+    except (ValueError, KeyError, TypeError):  # another program's note under this name, or none
+        return
+    for column in schema.names:
+        feature = features.get(column)
+        if feature is not None and '"ClassLabel"' in json.dumps(feature):
+            for number, row in enumerate(rows, 1):
+                row[column] = _with_class_names(row[column], feature, f"{name}: {column!r}", number)
+
+
+def _with_class_names(
+    value,  # of a column: the number of a class, or a list or dict with such numbers in it
+    feature,  # what `datasets` notes about it: {"_type": …}, or a dict of these, or a list of one
+    place,  # the file and the column, for an error
+    number,  # of the row, for an error
+):
+    "A value with the names of classes in the place of their numbers; `DataError` for a number without a name"
+    if isinstance(feature, list):  # how older versions note a list
+        feature = dict(_type="List", feature=feature[0])
+    kind = feature.get("_type")
+    if kind == "ClassLabel":
+        return _class_name(value, feature.get("names"), place, number)
+    if isinstance(value, list) and "feature" in feature:
+        return [_with_class_names(element, feature["feature"], place, number) for element in value]
+    if isinstance(value, dict):
+        return _struct_with_class_names(value, feature, place, number)
+    return value
+
+
+def _struct_with_class_names(value, feature, place, number):
+    "The same for a struct, whose `feature` is a dict of those of its members"
+    # `datasets` keeps a Sequence of structs as a struct of lists
+    is_turned = "feature" in feature
+    inner = feature["feature"] if is_turned else feature
+    members = {}
+    for key, member in value.items():
+        noted = inner.get(key)  # None for a member that is not noted
+        if noted is None:
+            members[key] = member
+            continue
+        noted = dict(_type="List", feature=noted) if is_turned else noted
+        members[key] = _with_class_names(member, noted, place, number)
+    return members
+
+
+def _class_name(value, names, place, number):
+    "The name of a class from its number; None for -1, which `datasets` writes where there is none"
+    if not isinstance(value, int) or not names:
+        return value
+    if value == -1:
+        return None
+    if not 0 <= value < len(names):
+        message = f"{place} is the class {value}, but only {len(names)} classes have names"
+        raise DataError("parquet.class", message, row=number)
+    return ClassName(names[value])

@@ -94,8 +94,8 @@ def inspect_vqa(
     read_row = partial(read_vqa_row, keys=keys, habits=file_habits(rows, keys))
     report = RowReport(path.name)  # the calls below fill it
     kept = _readable_rows(rows, read_row, picture_folder if look else None, report)
-    if look:  # pictures are opened last, since this takes much longer than reading the texts
-        kept = _with_good_pictures(kept, report)
+    # Pictures are opened last, since this takes much longer than reading the texts.
+    kept = _with_good_pictures(kept, report, look)
     # A run's own system prompt is not put in front of these.
     report.own_system = [number for number, row in kept if row.has_system]
     _count_pictures(kept, report)
@@ -157,6 +157,7 @@ def _skip(
 def _with_good_pictures(
     kept,  # (row number, row); row.pictures: absolute paths or encoded bytes
     report,  # `RowReport`: its `skipped` gets the other rows
+    files_too=True,  # False: only pictures that stand in the rows as bytes are opened
 ):
     """The rows whose pictures can all be opened, as (row number, row).
 
@@ -164,7 +165,8 @@ def _with_good_pictures(
     scale greys of more than 8 bits."""
     pictures = set()  # so that a picture of several rows is opened once
     for _, row in kept:
-        pictures.update(row.pictures)
+        # Those that stand in the row itself are opened in any case: nobody need know where they are.
+        pictures.update(picture for picture in row.pictures if files_too or isinstance(picture, bytes))
     results = decoded(pictures)  # picture → True if it must be converted, False if not, or its `DataError`
 
     good = []
@@ -173,7 +175,8 @@ def _with_good_pictures(
         if error is not None:
             _skip(report, number, error)
             continue
-        row.needs_white = [results[picture] for picture in row.pictures]
+        if files_too:
+            row.needs_white = [results[picture] for picture in row.pictures]
         good.append((number, row))
 
     # Rows that were skipped for their texts are in the list already, so it is put in order again.
@@ -188,7 +191,7 @@ def _first_picture_error(
 ):
     "A `DataError` with row and file name for the first broken picture of a row; None if all are good"
     for picture in pictures:
-        error = results[picture]
+        error = results.get(picture)  # None for a file that was not opened
         if isinstance(error, DataError):
             # Only the file's name, not its folders; bytes have none.
             name = Path(picture).name if isinstance(picture, str) else None

@@ -4,18 +4,20 @@ An answer may be an option's letter, its text, both, or its place. Places are co
 from 1 in others, so a whole file is asked how it counts (`option_places`); a row alone cannot tell. Whatever
 stays uncertain is an error: a shifted truth would be trained without a sign. Written by hand."""
 import re
+from dataclasses import dataclass
 from typing import NoReturn
 
 from ..archive import DataError
 from .columns import is_nothing
 from .values import as_list, listed, row_text
 
-__all__ = ["row_options", "with_options", "chosen_option", "option_places", "whole_number"]
+__all__ = ["row_options", "with_options", "chosen_option", "option_places", "whole_number", "Places",
+           "NumberedAnswer", "numbered_answer"]
 
 _letters = "ABCDEFGHIJ"  # of options; no public data set has more than ten
 # Names of columns that hold a single option: option_A, Choice B, opa, option1
 _lettered_column = re.compile(r"(?:option|choice|opt|op)[\s_]*([a-j])", re.IGNORECASE)
-_numbered_column = re.compile(r"(?:option|choice|opt)[\s_]*(\d)", re.IGNORECASE)
+_numbered_column = re.compile(r"(?:option|choice|opt)[\s_]*(\d{1,2})", re.IGNORECASE)
 _letter_in_front = re.compile(r"\s*\(?([A-Ja-j])\s*[).:]\s*(?=\S)")  # "B. dog", "(b) dog"
 _letter_alone = re.compile(r"(?:option|choice|answer)?\s*\(?([A-J])\s*[).:]?|([a-j])", re.IGNORECASE)  # "(B)"
 _several_letters = re.compile(r"[A-J](?:\s*(?:,|;|&|and)?\s*[A-J])+")  # "A, C", "A and C", "AC"
@@ -89,10 +91,15 @@ def _of_text(text):
 
 
 def _of_dict(values):
-    """The options of a dict such as {"A": …, "B": …}, or {"text": […]} as in the data set ARC, as a list"""
+    """The options of a dict such as {"A": …, "B": …} or {"0": …, "1": …}, or {"text": […]} as in the data set
+    ARC, as a list"""
     texts = as_list(values.get("text"))  # None if there is no list
     if texts is not None:
         return texts
+    numbers = _numbers_of(values)
+    if numbers is not None:
+        by_number = dict(zip(numbers, values.values()))
+        return [by_number[number] for number in sorted(by_number)]
     by_letter = {str(key).strip().upper(): value for key, value in values.items()}
     is_by_letter = len(by_letter) == len(values)  # not "a" beside "A": then one option would be lost
     if is_by_letter and set(by_letter) <= set(_letters):
@@ -101,14 +108,44 @@ def _of_dict(values):
     return list(values.values())
 
 
+def _numbers_of(names):
+    "Names of options as different whole numbers, in their order; None if one of them is no number"
+    numbers = [whole_number(name) for name in names]
+    are_numbers = None not in numbers and len(set(numbers)) == len(numbers)
+    return numbers if numbers and are_numbers else None
+
+
+def _own_numbers(columns, count):
+    """The number of each of `count` options where the row itself numbers them; else None.
+
+    So do {"0": …, "1": …}, the labels of ARC's dict, and columns from option0 on. Columns from option1 on are
+    no such case: beside them some sets count answers from 0."""
+    name = columns.name_of("options")  # None if the row has no column that holds all options
+    if name is None:
+        return list(range(count)) if _counts_from_zero(columns) else None
+    values = columns.row[name]
+    values = _of_text(values) if isinstance(values, str) else values
+    if not isinstance(values, dict):
+        return None
+    labels = as_list(values.get("label"))  # of ARC, beside its list `text`
+    if as_list(values.get("text")) is not None:
+        numbers = _numbers_of(labels or [])
+        return numbers if numbers is not None and len(numbers) == count else None
+    numbers = _numbers_of(values)
+    if numbers is None:
+        return None
+    return sorted(numbers)[:count]  # options without a text at the end are left out
+
+
 def _of_columns(columns):
     """The options of a row that has a column for each: option_A, Choice B, …, or A, B, …, or option1, ….
 
     `columns` are the row's `Columns`. Returns ten values, A to J, None for a missing column; the caller drops
     those at the end. Empty if fewer than two columns are filled."""
     name_of_letter = {}  # letter → name of its column
+    first = 0 if _counts_from_zero(columns) else 1
     for name in columns.row:
-        letter = _letter_of_column(str(name).strip())
+        letter = _letter_of_column(str(name).strip(), first)
         if letter:
             name_of_letter[letter] = name
 
@@ -116,20 +153,42 @@ def _of_columns(columns):
     filled = [value for value in values.values() if not is_nothing(value)]  # neither None nor NaN
     if len(filled) < 2:  # a single column such as A is something else
         return []
+    _refuse_column_beyond(columns, first)
     columns.read.update(name_of_letter.values())  # so that they are not reported as unread
     return [values.get(letter) for letter in _letters]
 
 
-def _letter_of_column(name):
-    "The letter of the option that a column holds, by its name: option_B, option2 → B; None if it holds none"
+def _refuse_column_beyond(columns, first):
+    "Raise `DataError` for a numbered column with a value behind the tenth option, such as option11"
+    for name, value in columns.row.items():
+        number = _column_number(name)
+        if number is not None and number - first >= len(_letters) and not is_nothing(value):
+            _raise_error(columns, f"column {name!r} is one option too many, expected 2 to {len(_letters)}")
+
+
+def _counts_from_zero(columns):
+    "Whether the row has a column option0 or choice 0, which is option A; not one that is empty in all rows"
+    return any(_column_number(name) == 0 and name not in columns.empty for name in columns.row)
+
+
+def _column_number(name):
+    "The number of a column that holds a single option: option2 → 2; None for any other column"
+    numbered = _numbered_column.fullmatch(str(name).strip())
+    return None if numbered is None else int(numbered[1])
+
+
+def _letter_of_column(name, first):
+    """The letter of the option that a column holds, by its name: option_B → B; None if it holds none.
+
+    option2 is B if numbered columns count from `first` = 1, and C if they count from 0."""
     lettered = _lettered_column.fullmatch(name)  # option_A, Choice B
     if lettered:
         return lettered[1].upper()
     if name in tuple(_letters):  # A, B, as in the data set MMBench
         return name
-    numbered = _numbered_column.fullmatch(name)  # option1, which is A
-    if numbered and 1 <= int(numbered[1]) <= len(_letters):
-        return _letters[int(numbered[1]) - 1]
+    number = _column_number(name)  # 1 of option1
+    if number is not None and 0 <= number - first < len(_letters):
+        return _letters[number - first]
     return None
 
 
@@ -137,17 +196,28 @@ def _without_letters(texts):
     """Options without their letters: "A. cat" and "B. dog" become "cat" and "dog", in the letters' order.
 
     Nothing is changed unless every option begins with a letter, and these are A, B, … without a gap."""
-    matches: list = [_letter_in_front.match(text) for text in texts]
-    if not all(matches):
-        return texts  # then "E. coli" is no option with a letter but a name
-    letters = [match[1].upper() for match in matches]
-    if sorted(letters) != list(_letters[:len(texts)]):
-        return texts  # such as "E. coli", "S. aureus", "C. difficile"
-
+    letters = _letters_in_front(texts)
+    if letters is None:
+        return texts
     text_of_letter = {}
-    for letter, text, match in zip(letters, texts, matches):
-        text_of_letter[letter] = text[match.end():]
+    for letter, text in zip(letters, texts):
+        text_of_letter[letter] = _letter_in_front.sub("", text, count=1)
     return [text_of_letter[letter] for letter in sorted(text_of_letter)]
+
+
+def _letters_in_front(texts):
+    """The letters with which all options begin, in their order; None unless these are A, B, … without a gap.
+
+    So "E. coli", "S. aureus", "C. difficile" are names, and no options with letters."""
+    matches = [_letter_in_front.match(text) for text in texts]
+    letters = [match[1].upper() for match in matches if match]
+    return letters if sorted(letters) == list(_letters[:len(texts)]) else None
+
+
+def _are_reordered(columns):
+    "Whether the row's options begin with letters that are in another order, such as B. dog, A. cat"
+    letters = _letters_in_front([text for text in _option_texts(columns) if text])
+    return letters is not None and letters != sorted(letters)
 
 
 # In the question
@@ -181,23 +251,89 @@ def _letter_of(option, question):
 
 # The answer
 
+@dataclass(frozen=True)
+class Places:
+    "What a number means as an answer in the rows of one file: an option's place, or its text"
+    first: int | None = None  # the number of the first option, 0 or 1; None: the rows do not show it
+    # True: a number that is the text of one of its row's options means that option; False: it is a place like
+    # all others; None: the rows do not show it
+    are_texts: bool | None = True
+
+
+@dataclass(frozen=True)
+class NumberedAnswer:
+    "An answer that is a whole number, beside the options of its row"
+    number: int
+    options: list  # texts, from `row_options`
+    keys: list | None  # the number of each option, where the row itself numbers them; else None
+
+    @property
+    def text(self) -> str | None:
+        "The option whose text is this number, as the row writes it; None if there is none, or more than one"
+        text = str(self.number)
+        return text if text in self.options else _option_of_number(text, self.options)
+
+    @property
+    def can_be_place(self) -> bool:
+        "Whether the number can be the place of an option, by the row's own count, or else from 0 or from 1"
+        return self.number in (range(len(self.options) + 1) if self.keys is None else self.keys)
+
+    @property
+    def among_numbers(self) -> bool:
+        "Whether one of the options is a number, so that the answer can be an option's text"
+        return any(_as_number(option) is not None for option in self.options)
+
+
+def numbered_answer(
+    raw,  # the answer as the row holds it
+    options: list,  # from `row_options`
+    columns,  # `Columns` of the row
+) -> NumberedAnswer | None:
+    "The answer of a row, if it is a whole number and the row has options; else None"
+    number = whole_number(raw)
+    if number is None or not options:
+        return None
+    return NumberedAnswer(number, options, _own_numbers(columns, len(options)))
+
+
+_few = 6  # one row in so many
+
+
 def option_places(
-    answers: list,  # (answer as the row holds it, options of its row), of all rows of a file or of one row
-) -> str | int | None:  # "text", 0, 1, or None for unknown
+    answers: list,  # of `NumberedAnswer`, those of all rows of a file or of one row
+) -> Places:
     """What a number means as an answer in a file of multiple choice questions.
 
-    "text": it is an option's text. 0 or 1: it is the position of an option, and the first option has this
-    number. None: it is a position, but the rows do not show from where they count."""
-    numbers = [(whole_number(answer), options) for answer, options in answers]
-    numbered = [(number, options) for number, options in numbers if number is not None]
-    if all(str(number) in options for number, options in numbered):
-        return "text"  # also if no answer is a number
+    A row whose number is neither a text nor a possible place of its options tells nothing: it is wrong."""
+    possible = [answer for answer in answers if answer.text is None and answer.can_be_place]
+    # Those without a number among their options can only be places; the others may tell texts from places.
+    places = [answer for answer in possible if not answer.among_numbers]
+    against_texts = [answer for answer in possible if answer.among_numbers]
+    among_numbers = [answer for answer in answers if answer.among_numbers]
+    has_only_text = any(answer.text is not None and not answer.can_be_place for answer in answers)
 
+    # Some wrong rows must not turn all texts of a file into places. Of up to five options that are their own
+    # places, counted from 0, about a fifth of the answers is 0, which is no text.
+    if len(against_texts) * _few >= max(1, len(among_numbers)):
+        are_texts = None if has_only_text else False
+    elif has_only_text or not (places or against_texts):
+        are_texts = True  # also if no answer is a number
+    else:
+        are_texts = None
+    counted = [answer for answer in answers if answer.can_be_place] if are_texts is False else places
+    return Places(_first_place(counted), are_texts)
+
+
+def _first_place(
+    places,  # list of `NumberedAnswer` whose numbers are places
+):
+    "The number of the first option, 0 or 1; None if the answers show neither, or contradict each other"
+    places = [answer for answer in places if answer.keys is None]  # the others count by themselves
     # Of four options, 0 can only be the first counted from 0, and 4 only the last counted from 1.
-    counts_from_zero = any(number == 0 for number, _ in numbered)
-    counts_from_one = any(number == len(options) for number, options in numbered)
+    counts_from_zero = any(answer.number == 0 for answer in places)
+    counts_from_one = any(answer.number == len(answer.options) for answer in places)
     if counts_from_zero == counts_from_one:
-        return None  # the numbers show neither, or contradict each other
+        return None
     return 0 if counts_from_zero else 1
 
 
@@ -214,20 +350,37 @@ def whole_number(
     return value if isinstance(value, int) else None
 
 
+def _as_number(text):
+    "The number that a text writes, in the digits of any script; None for any other text"
+    return float(text) if re.fullmatch(r"[+-]?\d+(?:\.\d+)?", text.strip()) else None
+
+
+def _option_of_number(text, options):
+    "The one option that writes the same number as a text: 3.0 for 3; None if there is none, or several"
+    number = _as_number(text)
+    if number is None:
+        return None
+    same = [option for option in options if _as_number(option) == number]
+    return same[0] if len(same) == 1 else None
+
+
 def chosen_option(
     raw,  # the answer as the row holds it: a text or a number
     answer: str,  # the same as text
     options: list,  # from `row_options`
-    places,  # what a number means: "text": it is an option's text; 0 or 1: an option's position, counted from
-        # there; None: a position, but nobody knows from where it is counted
+    places: Places,  # what a number means in the row's file
     columns,  # `Columns` of the row
     notes: list,  # gets a sentence if a number became a letter
 ) -> str:  # a letter, several letters ("A, C"), or an option's text
     "Find the option that an answer names; `DataError` if it names none, or if that is not certain"
-    number = whole_number(raw)
-    if number is not None and places != "text":  # a position; `_option_index` refuses it if `places` is None
-        return _letters[_option_index(number, places, options, columns, notes)]
-    return _option_of_text(answer, options, columns)
+    numbered = numbered_answer(raw, options, columns)
+    if numbered is None or not numbered.can_be_place:
+        return _option_of_text(answer, options, columns)  # `DataError` if it is no option's text
+    if places.are_texts and numbered.among_numbers:
+        return _option_of_text(answer, options, columns)
+    index = _option_index(numbered, places, columns)
+    notes.append(_place_note(numbered, places))
+    return _letters[index]
 
 
 def _option_of_text(
@@ -242,6 +395,9 @@ def _option_of_text(
     texts = [option.casefold() for option in options]
     if answer.casefold() in texts:  # before the letters: an option's text may be a letter itself
         return answer
+    same_number = _option_of_number(answer, options)  # such as "3.0" for the answer 3
+    if same_number is not None:
+        return same_number
     letter = _lone_letter(answer)  # B of "(b)"; None for other answers
     if letter and letter in letters:
         return letter
@@ -268,24 +424,44 @@ def _listed_letters(answer):
 
 
 def _option_index(
-    number,  # the answer
-    first,  # number of the first option: 0, 1, or None if the file does not show which
-    options,  # of the row
+    numbered,  # `NumberedAnswer`, which can be a place
+    places,  # `Places` of the file
     columns,  # `Columns` of the row, for an error
-    notes,  # gets a sentence about what was done
 ):
-    """Index from 0 of the option that a number names by its position: 2, counted from 1, is index 1.
+    """Index from 0 of the option that a number names by its place: 2, counted from 1, is index 1.
 
-    `DataError` if there is no such option, or if nobody knows from where it counts."""
-    if first is None:
+    `DataError` if there is no such option, or nobody knows from where it counts or whether it is a text."""
+    number, options = numbered.number, numbered.options
+    index = _index_of_place(numbered, places.first)  # None: nobody knows
+    text = numbered.text
+    may_be_text = text is not None and places.are_texts is not False
+    if may_be_text and (index is None or options[index:index + 1] != [text]):
+        _raise_error(columns, f"the answer {number} is one option's text and may be another's place: "
+                              "write its letter")
+    if index is None:
         _raise_error(columns, f"the answer {number} is an option's place, counted from 0 or from 1: "
                               "write its letter or text")
-    index = number - first
     if not 0 <= index < len(options):
         _raise_error(columns, f"the answer {number} is no place among {len(options)} options "
-                              f"(counted from {first})")
-    notes.append(f"the answer is an option's place (from {first}) and became its letter")
+                              f"(counted from {places.first})")
+    if numbered.keys is None and _are_reordered(columns):
+        _raise_error(columns, f"the answer {number} is a place among options whose letters are not in order: "
+                              "write its letter")
     return index
+
+
+def _index_of_place(numbered, first):
+    "Index from 0 of a `NumberedAnswer` by the row's own numbers, else counted from `first`; None if unknown"
+    if numbered.keys is not None:
+        return numbered.keys.index(numbered.number)
+    return None if first is None else numbered.number - first
+
+
+def _place_note(numbered, places):
+    "The note about an answer that was a place and became a letter"
+    if numbered.keys is not None:
+        return "the answer is an option's own number in its row and became its letter"
+    return f"the answer is an option's place (from {places.first}) and became its letter"
 
 
 def _letter_with_text(

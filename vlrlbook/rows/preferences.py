@@ -14,7 +14,7 @@ from ..settings import is_number as is_number_text
 from .columns import Columns, empty_columns, is_nothing, plain_name
 from .marks import marked_question
 from .shown import pictures_shown, unread_columns
-from .values import as_list, is_finite_number, listed
+from .values import as_list, is_finite_number, listed, refuse_half_characters
 
 __all__ = ["PreferenceRow", "read_preference_row"]
 
@@ -69,6 +69,7 @@ def _row_of_columns(columns):
     pictures = pictures_shown(columns, question.pictures, notes, "preference")  # error codes begin so
     # `turns`: (role, text) of each turn before the question; `query`: the question, with `<image>` for marks
     turns, query = _with_image_marks(question, len(pictures), notes, columns.number)
+    _refuse_half_characters(query, turns, response, columns.number)
     group, identifier = columns.get("group"), columns.get("id")
     row = PreferenceRow(
         id=str(columns.number if identifier is None else identifier), query=query, response=response,
@@ -76,6 +77,15 @@ def _row_of_columns(columns):
         group="" if group is None else str(group), turns=turns, votes=votes, notes=notes)
     row.unread = unread_columns(columns)  # last: it lists what none of the calls above has read
     return row
+
+
+def _refuse_half_characters(query, turns, responses, number):
+    "Raise `DataError` if the question, an earlier turn (role, text) or an answer holds a lone surrogate"
+    refuse_half_characters(query, "the question", number, "preference.query")
+    for role, text in turns:
+        refuse_half_characters(text, f"a turn of the {role}", number, "preference.query")
+    for response in responses:
+        refuse_half_characters(response, "an answer", number, "preference.response")
 
 
 def _question_and_answers(columns):

@@ -9,7 +9,7 @@ __all__ = ["pictures_shown", "unread_columns"]
 
 def pictures_shown(
     columns,  # `Columns` of the row
-    turn_pictures: list,  # of the chat's parts: paths, bytes, and None for a place without a picture
+    turn_pictures: list,  # of the chat: paths, bytes; for a mere place None or an index
     notes: list,  # sentences about pictures that are not used are added to it
     kind: str,  # vqa or preference: what the codes of errors begin with
 ) -> list:  # of paths and bytes, in the order in which the question shows them
@@ -19,7 +19,10 @@ def pictures_shown(
     name = columns.name_of("image")  # of the column of pictures in this file, or None
     code = "vqa.images" if kind == "vqa" else "preference.image"
     column_pictures = picture_list(columns.row[name], columns.number, code) if name is not None else []
-    chat_pictures = [picture for picture in turn_pictures if picture is not None]
+    chat_pictures = [picture for picture in turn_pictures if isinstance(picture, (str, bytes))]
+    indices = [picture for picture in turn_pictures if isinstance(picture, int)]
+    if indices and column_pictures:
+        column_pictures = _ordered(column_pictures, indices, turn_pictures, code, columns.number)
 
     if not column_pictures and not chat_pictures:
         _refuse_unread_pictures(columns, code)  # returns for a question about no picture
@@ -28,7 +31,8 @@ def pictures_shown(
     if not chat_pictures:
         return column_pictures  # the caller compares their number with the marks in the text
 
-    if column_pictures and None not in turn_pictures:  # each part of the chat has its own picture
+    # Each part of the chat has its own picture.
+    if column_pictures and len(chat_pictures) == len(turn_pictures):
         notes.append(f"the pictures stand in the chat; column {name!r} is not read")
         return chat_pictures
     # Each place in the chat takes one of the column's pictures. Without places the column is empty here, and
@@ -36,8 +40,23 @@ def pictures_shown(
     return _with_filled_places(turn_pictures, column_pictures, f"{kind}.marks", columns.number)
 
 
+def _ordered(
+    column_pictures,  # of the row's column: paths and bytes
+    indices,  # which of them the chat's places show, in the order of the places, counted from 0
+    turn_pictures,  # of the chat: paths, bytes; for a mere place None or an index
+    code,  # of an error
+    number,  # of the row, for an error
+):
+    "The column's pictures in the order of the chat's places; `DataError` unless each picture has one place"
+    if None in turn_pictures or sorted(indices) != list(range(len(column_pictures))):
+        count = len(column_pictures)
+        message = f"parts of the chat show pictures {indices} by index and the row holds {count}"
+        raise DataError(code, message, row=number)
+    return [column_pictures[index] for index in indices]
+
+
 def _with_filled_places(
-    turn_pictures,  # of the chat's parts: paths, bytes, and None for a place without a picture
+    turn_pictures,  # of the chat: paths, bytes; for a mere place None or an index
     column_pictures,  # of the row's column: paths and bytes
     code,  # of an error
     number,  # of the row, for an error
@@ -45,12 +64,13 @@ def _with_filled_places(
     """The chat's pictures, where each place takes the column's next one; `DataError` unless as many.
 
     a.png, None, b.png of the chat and c.png of the column become a.png, c.png, b.png."""
-    places = turn_pictures.count(None)
+    is_place = [not isinstance(picture, (str, bytes)) for picture in turn_pictures]
+    places = sum(is_place)
     if places != len(column_pictures):
         message = f"{places} parts of the chat mark a picture and the row holds {len(column_pictures)}"
         raise DataError(code, message, row=number)
     remaining = iter(column_pictures)
-    return [next(remaining) if picture is None else picture for picture in turn_pictures]
+    return [next(remaining) if empty else picture for empty, picture in zip(is_place, turn_pictures)]
 
 
 def _refuse_unread_pictures(columns, code):

@@ -8,7 +8,13 @@ from typing import TypeGuard
 
 from ..archive import DataError
 
-__all__ = ["row_text", "listed", "as_list", "unboxed", "is_finite_number"]
+__all__ = ["row_text", "listed", "as_list", "unboxed", "is_finite_number", "ClassName",
+           "refuse_half_characters"]
+
+
+class ClassName(str):
+    "A text that stands in its file as the number of a class, such as normal for 0"
+
 
 _largest_number = 1e15  # far larger ints cannot be converted to a float
 
@@ -33,17 +39,22 @@ def row_text(
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # pandas turns 3 into 3.0 in a column where another row has no value
     text = str(value)
-    if _has_lone_surrogate(text):
-        message = f"{column!r} holds half of a character (a lone surrogate): it was cut or decoded wrongly"
-        raise DataError(code, message, row=number)
+    refuse_half_characters(text, repr(column), number, code)
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     return "\n".join(line.rstrip() for line in lines).strip()
 
 
-def _has_lone_surrogate(text):
-    "True if a text holds a lone surrogate, half of a character, which cannot be written as UTF-8"
+def refuse_half_characters(
+    text: str,  # of a row
+    name: str,  # what the text is, for the message
+    number: int = None,  # the row's line in its file, for the message
+    code: str = "vqa.empty",  # of an error
+):
+    "Raise `DataError` if a text holds a lone surrogate, half of a character, which no tokenizer can read"
     # `isprintable` is fast, and false for such a text.
-    return not text.isprintable() and any("\ud800" <= character <= "\udfff" for character in text)
+    if not text.isprintable() and any("\ud800" <= character <= "\udfff" for character in text):
+        message = f"{name} holds half of a character (a lone surrogate): it was cut or decoded wrongly"
+        raise DataError(code, message, row=number)
 
 
 def _no_text_or_number(value):
@@ -88,7 +99,11 @@ def as_list(
     # By its method, so that neither NumPy nor pandas need be imported.
     is_array = hasattr(value, "tolist") and not isinstance(value, (str, bytes))
     as_python = value.tolist() if is_array else None  # no list of an array without dimensions: of a number
-    return as_python if isinstance(as_python, list) else None
+    if not isinstance(as_python, list):
+        return None
+    if _is_short_float(value) and value.ndim == 1:  # such as an array of float32
+        return [_shortest_decimal(value, number) for number in as_python]
+    return as_python
 
 
 def unboxed(
@@ -97,7 +112,22 @@ def unboxed(
     "The Python value of NumPy's scalars, also of arrays without dimensions, which are no int, text or list"
     # By its attributes, so that NumPy need not be imported.
     is_scalar = getattr(value, "ndim", None) == 0 and hasattr(value, "tolist")
+    if is_scalar and _is_short_float(value):
+        return _shortest_decimal(value, value.tolist())
     return value.tolist() if is_scalar else value
+
+
+def _is_short_float(value):
+    "True for a value or an array of NumPy or pandas whose numbers are floats of 16 or 32 bits"
+    dtype = getattr(value, "dtype", None)
+    return getattr(dtype, "kind", None) == "f" and getattr(dtype, "itemsize", 8) < 8
+
+
+def _shortest_decimal(value, number):
+    """A float as people write it: 0.1 for the float32 that is 0.10000000149011612 as a Python float.
+
+    `value` is of NumPy or pandas, and says of which type the number is."""
+    return float(str(value.dtype.type(number)))
 
 
 def is_finite_number(

@@ -12,9 +12,10 @@ from ..readers.tokens import final_answer
 from .chat import is_turns, read_turns
 from .columns import Columns, empty_columns, plain_name
 from .marks import marked_question
-from .options import chosen_option, option_places, row_options, whole_number, with_options
+from .options import Places, chosen_option, numbered_answer, option_places, row_options, whole_number
+from .options import with_options
 from .shown import pictures_shown, unread_columns
-from .values import as_list, listed, row_text
+from .values import ClassName, as_list, listed, refuse_half_characters, row_text
 
 __all__ = ["VQARow", "Habits", "file_habits", "read_vqa_row"]
 
@@ -58,7 +59,7 @@ def read_vqa_row(
 
 def _row_of_columns(
     columns,  # `Columns` of the row: finds a column by its role, such as "answer", whatever its name is
-    places,  # what the answer 2 means: "text" (an option's text), 0 or 1 (a place, from there), None: unknown
+    places,  # `Places`: what the answer 2 means in the row's file, an option's text or its place
 ):
     "The `VQARow` (question, answer, pictures) that a row's columns hold; `DataError` if they hold none"
     notes = []  # sentences about what was changed; the calls below add to them
@@ -99,6 +100,7 @@ def _question_with_marks(
 
 def _check_question(question, number):
     "Raise `DataError` if a question, with `<image>` for each picture, has a control token or no text"
+    refuse_half_characters(question, "the question", number)
     token = control_token(question)  # the first one, such as <|im_end|>, or None
     if token:
         message = f"the question holds {token}, a control token of the models: the text is damaged"
@@ -115,9 +117,7 @@ _lists_options = re.compile(r"(?<![A-Za-z])\(?A\s*[).:].*(?<![A-Za-z])\(?B\s*[).
 class Habits:
     "What only a whole file shows, and what is needed to read each of its rows"
     empty: frozenset = frozenset()  # columns without a value in any row, which are passed over
-    # What a number as an answer means, in rows with options. 0 or 1: the option's position, counted from 0 or
-    # 1. None: a position, but it is unknown from where it counts. "text": the text of an option.
-    places: str | int | None = "text"
+    places: Places = Places()  # what a number as an answer means in rows with options: a place or a text
 
 
 def file_habits(
@@ -128,25 +128,25 @@ def file_habits(
 
     Of the options red, blue the answer 2 shows that places are counted from 1; one row alone may not."""
     empty = empty_columns([row for _, row in rows])
-    numbered_answers = []  # of (answer that is a number, options of its row)
+    numbered_answers = []  # of `NumberedAnswer`
     for number, row in rows:
         if isinstance(row, dict):  # other rows are refused when they are read
-            answer, options = _number_and_options(Columns(row, keys, number, empty))
-            if options:
-                numbered_answers.append((answer, options))
+            answer = _numbered_answer(Columns(row, keys, number, empty))
+            if answer is not None:
+                numbered_answers.append(answer)
     return Habits(empty, option_places(numbered_answers))
 
 
-def _number_and_options(columns):
-    "From a row's `Columns`: its answer, if that is a number, and its options; (None, []) for other rows"
+def _numbered_answer(columns):
+    "The `NumberedAnswer` of a row, from its `Columns`; None if its answer is no number, or it has no options"
     raw_answer = _raw_answer(columns)  # as the row holds it: a text, a number or None
     if whole_number(raw_answer) is None:
-        return None, []
+        return None
     try:
-        return raw_answer, row_options(columns)
+        return numbered_answer(raw_answer, row_options(columns), columns)
     # Options that cannot be read raise again when the whole row is read, and are reported then.
     except DataError:
-        return None, []
+        return None
 
 
 def _raw_answer(columns):
@@ -216,9 +216,13 @@ def _question_of_chat(
     turns = [turn for turn in all_turns if turn.role != "system"]
     _check_turns(turns, columns)  # `DataError` unless it is the user's, then perhaps the assistant's
     question = turns[0].text.strip()
-    for turn in all_turns:
-        if turn.role == "system" and turn.text.strip():
-            question = _with_system_in_front(turn.text, question, notes)
+    system_texts = [turn.text.strip() for turn in all_turns if turn.role == "system"]
+    beside = columns.get("system")  # LLaMA-Factory's form has it in a column beside the turns
+    if isinstance(beside, str) and beside.strip() not in system_texts:
+        system_texts.append(beside.strip())
+    for text in system_texts:
+        if text:
+            question = _with_system_in_front(text, question, notes)
     reply = turns[1].text if len(turns) == 2 else None
     return question, reply, turns[0].pictures
 
@@ -280,6 +284,9 @@ def _answer_of_column(
 ):
     "The true answer in a column, as a text; several accepted answers are a JSON list in it"
     value = columns.row[name]
+    elements = value if isinstance(value, list) else [value]
+    if any(isinstance(element, ClassName) for element in elements):
+        notes.append("the answer is a class label: its name is read, not its number")
     if isinstance(value, str):
         value = _written_list(value) or value  # the list or dict that is written as a text, such as in a CSV
     if isinstance(value, dict) and "ground_truth" in value:
@@ -366,7 +373,7 @@ def _one_truth(value, name, number, notes):
 
     So "<think>two and one</think> <answer>3</answer>" becomes "3". `name` (of the column) and `number` (of
     the row) are for errors; `notes` gets a sentence about tags."""
-    text = row_text(value, name, number)
+    text = _without_end_of_turn(row_text(value, name, number), notes)
     if "<answer>" in text or "</think>" in text or "\\boxed{" in text:
         text = final_answer(text)  # what stands in the tags or the box
         notes.append("only what stands in the answer's tags (or box) is the truth")
@@ -377,4 +384,23 @@ def _one_truth(value, name, number, notes):
     text = "\n".join(" ".join(line.split()) for line in text.split("\n")).strip()
     if not text:
         raise DataError("vqa.empty", "question or answer is empty", row=number)
+    token = control_token(text)  # the first one, such as <|im_end|>, or None
+    if token:  # no model's answer holds it, so the truth could not be earned
+        message = f"{name!r} holds {token}, a control token of the models: the text is damaged"
+        raise DataError("vqa.tokens", message, row=number)
     return text
+
+
+# With which models of several families end what they say; other tools leave it in the text
+_ends_of_turn = r"<\|(?:im_end|endoftext|eot_id|end|end_of_text)\|>|<end_of_turn>|<eos>"
+_end_of_turn = re.compile(rf"(?:(?:{_ends_of_turn})\s*)+$")
+
+
+def _without_end_of_turn(text, notes):
+    "An answer without the tokens behind it that end a model's turn; `notes` gets a sentence about them"
+    shortened = _end_of_turn.sub("", text).rstrip()
+    if "<s>" not in text:  # else it is a mark of HTML
+        shortened = shortened.removesuffix("</s>").rstrip()
+    if shortened != text:
+        notes.append("a token that ends a model's turn stood behind the answer and is no part of it")
+    return shortened
