@@ -187,6 +187,21 @@ def test_trl_adapter_logs_parts_and_passes_columns():
     assert seen[0][0] == ["3", "4"] and [s.row for s in seen[0][2]] == [1, 2]
 
 
+@pytest.mark.parametrize("texts", [["short", "3 discs", "4 discs"], ["4 discs", "short", "3 discs"], ["4 discs", "3 discs", "short"]])
+def test_a_part_that_an_early_return_leaves_out_is_the_mean_of_the_answers_that_have_it(texts):
+    def early(completion, answer):
+        if "discs" not in completion: return dict(overall=0.0)
+        return dict(overall=0.5, right=float(answer in completion))
+    assert check_reward(early) == []
+    for reward, part in ((early, "right"), (mix(a=(early, 1.0), format=(format_reward, 1.0)), "a_right")):
+        logged = {}
+        paid = for_trl(reward, group_size=3)(prompts=None, completions=texts, answer=["3"] * 3, log_metric=logged.__setitem__)
+        assert sorted(paid) == [0.0, 0.5, 0.5] and logged[f"part/{part}"] == 0.5 and logged["silent"] == 0.0
+    logged = {}
+    for_trl(early)(prompts=None, completions=["short"] * 2, answer=["3"] * 2, log_metric=logged.__setitem__)
+    assert logged == {}, "a part that no answer has is not made up"
+
+
 def test_own_reward_by_dotted_path(tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text("def short(completion, answer): return {'overall': float(len(completion) < 5)}\n")
     monkeypatch.syspath_prepend(tmp_path)

@@ -874,14 +874,20 @@ def _paid(
 # %% ../nbs/02_rewards.ipynb #xnf4d5a52
 def _log_parts(
     log_metric, # TRL's function: (name, number)
-    parts, # a dict for each answer of the batch, all with the same keys
+    parts, # a dict for each answer of the batch; one may lack a part that others have
     paid, # what each answer earns; None for one that is left out
     group_size, # answers to a prompt, which stand one after another; None: silent groups are not counted
 ):
-    "Log the mean of each part, and the share of groups whose answers all earn the same (silent ones)"
-    for key in parts[0]:
-        if key != "overall": # the reward itself, which TRL logs
-            log_metric(f"part/{key}", mean_of(part[key] for part in parts))
+    """Log the mean of each part, and the share of groups whose answers all earn the same (silent ones)
+
+    A part's mean is that of the answers that have it: a user's reward may return early with fewer parts."""
+    values_of: dict = {} # name of a part → its value in each answer that has it
+    for part in parts:
+        for name, value in part.items():
+            values_of.setdefault(name, []).append(value)
+    for name, values in values_of.items():
+        if name != "overall": # the reward itself, which TRL logs
+            log_metric(f"part/{name}", mean_of(values))
     if group_size:
         log_metric("silent", silent_share(paid, group_size))
 
