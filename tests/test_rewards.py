@@ -3,6 +3,7 @@ import json
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import SHARED
 from hypothesis import given, settings, strategies as st
@@ -285,6 +286,40 @@ def test_several_answers_are_accepted():
     asked = dict(response="lungs", response_length=1, ground_truth=["lung", "lungs"])
     assert for_easyr1(vqa_accuracy)([asked])[0]["overall"] == 1
     assert for_verl(vqa_accuracy)("x", "lungs", ["lung", "lungs"], None, reward_router_address="here")["score"] == 1
+
+
+@pytest.mark.parametrize("text, truths", [
+    ('[ "a", "b" ]', ["a", "b"]), (' ["a"]\n', ["a"]), ('[\n  "a",\n  "b]"\n]', ["a", "b]"]), ('["a", null]', ["a"]),
+    ('["a", 3]', ["a", "3"]),
+    (["a", None], ["a"]), ([None], [""]), (("a", 3), ["a", "3"]), (np.array(["a", "b"], dtype=object), ["a", "b"]),
+    # no lists of texts: a point, boxes, words in brackets, an empty list, a list in a sentence
+    ("[3, 4]", ["[3, 4]"]), ("[[1, 2, 3, 4]]", ["[[1, 2, 3, 4]]"]), ("[unclear]", ["[unclear]"]), ("[]", ["[]"]), (" a ", [" a "]),
+    ('see ["a"]', ['see ["a"]']), ('["a"] and ["b"]', ['["a"] and ["b"]'])])
+def test_a_list_of_truths_may_be_written_with_spaces(text, truths): assert accepted_answers(text) == truths
+
+
+@pytest.mark.parametrize("name", ["accuracy", "vqa", "f1", "anls", "verbatim", "counting", "zoom"])
+@pytest.mark.parametrize("truth", [["A photo of 3 discs", "three"], ("A photo of 3 discs", "three"),
+                                   np.array(["A photo of 3 discs", "three"], dtype=object), np.array(["A photo of 3 discs", "three"])])
+def test_other_engines_may_hand_on_a_list_of_truths_in_any_form(name, truth):
+    reward, said = load_reward(name), "A photo of 3 discs"
+    expected = reward(said, list(truth))["overall"]
+    assert expected >= 0.9
+    assert for_verl(reward)("x", said, truth)["score"] == expected
+    assert for_easyr1(reward)([dict(response=said, response_length=1, ground_truth=truth)])[0]["overall"] == expected
+    assert reward("liver", list(truth))["overall"] == 0
+
+
+@pytest.mark.parametrize("truth, said", [("yes", "yes"), (3, "3"), (3.5, "3.5"), (np.int64(3), "3"), (np.array("yes"), "yes"),
+                                         (np.str_("yes"), "yes"), (np.array(["yes"], dtype=object), "yes")])
+def test_a_single_truth_of_another_engine_is_a_text(truth, said):
+    assert for_verl(load_reward("verbatim"))("x", said, truth)["score"] == 1
+    assert for_verl(load_reward("verbatim"))("x", "none", truth)["score"] == 0
+
+
+@pytest.mark.parametrize("said, truth, pay", [("yeah", ["yes", "yeah"], 1), (" yeah ", '["yes", "yeah"]', 1), ("Yeah", ["yes", "yeah"], 0),
+                                              ('["yes", "yeah"]', '["yes", "yeah"]', 0), ("yes", " yes\n", 1), ("[1, 2]", "[1, 2]", 1)])
+def test_verbatim_is_any_of_the_accepted_truths(said, truth, pay): assert load_reward("verbatim")(said, truth)["overall"] == pay
 
 
 def test_synonyms_are_a_parameter():
