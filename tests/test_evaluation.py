@@ -235,7 +235,14 @@ def test_unreadable_counts_are_wrong_but_have_no_error():
     ('{"answer": "3", "a_greedy": "3", "a_sampled": "3"}\n\n{"answer": "3", "a_greedy": "3"}\n', "row 3, 'p.jsonl': no 'a_sampled'"),
     ('{"answer": "3", "prediction": "3"}\n{"answer": "3", "prediction": "3", "row": [1]}\n', "row 2, 'p.jsonl': field 'row' is [1]"),
     ('{"answer": "3", "prediction": "3"}\n{"answer"\n', "row 2: p.jsonl: no JSON"), ("[3]", "int, expected an object"),
-    ('{"answer": {"a": 1}, "prediction": "3"}', "no truth")])
+    ('{"answer": {"a": 1}, "prediction": "3"}', "no truth"),
+    ('{"answer": true, "prediction": "yes"}', "no truth in field 'answer': True is a bool, expected a text"),
+    ('{"answer": "no", "prediction": "no"}\n{"answer": NaN, "prediction": "no"}',
+     "row 2, 'p.jsonl': no truth in field 'answer': nan is no number"),
+    ('{"answer": [3, 4], "prediction": "no"}', "no truth in field 'answer': [3, 4] is a list, expected a text"),
+    ('{"answer": [], "prediction": "no"}', "no truth in field 'answer': [] is a list"),
+    ('{"answer": ["yes", "yeah"], "prediction": "yes"}', 'is a list of 2 answers: if any is right, write the text ["yes", "yeah"]; if all'),
+    ('{"answer": "[\'liver\', \'heart\']", "prediction": "yes"}', "if all must be named, the text liver, heart")])
 def test_bad_files_are_named(tmp_path, text, message):
     (tmp_path / "p.jsonl").write_text(text)
     with pytest.raises(DataError, match=re.escape(message)): read_predictions(tmp_path / "p.jsonl")
@@ -275,6 +282,64 @@ def test_samples_of_lmms_eval(tmp_path):
     assert list(score_rows(rows[1:], "counting")["prediction"]["exact"]) == [0.5]
     (tmp_path / "bad.jsonl").write_text(json.dumps(dict(doc_id=0, target="", filtered_resps="x")) + "\n")
     with pytest.raises(DataError, match="row 1.*no truth"): read_predictions(tmp_path / "bad.jsonl")
+
+
+@pytest.mark.parametrize("target, said, right, answer", [
+    ("['ITC Limited', 'itc limited', 'ITC']", "ITC Limited", True, '["ITC Limited", "itc limited", "ITC"]'),
+    ("['yes', 'yes', 'no']", "yes", True, '["yes", "no"]'), (["3", "three"], "3", True, '["3", "three"]'),
+    ("['pepsi']", "pepsi", True, "pepsi"), ("['liver', 'heart']", "spleen", False, None),
+    ('["it\'s", "its"]', "it's", True, '["it\'s", "its"]'), ("['yes' \"don't\"]", "yes", True, '["yes", "don\'t"]'),
+    ("['1/8/93', '1/8/93']", "1/8/93", True, "1/8/93"), ("['heart', '', None]", "", False, "heart"),
+    # read as before: letters that must all be chosen, words in brackets, numbers, a sentence
+    ("['A', 'C']", "A, C", True, "['A', 'C']"), ("['A', 'C']", "A", False, "['A', 'C']"), ("[unclear]", "unclear", True, "[unclear]"),
+    ("[3, 4]", "liver", False, "[3, 4]"), ("3", "3", True, "3"), ("it is ['a']", "no", False, "it is ['a']")])
+def test_a_target_of_lmms_eval_may_be_a_list_of_accepted_answers(tmp_path, capsys, target, said, right, answer):
+    "It writes `str(target)`, a Python list as text where a question accepts several answers, as DocVQA's do"
+    rows = [dict(doc_id=0, target=target, filtered_resps=[said], input="?")]
+    read = read_predictions(write_lines(tmp_path / "s.jsonl", rows))
+    assert answer is None or read[0]["answer"] == answer
+    assert (score_rows(read, "vqa")["prediction"]["accuracy"][0] == 1) == right
+    is_several = read[0]["answer"].startswith('["') and read[0]["answer"] != target  # a JSON text is our own form
+    assert ("s.jsonl: target is a list, any of whose answers is right (1)" in capsys.readouterr().out) == is_several
+
+
+@pytest.mark.parametrize("answer, kept", [
+    ('["yes", "yeah"]', '["yes", "yeah"]'), ('[ "yes", "yeah" ]', '[ "yes", "yeah" ]'), (["yes"], "yes"), ("['yes']", "yes"),
+    (3, "3"), (3.5, "3.5"), ("['A', 'C']", "['A', 'C']"), ("yes, no", "yes, no"), ("[3, 4]", "[3, 4]"),
+    ("[1, 2, 3, 4] in pixels of 9 x 9", "[1, 2, 3, 4] in pixels of 9 x 9")])
+def test_a_truth_is_kept_as_rewards_read_it(tmp_path, capsys, answer, kept):
+    assert read_predictions(write_lines(tmp_path / "p.jsonl", [dict(answer=answer, prediction="yes")]))[0]["answer"] == kept
+    assert capsys.readouterr().out == ""
+
+
+def test_answers_that_pandas_wrote_into_a_table_are_lists_again(tmp_path, capsys):
+    import pandas as pd
+    rows = [dict(row=i, question="q", answer=["liver", '["yes", "yeah"]'][i % 2], before_greedy=["no"],
+                 after_greedy=[["liver", "it's"][i % 2]], after_sampled=["liver", "liver", "heart", "yes"]) for i in range(6)]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    table = pd.read_json(tmp_path / "p.jsonl", lines=True)
+    table.to_csv(tmp_path / "p.csv", index=False)
+    table.to_csv(tmp_path / "p.tsv", index=False, sep="\t")
+    table.to_parquet(tmp_path / "p.parquet")
+    pd.read_parquet(tmp_path / "p.parquet").to_csv(tmp_path / "numpy.csv", index=False)  # lists without commas
+    expected = read_predictions(tmp_path / "p.jsonl")
+    assert capsys.readouterr().out == ""
+    for name in ("p.csv", "p.tsv", "p.parquet", "numpy.csv"):
+        back = read_predictions(tmp_path / name)
+        assert [{c: r[c] for c in columns([r])} | dict(answer=r["answer"]) for r in back] == [
+            {c: r[c] for c in columns([r])} | dict(answer=r["answer"]) for r in expected], name
+        told = capsys.readouterr().out
+        assert ("after_sampled was read as lists of texts (6)" in told) == (name != "p.parquet"), told
+
+
+@pytest.mark.parametrize("lines, column, kept", [
+    (["answer,prediction", "yes,\"['yes', 'no']\""], "prediction", ["['yes', 'no']"]),  # what another program's model said
+    (["answer,a_greedy", "yes,\"['yes', 'no']\""], "a_greedy", ["['yes', 'no']"]),  # a best guess is one text
+    (["answer,a_sampled", "yes,\"['yes', 'no']\"", "no,no"], "a_sampled", ["['yes', 'no']"]),  # not all of the column
+    (["answer,a_sampled", "yes,\"[1, 2]\""], "a_sampled", ["[1, 2]"])])
+def test_an_answer_that_is_a_list_stays_what_the_model_said(tmp_path, lines, column, kept):
+    (tmp_path / "p.csv").write_text("\n".join(lines) + "\n")
+    assert read_predictions(tmp_path / "p.csv")[0][column] == kept
 
 
 @pytest.mark.parametrize("form, name", [("lmms-eval", "s.jsonl"), ("vlmevalkit", "t.tsv"), ("vlmevalkit", "t.json")])

@@ -337,12 +337,46 @@ def test_a_coco_file_becomes_rows_that_train(pictures):
     (dict(images=[dict(id=1, file_name="a.png", width=True, height=80)]), "coco.field", "(True, 80)"),
     (dict(annotations=[dict(image_id=1, category_id=5, bbox=[True, 1, 2, 2])]), "box.numbers", "annotations[0].bbox"),
     (dict(annotations=[dict(image_id=1, category_id=5, bbox=[1, 1, 2, 10**400])]), "box.numbers", "annotations[0].bbox"),
+    (dict(annotations=[dict(image_id=1, category_id=5, bbox=[0.1, 0.2, 0.5, 0.7])]), "box.scale", "multiply by its width and height"),
+    (dict(annotations=[dict(image_id=1, category_id=5, bbox=[9.1, 9.1, 0.3, 30])]), "box.small", "no area in whole pixels: skip_bad_rows"),
+    (dict(annotations=[dict(image_id=1, category_id=5, bbox=[1, 1, -2, 2])]), "box.fault", "swapped corners"),
+    (dict(annotations=[dict(image_id=1, category_id=5, bbox=[i % 50, 1, 9, 9]) for i in range(101)]), "box.many", "101 boxes of 'dog'"),
+    (dict(images=[dict(id=1, file_name="a.png", width="wide", height=80)]), "coco.field", "('wide', 80)"),
+    (dict(images=[dict(id=1, file_name="a.png", width=100.5, height=80)]), "coco.field", "(100.5, 80)"),
     (dict(categories=[]), "coco.file", "categories")])
 def test_a_bad_coco_entry_is_named(pictures, changes, code, said):
     with pytest.raises(DataError) as caught:
         convert_boxes(written(pictures, coco(**changes)), pictures / "rows.jsonl")
     assert caught.value.code == code and said in str(caught.value) and "coco.json" in str(caught.value)
     assert not (pictures / "rows.jsonl").exists()
+
+
+def test_boxes_of_real_files_that_nothing_can_earn_are_left_out_with_a_word(pictures):
+    "COCO's own files have boxes without area, and pictures of crowds more than a hundred things"
+    dog = dict(image_id=1, category_id=5)
+    many = [dict(image_id=2, category_id=6, bbox=[i % 40, 1, 9, 9]) for i in range(101)]
+    boxes = [[0, 0, 10, 0], [50, 10, 20, 30], [9.1, 9.1, 0.3, 30], [100.2, 10, 0.7, 10], [10, 10, 20, 30]]
+    content = coco(annotations=[dog | dict(bbox=box) for box in boxes] + many)
+    told = []
+    assert convert_boxes(written(pictures, content), pictures / "rows.jsonl", skip_bad_rows=True, tell=told.append) == 1
+    row = json.loads((pictures / "rows.jsonl").read_text())
+    assert row["answer"] == "[[10, 10, 30, 40], [50, 10, 70, 40]] in pixels of 100 x 80"
+    assert dict(told[0].notes)["a box without area in whole pixels: left out"] == 3
+    assert dict(told[0].notes)["a picture with more than 100 boxes of a category: left out"] == 1
+    # what shows that the whole file is read wrongly stops the conversion all the same
+    for box, code in (([50, 50, 90, 79], "box.outside"), ([9, 9, -5, 5], "box.fault"), ([0.1, 0.2, 0.5, 0.7], "box.scale")):
+        with pytest.raises(DataError) as caught:
+            convert_boxes(written(pictures, coco(annotations=[dog | dict(bbox=box)])), pictures / "no.jsonl", skip_bad_rows=True)
+        assert caught.value.code == code
+    hundred = coco(annotations=many[:100])
+    assert convert_boxes(written(pictures, hundred), pictures / "rows.jsonl") == 1
+    assert len(read_box_truth(json.loads((pictures / "rows.jsonl").read_text())["answer"]).boxes) == 100
+
+
+def test_a_truth_of_too_many_boxes_is_refused_for_their_number():
+    many = box_truth([(i, 1, i + 5, 9) for i in range(101)], "pixels", (200, 100))
+    with pytest.raises(DataError, match="more than 100 boxes"):
+        scaled_truth(many, (200, 100), None, "pixels")
 
 
 def test_a_coco_entry_may_stand_twice(pictures):
@@ -412,13 +446,93 @@ def test_refcoco_rows_in_both_forms(pictures):
     (dict(image="a.png", sentence="it", bbox="1 1 2 2"), "box.numbers"),
     (dict(image="c.png", sentence="it", bbox=[1, 1, 2, 2]), "image.missing"),
     (dict(image="a.png", sentence="it", bbox=[90, 70, 95, 75]), "box.outside"),
-    (dict(image="a.png", sentence="it", bbox=[9, 7, -5, 7]), "box.fault")])
+    (dict(image="a.png", sentence="it", bbox=[9, 7, -5, 7]), "box.fault"),
+    (dict(image="a.png", sentence="it", bbox=[0.1, 0.2, 0.5, 0.7]), "box.scale"),
+    (dict(image="a.png", sentence="it", bbox="[0, 0, 0.5, 1]"), "box.scale"),
+    (dict(image="a.png", sentence="it", bbox_2d=[0.1, 0.2, 0.5, 0.7]), "box.scale"),
+    (dict(image="a.png", sentence="it", bbox=[10.2, 20.1, 0.3, 0.4]), "box.small"),
+    (dict(image="a.png", sentence="", bbox=[1, 1, 2, 2]), "box.phrase"),
+    (dict(image="a.png", sentence=["it", " "], bbox=[1, 1, 2, 2]), "box.phrase"),
+    (dict(image="a.png", sentence=[dict(sent_id=3)], bbox=[1, 1, 2, 2]), "box.phrase"),
+    (dict(image="a.png", sentence=7, bbox=[1, 1, 2, 2]), "box.phrase")])
 def test_a_bad_refcoco_row_is_named(pictures, row, code):
     good = dict(image="a.png", sentence="it", bbox=[1, 1, 2, 2])
     path = written(pictures, json.dumps(good) + "\n" + json.dumps(row) + "\n", "ref.jsonl")
     with pytest.raises(DataError) as caught:
         convert_boxes(path, pictures / "out.jsonl")
     assert caught.value.code == code and caught.value.row == 2
+
+
+def converted(folder, text, name="ref.jsonl", **options):
+    "The rows that a file of boxes becomes, as (prompt, answer), and the report's notes as a dict"
+    told = []
+    convert_boxes(written(folder, text, name), folder / "out.jsonl", tell=told.append, **options)
+    rows = [json.loads(line) for line in (folder / "out.jsonl").read_text().splitlines()]
+    return [(row["prompt"], row["answer"]) for row in rows], dict(told[0].notes)
+
+
+def test_a_row_without_area_is_left_out_with_a_word(pictures):
+    rows = [dict(image="a.png", sentence="it", bbox=box) for box in ([10.2, 20.1, 0.3, 0.4], [10, 20, 1, 1], [5, 5, 0, 9])]
+    found, notes = converted(pictures, "".join(json.dumps(row) + "\n" for row in rows), skip_bad_rows=True)
+    assert [answer for _, answer in found] == ["[10, 20, 11, 21] in pixels of 100 x 80"]
+    assert notes["a box without area in whole pixels: left out"] == 2
+    with pytest.raises(DataError, match="none of 0 rows"):
+        converted(pictures, json.dumps(rows[0]) + "\n", skip_bad_rows=True)
+
+
+@pytest.mark.parametrize("column, form, answer", [
+    ("bbox_2d", None, "[10, 20, 40, 60]"), ("bbox_2d", "xyxy", "[10, 20, 40, 60]"), ("bbox_2d", "xywh", "[10, 20, 50, 80]"),
+    ("bbox", None, "[10, 20, 50, 80]"), ("bbox", "xyxy", "[10, 20, 40, 60]"), ("box", None, "[10, 20, 50, 80]")])
+def test_the_name_of_qwen_for_a_box_says_its_form(pictures, column, form, answer):
+    line = json.dumps({"image": "a.png", "phrase": "the red disc", column: [10, 20, 40, 60]}) + "\n"
+    found, notes = converted(pictures, line, form=form)
+    assert found[0][1] == f"{answer} in pixels of 100 x 80"
+    assert ("bbox_2d is read as two corners, as Qwen writes it" in notes) == (column == "bbox_2d" and form is None)
+
+
+@pytest.mark.parametrize("row, asked", [
+    # lmms-lab/RefCOCO: one fixed prompt in all rows, the phrases beside it
+    (dict(question="come up with a caption", answer=["guy with elephant", "foremost person"]), ["guy with elephant", "foremost person"]),
+    (dict(question="come up with a caption", answer="['the guy', 'the man']"), ["the guy", "the man"]),
+    (dict(sentence=[dict(sent="the lady", raw="The lady!"), dict(raw="her")]), ["the lady", "her"]),  # RefCOCO's own refs
+    (dict(phrase="['the lady', 'her']"), ["the lady", "her"]), (dict(phrase=["a cup"]), ["a cup"]),
+    (dict(phrase="a cup [red]", question="q", answer=["x"]), ["a cup [red]"]), (dict(phrase="[red] cup"), ["[red] cup"])])
+def test_phrases_are_found_where_files_hold_them(pictures, row, asked):
+    found, notes = converted(pictures, json.dumps(row | dict(image="a.png", bbox=[10, 20, 30, 40])) + "\n")
+    assert [prompt for prompt, _ in found] == [f"<image> Where is {p}? Give its box as [x1, y1, x2, y2]." for p in asked]
+    assert any("question is not read" in note for note in notes) == ("phrase" not in row and "question" in row)
+
+
+@pytest.mark.parametrize("answer", [None, "", "on the left", [10, 20, 30, 40], []])
+def test_a_question_of_ones_own_is_asked_as_it_is(pictures, answer):
+    row = dict(image="a.png", question="Where is the cup?", answer=answer, bbox=[10, 20, 30, 40])
+    assert converted(pictures, json.dumps(row) + "\n") == ([("<image> Where is the cup?", "[10, 20, 40, 60] in pixels of 100 x 80")], {})
+
+
+@pytest.mark.parametrize("name, text", [
+    ("a.csv", 'image,phrase,bbox,width,height\na.png,it,"[10, 20, 30, 40]",200,160\n'),
+    ("a.csv", 'image,phrase,bbox,width,height\na.png,it,"[10, 20, 30, 40]",200.0,160.0\n'),
+    ("a.jsonl", '{"image": "a.png", "phrase": "it", "bbox": [10, 20, 30, 40], "width": 200.0, "height": 160.0}\n'),
+    ("a.jsonl", '{"image": "a.png", "phrase": "it", "bbox": [10, 20, 30, 40], "width": 200, "height": 160}\n')])
+def test_sizes_may_be_written_as_tables_write_them(pictures, name, text):
+    assert converted(pictures, text, name)[0][0][1] == "[10, 20, 40, 60] in pixels of 200 x 160"
+
+
+@pytest.mark.parametrize("width", ["wide", 100.5, -100, True, "nan", "-100"])
+def test_a_size_that_is_none_is_named(pictures, width):
+    with pytest.raises(DataError, match="row 1 has width and height .*, 80., expected whole numbers above 0"):
+        converted(pictures, json.dumps(dict(image="a.png", phrase="it", bbox=[1, 1, 2, 2], width=width, height=80)) + "\n")
+
+
+@pytest.mark.parametrize("size", ['"width": NaN, "height": NaN', '"width": null, "height": 160', '"depth": 3'])
+def test_a_size_that_is_not_there_is_that_of_the_picture(pictures, size):
+    text = f'{{"image": "a.png", "phrase": "it", "bbox": [10, 20, 30, 40], {size}}}\n'
+    assert converted(pictures, text)[0][0][1] == "[10, 20, 40, 60] in pixels of 100 x 80"
+
+
+def test_one_pixel_in_the_corner_is_no_fraction(pictures):
+    line = json.dumps(dict(image="a.png", phrase="it", bbox=[0, 0, 1, 1])) + "\n"
+    assert converted(pictures, line)[0][0][1] == "[0, 0, 1, 1] in pixels of 100 x 80"
 
 
 # Pictures

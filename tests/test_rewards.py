@@ -3,6 +3,7 @@ import json
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import SHARED
 from hypothesis import given, settings, strategies as st
@@ -187,6 +188,21 @@ def test_trl_adapter_logs_parts_and_passes_columns():
     assert seen[0][0] == ["3", "4"] and [s.row for s in seen[0][2]] == [1, 2]
 
 
+@pytest.mark.parametrize("texts", [["short", "3 discs", "4 discs"], ["4 discs", "short", "3 discs"], ["4 discs", "3 discs", "short"]])
+def test_a_part_that_an_early_return_leaves_out_is_the_mean_of_the_answers_that_have_it(texts):
+    def early(completion, answer):
+        if "discs" not in completion: return dict(overall=0.0)
+        return dict(overall=0.5, right=float(answer in completion))
+    assert check_reward(early) == []
+    for reward, part in ((early, "right"), (mix(a=(early, 1.0), format=(format_reward, 1.0)), "a_right")):
+        logged = {}
+        paid = for_trl(reward, group_size=3)(prompts=None, completions=texts, answer=["3"] * 3, log_metric=logged.__setitem__)
+        assert sorted(paid) == [0.0, 0.5, 0.5] and logged[f"part/{part}"] == 0.5 and logged["silent"] == 0.0
+    logged = {}
+    for_trl(early)(prompts=None, completions=["short"] * 2, answer=["3"] * 2, log_metric=logged.__setitem__)
+    assert logged == {}, "a part that no answer has is not made up"
+
+
 def test_own_reward_by_dotted_path(tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text("def short(completion, answer): return {'overall': float(len(completion) < 5)}\n")
     monkeypatch.syspath_prepend(tmp_path)
@@ -270,6 +286,40 @@ def test_several_answers_are_accepted():
     asked = dict(response="lungs", response_length=1, ground_truth=["lung", "lungs"])
     assert for_easyr1(vqa_accuracy)([asked])[0]["overall"] == 1
     assert for_verl(vqa_accuracy)("x", "lungs", ["lung", "lungs"], None, reward_router_address="here")["score"] == 1
+
+
+@pytest.mark.parametrize("text, truths", [
+    ('[ "a", "b" ]', ["a", "b"]), (' ["a"]\n', ["a"]), ('[\n  "a",\n  "b]"\n]', ["a", "b]"]), ('["a", null]', ["a"]),
+    ('["a", 3]', ["a", "3"]),
+    (["a", None], ["a"]), ([None], [""]), (("a", 3), ["a", "3"]), (np.array(["a", "b"], dtype=object), ["a", "b"]),
+    # no lists of texts: a point, boxes, words in brackets, an empty list, a list in a sentence
+    ("[3, 4]", ["[3, 4]"]), ("[[1, 2, 3, 4]]", ["[[1, 2, 3, 4]]"]), ("[unclear]", ["[unclear]"]), ("[]", ["[]"]), (" a ", [" a "]),
+    ('see ["a"]', ['see ["a"]']), ('["a"] and ["b"]', ['["a"] and ["b"]'])])
+def test_a_list_of_truths_may_be_written_with_spaces(text, truths): assert accepted_answers(text) == truths
+
+
+@pytest.mark.parametrize("name", ["accuracy", "vqa", "f1", "anls", "verbatim", "counting", "zoom"])
+@pytest.mark.parametrize("truth", [["A photo of 3 discs", "three"], ("A photo of 3 discs", "three"),
+                                   np.array(["A photo of 3 discs", "three"], dtype=object), np.array(["A photo of 3 discs", "three"])])
+def test_other_engines_may_hand_on_a_list_of_truths_in_any_form(name, truth):
+    reward, said = load_reward(name), "A photo of 3 discs"
+    expected = reward(said, list(truth))["overall"]
+    assert expected >= 0.9
+    assert for_verl(reward)("x", said, truth)["score"] == expected
+    assert for_easyr1(reward)([dict(response=said, response_length=1, ground_truth=truth)])[0]["overall"] == expected
+    assert reward("liver", list(truth))["overall"] == 0
+
+
+@pytest.mark.parametrize("truth, said", [("yes", "yes"), (3, "3"), (3.5, "3.5"), (np.int64(3), "3"), (np.array("yes"), "yes"),
+                                         (np.str_("yes"), "yes"), (np.array(["yes"], dtype=object), "yes")])
+def test_a_single_truth_of_another_engine_is_a_text(truth, said):
+    assert for_verl(load_reward("verbatim"))("x", said, truth)["score"] == 1
+    assert for_verl(load_reward("verbatim"))("x", "none", truth)["score"] == 0
+
+
+@pytest.mark.parametrize("said, truth, pay", [("yeah", ["yes", "yeah"], 1), (" yeah ", '["yes", "yeah"]', 1), ("Yeah", ["yes", "yeah"], 0),
+                                              ('["yes", "yeah"]', '["yes", "yeah"]', 0), ("yes", " yes\n", 1), ("[1, 2]", "[1, 2]", 1)])
+def test_verbatim_is_any_of_the_accepted_truths(said, truth, pay): assert load_reward("verbatim")(said, truth)["overall"] == pay
 
 
 def test_synonyms_are_a_parameter():

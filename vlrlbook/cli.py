@@ -729,9 +729,12 @@ def data_commands(command):
                    help="a COCO file (.json), or rows with a phrase, a picture and a box each"),
             option("output_jsonl", required=True, help="file to write"),
             option("image_dir", help="where picture paths begin; beside the input if not given"),
-            option("form", choices=["xywh", "xyxy"], default="xywh",
-                   help="of the boxes in rows: corner, width and height, or two corners"),
-            option("skip_bad_rows", action="store_true", help="leave rows out whose picture cannot be used"))
+            option("form", choices=["xywh", "xyxy"],
+                   help="of the boxes in rows: corner, width and height, or two corners; if not given, two "
+                        "corners in a column bbox_2d, else corner, width and height"),
+            option("skip_bad_rows", action="store_true",
+                   help="leave rows out whose picture cannot be used, boxes without area, and rows of more "
+                        "than a hundred boxes"))
     command(check_data, "check-data", *check_options())
 
 

@@ -36,7 +36,8 @@ from .metrics import mcnemar, metric, pair_metrics, share_ci, spearman, swap_con
 from .metrics import with_interval
 from .pointing import drawn_for, in_scale_of
 from .prediction_files import as_ours
-from .rewards import is_right, load_reward
+from .rewards import accepted_answers, is_right, load_reward
+from .rows.values import listed
 from .settings import SettingsError, nearest
 from .verdict import questions, verdict_line, verdict_of
 from .zoom import synthetic_zoom
@@ -414,8 +415,10 @@ def read_predictions(
 ) -> list:  # rows in the form of an evaluation, each column a list of texts
     "Read a predictions file; raise DataError with the row's number at the first bad row"
     file = Path(path).name
-    numbered = read_rows(path)  # (number, row): the number is that of the line, empty lines count
-    rows = [_prediction_row(row, number, file) for number, row in numbered]
+    notes: Counter = Counter()  # what was read as something else than it was written → how often
+    # (number, row): the number is that of the line, empty lines count
+    numbered = _with_lists(read_rows(path), notes)
+    rows = [_prediction_row(row, number, file, notes) for number, row in numbered]
     # `columns` are the fields that hold answers, such as after_greedy: all rows must have the same.
     all_columns = set(columns(rows))
     for (number, _), row in zip(numbered, rows):
@@ -423,6 +426,8 @@ def read_predictions(
         if missing:
             message = f"no {missing[0]!r}, which other rows have"
             raise DataError("predictions.column", message, row=number, entry=file)
+    for note, count in notes.items():
+        print(f"{file}: {note} ({count})")
     return rows
 
 # %% ../nbs/06_evaluation.ipynb #ne6e614b
@@ -430,23 +435,23 @@ def _prediction_row(
     row,  # as it was read: any JSON
     number,  # of the row, for error messages
     file,  # its name, for error messages
+    notes,  # a `Counter` of what was converted; changed
 ):
     "Check a row of a predictions file; return it with its truth as text and its answers as lists of texts"
     place = dict(row=number, entry=file)
     if not isinstance(row, dict):
         raise DataError("predictions.row", f"{type(row).__name__}, expected an object", **place)
+    is_ours = "answer" in row
     row = as_ours(row)  # a row of lmms-eval, another program, gets our names of fields; others stay
-    truth = row.get("answer")
-    if not isinstance(truth, (str, int, float)) or not str(truth).strip():
-        message = "no truth in field 'answer'" + _advice_for_other_chapters(row)
-        raise DataError("predictions.answer", message, **place)
+    is_target = "answer" in row and not is_ours  # the truth is the field `target` of lmms-eval
+    truth = _truth_text(row, is_target, place, notes)
     texts = _texts_by_column(row, place)
     # If the row has a field `row`, that number is kept. Rows of two files are matched by it.
     own_number = row.get("row", number)
     if not isinstance(own_number, (int, float, str)):
         message = f"field 'row' is {str(own_number)[:60]}, expected a number"
         raise DataError("predictions.row", message, **place)
-    return dict(row=number) | row | dict(answer=str(truth), **texts)
+    return dict(row=number) | row | dict(answer=truth, **texts)
 
 def _texts_by_column(
     row,  # dict from a predictions file; each field of answers holds a text or a list of texts
@@ -475,6 +480,96 @@ def _advice_for_other_chapters(
     if kind_of_rows(row) == "answers":
         return ""
     return "; `vlrlbook evaluate --predictions` takes files of chapters 03 and 04"
+
+# %% ../nbs/06_evaluation.ipynb #nb2lst02
+def _truth_text(
+    row,  # dict from a predictions file, with our names of fields
+    is_target,  # True: the truth is lmms-eval's `target`, in which a list holds accepted answers
+    place,  # dict(row=number, entry=file): where a DataError says that the fault is
+    notes,  # a `Counter`; counts lists that were read as accepted answers
+):
+    "The truth of a row as text; several accepted answers are a JSON list in it, as rewards read it"
+    truth = row.get("answer")
+    texts = _listed_texts(truth)  # None for anything but a list of texts
+    if texts is None:
+        _refuse_no_truth(truth, row, place)
+        return str(truth)
+    if len(texts) == 1:
+        return texts[0]
+    # A JSON list is our own form; "['A', 'C']" are letters of a question where all of them must be chosen.
+    is_text = isinstance(truth, str)
+    if is_text and (len(accepted_answers(truth)) > 1 or all(map(_is_letter, texts))):
+        return truth
+    as_json = json.dumps(texts, ensure_ascii=False)
+    if is_target:
+        notes["target is a list, any of whose answers is right"] += 1
+        return as_json
+    # In a file of others a list may mean that an answer must name all of it, so the user has to decide.
+    all_named = ", ".join(texts)[:80]
+    cures = f"if any is right, write the text {as_json[:80]}; if all must be named, the text {all_named}"
+    message = f"field 'answer' is a list of {len(texts)} answers: {cures}"
+    raise DataError("predictions.answer", message, **place)
+
+def _refuse_no_truth(
+    truth,  # value of the field `answer`, no list of texts; None where there is no such field
+    row,  # dict that it is of
+    place,  # dict(row=number, entry=file): where a DataError says that the fault is
+):
+    "Raise DataError unless a truth is a text that is not empty, or a finite number"
+    problem = None
+    is_empty = truth is None or not str(truth).strip()
+    if is_empty:
+        problem = ""
+    elif isinstance(truth, bool) or not isinstance(truth, (str, int, float)):
+        problem = f": {str(truth)[:60]} is a {type(truth).__name__}, expected a text or a number"
+    elif isinstance(truth, float) and not math.isfinite(truth):
+        problem = f": {truth} is no number"
+    if problem is not None:
+        message = f"no truth in field 'answer'{problem}{_advice_for_other_chapters(row)}"
+        raise DataError("predictions.answer", message, **place)
+
+def _is_letter(text):
+    "Tell whether a text is one capital letter, such as that of a choice"
+    return len(text) == 1 and "A" <= text <= "Z"
+
+def _listed_texts(value):
+    "The different texts of a list, or of a text that writes one as JSON, Python or NumPy do; else None"
+    values = listed(value) if isinstance(value, str) else value
+    if not isinstance(values, list):
+        return None
+    texts = [text for text in values if text is not None]
+    if not all(isinstance(text, str) for text in texts):
+        return None  # such as [3, 4], a point
+    different = dict.fromkeys(texts)  # in their order
+    return [text for text in different if text.strip()] or None
+
+# %% ../nbs/06_evaluation.ipynb #nb2lst04
+def _with_lists(
+    numbered,  # (number, row) of a predictions file, as they were read; a row may be any JSON
+    notes,  # a `Counter`; counts the answers that became lists
+):
+    """Make lists of answers again of texts such as "['yes', 'no']", as pandas writes lists into a table.
+
+    A column is converted only if each of its values is such a text, since a model may answer with a list.
+    Only columns of sampled answers may hold several texts. Returns (number, row) for each row."""
+    if not all(isinstance(row, dict) for _, row in numbered):
+        return numbered  # `_prediction_row` refuses such a row, with its number
+    rows = [dict(row) for _, row in numbered]
+    for name in columns(rows):
+        lists = [_list_in_text(row.get(name)) for row in rows]
+        most = math.inf if name.endswith("_sampled") else 1  # texts in a list
+        if name == "prediction" or not all(texts and len(texts) <= most for texts in lists):
+            continue  # `prediction` is of other programs, which write one answer
+        for row, texts in zip(rows, lists):
+            row[name] = texts
+        notes[f"{name} was read as lists of texts"] += len(rows)
+    return [(number, row) for (number, _), row in zip(numbered, rows)]
+
+def _list_in_text(value):
+    "The list of texts that a text writes, equal ones too; None for any other value"
+    texts = listed(value) if isinstance(value, str) else None
+    is_list = isinstance(texts, list) and all(isinstance(text, str) for text in texts)
+    return texts if is_list else None
 
 # %% ../nbs/06_evaluation.ipynb #nd3d3b4c
 def join(

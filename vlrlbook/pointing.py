@@ -7,6 +7,7 @@ import json
 import math
 import random
 import re
+from collections import Counter
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -20,12 +21,12 @@ from .data import disc_colours
 from .folders import write_whole
 from .geometry import box_fault, centre, have_same_shape, matched, of_corner_and_size, rescaled
 from .geometry import scale_of_family, unit_of
-from .readers.boxes import box_truth, read_box_truth, read_boxes
+from .readers.boxes import answer_form, box_truth, most_boxes, read_box_truth, read_boxes
 from .rows.columns import is_nothing
 from .rows.files import read_rows
 from .rows.gate import inspect_vqa
 from .rows.pictures import located, picture_list
-from .rows.values import as_list, is_finite_number
+from .rows.values import as_list, is_finite_number, listed
 from .settings import nearest
 
 __all__ = ["synthetic_pointing", "drawn_for", "model_scale", "shown_size", "scaled_truth", "in_scale_of",
@@ -204,8 +205,10 @@ def _checked_truth(
     ratio."""
     truth = read_box_truth(answer)
     if not truth.size or not truth.boxes:
+        # the form may be right, and the boxes not, such as more than a hundred of them
+        fault = f"{read_boxes(answer_form(answer)).fault}, " if truth.size else ""
         expected = "expected such as '[12, 40, 31, 59] in pixels of 112 x 112'"
-        raise DataError("box.truth", f"{answer[:60]!r}: {expected}", row=row)
+        raise DataError("box.truth", f"{answer[:60]!r}: {fault}{expected}", row=row)
     if not have_same_shape(truth.size, size):
         sizes = f"{_size_text(truth.size)}, but the picture has {_size_text(size)}"
         # such as a photo of a phone, whose boxes were taken from the picture as it is stored
@@ -283,23 +286,39 @@ _on_its_side = (5, 6, 7, 8)  # values of EXIF's orientation that exchange width 
 
 # Boxes that others wrote
 
+class _EmptyBox(DataError):
+    """Raised for a box without area in whole pixels, which no answer can overlap
+
+    Files of real photographs hold a few such boxes; `skip_bad_rows` leaves them out."""
+
+
+_skip_advice = "skip_bad_rows leaves it out"
+_empty_note = "a box without area in whole pixels: left out"
+
+
 def coco_rows(
     path: str | Path,  # .json with images, annotations and categories
+    skip_bad_rows: bool = False,  # leave boxes without area out, and rows of over a hundred boxes
 ) -> tuple:  # list of (number, row), list of notes (sentence, how many)
     "Read a COCO file: a row for each picture and category; a `DataError` names the first bad entry and field"
-    path = Path(path)
+    path, notes = Path(path), Counter()  # notes: what is left out → how often
     coco = _coco_file(path)
     images, categories = _by_id(coco, "images", path), _by_id(coco, "categories", path)
     # boxes: (image id, category id) → boxes; crowds: such pairs with an annotation of a crowd (iscrowd)
-    boxes, crowds = _coco_boxes(coco["annotations"], images, categories, path)
+    boxes, crowds = _coco_boxes(coco["annotations"], images, categories, path, skip_bad_rows, notes)
+    if crowds:
+        notes["a picture and a category with a crowd, whose boxes are not known: left out"] += len(crowds)
     rows = []
     for (image_id, category_id), boxes_of_category in boxes.items():
         # a crowd is one box around many things, whose own boxes are not known: no row is made
-        if (image_id, category_id) not in crowds:
-            row = _coco_row(images[image_id], categories[category_id], boxes_of_category, path)
-            rows.append((len(rows) + 1, row))
-    note = "a picture and a category with a crowd, whose boxes are not known: left out"
-    return rows, [(note, len(crowds))] if crowds else []
+        if (image_id, category_id) in crowds:
+            continue
+        if skip_bad_rows and len(boxes_of_category) > most_boxes:  # `_coco_row` would refuse them
+            notes[f"a picture with more than {most_boxes} boxes of a category: left out"] += 1
+            continue
+        row = _coco_row(images[image_id], categories[category_id], boxes_of_category, path)
+        rows.append((len(rows) + 1, row))
+    return rows, list(notes.items())
 
 
 def _coco_boxes(
@@ -307,6 +326,8 @@ def _coco_boxes(
     images,  # id → entry: id, width, height, file_name
     categories,  # id → entry: id, name
     path,  # of the file, for messages
+    skip_bad_rows,  # True: boxes without area are left out
+    notes,  # a `Counter` of what is left out; changed
 ):
     """The boxes of a COCO file: ({(image id, category id): boxes}, {(image id, category id) with a crowd})
 
@@ -320,10 +341,16 @@ def _coco_boxes(
         size = _image_size(images[image_id], f"image {image_id}", path)
         bbox = _field(annotation, "bbox", place, path)
         corner_and_size = _four_numbers(bbox, f"{place}.bbox", path, number)
-        box = _clipped(of_corner_and_size(corner_and_size), size, f"{place}.bbox", path, number)
-        boxes.setdefault((image_id, category_id), []).append(box)
         if annotation.get("iscrowd"):  # the caller leaves the whole pair out, this box included
             crowds.add((image_id, category_id))
+        try:
+            box = _clipped(of_corner_and_size(corner_and_size), size, f"{place}.bbox", path, number)
+        except _EmptyBox:
+            if not skip_bad_rows:
+                raise
+            notes[_empty_note] += 1
+            continue
+        boxes.setdefault((image_id, category_id), []).append(box)
     return boxes, crowds
 
 
@@ -337,6 +364,9 @@ def _coco_row(
     place = f"image {image['id']}"  # for messages
     size = _image_size(image, place, path)
     name = _field(category, "name", f"category {category['id']}", path)
+    if len(boxes) > most_boxes:
+        message = f"{path.name}: {place} has {len(boxes)} boxes of {name!r}, an answer at most {most_boxes}"
+        raise DataError("box.many", f"{message}: {_skip_advice}")
     # sorted from left to right, so that the truth does not depend on the order in the file
     truth = box_truth(sorted(boxes), "pixels", size)
     question = f"Find every {name}: give each box as [x1, y1, x2, y2]."
@@ -432,12 +462,25 @@ def _image_size(
     path,  # of the file, for messages
 ):
     "Width and height of a picture in pixels; a `DataError` if they are no whole numbers above 0"
-    size = tuple(_field(image, name, place, path) for name in ("width", "height"))
-    for side in size:
-        if not isinstance(side, int) or isinstance(side, bool) or side <= 0:  # true is an int in Python
-            message = f"{path.name}: {place} has width and height {size}, expected whole numbers above 0"
-            raise DataError("coco.field", message)
+    written = tuple(_field(image, name, place, path) for name in ("width", "height"))
+    size = tuple(map(_side, written))
+    if None in size:
+        message = f"{path.name}: {place} has width and height {written}, expected whole numbers above 0"
+        raise DataError("coco.field", message)
     return size
+
+
+def _side(
+    value,  # of a column width or height
+):
+    "A side as an int, also of 640.0, as pandas writes it, and of a text, as in a CSV; None for no such number"
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            return None
+    is_whole = is_finite_number(value) and value == int(value)  # true, an int in Python, is none
+    return int(value) if is_whole and value > 0 else None
 
 
 def _four_numbers(
@@ -446,7 +489,7 @@ def _four_numbers(
     path,  # of the file, for messages
     number,  # of the row, for messages
 ):
-    "A box as a tuple of four floats; a `DataError` if the value is anything else than four finite numbers"
+    "A box as a tuple of four floats; a `DataError` if the value is no four finite numbers, or four fractions"
     numbers = value
     if isinstance(value, str):
         # a CSV file holds a box as text; two boxes give eight numbers, which are refused below
@@ -455,6 +498,12 @@ def _four_numbers(
     if len(numbers) != 4 or not all(map(is_finite_number, numbers)):
         message = f"{path.name}: {place} = {str(value)[:60]}, expected four numbers"
         raise DataError("box.numbers", message, row=number)
+    # As pixels these would be a part of the first one. [0, 0, 1, 1] may be one pixel, and says nothing.
+    are_whole = all(float(side).is_integer() for side in numbers)
+    if max(numbers) <= 1 and not are_whole:
+        message = (f"{path.name}: {place} = {str(value)[:60]}: fractions of the picture? Expected pixels, "
+                   "multiply by its width and height")
+        raise DataError("box.scale", message, row=number)
     return tuple(map(float, numbers))
 
 
@@ -471,8 +520,11 @@ def _clipped(
     """The box clipped to its picture; a `DataError` if it is no valid box, or reaches far beyond the picture
 
     By rounding, a box in somebody's file may reach beyond by one pixel (`over_the_edge`)."""
-    if box_fault(box):
-        raise DataError("box.fault", f"{path.name}: {place} has {box_fault(box)}", row=number)
+    fault = box_fault(box)
+    if fault == "no area":
+        raise _EmptyBox("box.fault", f"{path.name}: {place} has no area: {_skip_advice}", row=number)
+    if fault:
+        raise DataError("box.fault", f"{path.name}: {place} has {fault}", row=number)
     left, top, right, bottom = box
     width, height = size
     # beyond the left, upper, right or lower edge, whichever is most
@@ -483,7 +535,11 @@ def _clipped(
         raise DataError("box.outside", message, row=number)
     clipped = max(0.0, left), max(0.0, top), min(width, right), min(height, bottom)
     if box_fault(clipped):  # it lies wholly beyond an edge, by less than a pixel
-        raise DataError("box.outside", f"{path.name}: {place} lies beside its picture", row=number)
+        message = f"{path.name}: {place} lies beside its picture: {_skip_advice}"
+        raise _EmptyBox("box.outside", message, row=number)
+    if box_fault(tuple(map(round, clipped))):  # a truth in pixels holds whole numbers
+        message = f"{path.name}: {place} has no area in whole pixels: {_skip_advice}"
+        raise _EmptyBox("box.small", message, row=number)
     return clipped
 
 
@@ -498,28 +554,36 @@ box_forms = ("xywh", "xyxy")
 
 def refcoco_rows(
     path: str | Path,  # rows in .jsonl, .json, .csv, .tsv or .parquet: a phrase, a picture and a box each
-    form: str = "xywh",  # xywh: corner, width and height, as RefCOCO's own; xyxy: two corners
+    form: str | None = None,  # xywh: corner, width, height, as RefCOCO's own; xyxy: corners; None: by column
     image_dir: str | Path | None = None,  # where picture paths begin; None: beside the file
+    skip_bad_rows: bool = False,  # leave rows out whose box has no area
 ) -> tuple:  # list of (number, row), list of notes (sentence, how many)
     """Read rows in the style of RefCOCO: for each phrase a row that asks for the box of what it names
 
-    The picture's size is the row's `width` and `height`, else it is read from the picture file."""
-    if form not in box_forms:
+    The picture's size is the row's `width` and `height`, else it is read from the picture file. Without a
+    `form` a box is read as corner, width and height; in a column `bbox_2d`, Qwen's name, as two corners."""
+    if form is not None and form not in box_forms:
         raise DataError("box.form", f"form = {form!r}{nearest(form, list(box_forms))}")
     path = Path(path)
     picture_folder = Path(image_dir) if image_dir else path.parent
-    rows = []
+    rows, notes = [], Counter()  # notes: what is left out, or read by its column's name → in how many rows
     for number, raw in read_rows(path):  # raw: a dict
-        rows += [(number, row) for row in _phrase_rows(raw, number, form, picture_folder, path)]
-    return rows, []
+        try:
+            rows += [(number, row) for row in _phrase_rows(raw, number, form, picture_folder, path, notes)]
+        except _EmptyBox:
+            if not skip_bad_rows:
+                raise
+            notes[_empty_note] += 1
+    return rows, list(notes.items())
 
 
 def _phrase_rows(
     raw,  # a row in RefCOCO's style, a dict: a phrase or several, a box, a picture, perhaps width and height
     number,  # of the row, for messages
-    form,  # of the box: "xywh", corner, width and height; "xyxy", two corners
+    form,  # of the box: "xywh", corner, width and height; "xyxy", two corners; None: by the column's name
     picture_folder,  # where picture paths begin
     path,  # of the file, for messages
+    notes,  # a `Counter` of what was read by the name of its column; changed
 ):
     """The rows for the phrases of one row: each a dict of question, answer (the box as text) and images
 
@@ -530,16 +594,54 @@ def _phrase_rows(
     picture = raw[_column(raw, picture_names, number, path)]
     numbers = _four_numbers(raw[box_column], box_column, path, number)
     size = _row_size(raw, picture, picture_folder, number, path)
-    corners = of_corner_and_size(numbers) if form == "xywh" else numbers
+    is_qwens = form is None and box_column == "bbox_2d"
+    if is_qwens:
+        notes["bbox_2d is read as two corners, as Qwen writes it"] += 1
+    has_corners = is_qwens or form == "xyxy"
+    corners = numbers if has_corners else of_corner_and_size(numbers)
     box = _clipped(corners, size, box_column, path, number)
     truth = box_truth([box], "pixels", size)
+    # lmms-lab's RefCOCO has one fixed prompt in `question`, and the phrases in `answer`
+    if phrase_column == "question" and _has_phrases(raw.get("answer")):
+        phrase_column = "answer"
+        notes["the phrases are the list in the column answer; the question is not read"] += 1
     rows = []
-    # RefCOCO may have a list of phrases for one box, by several people: each becomes a question.
-    phrases = as_list(raw[phrase_column]) or [raw[phrase_column]]  # as_list: None for a single text
-    for phrase in phrases:
+    for phrase in _phrases(raw[phrase_column], phrase_column, number, path):
         question = phrase if phrase_column == "question" else _question_for(phrase)
         rows.append(dict(question=question, answer=truth, images=picture))  # as it is: one, or a list of one
     return rows
+
+
+def _listed_values(value):
+    "The list that a column holds, perhaps as a text, as in a CSV; None for anything else, such as a phrase"
+    written = listed(value) if isinstance(value, str) else value
+    return as_list(written)
+
+
+def _has_phrases(value):
+    "Whether a column holds a list of texts, and not a text, or the numbers of a box"
+    values = _listed_values(value)
+    return bool(values) and all(isinstance(text, str) for text in values)
+
+
+def _phrases(
+    value,  # of the row's column: a phrase, or a list of phrases
+    column,  # its name, for messages
+    number,  # of the row, for messages
+    path,  # of the file, for messages
+):
+    "The phrases of a row, a list of texts; a `DataError` where one is empty or no text"
+    # RefCOCO may have a list of phrases for one box, by several people: each becomes a question.
+    values = _listed_values(value) or [value]
+    phrases = []
+    for element in values:
+        # RefCOCO's own files hold dicts: {"sent": the phrase, "raw": as it was typed, "tokens": …}
+        phrase = element.get("sent", element.get("raw")) if isinstance(element, dict) else element
+        if not isinstance(phrase, str) or not phrase.strip():
+            message = f"{path.name}: {column} = {str(element)[:60]!r}, expected a phrase"
+            raise DataError("box.phrase", message, row=number)
+        phrases.append(phrase)
+    return phrases
 
 
 def _question_for(phrase):
@@ -569,7 +671,8 @@ def _row_size(
     path,  # the file of the rows, for messages
 ):
     "Width and height of a row's picture: from the row's columns of these names, else from the picture itself"
-    if raw.get("width") and raw.get("height"):
+    has_size = not any(is_nothing(raw.get(name)) for name in ("width", "height"))
+    if has_size and raw["width"] and raw["height"]:
         row_size = dict(width=raw["width"], height=raw["height"])
         return _image_size(row_size, f"row {number}", path)  # checked: two whole numbers above 0
     return _size_from_picture(picture, picture_folder, number, path)
@@ -600,8 +703,8 @@ def convert_boxes(
     input_path: str | Path,  # a COCO file (.json: images, annotations and categories), or RefCOCO-style rows
     output_jsonl: str | Path,  # written whole or not at all
     image_dir: str | Path | None = None,  # where picture paths begin; None: beside the input
-    form: str = "xywh",  # of the boxes in rows: xywh or xyxy; a COCO file always has xywh
-    skip_bad_rows: bool = False,  # leave rows out whose picture cannot be used; False stops at the first
+    form: str | None = None,  # of boxes in rows: xywh or xyxy; None: xyxy in bbox_2d, else xywh, as COCO's
+    skip_bad_rows: bool = False,  # leave bad pictures, boxes without area, rows of over a hundred boxes out
     tell=None,  # a function called with the report of `inspect_vqa`, such as `print`
 ) -> int:  # rows written
     """Convert a file of boxes that others wrote to rows of task `pointing`, with truths in pixels
@@ -622,14 +725,17 @@ def convert_boxes(
 def _inspected_boxes(
     path,  # a COCO file, or rows with a phrase, a picture and a box
     image_dir,  # where picture paths begin; None: beside the file
-    form,  # of boxes in rows: "xywh" or "xyxy"; a COCO file always has xywh
-    skip_bad_rows,  # False: a `DataError` for the first row whose picture cannot be used
+    form,  # of boxes in rows: "xywh" or "xyxy", None: by the column's name; a COCO file always has xywh
+    skip_bad_rows,  # False: a `DataError` for the first row whose picture or box cannot be used
 ):
     """Read a file of boxes and check its rows: (list of (number, good row), report, which prints itself)
 
     The report counts the rows, and tells which were skipped and why. A `DataError` where no row is good."""
     # notes: (sentence, how many) about what was left out
-    rows, notes = coco_rows(path) if _is_coco(path) else refcoco_rows(path, form, image_dir)
+    if _is_coco(path):
+        rows, notes = coco_rows(path, skip_bad_rows)
+    else:
+        rows, notes = refcoco_rows(path, form, image_dir, skip_bad_rows)
     kept, report = inspect_vqa(path, image_dir, rows=rows)  # the checks of all rows that training reads
     kept = _of_their_pictures(kept, report)
     if report.skipped and not skip_bad_rows:

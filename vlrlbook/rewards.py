@@ -45,8 +45,8 @@ def accepted_answers(
     answer, # a text, a list of texts, or a text that is a JSON list of texts
 ) -> list: # of texts, at least one
     "The list of the truths that a question accepts, any of which earns full marks"
-    # a column of a data set holds texts only, so a list is stored in it as JSON
-    looks_like_list = isinstance(answer, str) and answer.startswith('["') and answer.endswith("]")
+    # a column of a data set holds texts only, so a list is stored in it as JSON; [3, 4] is a point, no list
+    looks_like_list = isinstance(answer, str) and re.fullmatch(r'\s*\[\s*".*\]\s*', answer, re.DOTALL)
     if looks_like_list:
         try:
             answer = json.loads(answer)
@@ -55,7 +55,8 @@ def accepted_answers(
     is_list = not isinstance(answer, str) and hasattr(answer, "__iter__")
     if not is_list:
         return [str(answer)]
-    return [str(truth) for truth in answer] or [""] # an empty list is taken for an empty truth
+    truths = [str(truth) for truth in answer if truth is not None] # JSON's null is no text "None"
+    return truths or [""] # an empty list is taken for an empty truth
 
 def counting_reward(
     completion: str, # what the model wrote
@@ -220,10 +221,11 @@ def cut_reward(
 # %% ../nbs/02_rewards.ipynb #n02verb1
 def verbatim_reward(
     completion: str, # what the model wrote
-    answer: str, # the truth
+    answer: str, # the truth, or several of them
 ) -> dict: # overall, verbatim
-    "Pay 1 if the answer is the truth to the letter, white space around it aside; else 0"
-    same = float(completion.strip() == answer.strip())
+    "Pay 1 if the answer is a truth to the letter, white space around it aside; else 0"
+    truths = [truth.strip() for truth in accepted_answers(answer)]
+    same = float(completion.strip() in truths)
     return dict(overall=same, verbatim=same)
 
 # %% ../nbs/02_rewards.ipynb #c015
@@ -874,14 +876,20 @@ def _paid(
 # %% ../nbs/02_rewards.ipynb #xnf4d5a52
 def _log_parts(
     log_metric, # TRL's function: (name, number)
-    parts, # a dict for each answer of the batch, all with the same keys
+    parts, # a dict for each answer of the batch; one may lack a part that others have
     paid, # what each answer earns; None for one that is left out
     group_size, # answers to a prompt, which stand one after another; None: silent groups are not counted
 ):
-    "Log the mean of each part, and the share of groups whose answers all earn the same (silent ones)"
-    for key in parts[0]:
-        if key != "overall": # the reward itself, which TRL logs
-            log_metric(f"part/{key}", mean_of(part[key] for part in parts))
+    """Log the mean of each part, and the share of groups whose answers all earn the same (silent ones)
+
+    A part's mean is that of the answers that have it: a user's reward may return early with fewer parts."""
+    values_of: dict = {} # name of a part → its value in each answer that has it
+    for part in parts:
+        for name, value in part.items():
+            values_of.setdefault(name, []).append(value)
+    for name, values in values_of.items():
+        if name != "overall": # the reward itself, which TRL logs
+            log_metric(f"part/{name}", mean_of(values))
     if group_size:
         log_metric("silent", silent_share(paid, group_size))
 
@@ -935,7 +943,10 @@ def for_easyr1(
     return compute_score
 
 def _truth_of(ground_truth):
-    "A row's truth as a reward takes it: a list of accepted answers as it is, anything else as a text"
+    "A row's truth as a reward takes it: a list of accepted answers as a list, anything else as a text"
+    # pandas reads a column of lists as arrays of NumPy, whose `tolist` gives the list (or a single value)
+    if hasattr(ground_truth, "tolist"):
+        ground_truth = ground_truth.tolist()
     return ground_truth if isinstance(ground_truth, (list, tuple)) else str(ground_truth)
 
 # %% ../nbs/02_rewards.ipynb #n3aeaad7
