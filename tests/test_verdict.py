@@ -14,7 +14,7 @@ from vlrlbook.marking import baselines, counted, gain, marks, merged
 from vlrlbook.metrics import difference, difference_ci, tango
 from vlrlbook.report import StageCards, changed_settings, curve_words, report_html, write_report
 from vlrlbook.run_files import save_predictions
-from vlrlbook.verdict import good_outcomes, outcomes, read_answers, read_verdict, verdict_line, verdict_of
+from vlrlbook.verdict import commonest, good_outcomes, outcomes, read_answers, read_verdict, verdict_line, verdict_of
 
 
 def counting(truths, before, after, sampled_before=None, sampled_after=None, words="A photo of {} discs"):
@@ -133,6 +133,37 @@ def test_a_habit_for_each_kind_of_question_is_a_collapse():
     assert verdict_of(vqa(sides + closed), "vqa")["outcome"] == "collapsed"
     seen = [(q, t, b, t) for q, t, b, _ in sides + closed]
     assert verdict_of(vqa(seen), "vqa")["outcome"] == "better"
+
+
+def several(rows):
+    "The same rows, each truth as a list of accepted answers with wordings that nobody uses"
+    return [r | dict(answer=json.dumps([r["answer"], f"a {r['answer']} finding"])) for r in rows]
+
+
+OTHERS = ["cyst", "polyp", "ulcer", "nodule"]
+
+
+@pytest.mark.parametrize("word, rows", [
+    # right on the 60 % that are benign, and so is saying it always
+    ("no better than one answer", [("What?", ("benign" if i % 5 < 3 else OTHERS[i % 4]), ("benign" if i % 4 == 0 else OTHERS[(i + 3) % 4]),
+                                   ("benign" if i % 5 < 3 else OTHERS[(i + 1) % 4])) for i in range(200)]),
+    ("better", [("What?", OTHERS[i % 4], OTHERS[(i + i % 3) % 4], OTHERS[i % 4]) for i in range(60)]),
+    ("collapsed", [("What?", OTHERS[i % 4], OTHERS[(i + i % 3) % 4], "cyst") for i in range(60)]),
+    ("one truth", [("What?", "cyst", OTHERS[i % 4], "cyst") for i in range(60)])])
+def test_more_wordings_of_each_truth_change_no_verdict(word, rows):
+    one, more = verdict_of(vqa(rows), "vqa"), verdict_of(several(vqa(rows)), "vqa")
+    assert one["outcome"] == more["outcome"] == word and one["sentence"] == more["sentence"]
+    assert [q["answer"] for q in one["questions"]] == [q["answer"] for q in more["questions"]]
+    assert baselines(vqa(rows), "vqa") == baselines(several(vqa(rows)), "vqa")
+
+
+def test_one_text_that_every_question_accepts_is_one_truth():
+    rows = vqa([("What?", ('["can", "coke"]', '["coke", "soda"]')[i % 2], "dog", "coke") for i in range(8)])
+    found = verdict_of(rows, "vqa")
+    assert found["outcome"] == "one truth" and "“coke”" in found["sentence"]
+    mixed = vqa([("What?", ('["can", "coke"]', '["coke", "soda"]', '["cat"]')[i % 3], "dog", "coke") for i in range(9)])
+    assert commonest(mixed, "after_greedy", "vqa") | dict(text="") == dict(
+        said="coke", text="", count=9, n=9, others=3, others_count=3, truths=3)
 
 
 # ---- intervals
