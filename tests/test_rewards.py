@@ -187,6 +187,23 @@ def test_trl_adapter_logs_parts_and_passes_columns():
     assert seen[0][0] == ["3", "4"] and [s.row for s in seen[0][2]] == [1, 2]
 
 
+@pytest.mark.parametrize("texts", [["3", "hello", "4"], ["hello", "3", "4"], ["3", "4", "hello"]])
+def test_a_part_that_some_answers_lack_is_the_mean_of_the_others(texts):
+    "A reward that returns early has fewer parts: a KeyError in the first step, or no curve, by which answer came first"
+    def early(completion, answer):
+        count = read_count(completion)
+        if count is None: return dict(overall=0.0)
+        return dict(overall=float(count == 3), close=0.5 * (count == 4))
+    for reward, name in ((early, "part/close"), (mix(early=(early, 0.5), form=(format_reward, 0.5)), "part/early_close")):
+        assert check_reward(reward) == []
+        logged = {}
+        paid = for_trl(reward)(prompts=None, completions=texts, answer=["3"] * 3, log_metric=lambda k, v: logged.update({k: v}))
+        assert len(paid) == 3 and logged[name] == 0.25, "of the two that have it"
+    logged = {}
+    for_trl(early)(prompts=None, completions=["hello"] * 3, answer=["3"] * 3, log_metric=lambda k, v: logged.update({k: v}))
+    assert logged == {}
+
+
 def test_own_reward_by_dotted_path(tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text("def short(completion, answer): return {'overall': float(len(completion) < 5)}\n")
     monkeypatch.syspath_prepend(tmp_path)

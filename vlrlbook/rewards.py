@@ -874,14 +874,18 @@ def _paid(
 # %% ../nbs/02_rewards.ipynb #xnf4d5a52
 def _log_parts(
     log_metric, # TRL's function: (name, number)
-    parts, # a dict for each answer of the batch, all with the same keys
+    parts, # a dict for each answer of the batch; an answer may lack a part that another one has
     paid, # what each answer earns; None for one that is left out
     group_size, # answers to a prompt, which stand one after another; None: silent groups are not counted
 ):
     "Log the mean of each part, and the share of groups whose answers all earn the same (silent ones)"
-    for key in parts[0]:
-        if key != "overall": # the reward itself, which TRL logs
-            log_metric(f"part/{key}", mean_of(part[key] for part in parts))
+    names = {} # of all parts; a dict used as a set that keeps its order
+    for part in parts:
+        names.update(part)
+    for name in names:
+        if name != "overall": # the reward itself, which TRL logs
+            # a reward that returns early, as for a text without an answer, may return fewer parts
+            log_metric(f"part/{name}", mean_of(part[name] for part in parts if name in part))
     if group_size:
         log_metric("silent", silent_share(paid, group_size))
 
