@@ -9,7 +9,7 @@ from PIL import Image
 from hypothesis import given, strategies as st
 from vlrlbook.data import DataError, convert_vqa, published_split, read_rows, split_rows_by_picture, vqa_prompt, vqa_row
 from vlrlbook.rewards import (answer_kind, choice_letters, for_easyr1, for_verl, format_reward, load_reward, normalise_answer,
-                              normalise_table, vqa_accuracy, vqa_table, yes_or_no)
+                              normalise_table, vqa_accuracy, vqa_table, word_overlap, yes_or_no)
 from vlrlbook.rows.pictures import picture_list
 from vlrlbook.rows.values import as_list
 
@@ -50,6 +50,25 @@ def test_letters(text, letters): assert choice_letters(text) == frozenset(letter
 
 @pytest.mark.parametrize("text, normalised", normalise_table)
 def test_normalise(text, normalised): assert normalise_answer(text) == normalised
+
+
+@pytest.mark.parametrize("one, other", [
+    ("दाल", "दिल"), ("हूँ", "हाँ"), ("বিম", "বাম"), ("น้ำ", "นำ"), ("ซ้าย", "ซาย"), ("மலை", "மாலை"), ("நாய்", "நீய்"), ("ಮನೆ", "ಮನ"),
+    ("ਮੇਰਾ", "ਮੋਰਾ"), ("ကား", "ကာ"), ("ខ្មែរ", "ខមរ"), ("སྐད", "སྐུད"), ("යන්න", "යන")])
+def test_a_vowel_sign_is_part_of_its_word(one, other):
+    "Hindi, Bengali, Thai, Tamil, Kannada, Gurmukhi, Burmese, Khmer, Tibetan, Sinhala: words were compared without their vowels"
+    assert vqa_accuracy(one, other)["accuracy"] == vqa_accuracy(other, one)["accuracy"] == 0
+    assert normalise_answer(one) != normalise_answer(other) and " " not in normalise_answer(one)
+    for text in (one, f"<answer>{one}</answer>", f"The answer is {one}.", f"**{one}**"):
+        assert vqa_accuracy(text, one)["accuracy"] == 1
+    assert word_overlap(one, other) == (0, 0, 0) and word_overlap(f"{one} {other}", one)[0] == 0.5
+
+
+@pytest.mark.parametrize("text, truth", [
+    ("Meniere", "Ménière"), ("me\u0301nie\u0300re", "Ménière"), ("naive", "naïve"), ("كَتَبَ", "كتب"), ("כֶּלֶב", "כלב"), ("за́мок", "замок"),
+    ("X-ray", "xray"), ("don't", "dont"), ("l'œil", "l'œil"), ("heart ❤\ufe0f", "heart ❤"), ("क्\u200dष", "क्ष"), ("3 दिन", "3 दिन")])
+def test_marks_that_may_be_left_out_still_may(text, truth):
+    assert vqa_accuracy(text, truth)["accuracy"] == vqa_accuracy(truth, text)["accuracy"] == 1
 
 
 @given(st.text(max_size=200))

@@ -6,8 +6,8 @@ import re
 import unicodedata
 from typing import NamedTuple
 
-__all__ = ["units", "tens", "chinese", "Token", "edge", "margin", "answer_text", "final_answer", "is_cut",
-           "plain_text", "unwrapped", "tokens_of", "is_number"]
+__all__ = ["units", "tens", "chinese", "Token", "edge", "margin", "combining_marks", "answer_text",
+           "final_answer", "is_cut", "plain_text", "unwrapped", "tokens_of", "is_number"]
 
 _most_characters = 2000  # of a text that are read
 _from_the_beginning = 700  # of them where the text is longer: "B, because …" says its answer first
@@ -189,11 +189,20 @@ _phrases = (
     "半(?:透明|透光|导体|導體|成品|自动|自動|人[马馬]|[圆圓径徑球岛島身袖裸蹲跪坐躺卧死熟生空满滿开開闭閉掩遮露埋截]|"
     "[边邊环環柱挂掛数數新旧舊湿濕])")
 _thousands = r"\d{1,3}(?:,\d{3}){1,3}(?![\d,]|\.\d+\.)|\d{1,3}(?:[ ']\d{3}){1,3}(?! ?\d)"
+# Signs that are written over, under or behind a letter and belong to it, such as the vowels of Hindi, Tamil and
+# Thai (Unicode's categories Mn and Mc; the rule for words, UAX 29, breaks none before one). `\w` lacks them.
+# Looked for where scripts have them, since to look at all of Unicode would take too long at each start.
+_blocks_with_marks = (*range(0x300, 0x1e00), *range(0xa660, 0xac00), *range(0x11000, 0x11900))
+combining_marks = "".join(
+    character for character in map(chr, _blocks_with_marks)
+    if unicodedata.category(character) in ("Mn", "Mc"))
+_letter = rf"[^\W\d_{_cjk}]"
+_rest_of_word = rf"(?:{_letter}|[{combining_marks}])*"
 _sign = r"(?:(?<![\w.)\]%])[-+])?"  # behind a word, a number or a bracket it is a hyphen
 _token = re.compile(
     rf"(?P<line>\n)|(?P<han>{_phrases})|(?P<numeral>[{_numerals}]{{1,12}})|(?P<character>[{_cjk}])"
     rf"|(?P<number>{_sign}(?:{_thousands}|\d+)(?:\.\d+){{0,3}}|{_sign}(?<![\w.])\.\d+)"
-    rf"|(?P<word>[^\W\d_{_cjk}]+(?:'[^\W\d_{_cjk}]+)?)|(?P<mark>\S)")
+    rf"|(?P<word>{_letter}{_rest_of_word}(?:'{_letter}{_rest_of_word})?)|(?P<mark>\S)")
 
 
 def tokens_of(

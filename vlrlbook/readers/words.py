@@ -7,13 +7,15 @@ from functools import lru_cache
 
 from .choices import truth_letters
 from .counts import read_number
-from .tokens import is_number, margin, plain_text, tens, tokens_of, units, unwrapped
+from .tokens import combining_marks, is_number, margin, plain_text, tens, tokens_of, units, unwrapped
 
 __all__ = ["normalise_answer", "answer_words", "answer_items", "same_words", "same_items", "answer_kind",
            "truth_number"]
 
 _most_normalised = 4000  # characters
 _articles = ("a", "an", "the")
+# a vowel sign of Hindi or Thai is no mark but part of its word
+_dropped_by_challenge = re.compile(rf"(?<!\d)\.|\.(?!\d)|[^\w.%+<>={combining_marks}]|_")
 
 
 def normalise_answer(
@@ -23,11 +25,12 @@ def normalise_answer(
 
     Lower case, Unicode's NFKC form, number words of one word as digits, no articles, no punctuation."""
     plain = unicodedata.normalize("NFKC", str(text)[:_most_normalised]).lower()
-    plain = re.sub(r"['’`]", "", plain)
+    # once more in NFKC: an accent may stand behind a letter now
+    plain = unicodedata.normalize("NFKC", re.sub(r"['’`]", "", plain))
     # the comma between thousands: 1,200 becomes 1200
     plain = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", plain)
     # marks become spaces, but for a decimal point and % + < > =: x-ray becomes x ray, and so -5 becomes 5
-    plain = re.sub(r"(?<!\d)\.|\.(?!\d)|[^\w.%+<>=]|_", " ", plain)
+    plain = _dropped_by_challenge.sub(" ", plain)
     words = [word for word in plain.split() if word not in _articles]
     # like the challenge, only number words of one word: "twenty one" becomes "20 1"
     return " ".join(str(units.get(word, tens.get(word, word))) for word in words)
@@ -36,8 +39,11 @@ def normalise_answer(
 # Words
 
 _kept_marks = {"%", "+", "<", ">", "=", "≥", "≤", "°"}
-# only of Latin letters: in other scripts a combining mark is a vowel
-_accents = re.compile("(?<=[a-zA-Z])[\u0300-\u036f]+")
+# of Latin letters, of Cyrillic vowels the stress, and the points of Hebrew and Arabic, which most texts leave
+# out; in other scripts a combining mark is a vowel that makes another word
+_accents = re.compile(
+    "(?<=[a-zA-Z])[\u0300-\u036f]+|(?<=[аеиоуыэюяіїєАЕИОУЫЭЮЯІЇЄ])\u0301"
+    "|[\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u0610-\u061a\u064b-\u0652\u0656-\u065f\u0670]")
 
 
 def answer_words(
@@ -58,7 +64,9 @@ def answer_words(
 
 
 def _without_accents(text):
-    "A text without the accents of its Latin letters: meniere for ménière; other scripts keep their marks"
+    """A text without accents that may be left out: meniere for ménière; other scripts keep their marks
+
+    So it is with Latin letters, the stress of Cyrillic ones, and the points of Hebrew and Arabic."""
     # NFKD splits é into e and an accent, which is removed; NFKC joins what is left
     letters_and_accents = unicodedata.normalize("NFKD", text)
     return unicodedata.normalize("NFKC", _accents.sub("", letters_and_accents))
