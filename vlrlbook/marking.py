@@ -6,6 +6,7 @@ the verdict of every run (`verdict`) stands on it, so that a number in `results.
 number in an evaluation can never differ. No torch: a server reads verdicts of old runs with it. Told on page
 06. Written by hand."""
 import math
+import re
 from collections import Counter
 from functools import partial
 from operator import itemgetter
@@ -131,15 +132,22 @@ def pointing_marks(
     )
 
 
+_closed_types = ("CLOSED", "CLOSEDENDED", "YESNO", "BINARY", "BOOLEAN")  # of a column `answer_type`
+_open_types = ("OPEN", "OPENENDED")
+
+
 def is_closed(
     row: dict,  # question, answer, and answer_type where the set has one
 ) -> bool:  # True for a closed question
     """Whether a VQA question is closed: answered by yes or no, a letter, or a choice that the question offers
 
-    Where the data set has a column `answer_type`, that decides. Of several accepted answers the first one
-    says what kind of question it is."""
-    if row.get("answer_type"):
-        return str(row["answer_type"]).strip().upper() == "CLOSED"
+    Where the data set has a column `answer_type` that says one of the two, that decides. Of several accepted
+    answers the first one says what kind of question it is."""
+    # "Closed-ended" and "yes/no " become CLOSEDENDED and YESNO
+    type_letters = re.sub(r"[^A-Z]", "", str(row.get("answer_type")).upper())
+    # any other word, such as VQA v2's "number" and "other", does not say it: the truth does
+    if type_letters in _closed_types or type_letters in _open_types:
+        return type_letters in _closed_types
     first_truth = accepted_answers(row["answer"])[0]
     if answer_kind(first_truth) in ("yes/no", "letter"):
         return True
@@ -481,10 +489,20 @@ def group_names(
     if task == "pointing":
         # to find one thing is easier than to find all of several
         return [str(len(read_box_truth(first_truth).boxes))]
-    words = str(row.get("question_type", "")).split(",")
-    types = [word.strip().upper() for word in words if word.strip()]
     # without types, by the form of the truth, such as "yes/no"
-    return types or [answer_kind(first_truth)]
+    return _question_types(row.get("question_type")) or [answer_kind(first_truth)]
+
+
+def _question_types(
+    value,  # of the column question_type: a text such as "POS, PRES", a list of texts, None or NaN
+):
+    "The types of a question in capitals, each once; an empty list where the row names none"
+    if value is None or isinstance(value, float) and math.isnan(value):  # an empty cell of a table
+        return []
+    texts = value if isinstance(value, (list, tuple)) else [value]
+    words = ",".join(map(str, texts)).split(",")
+    types = [word.strip().upper() for word in words if word.strip()]
+    return list(dict.fromkeys(types))
 
 
 def by_group(
@@ -551,7 +569,7 @@ def greedy_flips(
     task: str,  # counting, vqa, pointing or zoom
     reward=None,  # (completion, answer) → parts; None: the task's own
 ) -> dict | None:  # became_right, became_wrong and p, from `flips`; None without answers before and after
-    "How many pictures training made right for the best guess (greedy decoding), and how many it made wrong"
+    "How many answers training made right for the best guess (greedy decoding), and how many it made wrong"
     needed = ("question", "answer", "answer_type", "question_type", "before_greedy", "after_greedy")
     # without sampled answers, since `score_rows` would mark all of them for nothing
     greedy_rows = [{name: row[name] for name in needed if name in row} for row in rows]
