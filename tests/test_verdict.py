@@ -10,8 +10,8 @@ from vlrlbook.answers import ask_model
 from vlrlbook.cli import main as command
 from vlrlbook.core import RunLog, SettingsError, cast
 from vlrlbook.data import DataError
-from vlrlbook.marking import baselines, counted, gain, marks, merged
-from vlrlbook.metrics import difference, difference_ci, tango
+from vlrlbook.marking import baselines, counted, gain, greedy_flips, marks, merged
+from vlrlbook.metrics import difference, difference_ci, flips, tango
 from vlrlbook.report import StageCards, changed_settings, curve_words, report_html, write_report
 from vlrlbook.run_files import save_predictions
 from vlrlbook.verdict import commonest, good_outcomes, outcomes, read_answers, read_verdict, verdict_line, verdict_of
@@ -102,6 +102,31 @@ def test_a_collapse_is_told_with_its_answer_and_its_worth():
 def test_rows_that_share_a_picture_are_called_questions():
     rows = [r | dict(picture=f"p{i // 2}") for i, r in enumerate(counting(TRUTHS, guesses(TRUTHS, 0.4, 1), guesses(TRUTHS, 0.8, 2)))]
     assert "of 300 held-out questions" in verdict_of(rows)["sentence"] and "over pictures" in verdict_of(rows)["sentence"]
+
+
+def flipped(pictures, of_each=12, lost=0):
+    "Verdict on rows that share pictures; all answers of the first pictures became right, of the last `lost` ones wrong"
+    rows = []
+    for picture in range(pictures):
+        for k in range(of_each):
+            before, after = ("heart", "liver") if picture < pictures - lost else ("liver", "heart")
+            rows.append(dict(row=len(rows), question=f"q{k}", answer="liver" if k % 2 else '["liver", "a liver"]', picture=f"p{picture}",
+                             before_greedy=[before], after_greedy=[after]))
+    return {q["name"]: q for q in verdict_of(rows, "vqa")["questions"]}["more_than_luck"], greedy_flips(rows, "vqa")
+
+
+def test_luck_is_counted_in_pictures_where_questions_share_them():
+    "24 answers to two pictures are no 24 coins"
+    question, counts = flipped(2)
+    assert counts["became_right"] == 24 and counts["p"] == 0.5 and question["answer"] == "cannot tell"
+    assert question["detail"] == "24 against 0 questions, 2 against 0 pictures, p = 0.5"
+    assert flipped(6)[0]["answer"] == "yes" and flipped(6)[1]["p"] == 2 / 2 ** 6
+    question, counts = flipped(6, lost=3)
+    assert question["answer"] == "no" and (counts["pictures_gained"], counts["pictures_lost"]) == (3, 3)
+    # each picture its own: as before
+    assert flips([0] * 6, [1] * 6) == dict(became_right=6, became_wrong=0, stayed_right=0, stayed_wrong=0, n=6, p=2 / 2 ** 6)
+    # a picture that gained as much as it lost tells nothing
+    assert flips([0, 1, 0, 0], [1, 0, 1, 1], ["a", "a", "b", "b"])["pictures_gained"] == 1
 
 
 def test_a_common_truth_is_no_collapse():

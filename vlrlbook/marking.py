@@ -577,7 +577,7 @@ def greedy_flips(
         return None
     scored = score_rows(greedy_rows, task, reward)  # column → mark → array, a number per row
     mark = flip_mark(task)  # a mark that is 1 or 0, such as exact
-    return flips(scored["before_greedy"][mark], scored["after_greedy"][mark])
+    return flips(scored["before_greedy"][mark], scored["after_greedy"][mark], pictures_of(rows))
 
 
 # What needs no picture

@@ -146,12 +146,18 @@ def _more_than_luck(flipped):
     """Answer whether more answers became right than became wrong, beyond luck
 
     Returns (yes, no or cannot tell, the numbers as text). `flipped` is a dict: became_right and became_wrong
-    (counts of pictures), and `p`, that of McNemar's test for these two."""
+    (counts of answers), and `p`, that of McNemar's test for these two. Where rows share pictures it also has
+    pictures_gained and pictures_lost, and p is that of these two."""
     gained, lost, p = flipped["became_right"], flipped["became_wrong"], flipped["p"]
+    numbers = f"{gained} against {lost}"
+    if "pictures_gained" in flipped:
+        # the questions to one picture are not independent, and so only its balance counts
+        gained, lost = flipped["pictures_gained"], flipped["pictures_lost"]
+        numbers = f"{numbers} questions, {gained} against {lost} pictures"
     # With five flips even the best case, all gains, has p = 2 / 2^5 = 0.06: a no would mean nothing.
     is_no_otherwise = gained + lost >= 6
     is_shown = p < 0.05 and gained > lost
-    return _decided(is_shown, is_no_otherwise), f"{gained} against {lost}, p = {p:.2g}"
+    return _decided(is_shown, is_no_otherwise), f"{numbers}, p = {p:.2g}"
 
 
 def _mostly_meant(
@@ -384,7 +390,7 @@ def _needed_metrics(
 
     right_or_wrong = flip_mark(task)  # a mark that is 1 or 0
     before, after = scored["before_greedy"], scored["after_greedy"]  # mark → array
-    return metrics, flips(before[right_or_wrong], after[right_or_wrong])
+    return metrics, flips(before[right_or_wrong], after[right_or_wrong], pictures)
 
 
 def _gains_of_groups(
