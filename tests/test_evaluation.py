@@ -200,12 +200,17 @@ def counting_rows(before, after, truths):
     ("Where is it?", "left", {}, False, "nothing offered"), ("Which plane?", "axial", {"answer_type": "CLOSED "}, True,
     "the set says so"), ("Is it normal?", "yes", {"answer_type": "OPEN"}, False, "the set says so"),
     ("How many are there?", "3", {}, False, "a number is open"),
-    ("Is it?", "yes", {"answer_type": "yes/no"}, True, "VQA v2's word"), ("Is it?", "maybe", {"answer_type": " Yes/No "}, True, "the set says so"),
-    ("Is it?", "maybe", {"answer_type": "binary"}, True, "so does this"), ("Where?", "axial", {"answer_type": "Closed-ended"}, True, "the set says so"),
-    ("Is it?", "yes", {"answer_type": "open_ended"}, False, "the set says so"), ("How many?", "3", {"answer_type": "number"}, False, "a number"),
-    ("Which?", "B", {"answer_type": "multi-choice"}, True, "a letter"), ("Is it?", "no", {"answer_type": "other"}, True, "other says neither"),
+    ("Is it?", "yes", {"answer_type": "yes/no"}, True, "VQA v2's word"),
+    ("Is it?", "maybe", {"answer_type": " Yes/No "}, True, "the set says so"),
+    ("Is it?", "maybe", {"answer_type": "binary"}, True, "so does this"),
+    ("Where?", "axial", {"answer_type": "Closed-ended"}, True, "the set says so"),
+    ("Is it?", "yes", {"answer_type": "open_ended"}, False, "the set says so"),
+    ("How many?", "3", {"answer_type": "number"}, False, "a number"),
+    ("Which?", "B", {"answer_type": "multi-choice"}, True, "a letter"),
+    ("Is it?", "no", {"answer_type": "other"}, True, "other says neither"),
     ("Where?", "left", {"answer_type": "other"}, False, "nothing offered"), ("Is it?", "yes", {"answer_type": None}, True, "an empty cell"),
-    ("Is it?", "yes", {"answer_type": float("nan")}, True, "an empty cell"), ("Where?", "left", {"answer_type": ""}, False, "an empty cell")])
+    ("Is it?", "yes", {"answer_type": float("nan")}, True, "an empty cell"),
+    ("Where?", "left", {"answer_type": ""}, False, "an empty cell")])
 def test_closed_or_open(question, answer, extra, closed, why):
     assert is_closed(dict(question=question, answer=answer, **extra)) is closed, why
 
