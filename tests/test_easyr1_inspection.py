@@ -213,6 +213,18 @@ def test_reward_files_that_are_wrong(export, tmp_path, processor):
         assert code in {p["code"] for p in dry_run(folder, processor=processor, progress=False, processes=1).problems}, source
 
 
+def test_of_several_accepted_answers_one_is_scored():
+    "The column holds them as a JSON list, which no model writes: as a text it earned nothing, and every such row was a problem"
+    from vlrlbook.easyr1.inspection import _texts_to_score, _wrong_answers
+    from vlrlbook.rewards import vqa_accuracy
+    truths = ['["soda can", "coke"]', '["coke", "cola"]', '["dog", "puppy"]', "cat"]
+    wrong = _wrong_answers(truths)
+    assert wrong == ["dog", "dog", "cat", "soda can"]
+    for truth, other in zip(truths, wrong):
+        earned = [vqa_accuracy(text, truth)["overall"] for text in _texts_to_score(truth, other)]
+        assert earned == [1, 1, 0, 0, 0]
+
+
 def test_processes_find_the_same(export, tmp_path, processor):
     folder = copied(export, tmp_path)
     found = rows(folder / "train.jsonl")

@@ -27,7 +27,7 @@ from vlrlbook.evaluation import (EvaluationSettings, all_metrics, best_blind, bo
                                  frozen_key, group_names, guess_task, is_closed, join, load_set, losing_groups, macro_f1, mcnemar,
                                  metric, other_pictures, pair_metrics, parting, questions, read_bins, read_predictions,
                                  recompute, score_rows, share_ci, spearman, swap_consistency, vqa_marks, wilson, word_scores)
-from vlrlbook.marking import pictures_of
+from vlrlbook.marking import answer_marks, counting_marks, pictures_of
 from vlrlbook.models import add_lora, load_vlm, tiny_twin
 from vlrlbook.rewards import vqa_accuracy
 
@@ -199,7 +199,18 @@ def counting_rows(before, after, truths):
     ("Is it on the left or the right?", "Right", {}, True, "the question offers it"),
     ("Where is it?", "left", {}, False, "nothing offered"), ("Which plane?", "axial", {"answer_type": "CLOSED "}, True,
     "the set says so"), ("Is it normal?", "yes", {"answer_type": "OPEN"}, False, "the set says so"),
-    ("How many are there?", "3", {}, False, "a number is open")])
+    ("How many are there?", "3", {}, False, "a number is open"),
+    ("Is it?", "yes", {"answer_type": "yes/no"}, True, "VQA v2's word"),
+    ("Is it?", "maybe", {"answer_type": " Yes/No "}, True, "the set says so"),
+    ("Is it?", "maybe", {"answer_type": "binary"}, True, "so does this"),
+    ("Where?", "axial", {"answer_type": "Closed-ended"}, True, "the set says so"),
+    ("Is it?", "yes", {"answer_type": "open_ended"}, False, "the set says so"),
+    ("How many?", "3", {"answer_type": "number"}, False, "a number"),
+    ("Which?", "B", {"answer_type": "multi-choice"}, True, "a letter"),
+    ("Is it?", "no", {"answer_type": "other"}, True, "other says neither"),
+    ("Where?", "left", {"answer_type": "other"}, False, "nothing offered"), ("Is it?", "yes", {"answer_type": None}, True, "an empty cell"),
+    ("Is it?", "yes", {"answer_type": float("nan")}, True, "an empty cell"),
+    ("Where?", "left", {"answer_type": ""}, False, "an empty cell")])
 def test_closed_or_open(question, answer, extra, closed, why):
     assert is_closed(dict(question=question, answer=answer, **extra)) is closed, why
 
@@ -212,8 +223,43 @@ def test_vqa_marks_apply_to_their_own_kind():
     assert vqa_marks("", row("left lung"))["answered"] == 0
 
 
+def test_any_accepted_answer_is_a_truth_for_every_mark():
+    "A list of accepted answers is kept as JSON; no mark may take that text for the truth"
+    cans = vqa_marks("<answer>coke</answer>", row('["soda can", "coke", "can"]'))
+    assert cans["accuracy"] == cans["open_accuracy"] == cans["open_recall"] == cans["open_f1"] == cans["verbatim"] == 1
+    assert word_scores("right", '["left lung", "the right lung"]') == (0.5, 2 / 3), "the best of all"
+    assert word_scores("right", "the right lung") == (0.5, 2 / 3)
+    for truth, group in (('["yes", "yeah"]', "yes/no"), ('["no", "none", "nope"]', "yes/no"), ('["B", "b"]', "letter"),
+                         ('["soda can", "coke"]', "text"), ('["2", "two dogs"]', "number")):
+        assert group_names(row(truth), "vqa") == [group] and is_closed(row(truth)) is (group in ("yes/no", "letter"))
+    assert is_closed(row('["left", "left side"]', "Is it on the left or the right?"))
+    discs = counting_marks("A photo of 5 discs", '["A photo of 4 discs", "A photo of 5 discs"]')
+    assert (discs["error"], discs["verbatim"], discs["within_one"], discs["exact"]) == (0, 1, 1, 1)
+    assert counting_marks("9", '["A photo of 4 discs", "6"]')["error"] == 3, "the nearest one"
+    assert group_names(row('["A photo of 4 discs", "A photo of 5 discs"]'), "counting") == ["4"]
+    boxes = '["[1, 2, 30, 40] in pixels of 99 x 99", "[5, 6, 30, 40] in pixels of 99 x 99"]'
+    assert answer_marks("[5, 6, 30, 40]", boxes, "pointing")["verbatim"] == 1 and group_names(row(boxes), "pointing") == ["1"]
+    assert guess_task([row(boxes)]) == "pointing" and guess_task([row('["3", "three"]')]) == "counting"
+    # a text that only looks like a list is one truth
+    assert answer_marks("[1, 2]", "[1, 2]", "vqa")["exact"] == 1 and group_names(row('["liver"'), "vqa") == ["text"]
+
+
+def test_a_confusion_table_has_one_class_for_all_accepted_answers():
+    from vlrlbook.evaluation import confusion_rows
+    said = (('["soda can", "coke"]', "coke"), ('["soda can", "coke"]', "soda can"), ('["dog", "puppy"]', "coke"), ("dog", "dog"))
+    classes, counts = confusion_rows([dict(answer=truth, after=[answer]) for truth, answer in said], "after", "vqa")
+    table = dict(zip(classes, counts))
+    assert table["soda can"][classes.index("soda can")] == 2 and table["dog"][classes.index("dog")] == 1
+    assert table["dog"][classes.index("other")] == 1 and len(classes) == 3
+
+
 def test_the_types_of_a_question():
     assert group_names(row("yes", question_type="POS, PRES "), "vqa") == ["POS", "PRES"]
+    for empty in (None, float("nan"), "", " , ", []):
+        assert group_names(row("yes", question_type=empty), "vqa") == ["yes/no"]
+    assert group_names(row("yes", question_type="PRES, pres"), "vqa") == ["PRES"], "each once"
+    assert group_names(row("yes", question_type=["PRES", "POS"]), "vqa") == ["PRES", "POS"]
+    assert group_names(row("yes", question_type=3), "vqa") == ["3"]
     assert group_names(row("yes"), "vqa") == ["yes/no"] and group_names(row("A photo of 3 discs"), "counting") == ["3"]
 
 

@@ -10,11 +10,11 @@ from vlrlbook.answers import ask_model
 from vlrlbook.cli import main as command
 from vlrlbook.core import RunLog, SettingsError, cast
 from vlrlbook.data import DataError
-from vlrlbook.marking import baselines, counted, gain, marks, merged
-from vlrlbook.metrics import difference, difference_ci, tango
+from vlrlbook.marking import baselines, counted, gain, greedy_flips, marks, merged
+from vlrlbook.metrics import difference, difference_ci, flips, tango
 from vlrlbook.report import StageCards, changed_settings, curve_words, report_html, write_report
 from vlrlbook.run_files import save_predictions
-from vlrlbook.verdict import good_outcomes, outcomes, read_answers, read_verdict, verdict_line, verdict_of
+from vlrlbook.verdict import commonest, good_outcomes, outcomes, read_answers, read_verdict, verdict_line, verdict_of
 
 
 def counting(truths, before, after, sampled_before=None, sampled_after=None, words="A photo of {} discs"):
@@ -104,6 +104,31 @@ def test_rows_that_share_a_picture_are_called_questions():
     assert "of 300 held-out questions" in verdict_of(rows)["sentence"] and "over pictures" in verdict_of(rows)["sentence"]
 
 
+def flipped(pictures, of_each=12, lost=0):
+    "Verdict on rows that share pictures; all answers of the first pictures became right, of the last `lost` ones wrong"
+    rows = []
+    for picture in range(pictures):
+        for k in range(of_each):
+            before, after = ("heart", "liver") if picture < pictures - lost else ("liver", "heart")
+            rows.append(dict(row=len(rows), question=f"q{k}", answer="liver" if k % 2 else '["liver", "a liver"]', picture=f"p{picture}",
+                             before_greedy=[before], after_greedy=[after]))
+    return {q["name"]: q for q in verdict_of(rows, "vqa")["questions"]}["more_than_luck"], greedy_flips(rows, "vqa")
+
+
+def test_luck_is_counted_in_pictures_where_questions_share_them():
+    "24 answers to two pictures are no 24 coins"
+    question, counts = flipped(2)
+    assert counts["became_right"] == 24 and counts["p"] == 0.5 and question["answer"] == "cannot tell"
+    assert question["detail"] == "24 against 0 questions, 2 against 0 pictures, p = 0.5"
+    assert flipped(6)[0]["answer"] == "yes" and flipped(6)[1]["p"] == 2 / 2 ** 6
+    question, counts = flipped(6, lost=3)
+    assert question["answer"] == "no" and (counts["pictures_gained"], counts["pictures_lost"]) == (3, 3)
+    # each picture its own: as before
+    assert flips([0] * 6, [1] * 6) == dict(became_right=6, became_wrong=0, stayed_right=0, stayed_wrong=0, n=6, p=2 / 2 ** 6)
+    # a picture that gained as much as it lost tells nothing
+    assert flips([0, 1, 0, 0], [1, 0, 1, 1], ["a", "a", "b", "b"])["pictures_gained"] == 1
+
+
 def test_a_common_truth_is_no_collapse():
     "Nine of ten pictures show one disc, and the model finds the tenth"
     truths = ([1] * 9 + [4]) * 30
@@ -133,6 +158,37 @@ def test_a_habit_for_each_kind_of_question_is_a_collapse():
     assert verdict_of(vqa(sides + closed), "vqa")["outcome"] == "collapsed"
     seen = [(q, t, b, t) for q, t, b, _ in sides + closed]
     assert verdict_of(vqa(seen), "vqa")["outcome"] == "better"
+
+
+def several(rows):
+    "The same rows, each truth as a list of accepted answers with wordings that nobody uses"
+    return [r | dict(answer=json.dumps([r["answer"], f"a {r['answer']} finding"])) for r in rows]
+
+
+OTHERS = ["cyst", "polyp", "ulcer", "nodule"]
+
+
+@pytest.mark.parametrize("word, rows", [
+    # right on the 60 % that are benign, and so is saying it always
+    ("no better than one answer", [("What?", ("benign" if i % 5 < 3 else OTHERS[i % 4]), ("benign" if i % 4 == 0 else OTHERS[(i + 3) % 4]),
+                                   ("benign" if i % 5 < 3 else OTHERS[(i + 1) % 4])) for i in range(200)]),
+    ("better", [("What?", OTHERS[i % 4], OTHERS[(i + i % 3) % 4], OTHERS[i % 4]) for i in range(60)]),
+    ("collapsed", [("What?", OTHERS[i % 4], OTHERS[(i + i % 3) % 4], "cyst") for i in range(60)]),
+    ("one truth", [("What?", "cyst", OTHERS[i % 4], "cyst") for i in range(60)])])
+def test_more_wordings_of_each_truth_change_no_verdict(word, rows):
+    one, more = verdict_of(vqa(rows), "vqa"), verdict_of(several(vqa(rows)), "vqa")
+    assert one["outcome"] == more["outcome"] == word and one["sentence"] == more["sentence"]
+    assert [q["answer"] for q in one["questions"]] == [q["answer"] for q in more["questions"]]
+    assert baselines(vqa(rows), "vqa") == baselines(several(vqa(rows)), "vqa")
+
+
+def test_one_text_that_every_question_accepts_is_one_truth():
+    rows = vqa([("What?", ('["can", "coke"]', '["coke", "soda"]')[i % 2], "dog", "coke") for i in range(8)])
+    found = verdict_of(rows, "vqa")
+    assert found["outcome"] == "one truth" and "“coke”" in found["sentence"]
+    mixed = vqa([("What?", ('["can", "coke"]', '["coke", "soda"]', '["cat"]')[i % 3], "dog", "coke") for i in range(9)])
+    assert commonest(mixed, "after_greedy", "vqa") | dict(text="") == dict(
+        said="coke", text="", count=9, n=9, others=3, others_count=3, truths=3)
 
 
 # ---- intervals

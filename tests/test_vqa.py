@@ -9,7 +9,8 @@ from PIL import Image
 from hypothesis import given, strategies as st
 from vlrlbook.data import DataError, convert_vqa, published_split, read_rows, split_rows_by_picture, vqa_prompt, vqa_row
 from vlrlbook.rewards import (answer_kind, choice_letters, for_easyr1, for_verl, format_reward, load_reward, normalise_answer,
-                              normalise_table, vqa_accuracy, vqa_table, yes_or_no)
+                              normalise_table, read_count, read_number, vqa_accuracy, vqa_table, word_overlap,
+                              yes_or_no)
 from vlrlbook.rows.gate import inspect_vqa
 from vlrlbook.rows.pictures import picture_list
 from vlrlbook.rows.preferences import read_preference_row
@@ -52,6 +53,70 @@ def test_letters(text, letters): assert choice_letters(text) == frozenset(letter
 
 @pytest.mark.parametrize("text, normalised", normalise_table)
 def test_normalise(text, normalised): assert normalise_answer(text) == normalised
+
+
+@pytest.mark.parametrize("text, truth", [
+    ("2", "√2"), ("√2", "2"), ("3", "\\sqrt{3}"), ("sqrt(3)", "3"), ("2√x", "2"), ("√3, x", "3, x"), ("-√2", "√2"), ("2", "±2"),
+    ("±3", "3"),
+    ("-x", "x"), ("x", "-x"), ("x=-y", "x=y"), ("-sin x", "sin x"), ("-(x+1)", "(x+1)"), ("-∞", "∞"), ("x-2", "x^2"), ("10^3", "10-3"),
+    ("x²", "x³"), ("x² and y", "x³ and y"), ("5 cm²", "5 cm³"), ("5 cm", "5 cm²"), ("10⁻³", "10"), ("10⁻³", "10^3"), ("A∪B", "A∩B"),
+    ("x≠2", "x 2"), ("5", "5!"), ("T↑", "T↓"), ("O", "O-"), ("O+", "O-"), ("ER", "ER-"), ("HER2", "HER2-"), ("A", "A-"), ("C", "C#"),
+    ("B", "B♭"),
+    ("$5", "€5"), ("£3", "$3"), ("minus 5", "5"), ("5", "minus 5"), ("negative five", "5"), ("负5", "5"), ("1.5e3", "1.5"),
+    ("1.5e-3", "1.5")])
+def test_a_sign_that_changes_what_is_said_is_compared(text, truth):
+    assert vqa_accuracy(text, truth)["accuracy"] == 0 and vqa_accuracy(truth, truth)["accuracy"] == 1
+
+
+@pytest.mark.parametrize("text, truth", [
+    # another spelling of the same sign
+    ("\\sqrt{2}", "√2"), ("$2\\sqrt{3}$", "2√3"), ("sqrt(2)", "√2"), ("x²", "x^2"), ("x^{2}", "x²"), ("y, x²", "x² and y"),
+    ("5 cm²", "5 cm^2"),
+    ("10⁻³", "10^-3"), ("negative 5", "-5"), ("minus five", "-5"), ("-5", "minus 5"), ("The answer is minus 5.", "-5"), ("−5", "-5"),
+    ("o-", "O-"),
+    # marks that say nothing
+    ("X-ray", "xray"), ("x-ray", "x ray"), ("T2-weighted", "T2 weighted"), ("T-2", "T2"), ("- liver", "liver"), ("-liver", "liver"),
+    ("* liver", "liver"), ("pre- and postoperative", "pre and postoperative"), ("ER-positive", "ER positive"), ("left-", "left"),
+    ("liver!", "liver"), ("It is room 5!", "room 5"), ("the answer is 5!", "5!"), ("5!", "5"), ("No!", "no"), ("~5 cm", "5 cm"),
+    ("| liver |", "liver"),
+    ("5", "$5"), ("$5", "5"), ("5€", "€5"), ("$5$", "5"), ("5 - 6", "5 6"), ("7 minus 2", "7 minus 2"),
+    ("HIV negative 5 times", "HIV negative 5 times"),
+    ("√9 = 3, so the answer is 3", "3"), ("The blood group is O-.", "blood group is O-"), ("0.5", "1/2"), ("C#", "C#"), ("1.5e3", "1.5e3")])
+def test_marks_that_change_nothing_are_not_compared(text, truth):
+    assert vqa_accuracy(text, truth)["accuracy"] == 1
+
+
+@pytest.mark.parametrize("text, number", [
+    ("minus 5", -5), ("minus two hundred", -200), ("it is negative 5", -5), ("-5", -5), ("minus 2.5 cm", -2.5), ("√2", None),
+    ("3√2", None), ("±2", None),
+    ("1.5e3", None), ("1.5E-3", None), ("10⁻³", None), ("2.5 cm", 2.5), ("the patient is HIV negative 5", 5), ("minus 0", 0)])
+def test_the_sign_of_a_number_is_read(text, number): assert read_number(text) == number
+
+
+def test_counts_are_read_as_they_were():
+    texts = {"minus the red one: 3": 3, "10⁻³": None, "3 discs (minus the red one)": 3,
+             "A photo of 3 discs!": 3, "5² = 25": 25, "3 x 4 = 12": 12, "-3": None}
+    assert {text: read_count(text) for text in texts} == texts
+
+
+@pytest.mark.parametrize("one, other", [
+    ("दाल", "दिल"), ("हूँ", "हाँ"), ("বিম", "বাম"), ("น้ำ", "นำ"), ("ซ้าย", "ซาย"), ("மலை", "மாலை"), ("நாய்", "நீய்"), ("ಮನೆ", "ಮನ"),
+    ("ਮੇਰਾ", "ਮੋਰਾ"), ("ကား", "ကာ"), ("ខ្មែរ", "ខមរ"), ("སྐད", "སྐུད"), ("යන්න", "යන")])
+def test_a_vowel_sign_is_part_of_its_word(one, other):
+    "Hindi, Bengali, Thai, Tamil, Kannada, Gurmukhi, Burmese, Khmer, Tibetan, Sinhala: words were compared without their vowels"
+    assert vqa_accuracy(one, other)["accuracy"] == vqa_accuracy(other, one)["accuracy"] == 0
+    assert normalise_answer(one) != normalise_answer(other) and " " not in normalise_answer(one)
+    for text in (one, f"<answer>{one}</answer>", f"The answer is {one}.", f"**{one}**"):
+        assert vqa_accuracy(text, one)["accuracy"] == 1
+    assert word_overlap(one, other) == (0, 0, 0) and word_overlap(f"{one} {other}", one)[0] == 0.5
+
+
+@pytest.mark.parametrize("text, truth", [
+    ("Meniere", "Ménière"), ("me\u0301nie\u0300re", "Ménière"), ("naive", "naïve"), ("كَتَبَ", "كتب"), ("כֶּלֶב", "כלב"),
+    ("за́мок", "замок"),
+    ("X-ray", "xray"), ("don't", "dont"), ("l'œil", "l'œil"), ("heart ❤\ufe0f", "heart ❤"), ("क्\u200dष", "क्ष"), ("3 दिन", "3 दिन")])
+def test_marks_that_may_be_left_out_still_may(text, truth):
+    assert vqa_accuracy(text, truth)["accuracy"] == vqa_accuracy(truth, text)["accuracy"] == 1
 
 
 @given(st.text(max_size=200))

@@ -30,7 +30,8 @@ from .data import with_system_turn
 from .evaluation_settings import EvaluationSettings, presets
 from .marking import all_metrics, best_blind, blind_metrics, by_group, columns, counting_marks, gains
 from .marking import greedy_flips, group_names, guess_task, hows, is_closed, losing_groups, main_mark
-from .marking import pictures_of, said_as, score_rows, seeing_gain, verbatim, vqa_marks, word_scores
+from .marking import pictures_of, said_as, score_rows, seeing_gain, truths_said_as, verbatim
+from .marking import vqa_marks, word_scores
 from .metrics import bootstrap_ci, calibration, classifier_metrics, confusion, difference, flips, macro_f1
 from .metrics import mcnemar, metric, pair_metrics, share_ci, spearman, swap_consistency, wilson
 from .metrics import with_interval
@@ -1029,8 +1030,10 @@ def _truths_and_answers(
     for row in rows:
         for text in row[column]:
             # `said_as` gives the class of a text, such as "3" for "A photo of 3 discs".
-            truths.append(said_as(row["answer"], task))
-            answers.append(said_as(text, task))
+            said, accepted = said_as(text, task), truths_said_as(row["answer"], task)
+            # of several accepted answers the first is the class of them all
+            truths.append(accepted[0])
+            answers.append(accepted[0] if said in accepted else said)
     return truths, answers
 
 # %% ../nbs/06_evaluation.ipynb #n0c997b8

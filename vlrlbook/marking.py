@@ -6,8 +6,10 @@ the verdict of every run (`verdict`) stands on it, so that a number in `results.
 number in an evaluation can never differ. No torch: a server reads verdicts of old runs with it. Told on page
 06. Written by hand."""
 import math
+import re
 from collections import Counter
 from functools import partial
+from operator import itemgetter
 from statistics import NormalDist
 
 import numpy as np
@@ -17,7 +19,8 @@ from .metrics import difference, flips, metric
 from .geometry import unit_of
 from .readers.boxes import answer_form, read_box_truth, read_boxes, say_boxes
 from .readers.turns import last_turn, looks_of
-from .rewards import answer_kind, answer_text, box_reward, counting_reward, final_answer, is_right
+from .rewards import accepted_answers, answer_kind, answer_text, box_reward, counting_reward, final_answer
+from .rewards import is_right
 from .rewards import load_reward, normalise_answer, on_batch, point_reward, read_count, vqa_accuracy
 from .rewards import word_overlap
 # as a reward and a mark it stood here first; `vlrlbook.answers:verbatim` goes on naming it
@@ -25,9 +28,9 @@ from .rewards import verbatim_reward as verbatim
 
 __all__ = ["answer_marks", "verbatim", "counting_marks", "pointing_marks", "is_closed", "word_scores",
            "vqa_marks", "marks", "summary", "gain", "counted", "merged", "hows", "columns", "guess_task",
-           "main_mark", "flip_mark", "grade", "said_as", "score_rows", "pictures_of", "group_names",
-           "by_group", "gains", "greedy_flips", "best_blind", "blind_metrics", "baselines", "seeing_gain",
-           "all_metrics", "losing_groups"]
+           "main_mark", "flip_mark", "grade", "said_as", "truths_said_as", "score_rows", "pictures_of",
+           "group_names", "by_group", "gains", "greedy_flips", "best_blind", "blind_metrics", "baselines",
+           "seeing_gain", "all_metrics", "losing_groups"]
 
 _not_applicable = float("nan")  # a mark that a question cannot have; it stays out of every mean
 
@@ -62,28 +65,30 @@ def _box_marks(
     Right (`exact`): each box overlaps its true one with an IoU of 0.5 or more. `error` is of counts alone."""
     exact = float(is_right(text, answer, "pointing"))
     # a truth also says its scale and the picture's size: `answer_form` takes " in pixels of 112 x 112" off
-    is_verbatim = final_answer(text) == answer_form(answer)
+    is_verbatim = final_answer(text) in [answer_form(truth) for truth in accepted_answers(answer)]
     iou = grade(text, answer, "pointing")
     return dict(exact=exact, verbatim=float(is_verbatim), error=_not_applicable, iou=iou)
 
 
 def _count_error(text, answer):
-    "How far the count in an answer is from the true one; nan if one of the two cannot be read"
-    count, true_count = read_count(text), read_count(answer)
-    if count is None or true_count is None:
+    "How far the count in an answer is from the true one, of several the nearest; nan if one cannot be read"
+    count = read_count(text)
+    truths = [read_count(truth) for truth in accepted_answers(answer)]
+    true_counts = [truth for truth in truths if truth is not None]
+    if count is None or not true_counts:
         return _not_applicable
-    return float(abs(count - true_count))
+    return float(min(abs(count - truth) for truth in true_counts))
 
 
 def _verbatim_mark(
     text,  # what the model wrote; of VQA such as "<think>…</think><answer>left</answer>"
-    answer,  # the truth
+    answer,  # the truth, or a JSON list of texts any of which is right
     task,  # counting, vqa or zoom
 ):
-    "1.0 if an answer is the truth to the letter, else 0.0; of VQA the text in the answer tags"
+    "1.0 if an answer is a truth to the letter, else 0.0; of VQA the text in the answer tags"
     # `answer_text` is None without tags, which equals no truth
     answer_part = answer_text(text) if task == "vqa" else text.strip()
-    return float(answer_part == answer.strip())
+    return float(answer_part in [truth.strip() for truth in accepted_answers(answer)])
 
 
 def counting_marks(
@@ -127,32 +132,45 @@ def pointing_marks(
     )
 
 
+_closed_types = ("CLOSED", "CLOSEDENDED", "YESNO", "BINARY", "BOOLEAN")  # of a column `answer_type`
+_open_types = ("OPEN", "OPENENDED")
+
+
 def is_closed(
     row: dict,  # question, answer, and answer_type where the set has one
 ) -> bool:  # True for a closed question
     """Whether a VQA question is closed: answered by yes or no, a letter, or a choice that the question offers
 
-    Where the data set has a column `answer_type`, that decides."""
-    if row.get("answer_type"):
-        return str(row["answer_type"]).strip().upper() == "CLOSED"
-    if answer_kind(row["answer"]) in ("yes/no", "letter"):
+    Where the data set has a column `answer_type` that says one of the two, that decides. Of several accepted
+    answers the first one says what kind of question it is."""
+    # "Closed-ended" and "yes/no " become CLOSEDENDED and YESNO
+    type_letters = re.sub(r"[^A-Z]", "", str(row.get("answer_type")).upper())
+    # any other word, such as VQA v2's "number" and "other", does not say it: the truth does
+    if type_letters in _closed_types or type_letters in _open_types:
+        return type_letters in _closed_types
+    first_truth = accepted_answers(row["answer"])[0]
+    if answer_kind(first_truth) in ("yes/no", "letter"):
         return True
     # A choice that the question offers: "Is it on the left or the right?". With the blanks, only whole words
     # match.
-    truth = normalise_answer(row["answer"])
+    truth = normalise_answer(first_truth)
     question = f" {normalise_answer(row.get('question', ''))} "
     return f" {truth} or " in question or f" or {truth} " in question
 
 
 def word_scores(
     text: str,  # an answer
-    truth: str,  # the true one
+    truth: str,  # the true one, or a JSON list of texts any of which is right
 ) -> tuple:  # recall, f1
     """The share of the truth's words that an answer holds (recall), and the F1 of it and the precision
 
-    Each word counts as often as it stands in both texts, so repeating a word earns nothing."""
-    _, recall, f1 = word_overlap(text, truth)
-    return recall, f1
+    Each word counts as often as it stands in both texts, so repeating a word earns nothing. Of several
+    accepted answers the one with the highest F1 counts, as in the reward `f1`."""
+    recalls_and_f1s = []
+    for accepted in accepted_answers(truth):
+        _, recall, f1 = word_overlap(text, accepted)
+        recalls_and_f1s.append((recall, f1))
+    return max(recalls_and_f1s, key=itemgetter(1))
 
 
 def vqa_marks(
@@ -324,8 +342,10 @@ def guess_task(
     "Guess the task of a file's rows from truths and answers; vqa for no rows and where no other task fits"
     if not rows:  # of no rows everything is true of all
         return "vqa"
+    # of several accepted answers the first one says what kind of truth it is
+    truths = [accepted_answers(row["answer"])[0] for row in rows]
     # only a truth of boxes says its picture's size; of any other text `size` is None
-    if all(read_box_truth(row["answer"]).size for row in rows):
+    if all(read_box_truth(truth).size for truth in truths):
         return "pointing"
     for row in rows:
         for column in columns([row]):
@@ -333,7 +353,7 @@ def guess_task(
             # `looks_of` lists the turns of the zoom tool in an answer
             if any(looks_of(text) for text in answers):
                 return "zoom"
-    each_truth_is_a_count = all(read_count(row["answer"]) is not None for row in rows)
+    each_truth_is_a_count = all(read_count(truth) is not None for truth in truths)
     return "counting" if each_truth_is_a_count else "vqa"
 
 
@@ -376,6 +396,14 @@ def said_as(
     if task == "pointing":
         return _boxes_in_one_form(text)
     return normalise_answer(final_answer(text)) or "none"
+
+
+def truths_said_as(
+    answer: str,  # a truth, or a JSON list of texts any of which is right
+    task: str = "counting",  # counting, vqa, pointing or zoom
+) -> list:  # of texts as from `said_as`, each once, the first accepted answer's first
+    "The accepted answers of a question in the standard form in which answers are compared"
+    return list(dict.fromkeys(said_as(truth, task) for truth in accepted_answers(answer)))
 
 
 def _boxes_in_one_form(text):
@@ -452,16 +480,29 @@ def group_names(
     row: dict,  # question, answer, and question_type where the set has one
     task: str = "counting",  # counting, vqa, pointing or zoom
 ) -> list:  # names; several for a question_type such as VQA-RAD's "POS, PRES" (position and presence)
-    "The groups by which a row's answers are reported: its true count, number of boxes, or types of question"
+    """The groups by which a row's answers are reported: its true count, number of boxes, or types of question
+
+    Of several accepted answers the first one says the group."""
+    first_truth = accepted_answers(row["answer"])[0]
     if task in ("counting", "zoom"):
-        return [str(read_count(row["answer"]))]
+        return [str(read_count(first_truth))]
     if task == "pointing":
         # to find one thing is easier than to find all of several
-        return [str(len(read_box_truth(row["answer"]).boxes))]
-    words = str(row.get("question_type", "")).split(",")
-    types = [word.strip().upper() for word in words if word.strip()]
+        return [str(len(read_box_truth(first_truth).boxes))]
     # without types, by the form of the truth, such as "yes/no"
-    return types or [answer_kind(row["answer"])]
+    return _question_types(row.get("question_type")) or [answer_kind(first_truth)]
+
+
+def _question_types(
+    value,  # of the column question_type: a text such as "POS, PRES", a list of texts, None or NaN
+):
+    "The types of a question in capitals, each once; an empty list where the row names none"
+    if value is None or isinstance(value, float) and math.isnan(value):  # an empty cell of a table
+        return []
+    texts = value if isinstance(value, (list, tuple)) else [value]
+    words = ",".join(map(str, texts)).split(",")
+    types = [word.strip().upper() for word in words if word.strip()]
+    return list(dict.fromkeys(types))
 
 
 def by_group(
@@ -528,7 +569,7 @@ def greedy_flips(
     task: str,  # counting, vqa, pointing or zoom
     reward=None,  # (completion, answer) → parts; None: the task's own
 ) -> dict | None:  # became_right, became_wrong and p, from `flips`; None without answers before and after
-    "How many pictures training made right for the best guess (greedy decoding), and how many it made wrong"
+    "How many answers training made right for the best guess (greedy decoding), and how many it made wrong"
     needed = ("question", "answer", "answer_type", "question_type", "before_greedy", "after_greedy")
     # without sampled answers, since `score_rows` would mark all of them for nothing
     greedy_rows = [{name: row[name] for name in needed if name in row} for row in rows]
@@ -536,7 +577,7 @@ def greedy_flips(
         return None
     scored = score_rows(greedy_rows, task, reward)  # column → mark → array, a number per row
     mark = flip_mark(task)  # a mark that is 1 or 0, such as exact
-    return flips(scored["before_greedy"][mark], scored["after_greedy"][mark])
+    return flips(scored["before_greedy"][mark], scored["after_greedy"][mark], pictures_of(rows))
 
 
 # What needs no picture
@@ -550,7 +591,8 @@ def best_blind(
     """For each row the one answer that earns most when it is given to every row of the row's group
 
     It shows what can be earned without looking at the pictures. VQA has a group for each type of question,
-    other tasks one group of all rows. The candidates are the group's own truths."""
+    other tasks one group of all rows. The candidates are the group's own truths; where a row accepts several
+    answers, each of them is one."""
     # [0]: of several types of a question the main one, which data sets name first
     group_of_each = [group_names(row, task)[0] if task == "vqa" else "" for row in rows]
     rows_of_group = {}  # group → its rows
@@ -569,8 +611,11 @@ def _best_for_all(
     "The one answer, a text, that earns most when all of these rows get it"
     truths = Counter(row["answer"] for row in rows)  # truth → how many rows have it
     row_with = {row["answer"]: row for row in rows}  # a row for each truth; `pay` is the same for all of them
+    accepted: Counter = Counter()  # one text that is right → how many rows accept it
+    for row in rows:
+        accepted.update(dict.fromkeys(accepted_answers(row["answer"]), 1))
     best, most_earned = "", -math.inf
-    for candidate in _blind_candidates(truths, task, most):  # texts; the earliest one wins a tie
+    for candidate in _blind_candidates(accepted, task, most):  # texts; the earliest one wins a tie
         # `fsum` rounds the same on every Python, so that the same candidate wins
         earned = math.fsum(count * pay(candidate, row_with[truth]) for truth, count in truths.items())
         if earned > most_earned:
@@ -579,7 +624,7 @@ def _best_for_all(
 
 
 def _blind_candidates(
-    truths,  # Counter: truth → how many rows have it
+    truths,  # Counter: a single accepted answer → how many rows have it
     task,  # of pointing, truths are boxes
     most,  # how many truths to take
 ):

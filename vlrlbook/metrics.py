@@ -376,24 +376,34 @@ def mcnemar(
 
 
 def flips(
-    before: list,  # 1 or 0 for each picture
-    after: list,  # the same pictures
+    before: list,  # 1 or 0 for each row
+    after: list,  # the same rows
+    pictures: list = None,  # the picture of each row, where rows share pictures; None: each has its own
 ) -> dict:  # became_right, became_wrong, stayed_right, stayed_wrong, n, p
     """Count the answers that became right or wrong or stayed so, with McNemar's p value
 
-    p is the chance of such an imbalance between gains and losses if training had changed nothing."""
+    p is the chance of such an imbalance between gains and losses if training had changed nothing. Where rows
+    share pictures, whose answers are not independent, it is that of pictures_gained and pictures_lost: those
+    with more answers that became right than wrong, and those with fewer."""
     # `_finite_array` returns an array, and raises ValueError for nan or another length
     was_right = _finite_array("before", before) == 1
     is_right = _finite_array("after", after, len(before)) == 1
     gained = int((is_right & ~was_right).sum())
     lost = int((was_right & ~is_right).sum())
-    return dict(
+    of_pictures = {}
+    p = mcnemar(gained, lost)
+    if pictures is not None:
+        change = is_right.astype(int) - was_right.astype(int)
+        balance = np.bincount(_cluster_numbers(pictures, len(change)), change)  # of each picture
+        of_pictures = dict(pictures_gained=int((balance > 0).sum()), pictures_lost=int((balance < 0).sum()))
+        p = mcnemar(*of_pictures.values())  # the sign test over pictures
+    return of_pictures | dict(
         became_right=gained,
         became_wrong=lost,
         stayed_right=int((is_right & was_right).sum()),
         stayed_wrong=int((~is_right & ~was_right).sum()),
         n=len(was_right),
-        p=mcnemar(gained, lost),
+        p=p,
     )
 
 

@@ -8,14 +8,14 @@ import json
 import math
 from collections import Counter
 from functools import partial
-from itertools import chain
 from pathlib import Path
 
 from .marking import best_blind, blind_metrics, by_group, columns, gains, group_names, guess_task
 from .marking import flip_mark, grade, losing_groups, main_mark, pictures_of, said_as, score_rows, seeing_gain
+from .marking import truths_said_as
 from .metrics import difference, flips, metric, with_interval
 from .readers.turns import last_turn
-from .rewards import known_rewards, load_reward
+from .rewards import accepted_answers, known_rewards, load_reward
 from .settings import by_task, reward_terms
 
 __all__ = ["outcomes", "good_outcomes", "questions", "verdict_of", "not_measured", "read_verdict",
@@ -146,12 +146,18 @@ def _more_than_luck(flipped):
     """Answer whether more answers became right than became wrong, beyond luck
 
     Returns (yes, no or cannot tell, the numbers as text). `flipped` is a dict: became_right and became_wrong
-    (counts of pictures), and `p`, that of McNemar's test for these two."""
+    (counts of answers), and `p`, that of McNemar's test for these two. Where rows share pictures it also has
+    pictures_gained and pictures_lost, and p is that of these two."""
     gained, lost, p = flipped["became_right"], flipped["became_wrong"], flipped["p"]
+    numbers = f"{gained} against {lost}"
+    if "pictures_gained" in flipped:
+        # the questions to one picture are not independent, and so only its balance counts
+        gained, lost = flipped["pictures_gained"], flipped["pictures_lost"]
+        numbers = f"{numbers} questions, {gained} against {lost} pictures"
     # With five flips even the best case, all gains, has p = 2 / 2^5 = 0.06: a no would mean nothing.
     is_no_otherwise = gained + lost >= 6
     is_shown = p < 0.05 and gained > lost
-    return _decided(is_shown, is_no_otherwise), f"{gained} against {lost}, p = {p:.2g}"
+    return _decided(is_shown, is_no_otherwise), f"{numbers}, p = {p:.2g}"
 
 
 def _mostly_meant(
@@ -231,23 +237,54 @@ def commonest(
 ) -> dict:  # said, text, count, n, others, others_count, truths
     """The answer that a column gives most often, and how often it is given where it is wrong
 
-    Texts that mean the same, such as the same count, are one answer: `said_as` gives them the same form."""
-    pairs = [(row[column][0], row["answer"]) for row in rows]  # the first answer, and the truth
-    form_of = {text: said_as(text, task) for text in set(chain(*pairs))}  # each text is read once
-    answer_forms = [form_of[answer] for answer, _ in pairs]
-    true_forms = [form_of[truth] for _, truth in pairs]
+    Texts that mean the same, such as the same count, are one answer: `said_as` gives them the same form. Of
+    several accepted answers each one is right."""
+    answers = [row[column][0] for row in rows]  # the first answer
+    form_of = {text: said_as(text, task) for text in set(answers)}  # each text is read once
+    answer_forms = [form_of[answer] for answer in answers]
+    true_forms = _true_forms(rows, task)
     top, count = Counter(answer_forms).most_common(1)[0]  # the commonest form, and how often it is given
     # what the model answers in the rows for which the commonest answer is wrong
-    where_wrong = [answer for answer, truth in zip(answer_forms, true_forms) if truth != top]
+    where_wrong = [answer for answer, truths in zip(answer_forms, true_forms) if top not in truths]
     return dict(
         said=top,  # form of the commonest answer
-        text=_commonest_text(answer for answer, _ in pairs if form_of[answer] == top),
+        text=_commonest_text(answer for answer in answers if form_of[answer] == top),
         count=count,  # rows that get it
         n=len(rows),
         others=len(where_wrong),  # rows for which it is wrong
         others_count=where_wrong.count(top),  # rows that get it although it is wrong
-        truths=len(set(true_forms)),  # different true answers
+        truths=_number_of_truths(true_forms),
     )
+
+
+def _true_forms(
+    rows,  # dicts with the truth, `answer`
+    task,  # counting, vqa, pointing or zoom
+):
+    "For each row the list of its accepted answers, in the form in which answers are compared"
+    forms_of = {truth: truths_said_as(truth, task) for truth in {row["answer"] for row in rows}}
+    return [forms_of[row["answer"]] for row in rows]
+
+
+def _number_of_truths(
+    true_forms,  # for each row the list of its accepted answers, in the form in which they are compared
+):
+    "How many different true answers there are: 1 where one text is accepted in every row"
+    if set.intersection(*map(set, true_forms)):
+        return 1
+    return max(2, len({truths[0] for truths in true_forms}))
+
+
+def _text_right_everywhere(
+    rows,  # dicts with the truth, `answer`; one answer to everything is always right
+    task,  # counting, vqa, pointing or zoom
+):
+    "The first accepted answer of the first row that is accepted in all rows, as it is written"
+    true_forms = _true_forms(rows, task)
+    for text in accepted_answers(rows[0]["answer"]):
+        if all(said_as(text, task) in truths for truths in true_forms):
+            return text
+    return rows[0]["answer"]
 
 
 def _commonest_text(answers):
@@ -353,7 +390,7 @@ def _needed_metrics(
 
     right_or_wrong = flip_mark(task)  # a mark that is 1 or 0
     before, after = scored["before_greedy"], scored["after_greedy"]  # mark → array
-    return metrics, flips(before[right_or_wrong], after[right_or_wrong])
+    return metrics, flips(before[right_or_wrong], after[right_or_wrong], pictures)
 
 
 def _gains_of_groups(
@@ -551,7 +588,7 @@ def _sentence(
         return _collapse_sentence(rows, task, change)
     if outcome == "one truth":  # all rows have that of the first one
         return (f"Cannot be told: all {len(rows)} {_words_for_rows(rows)} have the same truth, "
-                f"“{rows[0]['answer']}”, so that one answer to everything is always right.")
+                f"“{_text_right_everywhere(rows, task)}”, so that one answer to everything is always right.")
     if outcome == "no better than one answer":
         return ("Better than before, but no better than one answer to everything: "
                 f"{change}; {_best_answer_clause(rows, task)}.")

@@ -17,7 +17,7 @@ from ..core import Table, blue, figure, orange
 from ..data import picture_tokens as picture_tokens
 from .config import engine_settings, parse_overrides, read_engine_yaml, verl_name
 from .export import ask_reward_file, easyr1_messages, rendered_prompt
-from ..rewards import normalise_answer
+from ..rewards import accepted_answers, normalise_answer
 from ..settings import SettingsError
 
 # %% ../../nbs/09c_inspection.ipynb #n0af09b2
@@ -980,6 +980,8 @@ def _call_reward_file(values, folder, engine, cases, problems):
 
 def _texts_to_score(truth, wrong):
     "Five texts to be scored: truth and wrong answer, each with <answer> tags and without, and an empty text"
+    # of several accepted answers, which the column holds as a JSON list, a model would give one
+    truth = accepted_answers(truth)[0]
     # Some rewards want the tags and others do not; which one a reward file does cannot be known from outside.
     return [_tagged(truth), truth, _tagged(wrong), wrong, ""]
 
@@ -1064,10 +1066,11 @@ def _form_problems(dicts, key):
 # %% ../../nbs/09c_inspection.ipynb #n51c3ace
 def _different_truth(truth, others):
     "The first of the other truths that is another answer: `Yes.` and `yes` are the same"
-    normalised = normalise_answer(truth)
+    accepted = [normalise_answer(text) for text in accepted_answers(truth)]
     for other in others:
-        if normalise_answer(other) != normalised:
-            return other
+        other_text = accepted_answers(other)[0] # the answer that a model would give
+        if normalise_answer(other_text) not in accepted:
+            return other_text
     return "none of these" # a wrong answer, if all truths are the same
 
 def _well_formed(parts, key, first):

@@ -9,7 +9,8 @@ from typing import NamedTuple
 from .tokens import Token, chinese, edge, final_answer, is_number, margin
 from .tokens import plain_text, tens, tokens_of, unwrapped
 
-__all__ = ["Near", "number_roles", "explain_count", "read_count", "read_number", "behind_correction"]
+__all__ = ["Near", "number_roles", "explain_count", "read_count", "read_number", "behind_correction",
+           "is_minus_word"]
 
 _most_numbers = 40  # of a text that are looked at, the last ones: every rule is asked of each
 
@@ -1223,17 +1224,73 @@ def read_number(
     if fraction is not None:
         return fraction
     roles = number_roles(tokens)  # place of a number → what it is, such as "count" or "measure"
-    if _holds_part_of_number(tokens, roles):  # such as 2 1/2 or 10^3, which are several tokens
+    # such as 2 1/2, 10^3 or 1.5e3, which are several tokens
+    if _holds_part_of_number(tokens, roles) or any(_is_scientific(tokens, place) for place in roles):
         return None
     # `_stated_counts` looks at counts alone. Here a measure or a share answers, too, so it is called a count.
     candidates = {place: "count" for place, role in roles.items() if role in _roles_read_as_numbers}
     # the last number that is marked as the answer, as by `answer:`; else all, which must have the same value
     marked_places = _stated_counts(tokens, candidates)[-1:]
-    values = {tokens[place].value for place in marked_places or candidates}
+    values = {_signed_value(tokens, place) for place in marked_places or candidates}
     if len(values) == 1:
         return values.pop()
     is_none = not roles and _says_none(tokens)  # "there are no nodules"
     return 0.0 if is_none else None
+
+
+# words for a minus: the first ones always, the others only where they describe no noun (HIV negative)
+_minus_words = {"minus"}
+_describing_minus_words = {"negative", "负", "負"}
+_before_describing_minus = set(
+    "is are was be equals equal to of about answer it a by at 是 为 為 答案".split())
+
+
+def is_minus_word(
+    tokens: list,  # of `tokens_of`, with 8 empty edge tokens before and behind
+    i: int,  # place of a token
+) -> bool:  # True for the `minus` of `minus 5`
+    "Whether token `i` is a word that gives the number behind it a minus sign, and subtracts nothing"
+    word, before, number = tokens[i], tokens[i - 1], tokens[i + 1]
+    if not is_number(number) or number.raw[:1] in ("-", "+"):
+        return False
+    if word.text in _minus_words:
+        # in "7 minus 2" and "x minus 2" something is subtracted
+        is_variable = before.kind == "word" and len(before.text) == 1
+        return not (is_number(before) or is_variable or before.text in (")", "]"))
+    is_free = before.kind in ("edge", "mark", "line") or before.text in _before_describing_minus
+    return word.text in _describing_minus_words and is_free
+
+
+_roots = {"√", "sqrt"}
+_marks_of_another_number = _roots | {"±", "∓"}
+
+
+def _signed_value(
+    tokens,  # numbers, words and marks of a text, with 8 empty edge tokens (`margin`) before and behind
+    place,  # of a number
+):
+    """The value of a number, less than 0 behind a word such as `minus`
+
+    None where it cannot be read, and for the number of a root or behind ±, which stands for another one."""
+    value = tokens[place].value
+    # the root may have a bracket, or in LaTeX a backslash: sqrt(2), 3\sqrt{2}
+    before = tokens[place - 2] if tokens[place - 1].text == "(" else tokens[place - 1]
+    following = tokens[place + 2] if tokens[place + 1].text == "\\" else tokens[place + 1]
+    if before.text in _marks_of_another_number or following.text in _roots:
+        return None
+    return -value if value and is_minus_word(tokens, place - 1) else value
+
+
+def _is_scientific(
+    tokens,  # numbers, words and marks of a text, with 8 empty edge tokens (`margin`) before and behind
+    place,  # of a number
+):
+    "Whether a number goes on with an exponent, as 1.5e3 and 1.5E-3 do, which is not read"
+    e = tokens[place + 1]
+    power_at = place + 3 if tokens[place + 2].text in ("-", "+") else place + 2
+    power = tokens[power_at]
+    is_joined = e.glued and tokens[place + 2].glued and power.glued
+    return e.text == "e" and is_joined and is_number(power)
 
 
 def _holds_part_of_number(

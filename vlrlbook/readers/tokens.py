@@ -6,8 +6,8 @@ import re
 import unicodedata
 from typing import NamedTuple
 
-__all__ = ["units", "tens", "chinese", "Token", "edge", "margin", "answer_text", "final_answer", "is_cut",
-           "plain_text", "unwrapped", "tokens_of", "is_number"]
+__all__ = ["units", "tens", "chinese", "Token", "edge", "margin", "combining_marks", "answer_text",
+           "final_answer", "is_cut", "plain_text", "unwrapped", "tokens_of", "is_number"]
 
 _most_characters = 2000  # of a text that are read
 _from_the_beginning = 700  # of them where the text is longer: "B, because …" says its answer first
@@ -91,7 +91,7 @@ def is_cut(
 
 # NFKC would write 2½ as 21/2 and 5² as 52, so these are set apart first
 _fractions = re.compile("[\u00bc-\u00be\u2150-\u215e]")
-_raised = re.compile("[\u2070\u00b9\u00b2\u00b3\u2074-\u2079]+")
+_raised = re.compile("[\u207a\u207b]?[\u2070\u00b9\u00b2\u00b3\u2074-\u2079]+")
 _same_marks = str.maketrans({
     "\u2019": "'", "\u2018": "'", "`": "'", "\u2212": "-", "\u2010": "-", "\u2011": "-",
     "\u2044": "/", "\u00d7": " x ",
@@ -110,6 +110,7 @@ _frames = re.compile(r"\*\*|[*](?!\s*\d)|(?<!\d)[*]|\$(?!\d)|[{}]")
 def plain_text(
     text: str,  # an answer
     from_start: bool = False,  # of a long text: its first 2,000 characters, else its beginning and its end
+    keep_powers: bool = False,  # write 5² as 5^2, else as 5^, in which no second number stands
 ) -> str:  # of about 2,000 characters at most; upper and lower case are kept
     """A text in one spelling, so that the readers need to know each sign in one form only
 
@@ -117,7 +118,8 @@ def plain_text(
     apostrophe "'", a raised digit "^", and underscores that join words become spaces."""
     text = text[:_most_characters] if from_start else _both_ends(text)
     # before NFKC, which would write 5² as 52 and 2½ as 21/2
-    text = _raised.sub("^", text)  # 5^: the mark is enough to tell that 5 is not the whole number
+    # 5^: the mark is enough to tell that 5 is not the whole number
+    text = _raised.sub(_power if keep_powers else "^", text)
     text = _fractions.sub(_set_apart, text)  # 2 1/2
     plain = unicodedata.normalize("NFKC", text)
     # cut once more, since NFKC makes several characters of some
@@ -143,6 +145,13 @@ def _both_ends(text):
     if " " in end:
         end = end.partition(" ")[2]
     return f"{beginning}\n{end}"  # the line break comes on top of the 2,000
+
+
+def _power(
+    match,  # of raised digits, perhaps with a sign, such as ⁻³
+):
+    "The replacement for raised digits: ^ and the plain digits, such as ^-3 for ⁻³"
+    return "^" + unicodedata.normalize("NFKC", match[0]).translate(_same_marks)
 
 
 def _set_apart(
@@ -189,11 +198,20 @@ _phrases = (
     "半(?:透明|透光|导体|導體|成品|自动|自動|人[马馬]|[圆圓径徑球岛島身袖裸蹲跪坐躺卧死熟生空满滿开開闭閉掩遮露埋截]|"
     "[边邊环環柱挂掛数數新旧舊湿濕])")
 _thousands = r"\d{1,3}(?:,\d{3}){1,3}(?![\d,]|\.\d+\.)|\d{1,3}(?:[ ']\d{3}){1,3}(?! ?\d)"
+# Signs that are written over, under or behind a letter and belong to it, such as the vowels of Hindi, Tamil
+# and Thai (Unicode's categories Mn and Mc; UAX 29, its rule for words, breaks none before one). `\w` lacks
+# them. Looked for where scripts have them: to look at all of Unicode at each start would take too long.
+_blocks_with_marks = (*range(0x300, 0x1e00), *range(0xa660, 0xac00), *range(0x11000, 0x11900))
+combining_marks = "".join(
+    character for character in map(chr, _blocks_with_marks)
+    if unicodedata.category(character) in ("Mn", "Mc"))
+_letter = rf"[^\W\d_{_cjk}]"
+_rest_of_word = rf"(?:{_letter}|[{combining_marks}])*"
 _sign = r"(?:(?<![\w.)\]%])[-+])?"  # behind a word, a number or a bracket it is a hyphen
 _token = re.compile(
     rf"(?P<line>\n)|(?P<han>{_phrases})|(?P<numeral>[{_numerals}]{{1,12}})|(?P<character>[{_cjk}])"
     rf"|(?P<number>{_sign}(?:{_thousands}|\d+)(?:\.\d+){{0,3}}|{_sign}(?<![\w.])\.\d+)"
-    rf"|(?P<word>[^\W\d_{_cjk}]+(?:'[^\W\d_{_cjk}]+)?)|(?P<mark>\S)")
+    rf"|(?P<word>{_letter}{_rest_of_word}(?:'{_letter}{_rest_of_word})?)|(?P<mark>\S)")
 
 
 def tokens_of(

@@ -6,14 +6,16 @@ import unicodedata
 from functools import lru_cache
 
 from .choices import truth_letters
-from .counts import read_number
-from .tokens import is_number, margin, plain_text, tens, tokens_of, units, unwrapped
+from .counts import is_minus_word, read_number
+from .tokens import combining_marks, is_number, margin, plain_text, tens, tokens_of, units, unwrapped
 
 __all__ = ["normalise_answer", "answer_words", "answer_items", "same_words", "same_items", "answer_kind",
            "truth_number"]
 
 _most_normalised = 4000  # characters
 _articles = ("a", "an", "the")
+# a vowel sign of Hindi or Thai is no mark but part of its word
+_dropped_by_challenge = re.compile(rf"(?<!\d)\.|\.(?!\d)|[^\w.%+<>={combining_marks}]|_")
 
 
 def normalise_answer(
@@ -23,11 +25,12 @@ def normalise_answer(
 
     Lower case, Unicode's NFKC form, number words of one word as digits, no articles, no punctuation."""
     plain = unicodedata.normalize("NFKC", str(text)[:_most_normalised]).lower()
-    plain = re.sub(r"['’`]", "", plain)
+    # once more in NFKC: an accent may stand behind a letter now
+    plain = unicodedata.normalize("NFKC", re.sub(r"['’`]", "", plain))
     # the comma between thousands: 1,200 becomes 1200
     plain = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", plain)
     # marks become spaces, but for a decimal point and % + < > =: x-ray becomes x ray, and so -5 becomes 5
-    plain = re.sub(r"(?<!\d)\.|\.(?!\d)|[^\w.%+<>=]|_", " ", plain)
+    plain = _dropped_by_challenge.sub(" ", plain)
     words = [word for word in plain.split() if word not in _articles]
     # like the challenge, only number words of one word: "twenty one" becomes "20 1"
     return " ".join(str(units.get(word, tens.get(word, word))) for word in words)
@@ -35,9 +38,16 @@ def normalise_answer(
 
 # Words
 
-_kept_marks = {"%", "+", "<", ">", "=", "≥", "≤", "°"}
-# only of Latin letters: in other scripts a combining mark is a vowel
-_accents = re.compile("(?<=[a-zA-Z])[\u0300-\u036f]+")
+# which change what a number, a formula or a name says; not ~, | and →, with which people write sentences
+_kept_marks = set("%+<>=≥≤≠°√^±∓÷∪∩∈∉⊂⊃⊆⊇∧∨¬∞∝⊥∥∑∏∫↑↓♯♭")
+# a minus that touches one of them is its sign, as it is before a single letter
+_mathematical_words = {"sin", "cos", "tan", "log", "ln", "pi", "sqrt", "frac"}
+_longest_with_sign = 3  # letters of a name that may end in a minus, such as O-, AB- and HER2-
+# of Latin letters, of Cyrillic vowels the stress, and the points of Hebrew and Arabic, which most texts leave
+# out; in other scripts a combining mark is a vowel that makes another word
+_accents = re.compile(
+    "(?<=[a-zA-Z])[\u0300-\u036f]+|(?<=[аеиоуыэюяіїєАЕИОУЫЭЮЯІЇЄ])\u0301"
+    "|[\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u0610-\u061a\u064b-\u0652\u0656-\u065f\u0670]")
 
 
 def answer_words(
@@ -46,7 +56,8 @@ def answer_words(
     keep_articles: bool = False,  # "a" may be a name: hepatitis A
 ) -> list:  # of words and numbers, in one spelling
     "The words of an answer as they are compared: 3 for 3.0, % for percent, meniere for Ménière, no articles"
-    plain = plain_text(str(text), from_start=True)  # in one spelling; of a long text only its beginning
+    # in one spelling; of a long text only its beginning
+    plain = plain_text(str(text), from_start=True, keep_powers=True)
     if not plain.isascii():
         plain = _without_accents(plain)
     tokens = tokens_of(unwrapped(plain))  # unwrapped: without Markdown and LaTeX, **B** becomes B
@@ -58,7 +69,9 @@ def answer_words(
 
 
 def _without_accents(text):
-    "A text without the accents of its Latin letters: meniere for ménière; other scripts keep their marks"
+    """A text without accents that may be left out: meniere for ménière; other scripts keep their marks
+
+    So it is with Latin letters, the stress of Cyrillic ones, and the points of Hebrew and Arabic."""
     # NFKD splits é into e and an accent, which is removed; NFKC joins what is left
     letters_and_accents = unicodedata.normalize("NFKD", text)
     return unicodedata.normalize("NFKC", _accents.sub("", letters_and_accents))
@@ -82,14 +95,15 @@ def _words_of_token(
     # `tokens` begins and ends with 8 empty edge tokens (`margin`), so that neighbours are always there
     token = tokens[i]
     if is_number(token):
-        return _words_of_number(token)  # mostly one word: its digits
-    if token.text == "/":
-        # kept in a fraction: 1/2 is not 1 2
-        is_fraction = is_number(tokens[i - 1]) and is_number(tokens[i + 1])
-        return ["/"] if is_fraction else []
+        words = _words_of_number(token)  # mostly one word: its digits
+        return ["-" + words[0], *words[1:]] if is_minus_word(tokens, i - 1) else words
+    if is_minus_word(tokens, i):
+        return []  # minus 5 is -5: the number has the sign
     if token.kind in ("mark", "line"):
-        # kept: % + < > = ≥ ≤ °, which change what a number says
-        return [token.text] if token.text in _kept_marks else []
+        # % + < > = and others change what a number says
+        return [token.text] if token.text in _kept_marks or _is_telling_mark(tokens, i) else []
+    if token.text == "sqrt":
+        return ["√"]
     if token.text in _unit_names and _is_behind_number(tokens, i):
         return [_unit_names[token.text]]  # in its short form
     if token.text == "of" and tokens[i - 1].text in ("couple", "pair"):
@@ -97,6 +111,72 @@ def _words_of_token(
     if token.text in _articles and not keep_articles and not _is_letter_name(tokens, i):
         return []
     return [token.text.replace("'", "")]  # dont for don't, as many write it
+
+
+def _is_telling_mark(
+    tokens,  # of a text: .text is in lower case; .kind is number, word, han (Chinese), mark, line or edge
+    i,  # place of a mark among them
+):
+    "Whether a mark that is mostly left out changes here what is said: in 1/2, -x, O-, 5! and C#"
+    # `tokens` begins and ends with 8 empty edge tokens (`margin`), so that neighbours are always there
+    mark, before, following = tokens[i], tokens[i - 1], tokens[i + 1]
+    if mark.text == "/":
+        # kept in a fraction: 1/2 is not 1 2
+        return is_number(before) and is_number(following)
+    if mark.text == "!":
+        return mark.glued and (is_number(before) or _is_letter(before))  # 5! is 120
+    if mark.text == "#":
+        return mark.glued and _is_letter(before)
+    return mark.text == "-" and (_is_sign_before(tokens, i) or _is_sign_behind(tokens, i))
+
+
+def _is_letter(token):  # .kind: number, word, han (Chinese), mark, line or edge; .text: in lower case
+    "Whether a token is a single letter, such as the name of a variable or of a note"
+    return token.kind == "word" and len(token.text) == 1
+
+
+def _is_sign_before(
+    tokens,  # of a text: .text is in lower case; .glued: no space before; .kind is word, number, mark …
+    i,  # place of a hyphen
+):
+    "Whether a hyphen is the sign of what follows, as in -x, -√2, -sin x and -(x+1), not a bullet or X-ray"
+    hyphen, before, following = tokens[i], tokens[i - 1], tokens[i + 1]
+    if hyphen.glued and (before.kind in ("word", "number", "han") or before.text in (")", "]", "%", "-")):
+        return False
+    if not following.glued:
+        return False
+    if following.text == "(":  # what it holds may be a formula, or a remark
+        following = tokens[i + 2]
+    is_formula = following.text in ("√", "∞") or following.text in _mathematical_words
+    return is_formula or is_number(following) or _is_letter(following)
+
+
+def _is_sign_behind(
+    tokens,  # of a text: .text is in lower case; .glued: no space before; .kind is word, number, mark …
+    i,  # place of a hyphen
+):
+    "Whether a hyphen is the sign of what stands before it, as in O- and HER2-, not that of pre- and post-"
+    hyphen, before, following = tokens[i], tokens[i - 1], tokens[i + 1]
+    is_at_end = following.kind in ("edge", "line") or following.text in (".", ")")
+    if not hyphen.glued or not is_at_end:
+        return False
+    if before.kind == "word":
+        return len(before.text) <= _longest_with_sign
+    # HER2-, but not 5-
+    return is_number(before) and before.glued and tokens[i - 2].kind == "word"
+
+
+# A sign of money stands with its number. $ alone is also a mark of LaTeX.
+_money = re.compile(r"[€£¥₹₩₽₺₫฿₪₴₦]|\$(?=\s?\d)|(?<=\d)\$")
+
+
+def _names_other_money(
+    text,  # an answer
+    truth,  # what the data set says
+):
+    "Whether two texts have different signs of money, as $5 and €5; one that names none may mean any"
+    named, true_one = set(_money.findall(text)), set(_money.findall(truth))
+    return bool(named and true_one) and named != true_one
 
 
 def _is_behind_number(
@@ -228,7 +308,12 @@ def _possible_answers(
     """The parts of a text that may be the answer alone, so that each is compared with the truth
 
     The whole text; the sentence behind the last `the answer is`; and of both what stands before `because` or
-    the like. Parts that are too long for this truth are left out."""
+    the like. Parts that are too long for this truth are left out, and so are all where the text names another
+    currency."""
+    if _names_other_money(text, truth):
+        return []
+    if "!" not in truth:  # in "It is room 5!" it is no factorial
+        text = text.replace("!", ".")
     parts = [text]
     statement_ends = [match.end() for match in _stated_answer.finditer(text)]  # of `the answer is`
     if statement_ends:
@@ -301,7 +386,7 @@ def answer_items(
 ) -> list:  # of texts, the words of each item as one string
     "The items of a list: the parts of a text between commas, semicolons, line breaks, `and`, `&`"
     # in one spelling; of a long text only its beginning
-    parts = _separators.split(plain_text(str(text), from_start=True))
+    parts = _separators.split(plain_text(str(text), from_start=True, keep_powers=True))
     items = [_joined_words(answer_words(part, synonyms)) for part in parts[:_most_items]]
     return [item for item in items if item]  # a part of marks alone is no item
 
@@ -325,7 +410,7 @@ def _names_items(
 ):
     "Whether a text lists the true items and no other, perhaps behind words such as `the answer is`"
     # split at commas, semicolons, line breaks, `and`, `&`
-    first, *rest = _separators.split(plain_text(part, from_start=True))
+    first, *rest = _separators.split(plain_text(part, from_start=True, keep_powers=True))
     other_items = set(answer_items(";".join(rest), synonyms))
     # the first item may be "the answer is liver": try it whole, then without more and more first words
     for words in _without_lead_in(answer_words(first, synonyms)):
