@@ -331,6 +331,27 @@ def test_a_run_that_goes_on_may_be_longer_and_lie_elsewhere(short_run, tmp_path)
     assert train_classifier(read_settings(AlohaSettings, given)).results["steps"] == 5
 
 
+def test_a_finished_run_that_goes_on_keeps_its_best_weights(tmp_path, drawn, monkeypatch, capsys):
+    "Started again at its last step it saved the last weights, under the score of the best; also where it was moved"
+    from safetensors.torch import load_file
+    scores = iter((0.9, 0.1)) # the first checkpoint is the best
+    monkeypatch.setattr("vlrlbook.aloha._validation_metrics", lambda val, evaluated: dict(macro_f1=next(scores), accuracy=0.5, mae_bins=1.0))
+    given = dict(SHORT, data=str(drawn), output_dir=str(tmp_path / "run"))
+    train_classifier(read_settings(AlohaSettings, given))
+    best, last = (load_file(tmp_path / f"run/checkpoint-{n}/model.safetensors")["head.weight"] for n in (2, 4))
+    saved = load_file(tmp_path / "run/classifier/head.safetensors")["weight"]
+    assert torch.equal(saved, best) and not torch.equal(saved, last)
+    os.rename(tmp_path / "run", tmp_path / "moved")
+    for _again in range(2):
+        run = train_classifier(read_settings(AlohaSettings, given | dict(output_dir=str(tmp_path / "moved"), resume="true")))
+        assert torch.equal(load_file(tmp_path / "moved/classifier/head.safetensors")["weight"], best)
+        assert run.results["best_validation_macro_f1"] == 0.9 and "nothing left to train" in capsys.readouterr().out
+    shutil.rmtree(tmp_path / "moved/checkpoint-2") # then there is nothing better than the last
+    train_classifier(read_settings(AlohaSettings, given | dict(output_dir=str(tmp_path / "moved"), resume="true")))
+    assert torch.equal(load_file(tmp_path / "moved/classifier/head.safetensors")["weight"], last)
+    assert "the best weights were those of checkpoint-2, which is not there" in capsys.readouterr().out
+
+
 def test_early_stopping(tmp_path, drawn):
     run = train_classifier(read_settings(AlohaSettings,
                                          dict(SHORT, data=str(drawn), output_dir=str(tmp_path / "run"), lr=1e-9, eval_steps=1, max_steps=9,

@@ -436,6 +436,23 @@ def test_early_stopping_keeps_the_best(tmp_path):
     assert results["epochs"] == 2 and results["best_step"] == 2
 
 
+@pytest.mark.parametrize("use_lora", [False, True])
+def test_a_finished_run_that_goes_on_keeps_its_best_weights(tmp_path, monkeypatch, use_lora):
+    "Started again at its last step it saved the last weights as the model, under the best step"
+    from vlrlbook import reward_model
+    scores = iter((0.9, 0.1))
+    monkeypatch.setattr(reward_model, "_evaluation_figures", lambda evaluated: dict(pair_accuracy=next(scores), margin=0.0))
+    given = dict(use_lora=use_lora, **(dict(lm_weight=0) if use_lora else {}))
+    results = train_reward_model(settings(tmp_path, **given))
+    def head(folder): return VLRewardModel.from_pretrained(folder).head[0].weight
+    run_dir = Path(results["run_dir"])
+    best, last = (head(run_dir / f"checkpoint-{n}") for n in (results["best_step"], results["steps"]))
+    assert torch.equal(head(run_dir / "model"), best) and not torch.equal(best, last)
+    again = train_reward_model(settings(tmp_path, resume="true", **given))
+    assert again["run_dir"] == str(run_dir) and torch.equal(head(run_dir / "model"), best)
+    assert again["pair_accuracy"] == results["pair_accuracy"] and again["best_step"] == results["best_step"]
+
+
 def test_lora_with_a_margin_a_row(tmp_path):
     rows = [r | dict(margin=0.2 * (i % 3), image=f"{r['id']}.png") for i, r in enumerate(synthetic_preferences(24))]
     for r, drawn in zip(rows, synthetic_preferences(24)): (tmp_path / r["image"]).write_bytes(drawn["image"])
