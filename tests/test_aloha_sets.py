@@ -312,6 +312,44 @@ def test_chat_refuses_a_folder_that_holds_no_classifier(tmp_path):
     with pytest.raises(SettingsError, match="no classifier in ckpt_dir"): settings(tmp_path, mode="chat", ckpt_dir=str(tmp_path / "empty"))
 
 
+@pytest.mark.parametrize("given, told", [
+    (dict(ckpt_dir="there"), "holds grpo_run, notes.json, and the new classifier would replace the whole folder"),
+    (dict(ckpt_dir="there/notes.json"), "holds notes.json, and"),
+    (dict(ckpt_dir="mine"), "holds predictions.jsonl, and"), # a classifier, and what somebody put beside it
+    (dict(ckpt_dir="older"), "holds runs, and"),
+    (dict(ckpt_dir="new", output_dir="new"), "is, or holds, output_dir = 'new'"),
+    (dict(ckpt_dir="new", output_dir="new/deep/run"), "is, or holds, output_dir = 'new/deep/run'"),
+    (dict(ckpt_dir="new/../new", data="new/films", size="gpu", model="Qwen/Qwen3-VL-2B-Instruct"), "is, or holds, data = 'new/films'")])
+def test_a_new_classifier_takes_no_folder_of_other_files(tmp_path, monkeypatch, given, told):
+    "CKPT_DIR=checkpoints wiped all that was in it, and ckpt_dir = output_dir the run itself"
+    monkeypatch.chdir(tmp_path)
+    for name in ("there/notes.json", "there/grpo_run/adapter.bin", "mine/classifier.json", "mine/predictions.jsonl", "older/classifier.pt",
+                 "older/runs/log.csv"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(SettingsError, match=told): read_settings(AlohaSettings, SHORT | dict(output_dir="out") | given)
+    if "output_dir" not in given and "data" not in given: # what another mode reads is not replaced
+        read_settings(AlohaSettings, SHORT | dict(output_dir="out", mode="analyze") | given)
+
+
+def test_a_new_classifier_takes_an_empty_folder_or_the_place_of_another(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("ours/classifier.json", "ours/model/config.json", "ours/manifest.json", "ours/.DS_Store", "older/classifier.pt",
+                 "older/config.json", "older/model.safetensors"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    (tmp_path / "empty").mkdir()
+    for name in ("ours", "older", "empty", "new", "out/inside"):
+        assert read_settings(AlohaSettings, SHORT | dict(output_dir="out", ckpt_dir=name)).ckpt_dir == name
+
+
+def test_a_classifier_is_not_saved_over_other_files(old_folder, tmp_path):
+    from vlrlbook.aloha import save_classifier
+    (tmp_path / "notes.txt").write_text("three weeks")
+    with pytest.raises(FileExistsError, match="holds notes.txt"): save_classifier(*old_folder[1:], tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
 def test_an_old_head_that_would_run_code_is_refused(old_folder, tmp_path):
     folder = tmp_path / "bad"
     shutil.copytree(old_folder[0], folder)

@@ -57,7 +57,7 @@ from lerobot.rewards.pretrained import PreTrainedRewardModel
 
 # %% ../nbs/04_aloha.ipynb #c009
 from .aloha_settings import DRAWN, DRAWN_FILMS, OLD_HEADS, SIMULATED
-from .aloha_settings import environment, is_classifier, presets, video_backends
+from .aloha_settings import beside_classifier, environment, is_classifier, presets, video_backends
 
 # These names were defined in this module once; whoever imports them from here still can.
 _all_ = ["DRAWN", "DRAWN_FILMS", "OLD_HEADS", "SIMULATED", "AlohaSettings", "environment", "is_classifier",
@@ -878,14 +878,18 @@ def head_tensors(
 def save_classifier(
     classifier: AlohaClassifier, # trained
     processor, # of its model
-    path: str | Path, # directory; one that is there is replaced as a whole
+    path: str | Path, # directory; it may be there, empty or with a classifier, which is replaced as a whole
     cameras: list | tuple = aloha_cameras, # in the order it was trained on
     base: str = None, # name of the model under an adapter
 ):
     """Write adapter (or whole model), processor and head into one directory.
 
-    The directory appears at the end, whole and with a manifest of its files."""
+    The directory appears at the end, whole and with a manifest of its files. FileExistsError if one is there
+    that holds something else: it would be lost."""
     from safetensors.torch import save_file
+    others = beside_classifier(path) # names
+    if others:
+        raise FileExistsError(f"{path}: holds {', '.join(others[:3])}, which is no part of a classifier")
     has_adapter = hasattr(classifier.vlm, "peft_config") # peft sets it on a model with an adapter
     if not has_adapter:
         base = None # the directory holds the whole model
@@ -1566,6 +1570,8 @@ def train_classifier(
     weights = class_weights(frames.labels[train.rows], bins) if s.class_weights else None
     classifier, processor = build_classifier(s, bins, weights)
     is_first = PartialState().is_main_process
+    if is_first and is_classifier(s.ckpt_dir): # of an earlier run, or of this one if it was resumed
+        print(f"the classifier that is in {s.ckpt_dir} will be replaced when training ends")
     # The log of a resumed run keeps the rows up to its checkpoint.
     log = resume_log(Path(s.output_dir) / "run_log.csv", checkpoint) if is_first else RunLog()
     trainer = make_trainer(s, classifier, processor, train, val, log)
