@@ -35,6 +35,22 @@ def test_a_written_reading_wins():
     assert read([0.0, 0.5, 1.0], progress_bins=2).bins.tolist() == [0, 1, 1]
 
 
+@pytest.mark.parametrize("bins", [2, 3, 5, 7, 10, 20, 50, 64, 99, 100])
+@pytest.mark.parametrize("kind", [np.float64, np.float32])
+def test_progress_on_a_border_begins_the_next_bin(bins, kind):
+    "0.7 of float32, and 0.29 of 100 bins, came into the bin below"
+    marks = np.arange(bins, dtype=kind) / kind(bins)
+    assert read([*marks.tolist(), 1.0], label_as="progress", progress_bins=bins).bins.tolist() == [*range(bins), bins - 1]
+    below = (marks[1:] - kind(2e-4) / bins).tolist() # what is below stays below
+    assert read(below, label_as="progress", progress_bins=bins).bins.tolist() == list(range(bins - 1))
+
+
+def test_progress_in_tenths_fills_ten_bins():
+    values = np.float32([0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1]).tolist()
+    assert read(values, progress_bins=10).bins.tolist() == [*range(10), 9]
+    assert read([-0.0005, 0.0999, 0.6998, 1.0005], progress_bins=10).bins.tolist() == [0, 0, 6, 9]
+
+
 def test_all_zero_vectors_are_counted_aloud():
     found = read([[0, 1], [0, 0], [1, 0], [0, 0]])
     assert found.kinds.tolist() == ["vector", "zero", "vector", "zero"]

@@ -22,6 +22,9 @@ NO_BIN = -1 # stands for the bin of a frame without a label
 PROGRESS_BINS = 5 # as the real set `realworld_aloha_success_bhc` has
 # Progress may lie this much outside of [0, 1], as resizing, averaging and float16 leave it.
 PROGRESS_TOLERANCE = 1e-3
+# A number this close below a bin's lower border is on it: float32, in which LeRobot stores 0.7, has 6.9999999
+# for ten times that, and for a hundred times its numbers up to 6e-6 too little.
+BORDER_TOLERANCE = 1e-5
 # Whole numbers below this may be bins. A column with larger ones is rather a counter, such as `frame_index`.
 MOST_BINS = 100
 
@@ -207,8 +210,9 @@ def _bins_of_progress(
         # What is learnt is the number; its bin is for metrics. 0.3 is scaled to 1.2 and rounded to 1.
         nearest_marks = np.rint(_scaled_progress(progress, bins)).astype(int)
         return nearest_marks, f"learnt as progress between {bins} marks"
+    bins_begun = np.floor(progress * bins + BORDER_TOLERANCE).astype(int)
     # clip: 1.0 belongs to the last bin, and progress may lie a thousandth outside of 0 to 1.
-    equal_bins = np.clip((progress * bins).astype(int), 0, bins - 1)
+    equal_bins = np.clip(bins_begun, 0, bins - 1)
     return equal_bins, f"taken as progress and cut into {bins} bins"
 
 
