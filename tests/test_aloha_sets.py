@@ -132,6 +132,29 @@ def test_films_without_labels_get_bins(trained, sets, tmp_path, capsys):
         run_aloha(settings(tmp_path, data=str(sets["bare"]), label="reward_bin", **common))
 
 
+@pytest.mark.parametrize("label_as", ["progress", "regress"])
+def test_labels_beside_predictions_are_read_as_in_training(tmp_path, capsys, label_as):
+    "They were cut into five bins, whatever the classifier tells apart, so that right predictions counted as wrong ones"
+    column = ("next.reward", "float32", (1,))
+    root = make(tmp_path / "tenths", column, lambda b: np.array([0.23 * b], np.float32))
+    given = dict(data=str(root), label="next.reward")
+    run = train_classifier(settings(tmp_path / "run", num_classes=10, label_as=label_as, **given))
+    folder = run.settings.ckpt_dir
+    rows = pd.read_parquet(run_aloha(settings(tmp_path, mode="predict", ckpt_dir=folder, **given)))
+    assert rows.label.tolist() == run.frames.labels.tolist() and rows.label.max() > 5 and "p9" in rows
+    assert ("progress" in rows) == (label_as == "regress") and set(rows.label_kind) == {label_as}
+    ends = make(tmp_path / "ends", column, lambda b: np.array([b == 4], np.float32)) # 0, and 1 at the end
+    given["data"] = str(ends)
+    rows = pd.read_parquet(run_aloha(settings(tmp_path, mode="predict", ckpt_dir=folder, **given)))
+    assert set(rows.label) == {0, 9}
+    noted = json.loads((tmp_path / "run/classifier/classifier.json").read_text())
+    assert noted.pop("label_as") == label_as # earlier versions did not write it: then 0 and 1 may be anything
+    (tmp_path / "run/classifier/classifier.json").write_text(json.dumps(noted))
+    capsys.readouterr()
+    rows = pd.read_parquet(run_aloha(settings(tmp_path, mode="predict", ckpt_dir=folder, **given)))
+    assert rows.label.isna().all() and "they are not the bins of the classifier (10 bins)" in capsys.readouterr().out
+
+
 def test_rewards_go_back_into_lerobots_own_forms(trained, sets, tmp_path):
     "Columns of a copy of the data set, and the file that its reward-aligned behaviour cloning weighs samples by"
     from lerobot.rewards.sarm.rabc import RABCWeights

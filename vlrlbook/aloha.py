@@ -36,7 +36,7 @@ from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, Traine
 from .core import RunLog, Table, book_file, figure, film_strip
 from .core import peak_memory_mb, progress_bar, run_facts, set_seed
 from .data import DataError, aloha_cameras, open_picture, synthetic_aloha, to_rgb, without_lerobot
-from .film_labels import bin_counts, no_labels, read_film_labels, read_label
+from .film_labels import bin_counts, labels_beside, no_labels, read_film_labels, read_label
 from .metrics import classifier_metrics
 from .folders import new_file, new_folder, write_json, write_whole
 from .settings import SettingsError, nearest, read_settings
@@ -318,12 +318,13 @@ class AlohaFrames(torch.utils.data.Dataset):
         label_as: str = "auto", # how the column is read, see `film_labels.readings`
         num_classes: int = None, # into how many bins progress is cut; None: 5
         moments: list | tuple = (), # earlier frames to show before each: "first", or seconds such as -2.0
+        classifier=None, # `AlohaClassifier` that will predict them: labels are read in its bins; None: none
     ):
         check_columns(data.features, cameras, label) # a DataError if one of them is missing
         self.data, self.cameras, self.change = data, list(cameras), change
         self.shown_before = list(moments)
         # Sets `labels` (bins), `kinds` (how each was read), `episodes` (films) and others, [frames] each.
-        self._read_columns(label, label_as, num_classes)
+        self._read_columns(label, label_as, num_classes, classifier)
         self._choose_picture_sources() # sets how pictures are read
 
         # The frames that are items, as numbers among all frames.
@@ -335,6 +336,7 @@ class AlohaFrames(torch.utils.data.Dataset):
         label, # name of the column with the bins, or None
         label_as, # how it is read: auto, vector, integer, success, progress or regress
         num_classes, # into how many bins progress is cut; None: 5
+        classifier, # whose bins the labels are compared with, or None
     ):
         "Read all columns but the pictures into attributes with an entry for every frame of the data set"
         columns = self._plain_columns(label) # {name: list of plain Python values}
@@ -345,13 +347,15 @@ class AlohaFrames(torch.utils.data.Dataset):
         self.indices = np.array(columns["index"])
         task_texts = self.data.meta.tasks.index # of a table: the text of task 0, of task 1 and so on
         self.tasks = [task_texts[number] for number in columns["task_index"]]
-        if label:
-            labels = read_film_labels(
-                columns[label], self.episodes, self.moments, label, label_as, num_classes)
-        else:
+        about = (self.episodes, self.moments, label, label_as, num_classes)
+        if not label:
             labels = no_labels(len(self.episodes))
+        elif classifier is None:
+            labels = read_film_labels(columns[label], *about)
+        else: # head.out_features: a number for each bin; label_as: how its training read the labels
+            bins = classifier.head.out_features
+            labels = labels_beside(bins, classifier.label_as, columns[label], *about)
         self._set_labels(labels)
-        self.labelled = bool(label)
 
     def _plain_columns(self,
         label, # name of the label column, or None
@@ -369,6 +373,8 @@ class AlohaFrames(torch.utils.data.Dataset):
         self.kinds = film_labels.kinds # [frames] how the label was read: vector, zero, integer, success, …
         self.num_classes = film_labels.num_classes # bins
         self.told = film_labels.told # a sentence for users: how the label column was read, frames in each bin
+        self.reading = film_labels.reading # how it was read, one word for all frames; missing without labels
+        self.labelled = film_labels.reading != "missing"
         # [frames] progress from 0 to num_classes - 1, if it is learnt as a number (label_as "regress")
         self.targets: Any = film_labels.targets
 
@@ -545,6 +551,7 @@ def open_frames(
     cameras: list = None, # names in order; None: those of the settings
     training: bool = False, # then labels must be there, and `zero_labels` counts
     moments: list = None, # earlier frames that items show, as in `AlohaFrames`; None: those of the settings
+    classifier=None, # `AlohaClassifier` that will predict them: labels are read in its bins; None: none
 ) -> AlohaFrames:
     "All frames of the settings' data set; the first process of a run prints how the labels were read"
     s, data = settings, open_data(settings)
@@ -558,6 +565,7 @@ def open_frames(
         label_as=s.label_as,
         num_classes=s.num_classes,
         moments=s.earlier_moments() if moments is None else moments,
+        classifier=classifier,
     )
     if PartialState().is_main_process:
         print(frames.told) # a sentence: how the label column was read, and how many frames are in each bin
@@ -777,6 +785,8 @@ class AlohaClassifier(BackboneWithHead):
         # Earlier frames that each item must show before its own, such as ["first", -2.0]: the film's first,
         # and that of 2 seconds before.
         self.moments: list = []
+        # How the labels were read that it was trained on: vector, integer, success, progress or regress.
+        self.label_as: str | None = None
         self.register_buffer("weights", weights, persistent=False) # moves with the model, is not saved
 
     def forward(self, labels=None, **encodings): # type: ignore[override] # called with names only
@@ -913,7 +923,7 @@ def _write_descriptions(
     "Write classifier.json, which `load_classifier` reads, and config.json, LeRobot's file"
     # out_features of the linear head: a number for each bin
     description = dict(num_classes=classifier.head.out_features, cameras=list(cameras))
-    ours = dict(description, base=base, moments=classifier.moments)
+    ours = dict(description, base=base, moments=classifier.moments, label_as=classifier.label_as)
     write_json(folder / "classifier.json", ours)
     # For LeRobot, which finds our class by `type`, and gives the others to `AlohaConfig`, our configuration.
     write_json(folder / "config.json", dict(type="vlrlbook_aloha", **description, model=base))
@@ -932,6 +942,7 @@ def load_classifier(
         limit_pixels(processor, max_image_size)
     classifier = AlohaClassifier(vlm, saved.num_classes)
     classifier.moments = saved.moments # the earlier frames that it was trained to see before each frame
+    classifier.label_as = saved.label_as # so that labels beside its predictions are read in the same bins
     load_head(saved.head, classifier.head)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     return classifier.to(device).eval(), processor, saved.cameras
@@ -974,6 +985,7 @@ class _SavedParts:
     cameras: list # in the order it was trained on
     base: str | None # the model under an adapter
     moments: list # earlier frames that are shown before each frame, such as ["first", -2.0]
+    label_as: str | None = None # how the labels were read that it was trained on; None: nobody noted it down
 
     def has_unread_processor(self):
         """Whether to read the processor that lies beside the weights, after `load_vlm` has read one.
@@ -997,6 +1009,7 @@ def _saved_by_us(
         cameras=description["cameras"],
         base=description.get("base"),
         moments=description.get("moments", []), # earlier versions did not write them, and had none
+        label_as=description.get("label_as"), # earlier versions did not write it
     )
 
 def _saved_by_older_script(
@@ -1569,6 +1582,7 @@ def train_classifier(
 
     weights = class_weights(frames.labels[train.rows], bins) if s.class_weights else None
     classifier, processor = build_classifier(s, bins, weights)
+    classifier.label_as = frames.reading # saved with it
     is_first = PartialState().is_main_process
     if is_first and is_classifier(s.ckpt_dir): # of an earlier run, or of this one if it was resumed
         print(f"the classifier that is in {s.ckpt_dir} will be replaced when training ends")
@@ -1774,7 +1788,8 @@ def _predicted_data(
     # base: the model that the user has named; None: the one that was saved with the classifier
     classifier, processor, cameras = load_classifier(s.ckpt_dir, base=_named_model(s))
     # Cameras and earlier frames (`moments`) are those that it was trained to see, whatever the settings say.
-    frames = open_frames(s, cameras, moments=classifier.moments)
+    # Labels, if there are some, are read in the bins that it was trained on.
+    frames = open_frames(s, cameras, moments=classifier.moments, classifier=classifier)
     probabilities = predict_bins(classifier, processor, frames, s.batch_size)
     rows = pd.DataFrame(prediction_rows(frames, probabilities))
     rows["label"] = rows["label"].astype("Int64") # pandas' integers that may be missing
@@ -2032,6 +2047,8 @@ class AlohaRewardModel(PreTrainedRewardModel):
             given = dict(model=config.model or "tiny-qwen3_vl", finetune_mode="full")
             settings = read_settings(AlohaSettings, given) # all others have their defaults
             loaded = build_classifier(settings, config.num_classes)
+            # as `read` reads them: what is left to auto must be vectors
+            loaded[0].label_as = "vector" if config.label_as == "auto" else config.label_as
         self.classifier, self.processor = loaded
 
     def items(self,
