@@ -19,7 +19,7 @@ from PIL import Image
 
 pytest.importorskip("lerobot", reason=NO_LEROBOT)
 from vlrlbook.aloha import (AlohaClassifier, AlohaCollator, AlohaFrames, AlohaSettings, Augment, analyze, aloha_messages, as_reward,
-                            AlohaConfig, build_classifier, chat, load_classifier, load_head, mirrored,
+                            AlohaConfig, AlohaRewardModel, build_classifier, chat, load_classifier, load_head, mirrored,
                             open_lerobot, predict_bins, predict_dataset, read_label, run_aloha, save_classifier, split_films, split_parts,
                             to_picture, train_classifier)
 from vlrlbook.core import RunLog, Sample, SettingsError, read_settings
@@ -547,6 +547,18 @@ def test_as_a_reward_model_of_lerobot(tmp_path, short_run, monkeypatch):
     model.eval().save_pretrained(tmp_path / "kept")
     again = get_reward_model_class("vlrlbook_aloha").from_pretrained(tmp_path / "kept")
     assert torch.allclose(again.compute_reward(batch), rewards, atol=1e-6)
+
+
+def test_one_task_is_that_of_all_frames_of_a_batch():
+    "The other frames were dropped, and a reward of one number stood for all"
+    model = AlohaRewardModel(AlohaConfig(cameras=["a", "b"], device="cpu"))
+    batch = {camera: torch.rand(3, 3, 56, 56) for camera in ("a", "b")}
+    each = model.compute_reward(batch | dict(task=["lift"] * 3))
+    for task in ("lift", ["lift"], ("lift",)):
+        assert torch.equal(model.compute_reward(batch | dict(task=task)), each) and each.shape == (3,)
+    assert [item["text"] for item in model.items(batch | dict(task=["x", "y", "z"]))] == ["Task: x", "Task: y", "Task: z"]
+    for tasks in (["lift"] * 2, ["lift"] * 4, []):
+        with pytest.raises(DataError, match=f"{len(tasks)} tasks for 3 frames; expected one"): model.items(batch | dict(task=tasks))
 
 
 def test_lerobot_itself_trains_it(tmp_path, drawn):

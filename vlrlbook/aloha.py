@@ -2054,8 +2054,10 @@ class AlohaRewardModel(PreTrainedRewardModel):
     def items(self,
         batch: dict, # LeRobot's: camera → tensor [B, C, H, W], and `task`, a text or a list of texts
     ) -> list:
-        "LeRobot's batch of tensors as a list of our items, dicts of `images` and `text`"
-        tasks = [batch["task"]] if isinstance(batch["task"], str) else batch["task"]
+        """LeRobot's batch of tensors as a list of our items, dicts of `images` and `text`.
+
+        A single task is that of all frames, as in LeRobot's own reward models; another number is an error."""
+        tasks = _task_of_each_frame(batch["task"], len(batch[self.config.cameras[0]]))
         items = []
         for i, task in enumerate(tasks):
             views = [to_picture(batch[camera][i].detach().cpu()) for camera in self.config.cameras]
@@ -2122,6 +2124,20 @@ class AlohaRewardModel(PreTrainedRewardModel):
             message = f"looks at {classifier.moments} too, and LeRobot's reward models are shown one moment"
             raise DataError("aloha.moments", message, entry=str(pretrained_name_or_path))
         return cls(config, loaded=(classifier, processor)).eval()
+
+def _task_of_each_frame(
+    task, # of LeRobot's batch: a text, or a list of texts
+    frame_count, # frames in the batch
+):
+    "A list with the task of each frame of a batch; DataError unless it names one, or one for each frame"
+    tasks = [task] if isinstance(task, str) else list(task)
+    # As LeRobot 0.6.1's rewards/robometer/processor_robometer.py (`_expand_tasks`) does.
+    if len(tasks) == 1:
+        tasks *= frame_count
+    if len(tasks) != frame_count:
+        message = f"{len(tasks)} tasks for {frame_count} frames; expected one for all, or one for each"
+        raise DataError("aloha.task", message, entry="task")
+    return tasks
 
 def make_vlrlbook_aloha_pre_post_processors(
     config: AlohaConfig, # for its device
