@@ -468,6 +468,18 @@ def test_chat_takes_lines(tmp_path, short_run):
     assert "no trained classifier" in said[-1]
 
 
+def test_questions_as_windows_saves_them(tmp_path, short_run, monkeypatch, capsys):
+    "The mark before the first line made a text of /reward, which the language model then answered"
+    for name in ("a.png", "b.png", "c.png"): Image.new("RGB", (64, 64), "red").save(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    said = []
+    for encoding in ("utf-8", "utf-8-sig"):
+        (tmp_path / "q.txt").write_bytes("/reward a.png b.png c.png | lift the cup é\r\nexit\r\n".encode(encoding))
+        run_aloha(read_settings(AlohaSettings, dict(mode="chat", ckpt_dir=short_run.settings.ckpt_dir, questions="q.txt")))
+        said.append(capsys.readouterr().out.strip().splitlines()[-1])
+    assert said[0] == said[1] and said[0].startswith("bin ")
+
+
 def test_a_line_that_raises_leaves_no_question_behind(short_run, monkeypatch):
     "Two questions in a row would be two turns of the user, which chat templates refuse or were never trained on"
     from vlrlbook.aloha import _text_answer

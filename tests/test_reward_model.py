@@ -606,6 +606,13 @@ def test_a_judge_is_asked_about_many_answers_at_once():
     assert calls == [64, 36] and found["reward"] == [2 + 100 * (i % 6) for i in range(50)]
 
 
+def test_a_template_as_windows_saves_it(tmp_path):
+    from vlrlbook.reward_model import judge_template
+    for encoding in ("utf-8", "utf-8-sig"):
+        (tmp_path / "t.txt").write_bytes("Look: {{ content }}".encode(encoding))
+        assert judge_template(str(tmp_path / "t.txt")) == "Look: {{ content }}"
+
+
 # --- the job, and real pairs --------------------------------------------------------------------------------------------------------------
 
 def test_papermill(tmp_path):

@@ -2183,7 +2183,8 @@ def _run_chat(
     s = settings
     # The classifier (None if there is none), the model under it, its processor, and the names of the cameras.
     classifier, vlm, processor, cameras = talkers(s)
-    lines = Path(s.questions).read_text(encoding="utf-8").split("\n") if s.questions else None
+    # utf-8-sig: some editors on Windows put a mark before the first line, which then began with no /reward
+    lines = Path(s.questions).read_text(encoding="utf-8-sig").split("\n") if s.questions else None
     # A /reward line names a picture of each camera, now and at each earlier moment that the classifier sees.
     moment_count = 1 + len(classifier.moments) if classifier else 1
     chat(vlm, processor, classifier, lines, cameras=len(cameras) * moment_count)

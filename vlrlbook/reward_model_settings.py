@@ -75,7 +75,8 @@ def _template_text(written):
     # raises for a name that is as long as a whole template.
     if "{" in written or not Path(written).is_file():
         return written
-    return Path(written).read_text(encoding="utf-8")
+    # utf-8-sig: without the mark that some editors on Windows put before the first line
+    return Path(written).read_text(encoding="utf-8-sig")
 
 
 # The settings
