@@ -274,6 +274,39 @@ def test_resized_pictures_overshoot(value):
     assert np.array(to_picture(np.full((3, 8, 8), value, np.float32)))[0, 0, 0] in (0, 255)
 
 
+@pytest.mark.parametrize("number, kind", [(300, np.uint16), (256, np.int64), (-1, np.int64), (-1, np.int8), (70000, np.int32)])
+def test_whole_numbers_that_no_byte_holds_are_refused(number, kind):
+    "They wrapped: 300 was 44, and -1 white"
+    array = np.zeros((4, 4, 3), kind)
+    array[1, 1, 1] = number
+    low, high = min(0, number), max(0, number)
+    with pytest.raises(DataError, match=f"whole numbers from {low} to {high}, expected 0 to 255"): to_picture(array)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.int16, np.int32, np.int64])
+def test_whole_numbers_of_a_byte_are_taken(kind):
+    array = np.arange(48).reshape(4, 4, 3).astype(kind)
+    array[0, 0] = 255
+    assert np.array_equal(np.asarray(to_picture(array)), array)
+
+
+@pytest.mark.parametrize("cameras, order", [
+    (["cam_r_wrist", "cam_l_wrist", "cam_high"], [1, 0, 2]), (["wrist_R", "wrist_L", "head"], [1, 0, 2]), (["cam-R", "cam-L"], [1, 0]),
+    (["observation.images.r", "observation.images.l", "top"], [1, 0, 2]), (["arm_l", "arm_l2", "arm_r2", "arm_r"], [3, 2, 1, 0]),
+    (["wristR", "wristL"], [1, 0]), (["r", "observation.images.l"], None), (["r_wrist", "l_wrist_2"], None), (["cam_l", "cam_high"], None),
+    (["reel", "lever"], [0, 1]), (["cam1", "front_rgb", "RGBL"], [0, 1, 2]), (["cam_left_wrist", "cam_right_wrist"], [1, 0])])
+def test_cameras_whose_side_is_a_letter_are_exchanged(cameras, order):
+    "Their views were mirrored where they stood; None: a camera without its counterpart"
+    from PIL import Image
+    views = [Image.new("RGB", (4, 2), (40 * i, 0, 0)) for i in range(len(cameras))]
+    found = mirrored(dict(images=views, text="Task: put it left of the letter l"), cameras)
+    if order is None:
+        assert found is None
+        return
+    reds = [view.getpixel((0, 0))[0] // 40 for view in found["images"]]
+    assert reds == order and found["text"] == "Task: put it right of the letter l"
+
+
 def test_a_refused_picture_is_named(sets):
     frames = AlohaFrames(open_lerobot("local/good", sets["good"]))
     frames.pictures = {aloha_cameras[0]: 0}

@@ -245,7 +245,8 @@ def to_picture(
 ) -> Image.Image: # RGB
     """One camera's frame as an RGB picture; of an array with several moments [T, C, H, W] the first one.
 
-    An array of another shape, or floats outside of 0 to 1, are a DataError."""
+    An array of another shape, floats outside of 0 to 1 and whole numbers outside of 0 to 255 are a DataError.
+    """
     if isinstance(array, Image.Image):
         return to_rgb(array)
     pixels = torch.as_tensor(array)
@@ -258,7 +259,17 @@ def to_picture(
         pixels = pixels.permute(1, 2, 0) # PIL wants the channels last
     if pixels.is_floating_point():
         pixels = _floats_to_levels(pixels)
+    elif pixels.dtype != torch.uint8:
+        _check_levels(pixels.to(torch.int64)) # PyTorch finds no minimum of its newer types, such as uint16
     return Image.fromarray(pixels.to(torch.uint8).numpy())
+
+def _check_levels(
+    pixels, # tensor of whole numbers
+):
+    "Raise a DataError for whole numbers that no byte can hold: 300 would come out as 44"
+    low, high = int(pixels.min()), int(pixels.max())
+    if low < 0 or high > 255:
+        raise DataError("aloha.picture", f"whole numbers from {low} to {high}, expected 0 to 255")
 
 def _floats_to_levels(
     pixels, # tensor of floats from 0 to 1
@@ -1106,6 +1117,16 @@ def _other_side(
     "A text with left and right exchanged, in their case: cam_right_wrist for cam_left_wrist, RIGHT for LEFT"
     return _sides.sub(lambda match: _opposites[match[0]], text)
 
+# A part of a camera's name that is one letter, as in cam_l_wrist, wrist_R2 or wristL; in a task it is no side.
+_side_letter = re.compile(r"(?:(?<![^\W_])[lrLR]|(?<=[a-z])[LR])(?=\d*(?![^\W_]))")
+
+def _other_camera(
+    camera, # its name
+):
+    "The name of the camera on the other side: cam_r_wrist for cam_l_wrist, and what `_other_side` exchanges"
+    letters = dict(l="r", r="l", L="R", R="L")
+    return _side_letter.sub(lambda match: letters[match[0]], _other_side(camera))
+
 def mirrored(
     item: dict, # from `AlohaFrames`
     cameras: list, # names in the order of its pictures
@@ -1113,7 +1134,7 @@ def mirrored(
     """The item as seen in a mirror, for augmentation.
 
     Pictures are flipped, left and right cameras are exchanged, and so are the words left and right."""
-    other_sides = [_other_side(camera) for camera in cameras]
+    other_sides = [_other_camera(camera) for camera in cameras]
     lacks_partner = set(other_sides) != set(cameras) # such as a left wrist without a right one
     # Mirrored, clockwise is anticlockwise: to exchange the words left and right would not be enough.
     has_rotation = re.search(r"clockwise|[顺順逆][时時][针針]", item["text"], re.I)
