@@ -70,14 +70,14 @@ def test_an_adapter_of_another_base_is_refused(pair, tmp_path, family, config):
 
 
 def test_hub_names_that_differ_are_refused(pair, tmp_path):
-    from vlrlbook.models import _with_adapter
+    from vlrlbook.models import with_adapter
     model, _ = tiny_twin("qwen2_5_vl")
     shaken(model, tmp_path / "adapter")
     path = tmp_path / "adapter/adapter_config.json"
     for name in ("Qwen/Qwen2.5-VL-7B-Instruct", "Qwen/Qwen2-VL-2B-Instruct"):
         path.write_text(json.dumps(json.loads(path.read_text()) | {"base_model_name_or_path": name}))
         with pytest.raises(ValueError, match="of another base than Qwen2.5-VL-3B-Instruct: it was trained on"):
-            _with_adapter(tiny_twin("qwen2_5_vl")[0], "Qwen/Qwen2.5-VL-3B-Instruct", str(tmp_path / "adapter"), False)
+            with_adapter(tiny_twin("qwen2_5_vl")[0], "Qwen/Qwen2.5-VL-3B-Instruct", str(tmp_path / "adapter"), False)
 
 
 @pytest.mark.parametrize("family", ["qwen3_vl", "gemma3", "qwen3_5"])

@@ -6,8 +6,8 @@
 __all__ = ['special_tokens', 'chat_template', 'sentences', 'families', 'vision_marks', 'tiny_tokenizer', 'size_problem',
            'twin_config', 'twin_processor', 'tiny_twin', 'image_token', 'token_kinds', 'vision_marker_ids',
            'save_processor', 'save_model', 'pick_dtype', 'pick_attention', 'four_bit', 'limit_pixels', 'load_vlm',
-           'load_processor', 'model_type', 'add_lora', 'lora_config', 'merge_lora', 'base_files', 'adapted_layers',
-           'last_real_token', 'hidden_size', 'BackboneWithHead']
+           'load_processor', 'with_adapter', 'check_adapter', 'model_type', 'add_lora', 'lora_config', 'merge_lora',
+           'base_files', 'adapted_layers', 'last_real_token', 'hidden_size', 'BackboneWithHead']
 
 # %% ../nbs/00a_models.ipynb #c002
 import importlib.util, json, os, re, warnings
@@ -489,7 +489,7 @@ def load_vlm(
     else:
         model = _load_checkpoint(name, dtype, attention, use_4bit, cache_dir)
     if adapter:
-        model = _with_adapter(model, name, adapter, trainable) # ValueError for an adapter of another model
+        model = with_adapter(model, name, adapter, trainable) # ValueError for an adapter of another model
     return model.eval(), load_processor(name, max_image_size, cache_dir)
 
 def load_processor(
@@ -510,12 +510,12 @@ def load_processor(
     return processor
 
 # %% ../nbs/00a_models.ipynb #n6d52b28
-def _with_adapter(
-    model, # the base, loaded
-    name, # hub id or directory of the base
-    adapter, # directory of a LoRA adapter
-    trainable, # whether the adapter's weights are to be trained
-):
+def with_adapter(
+    model, # the base, loaded, or its backbone without vocabulary head
+    name: str, # hub id or directory of the base
+    adapter: str | Path, # directory of a LoRA adapter that was trained on such a model
+    trainable: bool = False, # whether the adapter's weights are to be trained
+): # peft model
     "Return `model` with a LoRA adapter; ValueError if the adapter was made for another model"
     _check_base(model, name, adapter) # ValueError by what its adapter_config.json says
     complaint = _of_another_base(name, adapter) # "… is an adapter of another base than …"
@@ -525,14 +525,14 @@ def _with_adapter(
         # Weights of another shape: PEFT's message lists them all, of which the beginning is enough.
         peft_message = " ".join(str(e).split())[:300]
         raise ValueError(f"{complaint}: {peft_message}") from e
-    _check_weights(adapted, adapter, complaint) # ValueError unless every weight has its place
+    check_adapter(adapted, adapter, complaint) # ValueError unless every weight has its place
     return adapted
 
 def _quietly_adapted(model, adapter, trainable):
     "Return `model` with the LoRA adapter of directory `adapter`, without PEFT's warning of missing weights"
     from peft import PeftModel
     with warnings.catch_warnings():
-        # For an adapter of another family or depth PEFT only warns; `_check_weights` raises an error instead.
+        # For an adapter of another family or depth PEFT only warns; `check_adapter` raises an error instead.
         warnings.filterwarnings("ignore", message="Found missing adapter keys")
         return PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
 
@@ -578,10 +578,10 @@ def _is_hub_id(name):
     "Whether the name of a model has the form owner/name, such as Qwen/Qwen2-VL-2B-Instruct, and is no folder"
     return re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not Path(name).exists()
 
-def _check_weights(
+def check_adapter(
     adapted, # peft model, the adapter on it
-    adapter, # directory of that LoRA adapter
-    complaint, # begins the message, such as "x is an adapter of another base than y"
+    adapter: str | Path, # directory of that LoRA adapter
+    complaint: str, # begins the message, such as "x is an adapter of another base than y"
 ):
     "Raise ValueError unless the adapter's file and the model have adapter weights of the same names"
     from peft import get_peft_model_state_dict

@@ -183,6 +183,14 @@ class RewardModelSettings(Settings):
     }
     presets: ClassVar[dict] = presets
 
+    def filled_in(self):
+        """Values for settings that were not given, from the preset of `size`: {name: value}.
+
+        Also sets `self.named`, the set of those that the user has given, as far as somebody asks: a saved
+        model keeps the size of its pictures unless another is named."""
+        self.named = {name for name in ("max_image_size",) if getattr(self, name) is not None}
+        return super().filled_in()
+
     def rules(self):
         "Yields (is broken, error message) for every rule; `Settings.check` raises with those that are broken"
         yield from self._range_rules()
