@@ -21,6 +21,7 @@ from .core import nearest
 from .folders import checkpoint_step, new_folder, write_json # the first stood here, too
 from .model_files import config_with_dtype, copy_descriptions, for_transformers_4, known_to_transformers_4
 from .model_files import only_for_transformers_5, other_weights, read_header, replace_weights, stored_dtype
+from .model_files import weight_files
 from .training import CommittedCheckpoints, RunLogCallback, find_checkpoint, resume_log # stood here first
 from .versions import warn_of_untested
 
@@ -740,6 +741,8 @@ def merge_lora(
         raise FileExistsError(f"{output_path} is there already") # before gigabytes are loaded
 
     files = base_files(base_model, cache_dir) # directory of the base; None for a tiny twin
+    if dtype == "auto": # bfloat16 where the machine is fast in it, as `load_vlm` would take
+        dtype = str(pick_dtype(dtype)).removeprefix("torch.")
     new_dtype = None if dtype == "keep" else dtype
     loaded_as = new_dtype or "auto"
     if files and not new_dtype: # as the base is stored; `stored_dtype` is None without safetensors files
@@ -747,6 +750,7 @@ def merge_lora(
     adapted, processor = load_vlm(base_model, adapter=lora_model, dtype=loaded_as, cache_dir=cache_dir)
     _check_untied(adapted, Path(lora_model).name)
     layers = adapted_layers(adapted) # before merging, which replaces the adapter's layers by plain ones
+    biases = _trained_biases(adapted) # those of other layers, which bias="all" trains
     merged = adapted.merge_and_unload()
     # aside: a hidden folder, renamed to output_path when the block ends
     with new_folder(output_path, existing="none") as aside:
@@ -756,7 +760,7 @@ def merge_lora(
             # As `save_model` does: a twin's files are also rewritten unasked, if 4 knows its family.
             transformers_4 = transformers_4 or merged.config.model_type in known_to_transformers_4
         else:
-            _keep_files(files, aside, merged, layers, new_dtype)
+            _keep_files(files, aside, merged, layers | biases, new_dtype)
         # only_for_transformers_5: a list of what transformers 4 cannot read there
         if transformers_4 and only_for_transformers_5(aside):
             for_transformers_4(aside)
@@ -800,7 +804,8 @@ def _touched_weights(
 ):
     "Return the names in `state` of the weights that the adapter has changed, and of all tied to them"
     beginnings = tuple(f"{layer}." for layer in layers)
-    touched = {name for name in state if name.startswith(beginnings)}
+    # `layers` may also hold the names of single weights, such as a bias
+    touched = {name for name in state if name.startswith(beginnings) or name in layers}
     # name → name of the tensor with which it shares its numbers, such as lm_head.weight → that of the
     # embeddings. A file may hold either or both.
     return _with_tied(touched, merged.all_tied_weights_keys)
@@ -852,6 +857,16 @@ def adapted_layers(
     kinds = (BaseTunerLayer, AuxiliaryTrainingWrapper)
     return {name for name, module in model.get_base_model().named_modules() if isinstance(module, kinds)}
 
+def _trained_biases(
+    model, # a peft model
+) -> set: # their names in the base model
+    'Return the biases of layers without LoRA that an adapter trains nevertheless, as bias="all" asks'
+    configs = model.peft_config.values() # one for each adapter; only LoRA's have `bias`
+    if not any(getattr(config, "bias", "none") == "all" for config in configs):
+        return set()
+    names = [name for name, _weight in model.get_base_model().named_parameters()]
+    return {name for name in names if name.endswith(".bias") and ".base_layer." not in name}
+
 def _keep_files(
     files, # directory of the base
     aside, # directory to write to
@@ -887,7 +902,7 @@ def _changed_weights(
     state = merged.state_dict()
     touched = _touched_weights(merged, layers, state)
     # [0]: a file's table, name of a tensor → its type, shape and place
-    names_in_files = set().union(*(read_header(path)[0] for path in files.glob("*.safetensors")))
+    names_in_files = set().union(*(read_header(path)[0] for path in weight_files(files)))
     # placed: the own names (in the state dict) of the tensors in `changed`; None for one made of several
     changed, placed = {}, set()
     for name_in_file, own_name, tensor in _names_of_weights(merged, state):
