@@ -19,7 +19,7 @@ from PIL import Image
 
 pytest.importorskip("lerobot", reason=NO_LEROBOT)
 from vlrlbook.aloha import (AlohaClassifier, AlohaCollator, AlohaFrames, AlohaSettings, Augment, analyze, aloha_messages, as_reward,
-                            AlohaConfig, build_classifier, chat, load_classifier, load_head, mirrored,
+                            AlohaConfig, AlohaRewardModel, build_classifier, chat, load_classifier, load_head, mirrored,
                             open_lerobot, predict_bins, predict_dataset, read_label, run_aloha, save_classifier, split_films, split_parts,
                             to_picture, train_classifier)
 from vlrlbook.core import RunLog, Sample, SettingsError, read_settings
@@ -331,6 +331,27 @@ def test_a_run_that_goes_on_may_be_longer_and_lie_elsewhere(short_run, tmp_path)
     assert train_classifier(read_settings(AlohaSettings, given)).results["steps"] == 5
 
 
+def test_a_finished_run_that_goes_on_keeps_its_best_weights(tmp_path, drawn, monkeypatch, capsys):
+    "Started again at its last step it saved the last weights, under the score of the best; also where it was moved"
+    from safetensors.torch import load_file
+    scores = iter((0.9, 0.1)) # the first checkpoint is the best
+    monkeypatch.setattr("vlrlbook.aloha._validation_metrics", lambda val, evaluated: dict(macro_f1=next(scores), accuracy=0.5, mae_bins=1.0))
+    given = dict(SHORT, data=str(drawn), output_dir=str(tmp_path / "run"))
+    train_classifier(read_settings(AlohaSettings, given))
+    best, last = (load_file(tmp_path / f"run/checkpoint-{n}/model.safetensors")["head.weight"] for n in (2, 4))
+    saved = load_file(tmp_path / "run/classifier/head.safetensors")["weight"]
+    assert torch.equal(saved, best) and not torch.equal(saved, last)
+    os.rename(tmp_path / "run", tmp_path / "moved")
+    for _again in range(2):
+        run = train_classifier(read_settings(AlohaSettings, given | dict(output_dir=str(tmp_path / "moved"), resume="true")))
+        assert torch.equal(load_file(tmp_path / "moved/classifier/head.safetensors")["weight"], best)
+        assert run.results["best_validation_macro_f1"] == 0.9 and "nothing left to train" in capsys.readouterr().out
+    shutil.rmtree(tmp_path / "moved/checkpoint-2") # then there is nothing better than the last
+    train_classifier(read_settings(AlohaSettings, given | dict(output_dir=str(tmp_path / "moved"), resume="true")))
+    assert torch.equal(load_file(tmp_path / "moved/classifier/head.safetensors")["weight"], last)
+    assert "the best weights were those of checkpoint-2, which is not there" in capsys.readouterr().out
+
+
 def test_early_stopping(tmp_path, drawn):
     run = train_classifier(read_settings(AlohaSettings,
                                          dict(SHORT, data=str(drawn), output_dir=str(tmp_path / "run"), lr=1e-9, eval_steps=1, max_steps=9,
@@ -447,6 +468,18 @@ def test_chat_takes_lines(tmp_path, short_run):
     assert "no trained classifier" in said[-1]
 
 
+def test_questions_as_windows_saves_them(tmp_path, short_run, monkeypatch, capsys):
+    "The mark before the first line made a text of /reward, which the language model then answered"
+    for name in ("a.png", "b.png", "c.png"): Image.new("RGB", (64, 64), "red").save(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    said = []
+    for encoding in ("utf-8", "utf-8-sig"):
+        (tmp_path / "q.txt").write_bytes("/reward a.png b.png c.png | lift the cup é\r\nexit\r\n".encode(encoding))
+        run_aloha(read_settings(AlohaSettings, dict(mode="chat", ckpt_dir=short_run.settings.ckpt_dir, questions="q.txt")))
+        said.append(capsys.readouterr().out.strip().splitlines()[-1])
+    assert said[0] == said[1] and said[0].startswith("bin ")
+
+
 def test_a_line_that_raises_leaves_no_question_behind(short_run, monkeypatch):
     "Two questions in a row would be two turns of the user, which chat templates refuse or were never trained on"
     from vlrlbook.aloha import _text_answer
@@ -526,6 +559,18 @@ def test_as_a_reward_model_of_lerobot(tmp_path, short_run, monkeypatch):
     model.eval().save_pretrained(tmp_path / "kept")
     again = get_reward_model_class("vlrlbook_aloha").from_pretrained(tmp_path / "kept")
     assert torch.allclose(again.compute_reward(batch), rewards, atol=1e-6)
+
+
+def test_one_task_is_that_of_all_frames_of_a_batch():
+    "The other frames were dropped, and a reward of one number stood for all"
+    model = AlohaRewardModel(AlohaConfig(cameras=["a", "b"], device="cpu"))
+    batch = {camera: torch.rand(3, 3, 56, 56) for camera in ("a", "b")}
+    each = model.compute_reward(batch | dict(task=["lift"] * 3))
+    for task in ("lift", ["lift"], ("lift",)):
+        assert torch.equal(model.compute_reward(batch | dict(task=task)), each) and each.shape == (3,)
+    assert [item["text"] for item in model.items(batch | dict(task=["x", "y", "z"]))] == ["Task: x", "Task: y", "Task: z"]
+    for tasks in (["lift"] * 2, ["lift"] * 4, []):
+        with pytest.raises(DataError, match=f"{len(tasks)} tasks for 3 frames; expected one"): model.items(batch | dict(task=tasks))
 
 
 def test_lerobot_itself_trains_it(tmp_path, drawn):

@@ -132,6 +132,29 @@ def test_films_without_labels_get_bins(trained, sets, tmp_path, capsys):
         run_aloha(settings(tmp_path, data=str(sets["bare"]), label="reward_bin", **common))
 
 
+@pytest.mark.parametrize("label_as", ["progress", "regress"])
+def test_labels_beside_predictions_are_read_as_in_training(tmp_path, capsys, label_as):
+    "They were cut into five bins, whatever the classifier tells apart, so that right predictions counted as wrong ones"
+    column = ("next.reward", "float32", (1,))
+    root = make(tmp_path / "tenths", column, lambda b: np.array([0.23 * b], np.float32))
+    given = dict(data=str(root), label="next.reward")
+    run = train_classifier(settings(tmp_path / "run", num_classes=10, label_as=label_as, **given))
+    folder = run.settings.ckpt_dir
+    rows = pd.read_parquet(run_aloha(settings(tmp_path, mode="predict", ckpt_dir=folder, **given)))
+    assert rows.label.tolist() == run.frames.labels.tolist() and rows.label.max() > 5 and "p9" in rows
+    assert ("progress" in rows) == (label_as == "regress") and set(rows.label_kind) == {label_as}
+    ends = make(tmp_path / "ends", column, lambda b: np.array([b == 4], np.float32)) # 0, and 1 at the end
+    given["data"] = str(ends)
+    rows = pd.read_parquet(run_aloha(settings(tmp_path, mode="predict", ckpt_dir=folder, **given)))
+    assert set(rows.label) == {0, 9}
+    noted = json.loads((tmp_path / "run/classifier/classifier.json").read_text())
+    assert noted.pop("label_as") == label_as # earlier versions did not write it: then 0 and 1 may be anything
+    (tmp_path / "run/classifier/classifier.json").write_text(json.dumps(noted))
+    capsys.readouterr()
+    rows = pd.read_parquet(run_aloha(settings(tmp_path, mode="predict", ckpt_dir=folder, **given)))
+    assert rows.label.isna().all() and "they are not the bins of the classifier (10 bins)" in capsys.readouterr().out
+
+
 def test_rewards_go_back_into_lerobots_own_forms(trained, sets, tmp_path):
     "Columns of a copy of the data set, and the file that its reward-aligned behaviour cloning weighs samples by"
     from lerobot.rewards.sarm.rabc import RABCWeights
@@ -251,6 +274,39 @@ def test_resized_pictures_overshoot(value):
     assert np.array(to_picture(np.full((3, 8, 8), value, np.float32)))[0, 0, 0] in (0, 255)
 
 
+@pytest.mark.parametrize("number, kind", [(300, np.uint16), (256, np.int64), (-1, np.int64), (-1, np.int8), (70000, np.int32)])
+def test_whole_numbers_that_no_byte_holds_are_refused(number, kind):
+    "They wrapped: 300 was 44, and -1 white"
+    array = np.zeros((4, 4, 3), kind)
+    array[1, 1, 1] = number
+    low, high = min(0, number), max(0, number)
+    with pytest.raises(DataError, match=f"whole numbers from {low} to {high}, expected 0 to 255"): to_picture(array)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.int16, np.int32, np.int64])
+def test_whole_numbers_of_a_byte_are_taken(kind):
+    array = np.arange(48).reshape(4, 4, 3).astype(kind)
+    array[0, 0] = 255
+    assert np.array_equal(np.asarray(to_picture(array)), array)
+
+
+@pytest.mark.parametrize("cameras, order", [
+    (["cam_r_wrist", "cam_l_wrist", "cam_high"], [1, 0, 2]), (["wrist_R", "wrist_L", "head"], [1, 0, 2]), (["cam-R", "cam-L"], [1, 0]),
+    (["observation.images.r", "observation.images.l", "top"], [1, 0, 2]), (["arm_l", "arm_l2", "arm_r2", "arm_r"], [3, 2, 1, 0]),
+    (["wristR", "wristL"], [1, 0]), (["r", "observation.images.l"], None), (["r_wrist", "l_wrist_2"], None), (["cam_l", "cam_high"], None),
+    (["reel", "lever"], [0, 1]), (["cam1", "front_rgb", "RGBL"], [0, 1, 2]), (["cam_left_wrist", "cam_right_wrist"], [1, 0])])
+def test_cameras_whose_side_is_a_letter_are_exchanged(cameras, order):
+    "Their views were mirrored where they stood; None: a camera without its counterpart"
+    from PIL import Image
+    views = [Image.new("RGB", (4, 2), (40 * i, 0, 0)) for i in range(len(cameras))]
+    found = mirrored(dict(images=views, text="Task: put it left of the letter l"), cameras)
+    if order is None:
+        assert found is None
+        return
+    reds = [view.getpixel((0, 0))[0] // 40 for view in found["images"]]
+    assert reds == order and found["text"] == "Task: put it right of the letter l"
+
+
 def test_a_refused_picture_is_named(sets):
     frames = AlohaFrames(open_lerobot("local/good", sets["good"]))
     frames.pictures = {aloha_cameras[0]: 0}
@@ -310,6 +366,44 @@ def test_an_old_checkpoint_answers_in_chat(old_folder, tmp_path, capsys):
 def test_chat_refuses_a_folder_that_holds_no_classifier(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(SettingsError, match="no classifier in ckpt_dir"): settings(tmp_path, mode="chat", ckpt_dir=str(tmp_path / "empty"))
+
+
+@pytest.mark.parametrize("given, told", [
+    (dict(ckpt_dir="there"), "holds grpo_run, notes.json, and the new classifier would replace the whole folder"),
+    (dict(ckpt_dir="there/notes.json"), "holds notes.json, and"),
+    (dict(ckpt_dir="mine"), "holds predictions.jsonl, and"), # a classifier, and what somebody put beside it
+    (dict(ckpt_dir="older"), "holds runs, and"),
+    (dict(ckpt_dir="new", output_dir="new"), "is, or holds, output_dir = 'new'"),
+    (dict(ckpt_dir="new", output_dir="new/deep/run"), "is, or holds, output_dir = 'new/deep/run'"),
+    (dict(ckpt_dir="new/../new", data="new/films", size="gpu", model="Qwen/Qwen3-VL-2B-Instruct"), "is, or holds, data = 'new/films'")])
+def test_a_new_classifier_takes_no_folder_of_other_files(tmp_path, monkeypatch, given, told):
+    "CKPT_DIR=checkpoints wiped all that was in it, and ckpt_dir = output_dir the run itself"
+    monkeypatch.chdir(tmp_path)
+    for name in ("there/notes.json", "there/grpo_run/adapter.bin", "mine/classifier.json", "mine/predictions.jsonl", "older/classifier.pt",
+                 "older/runs/log.csv"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(SettingsError, match=told): read_settings(AlohaSettings, SHORT | dict(output_dir="out") | given)
+    if "output_dir" not in given and "data" not in given: # what another mode reads is not replaced
+        read_settings(AlohaSettings, SHORT | dict(output_dir="out", mode="analyze") | given)
+
+
+def test_a_new_classifier_takes_an_empty_folder_or_the_place_of_another(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("ours/classifier.json", "ours/model/config.json", "ours/manifest.json", "ours/.DS_Store", "older/classifier.pt",
+                 "older/config.json", "older/model.safetensors"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    (tmp_path / "empty").mkdir()
+    for name in ("ours", "older", "empty", "new", "out/inside"):
+        assert read_settings(AlohaSettings, SHORT | dict(output_dir="out", ckpt_dir=name)).ckpt_dir == name
+
+
+def test_a_classifier_is_not_saved_over_other_files(old_folder, tmp_path):
+    from vlrlbook.aloha import save_classifier
+    (tmp_path / "notes.txt").write_text("three weeks")
+    with pytest.raises(FileExistsError, match="holds notes.txt"): save_classifier(*old_folder[1:], tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
 def test_an_old_head_that_would_run_code_is_refused(old_folder, tmp_path):

@@ -70,14 +70,14 @@ def test_an_adapter_of_another_base_is_refused(pair, tmp_path, family, config):
 
 
 def test_hub_names_that_differ_are_refused(pair, tmp_path):
-    from vlrlbook.models import _with_adapter
+    from vlrlbook.models import with_adapter
     model, _ = tiny_twin("qwen2_5_vl")
     shaken(model, tmp_path / "adapter")
     path = tmp_path / "adapter/adapter_config.json"
     for name in ("Qwen/Qwen2.5-VL-7B-Instruct", "Qwen/Qwen2-VL-2B-Instruct"):
         path.write_text(json.dumps(json.loads(path.read_text()) | {"base_model_name_or_path": name}))
         with pytest.raises(ValueError, match="of another base than Qwen2.5-VL-3B-Instruct: it was trained on"):
-            _with_adapter(tiny_twin("qwen2_5_vl")[0], "Qwen/Qwen2.5-VL-3B-Instruct", str(tmp_path / "adapter"), False)
+            with_adapter(tiny_twin("qwen2_5_vl")[0], "Qwen/Qwen2.5-VL-3B-Instruct", str(tmp_path / "adapter"), False)
 
 
 @pytest.mark.parametrize("family", ["qwen3_vl", "gemma3", "qwen3_5"])
@@ -274,3 +274,76 @@ def test_quantised_weights_are_refused_by_name(pair, tmp_path):
         replace_weights(tmp_path / "base", tmp_path / "out", {"a": torch.zeros(2, 4)})
     with pytest.raises(ValueError, match="no weight file holds 'b'(?!.*__metadata__)"):
         replace_weights(tmp_path / "base", tmp_path / "out", {"b": torch.zeros(2, 4)})
+
+
+@pytest.mark.parametrize("bias", ["none", "all", "lora_only"])
+def test_trained_biases_are_merged(tmp_path, bias):
+    "Those of layers without LoRA, which bias=all trains, were lost"
+    from peft import get_peft_model
+    from vlrlbook.models import lora_config
+    save_model(*tiny_twin("qwen2_5_vl"), tmp_path / "base")
+    model, processor = load_vlm(str(tmp_path / "base"), dtype="float32")
+    config = lora_config(model, 4, 8, 0.0)
+    config.bias = bias
+    adapted = get_peft_model(model, config)
+    torch.manual_seed(0)
+    for name, weight in adapted.named_parameters():
+        if weight.requires_grad and "lora_A" not in name: weight.data.add_(torch.randn_like(weight) / 10)
+    adapted.save_pretrained(tmp_path / "adapter")
+    merge_lora(*(str(tmp_path / name) for name in ("base", "adapter", "merged")))
+    merged = load_vlm(str(tmp_path / "merged"), dtype="float32")[0]
+    assert (logits(adapted.eval(), processor) - logits(merged, processor)).abs().max() < 1e-4
+    before, after = (load_weights(tmp_path / name) for name in ("base", "merged"))
+    changed = {name for name in before if name.endswith(".bias") and not torch.equal(before[name], after[name])}
+    assert any("visual" in name for name in changed) == (bias == "all") and bool(changed) == (bias != "none")
+
+
+def load_weights(folder):
+    from safetensors.torch import load_file
+    return {name: tensor for path in folder.glob("[!.]*.safetensors") for name, tensor in load_file(path).items()}
+
+
+def test_auto_is_a_number_type_for_a_merge(pair, tmp_path):
+    "It was a KeyError after base and adapter had been loaded and merged"
+    from vlrlbook.models import pick_dtype
+    merge_lora(str(pair / "base"), str(pair / "adapter"), str(tmp_path / "merged"), dtype="auto")
+    weights = load_weights(tmp_path / "merged")
+    assert {tensor.dtype for tensor in weights.values()} == {pick_dtype("auto")}
+    assert json.loads((tmp_path / "merged/config.json").read_text())["dtype"] == str(pick_dtype("auto")).removeprefix("torch.")
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 3400000\n"
+
+
+@pytest.mark.parametrize("content, told", [
+    (POINTER, "model.safetensors: no safetensors file: git has left a pointer in its place; run git lfs pull"),
+    (b"", "no safetensors file: it is cut short"), (b"abc", "it is cut short"), (b"\x20" + bytes(7) + b"{", "it is cut short"),
+    (b"\x02" + bytes(7) + b"{x and more", "or of another format"), (b"PK\x03\x04" * 40, "or of another format")])
+def test_a_file_that_is_no_safetensors_is_named(tmp_path, content, told):
+    "Of a pointer of git-lfs the first bytes were taken for a length of petabytes: a bare MemoryError"
+    from vlrlbook.model_files import stored_dtype
+    (tmp_path / "model.safetensors").write_bytes(content)
+    with pytest.raises(ValueError, match=told): stored_dtype(tmp_path)
+
+
+def test_a_pointer_in_the_base_is_named(pair, tmp_path):
+    import shutil
+    base = shutil.copytree(pair / "base", tmp_path / "base")
+    sorted(base.glob("*.safetensors"))[-1].write_bytes(POINTER)
+    with pytest.raises(ValueError, match="run git lfs pull there"): merge_lora(str(base), str(pair / "adapter"), str(tmp_path / "merged"))
+    assert not (tmp_path / "merged").exists()
+
+
+def test_hidden_files_of_another_system_are_no_weights(pair, tmp_path):
+    "macOS writes ._model.safetensors on disks of other systems; transformers loads such a folder"
+    import shutil
+    from vlrlbook.model_files import export_for_transformers_4
+    base = shutil.copytree(pair / "base", tmp_path / "base")
+    for path in list(base.glob("*.safetensors*")): (base / f"._{path.name}").write_bytes(b"\x00\x05\x16\x07" * 40)
+    for name, dtype in (("kept", "keep"), ("wide", "float32")):
+        merge_lora(str(base), str(pair / "adapter"), str(tmp_path / name), dtype=dtype)
+        assert not list((tmp_path / name).glob("._*"))
+    merge_lora(str(pair / "base"), str(pair / "adapter"), str(tmp_path / "plain"))
+    plain, kept = load_weights(tmp_path / "plain"), load_weights(tmp_path / "kept")
+    assert set(plain) == set(kept) and all(torch.equal(plain[name], kept[name]) for name in plain)
+    assert not list(export_for_transformers_4(base, tmp_path / "exported").glob("._*"))

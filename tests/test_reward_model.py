@@ -21,7 +21,7 @@ from vlrlbook.data import DataError, draw_discs, permuted, synthetic_preferences
 from vlrlbook.models import add_lora, families, save_model, tiny_twin
 from vlrlbook.reward_model import (RewardModelSettings, VLRewardModel, as_reward, encode_answers, encode_pairs, load_model, load_rows,
                                    make_trainer, pair_report, pairs_of, pairwise_loss,
-                                   plain_baselines, read_pair_rows, score_rows, squash, start_run, train_reward_model)
+                                   plain_baselines, read_pair_rows, score_file, score_rows, squash, start_run, train_reward_model)
 from test_parameters import parsed
 
 CHAPTER = ROOT / "nbs" / "03_reward_model.ipynb"
@@ -415,6 +415,71 @@ def test_weights_only_begins_a_new_run(tmp_path, run):
         VLRewardModel.from_pretrained(checkpoint).state_dict().values()))
 
 
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    "Saved reward models: one with all weights, one with an adapter, one with another head"
+    folder = tmp_path_factory.mktemp("kept")
+    heads = dict(full={}, lora=dict(use_lora=True, lora_r=4, lora_alpha=8, max_image_size=84), tanh=dict(activation="tanh", score_min=0.0, score_max=1.0))
+    for name, given in heads.items():
+        made = load_model(settings(folder, model="tiny-qwen2_vl", lm_weight=0, **given))
+        torch.nn.init.normal_(made.head[2].weight, std=0.3)
+        made.save_pretrained(folder / name)
+    return folder
+
+
+@pytest.mark.parametrize("family, sizes", [("qwen2_vl", dict(depth=2)), ("qwen2_vl", dict(depth=6)), ("qwen2_vl", dict(width=64)),
+                                           ("qwen2_5_vl", {})])
+def test_an_adapter_of_another_base_scores_nothing(kept, tmp_path, family, sizes):
+    "PEFT put on what fits and only warned, so that the scores were of no trained model"
+    save_model(*tiny_twin(family, **sizes), tmp_path / "other")
+    with pytest.raises(ValueError, match="lora is an adapter of another base than other"):
+        VLRewardModel.from_pretrained(kept / "lora", "cpu", base=str(tmp_path / "other"))
+    save_model(*tiny_twin("qwen2_vl"), tmp_path / "moved")
+    scores = [VLRewardModel.from_pretrained(kept / "lora", "cpu", base=base).score(None, "How many?", ["two", "one disc"])
+              for base in (None, "tiny-qwen2_vl", str(tmp_path / "moved"))]
+    assert scores[0] == scores[1] == pytest.approx(scores[2], abs=1e-4)
+
+
+@pytest.mark.parametrize("name, given, told", [
+    ("full", dict(use_lora=True), "use_lora = True: the saved reward model .*full goes on with its own, False"),
+    ("full", dict(score_min=0.0), "score_min = 0.0: .* its own, -5.0; leave score_min out"), ("full", dict(score_max=1), "score_max = 1"),
+    ("full", dict(activation="tanh"), "activation = 'tanh': .* its own, 'silu'"), ("tanh", dict(activation="none"), "its own, 'tanh'"),
+    ("lora", dict(lora_r=8), "lora_r = 8: .* its own, 4"), ("lora", dict(lora_alpha=64), "lora_alpha = 64: .* its own, 8")])
+def test_a_saved_model_keeps_its_head_and_adapter_or_the_run_stops(kept, tmp_path, name, given, told):
+    "They were passed over without a word, and use_lora then trained all weights"
+    with pytest.raises(SettingsError, match=told): load_model(settings(tmp_path, model=str(kept / name), lm_weight=0, **given))
+
+
+def test_a_saved_model_goes_on_as_it_is(kept, tmp_path, capsys):
+    goes_on = settings(tmp_path, model=str(kept / "lora"), lm_weight=0, use_lora=True, lora_r=4)
+    made = load_model(goes_on)
+    assert hasattr(made.backbone, "peft_config") and made.processor.image_processor.size["longest_edge"] == 84**2
+    assert "lora: goes on with score_min -5.0, score_max 5.0, activation silu, use_lora True, lora_r 4" in capsys.readouterr().out
+    smaller = load_model(settings(tmp_path, model=str(kept / "lora"), lm_weight=0, max_image_size=56))
+    assert smaller.processor.image_processor.size["longest_edge"] == 56**2
+    asked = dict(activation="tanh", score_min=0.0, score_max=1.0)
+    assert load_model(settings(tmp_path, model=str(kept / "tanh"), lm_weight=0, **asked)).facts["activation"] == "tanh"
+
+
+@pytest.mark.parametrize("begin, weights, told", [
+    (dict(), "tanh", "score_min = -5.0: the weights in .*tanh were trained with 0.0"), (dict(), "lora", "use_lora = False: .* an adapter alone"),
+    (dict(use_lora=True, lora_r=4), "full", "use_lora = True: .* holds all weights"),
+    (dict(use_lora=True, lora_r=8), "lora", "size mismatch"), (dict(activation="none"), "full", "activation = 'none': .* with 'silu'")])
+def test_weights_alone_are_taken_where_they_fit(kept, tmp_path, begin, weights, told):
+    "The head's weights were taken without what they mean, so that the new run began with other scores"
+    made = load_model(settings(tmp_path, **dict(model="tiny-qwen2_vl", lm_weight=0) | begin))
+    before = [weight.clone() for weight in made.parameters()]
+    with pytest.raises(SettingsError, match=told): made.load_weights(kept / weights)
+    assert all(torch.equal(a, b) for a, b in zip(before, made.parameters()))
+
+
+def test_weights_alone_of_an_adapter(kept, tmp_path):
+    made = load_model(settings(tmp_path, model="tiny-qwen2_vl", lm_weight=0, use_lora=True, lora_r=4, lora_alpha=8, max_image_size=84))
+    made.load_weights(kept / "lora")
+    saved = VLRewardModel.from_pretrained(kept / "lora", "cpu")
+    assert made.eval().score(None, "How many?", ["two", "one"]) == pytest.approx(saved.score(None, "How many?", ["two", "one"]), abs=1e-5)
+
+
 def test_two_runs_in_one_second_do_not_meet(tmp_path):
     assert len({start_run(settings(tmp_path))[0] for _ in range(3)}) == 3
     with pytest.raises(SettingsError, match="no run of 'reward_model'"): start_run(settings(tmp_path, resume="true"))
@@ -434,6 +499,23 @@ def test_early_stopping_keeps_the_best(tmp_path):
     s = settings(tmp_path, lr=1e-12, num_epochs=6, early_stopping_patience=1, drawn_rows=8)
     results = train_reward_model(s)
     assert results["epochs"] == 2 and results["best_step"] == 2
+
+
+@pytest.mark.parametrize("use_lora", [False, True])
+def test_a_finished_run_that_goes_on_keeps_its_best_weights(tmp_path, monkeypatch, use_lora):
+    "Started again at its last step it saved the last weights as the model, under the best step"
+    from vlrlbook import reward_model
+    scores = iter((0.9, 0.1))
+    monkeypatch.setattr(reward_model, "_evaluation_figures", lambda evaluated: dict(pair_accuracy=next(scores), margin=0.0))
+    given = dict(use_lora=use_lora, **(dict(lm_weight=0) if use_lora else {}))
+    results = train_reward_model(settings(tmp_path, **given))
+    def head(folder): return VLRewardModel.from_pretrained(folder).head[0].weight
+    run_dir = Path(results["run_dir"])
+    best, last = (head(run_dir / f"checkpoint-{n}") for n in (results["best_step"], results["steps"]))
+    assert torch.equal(head(run_dir / "model"), best) and not torch.equal(best, last)
+    again = train_reward_model(settings(tmp_path, resume="true", **given))
+    assert again["run_dir"] == str(run_dir) and torch.equal(head(run_dir / "model"), best)
+    assert again["pair_accuracy"] == results["pair_accuracy"] and again["best_step"] == results["best_step"]
 
 
 def test_lora_with_a_margin_a_row(tmp_path):
@@ -477,6 +559,42 @@ def test_console_commands(tmp_path):
     done = command(tmp_path, "score", "--model", results["model"], "--data", "p.jsonl", "--output_dir", "scores")
     assert done.returncode == 0 and "pairs a second" in done.stdout, done.stderr[-2000:]
     assert len(list((tmp_path / "scores").glob("reward_model_*_p_*.jsonl"))) == 1
+
+
+def test_scores_stand_in_the_order_of_the_file(model, tmp_path):
+    "They stood in a random order of the answers, so that `best` named another answer of the user's row"
+    rows = [row | dict(image=None, query="Which?", votes=[5 - 4 * rank for rank in row["human_ranking"]])
+            for row in synthetic_preferences(6)]
+    rows += [dict(id=f"three {i}", image=None, query="How many?", response=[f"{i}", f"{i} {i}", "none"], human_ranking=[1, 0, 2])
+             for i in range(6)]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    model.save_pretrained(tmp_path / "saved")
+    found = score_file(str(tmp_path / "saved"), str(tmp_path / "p.jsonl"), str(tmp_path / "out.jsonl"), seed=3)
+    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").open()]
+    for row, line in zip(rows, lines, strict=True):
+        assert [line[name] for name in ("id", "response", "human_ranking")] == [row[name] for name in ("id", "response", "human_ranking")]
+        assert line["scores"] == pytest.approx(model.score(None, row["query"], row["response"]), abs=1e-5)
+        assert line["best"] == max(range(len(row["response"])), key=line["scores"].__getitem__)
+        assert "order" not in line and line.get("votes", []) == row.get("votes", [])
+    # the report looks at shuffled answers, as ever
+    checked = permuted(read_pair_rows(tmp_path / "p.jsonl")[0], 3)
+    expected = pair_report(checked, score_rows(model, checked))
+    assert found["report"]["baselines"] == expected["baselines"] and found["report"]["pair_accuracy"] == expected["pair_accuracy"]
+    assert found["report"]["swap_consistency"]["consistent"] == 1
+
+
+def test_predictions_of_a_run_stand_in_the_order_of_the_file(tmp_path):
+    from vlrlbook.reward_model import write_scores
+    rows = [row | dict(image=None, query="Which?") for row in synthetic_preferences(60)]
+    for name in ("train", "test"):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    files = {name: str(tmp_path / f"{name}.jsonl") for name in ("train", "test")}
+    _train, _evaluation, test, _ = load_rows(settings(tmp_path, train_data=files["train"], test_data=files["test"]))
+    assert any(row["response"] != raw["response"] for row, raw in zip(test, rows)) # judged in another order
+    write_scores(tmp_path / "out.jsonl", test, [[float(len(text)) for text in row["response"]] for row in test])
+    for line, raw in zip(map(json.loads, (tmp_path / "out.jsonl").open()), rows, strict=True):
+        assert line["response"] == raw["response"] and line["human_ranking"] == raw["human_ranking"]
+        assert line["scores"] == [float(len(text)) for text in raw["response"]]
 
 
 @pytest.mark.parametrize("options, message",
@@ -587,6 +705,13 @@ def test_a_judge_is_asked_about_many_answers_at_once():
     samples = [Sample("How many?", str(i % 6), [], "counting") for i in range(50)]
     found = marks(samples, [["3", "333"]] * 50, judge)
     assert calls == [64, 36] and found["reward"] == [2 + 100 * (i % 6) for i in range(50)]
+
+
+def test_a_template_as_windows_saves_it(tmp_path):
+    from vlrlbook.reward_model import judge_template
+    for encoding in ("utf-8", "utf-8-sig"):
+        (tmp_path / "t.txt").write_bytes("Look: {{ content }}".encode(encoding))
+        assert judge_template(str(tmp_path / "t.txt")) == "Look: {{ content }}"
 
 
 # --- the job, and real pairs --------------------------------------------------------------------------------------------------------------

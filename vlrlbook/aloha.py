@@ -36,7 +36,7 @@ from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, Traine
 from .core import RunLog, Table, book_file, figure, film_strip
 from .core import peak_memory_mb, progress_bar, run_facts, set_seed
 from .data import DataError, aloha_cameras, open_picture, synthetic_aloha, to_rgb, without_lerobot
-from .film_labels import bin_counts, no_labels, read_film_labels, read_label
+from .film_labels import bin_counts, labels_beside, no_labels, read_film_labels, read_label
 from .metrics import classifier_metrics
 from .folders import new_file, new_folder, write_json, write_whole
 from .settings import SettingsError, nearest, read_settings
@@ -57,7 +57,7 @@ from lerobot.rewards.pretrained import PreTrainedRewardModel
 
 # %% ../nbs/04_aloha.ipynb #c009
 from .aloha_settings import DRAWN, DRAWN_FILMS, OLD_HEADS, SIMULATED
-from .aloha_settings import environment, is_classifier, presets, video_backends
+from .aloha_settings import beside_classifier, environment, is_classifier, presets, video_backends
 
 # These names were defined in this module once; whoever imports them from here still can.
 _all_ = ["DRAWN", "DRAWN_FILMS", "OLD_HEADS", "SIMULATED", "AlohaSettings", "environment", "is_classifier",
@@ -245,7 +245,8 @@ def to_picture(
 ) -> Image.Image: # RGB
     """One camera's frame as an RGB picture; of an array with several moments [T, C, H, W] the first one.
 
-    An array of another shape, or floats outside of 0 to 1, are a DataError."""
+    An array of another shape, floats outside of 0 to 1 and whole numbers outside of 0 to 255 are a DataError.
+    """
     if isinstance(array, Image.Image):
         return to_rgb(array)
     pixels = torch.as_tensor(array)
@@ -258,7 +259,17 @@ def to_picture(
         pixels = pixels.permute(1, 2, 0) # PIL wants the channels last
     if pixels.is_floating_point():
         pixels = _floats_to_levels(pixels)
+    elif pixels.dtype != torch.uint8:
+        _check_levels(pixels.to(torch.int64)) # PyTorch finds no minimum of its newer types, such as uint16
     return Image.fromarray(pixels.to(torch.uint8).numpy())
+
+def _check_levels(
+    pixels, # tensor of whole numbers
+):
+    "Raise a DataError for whole numbers that no byte can hold: 300 would come out as 44"
+    low, high = int(pixels.min()), int(pixels.max())
+    if low < 0 or high > 255:
+        raise DataError("aloha.picture", f"whole numbers from {low} to {high}, expected 0 to 255")
 
 def _floats_to_levels(
     pixels, # tensor of floats from 0 to 1
@@ -318,12 +329,13 @@ class AlohaFrames(torch.utils.data.Dataset):
         label_as: str = "auto", # how the column is read, see `film_labels.readings`
         num_classes: int = None, # into how many bins progress is cut; None: 5
         moments: list | tuple = (), # earlier frames to show before each: "first", or seconds such as -2.0
+        classifier=None, # `AlohaClassifier` that will predict them: labels are read in its bins; None: none
     ):
         check_columns(data.features, cameras, label) # a DataError if one of them is missing
         self.data, self.cameras, self.change = data, list(cameras), change
         self.shown_before = list(moments)
         # Sets `labels` (bins), `kinds` (how each was read), `episodes` (films) and others, [frames] each.
-        self._read_columns(label, label_as, num_classes)
+        self._read_columns(label, label_as, num_classes, classifier)
         self._choose_picture_sources() # sets how pictures are read
 
         # The frames that are items, as numbers among all frames.
@@ -335,6 +347,7 @@ class AlohaFrames(torch.utils.data.Dataset):
         label, # name of the column with the bins, or None
         label_as, # how it is read: auto, vector, integer, success, progress or regress
         num_classes, # into how many bins progress is cut; None: 5
+        classifier, # whose bins the labels are compared with, or None
     ):
         "Read all columns but the pictures into attributes with an entry for every frame of the data set"
         columns = self._plain_columns(label) # {name: list of plain Python values}
@@ -345,13 +358,15 @@ class AlohaFrames(torch.utils.data.Dataset):
         self.indices = np.array(columns["index"])
         task_texts = self.data.meta.tasks.index # of a table: the text of task 0, of task 1 and so on
         self.tasks = [task_texts[number] for number in columns["task_index"]]
-        if label:
-            labels = read_film_labels(
-                columns[label], self.episodes, self.moments, label, label_as, num_classes)
-        else:
+        about = (self.episodes, self.moments, label, label_as, num_classes)
+        if not label:
             labels = no_labels(len(self.episodes))
+        elif classifier is None:
+            labels = read_film_labels(columns[label], *about)
+        else: # head.out_features: a number for each bin; label_as: how its training read the labels
+            bins = classifier.head.out_features
+            labels = labels_beside(bins, classifier.label_as, columns[label], *about)
         self._set_labels(labels)
-        self.labelled = bool(label)
 
     def _plain_columns(self,
         label, # name of the label column, or None
@@ -369,6 +384,8 @@ class AlohaFrames(torch.utils.data.Dataset):
         self.kinds = film_labels.kinds # [frames] how the label was read: vector, zero, integer, success, …
         self.num_classes = film_labels.num_classes # bins
         self.told = film_labels.told # a sentence for users: how the label column was read, frames in each bin
+        self.reading = film_labels.reading # how it was read, one word for all frames; missing without labels
+        self.labelled = film_labels.reading != "missing"
         # [frames] progress from 0 to num_classes - 1, if it is learnt as a number (label_as "regress")
         self.targets: Any = film_labels.targets
 
@@ -545,6 +562,7 @@ def open_frames(
     cameras: list = None, # names in order; None: those of the settings
     training: bool = False, # then labels must be there, and `zero_labels` counts
     moments: list = None, # earlier frames that items show, as in `AlohaFrames`; None: those of the settings
+    classifier=None, # `AlohaClassifier` that will predict them: labels are read in its bins; None: none
 ) -> AlohaFrames:
     "All frames of the settings' data set; the first process of a run prints how the labels were read"
     s, data = settings, open_data(settings)
@@ -558,6 +576,7 @@ def open_frames(
         label_as=s.label_as,
         num_classes=s.num_classes,
         moments=s.earlier_moments() if moments is None else moments,
+        classifier=classifier,
     )
     if PartialState().is_main_process:
         print(frames.told) # a sentence: how the label column was read, and how many frames are in each bin
@@ -777,6 +796,8 @@ class AlohaClassifier(BackboneWithHead):
         # Earlier frames that each item must show before its own, such as ["first", -2.0]: the film's first,
         # and that of 2 seconds before.
         self.moments: list = []
+        # How the labels were read that it was trained on: vector, integer, success, progress or regress.
+        self.label_as: str | None = None
         self.register_buffer("weights", weights, persistent=False) # moves with the model, is not saved
 
     def forward(self, labels=None, **encodings): # type: ignore[override] # called with names only
@@ -878,14 +899,18 @@ def head_tensors(
 def save_classifier(
     classifier: AlohaClassifier, # trained
     processor, # of its model
-    path: str | Path, # directory; one that is there is replaced as a whole
+    path: str | Path, # directory; it may be there, empty or with a classifier, which is replaced as a whole
     cameras: list | tuple = aloha_cameras, # in the order it was trained on
     base: str = None, # name of the model under an adapter
 ):
     """Write adapter (or whole model), processor and head into one directory.
 
-    The directory appears at the end, whole and with a manifest of its files."""
+    The directory appears at the end, whole and with a manifest of its files. FileExistsError if one is there
+    that holds something else: it would be lost."""
     from safetensors.torch import save_file
+    others = beside_classifier(path) # names
+    if others:
+        raise FileExistsError(f"{path}: holds {', '.join(others[:3])}, which is no part of a classifier")
     has_adapter = hasattr(classifier.vlm, "peft_config") # peft sets it on a model with an adapter
     if not has_adapter:
         base = None # the directory holds the whole model
@@ -909,7 +934,7 @@ def _write_descriptions(
     "Write classifier.json, which `load_classifier` reads, and config.json, LeRobot's file"
     # out_features of the linear head: a number for each bin
     description = dict(num_classes=classifier.head.out_features, cameras=list(cameras))
-    ours = dict(description, base=base, moments=classifier.moments)
+    ours = dict(description, base=base, moments=classifier.moments, label_as=classifier.label_as)
     write_json(folder / "classifier.json", ours)
     # For LeRobot, which finds our class by `type`, and gives the others to `AlohaConfig`, our configuration.
     write_json(folder / "config.json", dict(type="vlrlbook_aloha", **description, model=base))
@@ -928,6 +953,7 @@ def load_classifier(
         limit_pixels(processor, max_image_size)
     classifier = AlohaClassifier(vlm, saved.num_classes)
     classifier.moments = saved.moments # the earlier frames that it was trained to see before each frame
+    classifier.label_as = saved.label_as # so that labels beside its predictions are read in the same bins
     load_head(saved.head, classifier.head)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     return classifier.to(device).eval(), processor, saved.cameras
@@ -970,6 +996,7 @@ class _SavedParts:
     cameras: list # in the order it was trained on
     base: str | None # the model under an adapter
     moments: list # earlier frames that are shown before each frame, such as ["first", -2.0]
+    label_as: str | None = None # how the labels were read that it was trained on; None: nobody noted it down
 
     def has_unread_processor(self):
         """Whether to read the processor that lies beside the weights, after `load_vlm` has read one.
@@ -993,6 +1020,7 @@ def _saved_by_us(
         cameras=description["cameras"],
         base=description.get("base"),
         moments=description.get("moments", []), # earlier versions did not write them, and had none
+        label_as=description.get("label_as"), # earlier versions did not write it
     )
 
 def _saved_by_older_script(
@@ -1089,6 +1117,16 @@ def _other_side(
     "A text with left and right exchanged, in their case: cam_right_wrist for cam_left_wrist, RIGHT for LEFT"
     return _sides.sub(lambda match: _opposites[match[0]], text)
 
+# A part of a camera's name that is one letter, as in cam_l_wrist, wrist_R2 or wristL; in a task it is no side.
+_side_letter = re.compile(r"(?:(?<![^\W_])[lrLR]|(?<=[a-z])[LR])(?=\d*(?![^\W_]))")
+
+def _other_camera(
+    camera, # its name
+):
+    "The name of the camera on the other side: cam_r_wrist for cam_l_wrist, and what `_other_side` exchanges"
+    letters = dict(l="r", r="l", L="R", R="L")
+    return _side_letter.sub(lambda match: letters[match[0]], _other_side(camera))
+
 def mirrored(
     item: dict, # from `AlohaFrames`
     cameras: list, # names in the order of its pictures
@@ -1096,7 +1134,7 @@ def mirrored(
     """The item as seen in a mirror, for augmentation.
 
     Pictures are flipped, left and right cameras are exchanged, and so are the words left and right."""
-    other_sides = [_other_side(camera) for camera in cameras]
+    other_sides = [_other_camera(camera) for camera in cameras]
     lacks_partner = set(other_sides) != set(cameras) # such as a left wrist without a right one
     # Mirrored, clockwise is anticlockwise: to exchange the words left and right would not be enough.
     has_rotation = re.search(r"clockwise|[顺順逆][时時][针針]", item["text"], re.I)
@@ -1565,7 +1603,10 @@ def train_classifier(
 
     weights = class_weights(frames.labels[train.rows], bins) if s.class_weights else None
     classifier, processor = build_classifier(s, bins, weights)
+    classifier.label_as = frames.reading # saved with it
     is_first = PartialState().is_main_process
+    if is_first and is_classifier(s.ckpt_dir): # of an earlier run, or of this one if it was resumed
+        print(f"the classifier that is in {s.ckpt_dir} will be replaced when training ends")
     # The log of a resumed run keeps the rows up to its checkpoint.
     log = resume_log(Path(s.output_dir) / "run_log.csv", checkpoint) if is_first else RunLog()
     trainer = make_trainer(s, classifier, processor, train, val, log)
@@ -1768,7 +1809,8 @@ def _predicted_data(
     # base: the model that the user has named; None: the one that was saved with the classifier
     classifier, processor, cameras = load_classifier(s.ckpt_dir, base=_named_model(s))
     # Cameras and earlier frames (`moments`) are those that it was trained to see, whatever the settings say.
-    frames = open_frames(s, cameras, moments=classifier.moments)
+    # Labels, if there are some, are read in the bins that it was trained on.
+    frames = open_frames(s, cameras, moments=classifier.moments, classifier=classifier)
     probabilities = predict_bins(classifier, processor, frames, s.batch_size)
     rows = pd.DataFrame(prediction_rows(frames, probabilities))
     rows["label"] = rows["label"].astype("Int64") # pandas' integers that may be missing
@@ -2026,13 +2068,17 @@ class AlohaRewardModel(PreTrainedRewardModel):
             given = dict(model=config.model or "tiny-qwen3_vl", finetune_mode="full")
             settings = read_settings(AlohaSettings, given) # all others have their defaults
             loaded = build_classifier(settings, config.num_classes)
+            # as `read` reads them: what is left to auto must be vectors
+            loaded[0].label_as = "vector" if config.label_as == "auto" else config.label_as
         self.classifier, self.processor = loaded
 
     def items(self,
         batch: dict, # LeRobot's: camera → tensor [B, C, H, W], and `task`, a text or a list of texts
     ) -> list:
-        "LeRobot's batch of tensors as a list of our items, dicts of `images` and `text`"
-        tasks = [batch["task"]] if isinstance(batch["task"], str) else batch["task"]
+        """LeRobot's batch of tensors as a list of our items, dicts of `images` and `text`.
+
+        A single task is that of all frames, as in LeRobot's own reward models; another number is an error."""
+        tasks = _task_of_each_frame(batch["task"], len(batch[self.config.cameras[0]]))
         items = []
         for i, task in enumerate(tasks):
             views = [to_picture(batch[camera][i].detach().cpu()) for camera in self.config.cameras]
@@ -2100,6 +2146,20 @@ class AlohaRewardModel(PreTrainedRewardModel):
             raise DataError("aloha.moments", message, entry=str(pretrained_name_or_path))
         return cls(config, loaded=(classifier, processor)).eval()
 
+def _task_of_each_frame(
+    task, # of LeRobot's batch: a text, or a list of texts
+    frame_count, # frames in the batch
+):
+    "A list with the task of each frame of a batch; DataError unless it names one, or one for each frame"
+    tasks = [task] if isinstance(task, str) else list(task)
+    # As LeRobot 0.6.1's rewards/robometer/processor_robometer.py (`_expand_tasks`) does.
+    if len(tasks) == 1:
+        tasks *= frame_count
+    if len(tasks) != frame_count:
+        message = f"{len(tasks)} tasks for {frame_count} frames; expected one for all, or one for each"
+        raise DataError("aloha.task", message, entry="task")
+    return tasks
+
 def make_vlrlbook_aloha_pre_post_processors(
     config: AlohaConfig, # for its device
     dataset_stats=None, # LeRobot offers them; our processor needs none
@@ -2144,7 +2204,8 @@ def _run_chat(
     s = settings
     # The classifier (None if there is none), the model under it, its processor, and the names of the cameras.
     classifier, vlm, processor, cameras = talkers(s)
-    lines = Path(s.questions).read_text(encoding="utf-8").split("\n") if s.questions else None
+    # utf-8-sig: some editors on Windows put a mark before the first line, which then began with no /reward
+    lines = Path(s.questions).read_text(encoding="utf-8-sig").split("\n") if s.questions else None
     # A /reward line names a picture of each camera, now and at each earlier moment that the classifier sees.
     moment_count = 1 + len(classifier.moments) if classifier else 1
     chat(vlm, processor, classifier, lines, cameras=len(cameras) * moment_count)

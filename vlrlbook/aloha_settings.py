@@ -16,7 +16,7 @@ from .film_labels import readings
 from .settings import Settings, SettingsError, as_type, nearest
 
 __all__ = ["DRAWN", "DRAWN_FILMS", "SIMULATED", "MOST_FILMS", "video_backends", "presets", "environment", "OLD_HEADS",
-           "is_classifier", "AlohaSettings"]
+           "is_classifier", "beside_classifier", "AlohaSettings"]
 
 DRAWN = "local/synthetic_aloha"  # name of a data set whose films are drawn when a run asks for them
 DRAWN_FILMS = 90  # how many films are drawn if the setting `episodes` does not say it
@@ -80,6 +80,28 @@ def is_classifier(
 ) -> bool:
     "True if `load_classifier` can load this directory: one that it saved, or one of the older script"
     return any((Path(path) / name).exists() for name in ("classifier.json", *OLD_HEADS))
+
+
+# What `save_classifier` writes into a classifier's folder, and what LeRobot may have put there besides
+_own_names = {"classifier.json", "config.json", "head.safetensors", "manifest.json", "model", "adapter",
+              "train_config.json", "policy_preprocessor.json", "policy_postprocessor.json"}
+
+
+def beside_classifier(
+    path: str | Path,  # any directory, or one that is not there
+) -> list:  # names, sorted; empty: a new classifier may take the place of the whole directory
+    """What is in a directory that is no part of a classifier, and would be lost if a new one replaced it.
+
+    Hidden files do not count, such as those of a file browser."""
+    path = Path(path)
+    if not path.is_dir():
+        return [path.name] if path.exists() else []  # a file
+    inside = [entry for entry in sorted(path.iterdir()) if not entry.name.startswith(".")]
+    if (path / "classifier.json").exists():
+        return [entry.name for entry in inside if entry.name not in _own_names]
+    if is_classifier(path):  # the older script's: its files have many names, but lie in no folder
+        return [entry.name for entry in inside if entry.is_dir()]
+    return [entry.name for entry in inside]
 
 
 # Names of settings for `AlohaSettings._number_rules`: more than 0, at least 0, and from 0 to below 1
@@ -299,8 +321,29 @@ class AlohaSettings(Settings):
         if self.data and self.size == "tiny" and not self.revision:
             yield not Path(self.data, "meta", "info.json").exists(), (
                 f"data = {self.data!r}: no meta/info.json there, so this is no LeRobot data set")
+        if self.mode == "train":
+            yield from self._rules_of_new_classifier()
         if not is_classifier(self.ckpt_dir):  # no folder of a trained classifier: predict and chat need one
             yield from self._rules_without_classifier()
+
+    def _rules_of_new_classifier(self):
+        """Yields (is broken, error message) for training, which replaces the folder `ckpt_dir` as a whole.
+
+        Before anything is trained: at the end the user's other files there would be lost."""
+        # beside_classifier: names in the folder that are no part of a classifier
+        others = beside_classifier(self.ckpt_dir)
+        shown = ", ".join(others[:3]) + (", …" if len(others) > 3 else "")
+        yield bool(others), (
+            f"ckpt_dir = {self.ckpt_dir!r}: holds {shown}, and the new classifier would replace the whole "
+            "folder; expected a new or empty folder, or one with a classifier alone")
+        new_folder = Path(self.ckpt_dir).resolve()
+        for name in ("output_dir", "data"):
+            path = getattr(self, name)  # None: the data set lies elsewhere
+            # also a folder above it: the run's log and checkpoints would go with it
+            is_inside = bool(path) and Path(path).resolve().is_relative_to(new_folder)
+            yield is_inside, (
+                f"ckpt_dir = {self.ckpt_dir!r}: is, or holds, {name} = {path!r}, and the new classifier "
+                "would replace the whole folder; expected a folder of its own")
 
     def _rules_without_classifier(self):
         """Yields (is broken, error message) for modes that need a classifier, where `ckpt_dir` holds none.

@@ -13,7 +13,7 @@ import numpy as np
 from .archive import DataError
 from .settings import nearest
 
-__all__ = ["readings", "FilmLabels", "no_labels", "read_film_labels", "read_label", "bin_counts"]
+__all__ = ["readings", "FilmLabels", "no_labels", "read_film_labels", "labels_beside", "read_label", "bin_counts"]
 
 # How a label column can be read; auto decides by its values.
 readings = ["auto", "vector", "integer", "success", "progress", "regress"]
@@ -22,6 +22,9 @@ NO_BIN = -1 # stands for the bin of a frame without a label
 PROGRESS_BINS = 5 # as the real set `realworld_aloha_success_bhc` has
 # Progress may lie this much outside of [0, 1], as resizing, averaging and float16 leave it.
 PROGRESS_TOLERANCE = 1e-3
+# A number this close below a bin's lower border is on it: float32, in which LeRobot stores 0.7, has 6.9999999
+# for ten times that, and for a hundred times its numbers up to 6e-6 too little.
+BORDER_TOLERANCE = 1e-5
 # Whole numbers below this may be bins. A column with larger ones is rather a counter, such as `frame_index`.
 MOST_BINS = 100
 
@@ -34,6 +37,12 @@ class FilmLabels:
     num_classes: int # bins that the column can name; 0 where there are no labels
     told: str # a sentence for users: how the column was read, frames in each bin, frames that say nothing
     targets: np.ndarray | None = None # [frames] progress learnt as a number: from 0 to num_classes - 1
+
+    @property
+    def reading(self) -> str: # vector, integer, success, progress or regress; missing without labels
+        "How the column was read, one word for all frames"
+        kinds = set(self.kinds.tolist()) - {"zero"} # a vector of zeros is a vector
+        return kinds.pop() if kinds else "vector"
 
 
 def no_labels(
@@ -72,6 +81,67 @@ def read_film_labels(
     targets = _scaled_progress(table[:, 0], num_classes) if label_as == "regress" else None
     told = _column_in_words(column, bins, kinds, num_classes, meaning) # a sentence for users
     return FilmLabels(bins, kinds, num_classes, told, targets)
+
+
+def labels_beside(
+    bins: int, # that a trained classifier tells apart
+    trained_as: str | None, # `reading` of the labels that it was trained on; None: nobody knows
+    values: list, # of the label column, as for `read_film_labels`
+    episodes: np.ndarray, # [frames] film of each frame
+    moments: np.ndarray, # [frames] its place in the film
+    column: str = "reward_bins", # its name
+    label_as: str = "auto", # one of `readings`; auto: as the classifier was trained
+    progress_bins: int = None, # into how many progress is cut; None: as many as the classifier has
+) -> FilmLabels:
+    """Labels that stand beside a classifier's predictions, and are compared with them: in its own bins.
+
+    Where the column cannot be read so there are no labels, and `told` says why."""
+    wanted_bins = progress_bins or bins
+    found = read_film_labels(values, episodes, moments, column, label_as, wanted_bins)
+    if label_as == "auto" and found.reading != "missing":
+        wanted = _reading_beside(found.reading, trained_as, bins)
+        if wanted is None:
+            return _not_comparable(found, bins, trained_as, column)
+        if wanted != found.reading:
+            found = read_film_labels(values, episodes, moments, column, wanted, wanted_bins)
+    # Progress is cut into a fixed number of bins, as vectors have one; whole numbers may lack the last ones,
+    # and so may vectors beside a classifier that was trained with more bins than they name.
+    is_cut = found.reading in ("progress", "regress")
+    is_cut = is_cut or found.reading == "vector" and trained_as in ("progress", "regress")
+    fits = found.num_classes == bins if is_cut else found.num_classes <= bins
+    return found if fits else _not_comparable(found, bins, trained_as, column)
+
+
+def _reading_beside(
+    reading, # as which auto has read the column, by its values alone
+    trained_as, # as which the classifier's labels were read; None: nobody knows
+    bins, # that the classifier tells apart
+):
+    "As which a column is read so that its labels are the classifier's bins; None: it has no such labels"
+    if reading == "success": # only 0 and 1, which may also be bins, or a progress that ends in success
+        by_training = dict(vector="integer", integer="integer", success="success", progress="progress",
+                           regress="regress")
+        # 0 and 1 are all of two bins; of more of them success would be the last
+        return by_training.get(trained_as, "success" if bins == 2 else None)
+    if reading == "progress": # numbers between 0 and 1; a classifier of successes has no bin for a half
+        return {"success": None, "regress": "regress"}.get(trained_as, "progress")
+    return reading # vectors and whole numbers name bins
+
+
+def _not_comparable(
+    labels, # `FilmLabels` that a column holds
+    bins, # that the classifier tells apart
+    trained_as, # as which its labels were read, or None
+    column, # name of the label column
+):
+    "The `FilmLabels` of frames whose labels are not the classifier's bins: none, and `told` says why"
+    read_as = labels.told.partition("; ")[0] # how the column was read, without the frames in each bin
+    trained = f", trained on labels of the kind {trained_as}" if trained_as else ""
+    none_instead = no_labels(len(labels.bins))
+    none_instead.told = (
+        f"{read_as}; they are not the bins of the classifier ({bins} bins{trained}), so the predictions stand "
+        f"without labels; label_as says how {column} is to be read")
+    return none_instead
 
 
 def _check_vectors(
@@ -207,8 +277,9 @@ def _bins_of_progress(
         # What is learnt is the number; its bin is for metrics. 0.3 is scaled to 1.2 and rounded to 1.
         nearest_marks = np.rint(_scaled_progress(progress, bins)).astype(int)
         return nearest_marks, f"learnt as progress between {bins} marks"
+    bins_begun = np.floor(progress * bins + BORDER_TOLERANCE).astype(int)
     # clip: 1.0 belongs to the last bin, and progress may lie a thousandth outside of 0 to 1.
-    equal_bins = np.clip((progress * bins).astype(int), 0, bins - 1)
+    equal_bins = np.clip(bins_begun, 0, bins - 1)
     return equal_bins, f"taken as progress and cut into {bins} bins"
 
 

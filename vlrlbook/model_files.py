@@ -12,7 +12,7 @@ from pathlib import Path
 from .folders import new_folder, write_json
 from .settings import SettingsError, nearest
 
-__all__ = ["other_weights", "copy_descriptions", "read_header", "stored_dtype", "replace_weights",
+__all__ = ["other_weights", "copy_descriptions", "weight_files", "read_header", "stored_dtype", "replace_weights",
            "config_with_dtype", "only_for_transformers_5", "for_transformers_4", "export_for_transformers_4",
            "known_to_transformers_4"]
 
@@ -77,9 +77,34 @@ def read_header(
 ) -> tuple: # (tensor → {dtype, shape, data_offsets}, and __metadata__; place of the first number)
     "Read the table at the beginning of a safetensors file: where each tensor lies and of which type it is"
     # the file: the header's length (8 bytes), the header (JSON), then the numbers of all tensors
+    path = Path(path)
     with open(path, "rb") as f:
-        (length,) = _header_length.unpack(f.read(_header_length.size))
-        return json.loads(f.read(length)), _header_length.size + length
+        beginning = f.read(_header_length.size)
+        if len(beginning) < _header_length.size:
+            raise _no_safetensors(path, beginning)
+        (length,) = _header_length.unpack(beginning)
+        # Before it is read: the first bytes of another file would be the length of a header of petabytes.
+        if length > path.stat().st_size - _header_length.size:
+            raise _no_safetensors(path, beginning)
+        try:
+            return json.loads(f.read(length)), _header_length.size + length
+        except ValueError as error: # no UTF-8, or no JSON
+            raise _no_safetensors(path, beginning) from error
+
+
+def _no_safetensors(path, beginning):
+    "A ValueError about a file that is called .safetensors and is none; `beginning`: its first 8 bytes"
+    why = "it is cut short, or of another format"
+    if beginning == b"version ": # of a text of three lines that stands for the file
+        why = "git has left a pointer in its place; run git lfs pull there"
+    return ValueError(f"{path}: no safetensors file: {why}")
+
+
+def weight_files(
+    folder: str | Path, # a model directory
+) -> list: # of paths, sorted
+    "Return the safetensors files of a model, without hidden ones, such as macOS's ._model.safetensors"
+    return [path for path in sorted(Path(folder).glob("*.safetensors")) if not path.name.startswith(".")]
 
 
 def stored_dtype(
@@ -89,7 +114,7 @@ def stored_dtype(
 
     It is read from the weight files: a config may name no type, or another one."""
     sizes = {} # safetensors' name of a floating type, such as BF16 → bytes of all tensors of that type
-    for path in Path(folder).glob("*.safetensors"):
+    for path in weight_files(folder):
         header, _ = read_header(path) # tensor → {dtype, shape, data_offsets}
         for name, about in header.items():
             if name != "__metadata__" and about["dtype"] in _torch_names: # has the floating types only
@@ -111,7 +136,7 @@ def replace_weights(
     ValueError names a changed tensor that no file holds or that has another shape; then nothing was written.
     It also names one whose numbers are not finite; then `target` may hold some of the files."""
     source, target = Path(source), Path(target)
-    files = sorted(source.glob("*.safetensors"))
+    files = weight_files(source)
     _check_replaceable(files, changed, source.name)
     for path in files:
         _rewrite(path, target / path.name, changed, dtype) # checks that the new numbers are finite
@@ -269,7 +294,7 @@ def _copy_index(
     """Copy the table (index) that says which weight file holds which tensor, if the model has one
 
     A new number type changes the sizes of tensors, so the total size in the table is computed again."""
-    for path in source.glob("*.safetensors.index.json"):
+    for path in _index_files(source):
         if dtype is None:
             shutil.copyfile(path, target / path.name)
             continue
@@ -278,10 +303,15 @@ def _copy_index(
         write_json(target / path.name, index)
 
 
+def _index_files(folder):
+    "Return the tables that say which weight file of a model holds which tensor: none or one, no hidden ones"
+    return [path for path in folder.glob("*.safetensors.index.json") if not path.name.startswith(".")]
+
+
 def _total_size(folder):
     "Return the bytes of all tensors in the safetensors files of a folder"
     total = 0
-    for file in folder.glob("*.safetensors"):
+    for file in weight_files(folder):
         header, _ = read_header(file) # _: where the tensors' bytes begin
         # a tensor's data_offsets are its first byte and the byte behind its last
         ends = [about["data_offsets"][1] for name, about in header.items() if name != "__metadata__"]
@@ -425,7 +455,7 @@ def export_for_transformers_4(
 def _copy_model(model, target):
     "Copy a model directory, byte for byte; FileNotFoundError if it has no safetensors files"
     left_out = copy_descriptions(model, target) # names of weight files in other formats
-    weights = [*model.glob("*.safetensors"), *model.glob("*.safetensors.index.json")]
+    weights = [*weight_files(model), *_index_files(model)]
     if not weights:
         other_files = ", ".join(left_out) or "descriptions"
         raise FileNotFoundError(f"{model}: no safetensors there, only {other_files}")

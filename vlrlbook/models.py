@@ -6,8 +6,8 @@
 __all__ = ['special_tokens', 'chat_template', 'sentences', 'families', 'vision_marks', 'tiny_tokenizer', 'size_problem',
            'twin_config', 'twin_processor', 'tiny_twin', 'image_token', 'token_kinds', 'vision_marker_ids',
            'save_processor', 'save_model', 'pick_dtype', 'pick_attention', 'four_bit', 'limit_pixels', 'load_vlm',
-           'load_processor', 'model_type', 'add_lora', 'lora_config', 'merge_lora', 'base_files', 'adapted_layers',
-           'last_real_token', 'hidden_size', 'BackboneWithHead']
+           'load_processor', 'with_adapter', 'check_adapter', 'model_type', 'add_lora', 'lora_config', 'merge_lora',
+           'base_files', 'adapted_layers', 'last_real_token', 'hidden_size', 'BackboneWithHead']
 
 # %% ../nbs/00a_models.ipynb #c002
 import importlib.util, json, os, re, warnings
@@ -21,6 +21,7 @@ from .core import nearest, warn_loudly
 from .folders import checkpoint_step, new_folder, write_json # the first stood here, too
 from .model_files import config_with_dtype, copy_descriptions, for_transformers_4, known_to_transformers_4
 from .model_files import only_for_transformers_5, other_weights, read_header, replace_weights, stored_dtype
+from .model_files import weight_files
 from .training import CommittedCheckpoints, RunLogCallback, find_checkpoint, resume_log # stood here first
 from .versions import warn_of_untested
 
@@ -489,7 +490,7 @@ def load_vlm(
     else:
         model = _load_checkpoint(name, dtype, attention, use_4bit, cache_dir)
     if adapter:
-        model = _with_adapter(model, name, adapter, trainable) # ValueError for an adapter of another model
+        model = with_adapter(model, name, adapter, trainable) # ValueError for an adapter of another model
     return model.eval(), load_processor(name, max_image_size, cache_dir)
 
 def load_processor(
@@ -536,12 +537,12 @@ def _opens_thought(processor):
     return prompt.rstrip().endswith("<think>")
 
 # %% ../nbs/00a_models.ipynb #n6d52b28
-def _with_adapter(
-    model, # the base, loaded
-    name, # hub id or directory of the base
-    adapter, # directory of a LoRA adapter
-    trainable, # whether the adapter's weights are to be trained
-):
+def with_adapter(
+    model, # the base, loaded, or its backbone without vocabulary head
+    name: str, # hub id or directory of the base
+    adapter: str | Path, # directory of a LoRA adapter that was trained on such a model
+    trainable: bool = False, # whether the adapter's weights are to be trained
+): # peft model
     "Return `model` with a LoRA adapter; ValueError if the adapter was made for another model"
     _check_base(model, name, adapter) # ValueError by what its adapter_config.json says
     complaint = _of_another_base(name, adapter) # "… is an adapter of another base than …"
@@ -551,14 +552,14 @@ def _with_adapter(
         # Weights of another shape: PEFT's message lists them all, of which the beginning is enough.
         peft_message = " ".join(str(e).split())[:300]
         raise ValueError(f"{complaint}: {peft_message}") from e
-    _check_weights(adapted, adapter, complaint) # ValueError unless every weight has its place
+    check_adapter(adapted, adapter, complaint) # ValueError unless every weight has its place
     return adapted
 
 def _quietly_adapted(model, adapter, trainable):
     "Return `model` with the LoRA adapter of directory `adapter`, without PEFT's warning of missing weights"
     from peft import PeftModel
     with warnings.catch_warnings():
-        # For an adapter of another family or depth PEFT only warns; `_check_weights` raises an error instead.
+        # For an adapter of another family or depth PEFT only warns; `check_adapter` raises an error instead.
         warnings.filterwarnings("ignore", message="Found missing adapter keys")
         return PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
 
@@ -604,10 +605,10 @@ def _is_hub_id(name):
     "Whether the name of a model has the form owner/name, such as Qwen/Qwen2-VL-2B-Instruct, and is no folder"
     return re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not Path(name).exists()
 
-def _check_weights(
+def check_adapter(
     adapted, # peft model, the adapter on it
-    adapter, # directory of that LoRA adapter
-    complaint, # begins the message, such as "x is an adapter of another base than y"
+    adapter: str | Path, # directory of that LoRA adapter
+    complaint: str, # begins the message, such as "x is an adapter of another base than y"
 ):
     "Raise ValueError unless the adapter's file and the model have adapter weights of the same names"
     from peft import get_peft_model_state_dict
@@ -766,6 +767,8 @@ def merge_lora(
         raise FileExistsError(f"{output_path} is there already") # before gigabytes are loaded
 
     files = base_files(base_model, cache_dir) # directory of the base; None for a tiny twin
+    if dtype == "auto": # bfloat16 where the machine is fast in it, as `load_vlm` would take
+        dtype = str(pick_dtype(dtype)).removeprefix("torch.")
     new_dtype = None if dtype == "keep" else dtype
     loaded_as = new_dtype or "auto"
     if files and not new_dtype: # as the base is stored; `stored_dtype` is None without safetensors files
@@ -773,6 +776,7 @@ def merge_lora(
     adapted, processor = load_vlm(base_model, adapter=lora_model, dtype=loaded_as, cache_dir=cache_dir)
     _check_untied(adapted, Path(lora_model).name)
     layers = adapted_layers(adapted) # before merging, which replaces the adapter's layers by plain ones
+    biases = _trained_biases(adapted) # those of other layers, which bias="all" trains
     merged = adapted.merge_and_unload()
     # aside: a hidden folder, renamed to output_path when the block ends
     with new_folder(output_path, existing="none") as aside:
@@ -782,7 +786,7 @@ def merge_lora(
             # As `save_model` does: a twin's files are also rewritten unasked, if 4 knows its family.
             transformers_4 = transformers_4 or merged.config.model_type in known_to_transformers_4
         else:
-            _keep_files(files, aside, merged, layers, new_dtype)
+            _keep_files(files, aside, merged, layers | biases, new_dtype)
         # only_for_transformers_5: a list of what transformers 4 cannot read there
         if transformers_4 and only_for_transformers_5(aside):
             for_transformers_4(aside)
@@ -826,7 +830,8 @@ def _touched_weights(
 ):
     "Return the names in `state` of the weights that the adapter has changed, and of all tied to them"
     beginnings = tuple(f"{layer}." for layer in layers)
-    touched = {name for name in state if name.startswith(beginnings)}
+    # `layers` may also hold the names of single weights, such as a bias
+    touched = {name for name in state if name.startswith(beginnings) or name in layers}
     # name → name of the tensor with which it shares its numbers, such as lm_head.weight → that of the
     # embeddings. A file may hold either or both.
     return _with_tied(touched, merged.all_tied_weights_keys)
@@ -878,6 +883,16 @@ def adapted_layers(
     kinds = (BaseTunerLayer, AuxiliaryTrainingWrapper)
     return {name for name, module in model.get_base_model().named_modules() if isinstance(module, kinds)}
 
+def _trained_biases(
+    model, # a peft model
+) -> set: # their names in the base model
+    'Return the biases of layers without LoRA that an adapter trains nevertheless, as bias="all" asks'
+    configs = model.peft_config.values() # one for each adapter; only LoRA's have `bias`
+    if not any(getattr(config, "bias", "none") == "all" for config in configs):
+        return set()
+    names = [name for name, _weight in model.get_base_model().named_parameters()]
+    return {name for name in names if name.endswith(".bias") and ".base_layer." not in name}
+
 def _keep_files(
     files, # directory of the base
     aside, # directory to write to
@@ -913,7 +928,7 @@ def _changed_weights(
     state = merged.state_dict()
     touched = _touched_weights(merged, layers, state)
     # [0]: a file's table, name of a tensor → its type, shape and place
-    names_in_files = set().union(*(read_header(path)[0] for path in files.glob("*.safetensors")))
+    names_in_files = set().union(*(read_header(path)[0] for path in weight_files(files)))
     # placed: the own names (in the state dict) of the tensors in `changed`; None for one made of several
     changed, placed = {}, set()
     for name_in_file, own_name, tensor in _names_of_weights(merged, state):

@@ -37,8 +37,8 @@ from .folders import new_folder, write_json, write_whole
 from .old_scores import backbone_weights, is_old_checkpoint, read_old_checkpoint
 from .reward_model_settings import RewardModelSettings, judge_template, presets
 from .settings import SettingsError, nearest
-from .models import BackboneWithHead, hidden_size, last_real_token, limit_pixels, load_vlm, lora_config
-from .models import save_processor, tiny_twin, vision_marks
+from .models import BackboneWithHead, check_adapter, hidden_size, last_real_token, limit_pixels, load_vlm
+from .models import lora_config, save_processor, tiny_twin, vision_marks, with_adapter
 from .rewards import read_count
 from .rows.gate import read_preference_file
 from .shared_prompt import share_attention, shared_hidden
@@ -443,13 +443,18 @@ class VLRewardModel(BackboneWithHead):
     def load_weights(self,
         path: str | Path,  # a directory of the same kind, or an older script's .pt file
     ):
-        "Replace the weights of this model, backbone or adapter and head, by those saved in `path`"
+        """Replace the weights of this model, backbone or adapter and head, by those saved in `path`
+
+        A SettingsError if they are of a model of another kind, or whose head means other scores by them."""
         if is_old_checkpoint(path):
             _refuse_adapter(self, path)
-            return _copy_old_weights(self, read_old_checkpoint(path))
-        if (Path(path) / "adapter_config.json").exists():
-            from peft import load_peft_weights, set_peft_model_state_dict
-            set_peft_model_state_dict(self.backbone, load_peft_weights(str(path), device="cpu"))
+            old = read_old_checkpoint(path)
+            _check_head(self, old.settings, path)
+            return _copy_old_weights(self, old)
+        _check_head(self, _saved_facts(Path(path)), path)
+        _check_kind(self, path)
+        if _holds_adapter(path):
+            _copy_adapter(self.backbone, path)
         else:
             backbone, _processor = _load_whole_backbone(path)
             self.backbone.load_state_dict(backbone.state_dict())
@@ -544,6 +549,38 @@ def _saved_facts(folder):
         raise FileNotFoundError(f"{folder}: no reward_model.json there, so this is no reward model")
     return json.loads(facts_file.read_text())
 
+def _holds_adapter(path):
+    "True if the saved model in the directory `path` is an adapter, without the weights of its base"
+    return (Path(path) / "adapter_config.json").exists()
+
+def _check_kind(model, path):
+    "Raise a SettingsError if one of `model` and the saved model in `path` has an adapter, and the other none"
+    has_adapter = hasattr(model.backbone, "peft_config")  # peft sets it on a model with an adapter
+    if has_adapter and not _holds_adapter(path):
+        raise SettingsError(f"use_lora = True: {path} holds all weights and no adapter")
+    if _holds_adapter(path) and not has_adapter:
+        raise SettingsError(f"use_lora = False: {path} holds an adapter alone")
+
+def _check_head(
+    model,  # `VLRewardModel`
+    saved,  # what was saved with other weights: score_min, score_max, activation, as far as it is known
+    path,  # of the saved weights, for the message
+):
+    "Raise a SettingsError if the weights of a head were trained for another range of scores, or activation"
+    for name in ("score_min", "score_max", "activation"):
+        if name in saved and saved[name] != model.facts[name]:
+            problem = f"the weights in {path} were trained with {saved[name]!r}"
+            raise SettingsError(f"{name} = {model.facts[name]!r}: {problem}, and would give other scores")
+
+def _copy_adapter(backbone, path):
+    "Replace the weights of an adapter by those in the directory `path`; SettingsError if they do not fit"
+    from peft import load_peft_weights, set_peft_model_state_dict
+    try:
+        check_adapter(backbone, path, f"resume = {str(path)!r}: an adapter of another model")
+        set_peft_model_state_dict(backbone, load_peft_weights(str(path), device="cpu"))
+    except (RuntimeError, ValueError) as error:  # RuntimeError: weights of another rank
+        raise SettingsError(" ".join(str(error).split())[:400]) from error
+
 def _refuse_adapter(model, path):
     "Raise a SettingsError if `model` has an adapter: the older script's file `path` does not fit it"
     if hasattr(model.backbone, "peft_config"):  # peft sets it on a model with an adapter
@@ -566,11 +603,11 @@ def _load_with_adapter(
     attention,  # see `models.pick_attention`
 ):
     "The backbone of `base` with the adapter in `path` on it, and the processor in `path`"
-    from peft import PeftModel
     from transformers import AutoProcessor
     vlm, _base_processor = load_vlm(base, attention=attention)
-    # `.model` is the backbone without vocabulary head, on which the adapter was trained.
-    backbone = PeftModel.from_pretrained(vlm.model, path, is_trainable=trainable)
+    # `.model` is the backbone without vocabulary head, on which the adapter was trained. ValueError for an
+    # adapter of another base: PEFT would put on what fits of it, and only warn.
+    backbone = with_adapter(vlm.model, base, path, trainable)
     # The processor that was saved with the adapter: the base's may have other limits for pictures.
     return backbone, AutoProcessor.from_pretrained(path)
 
@@ -667,7 +704,7 @@ def _split_off(
     if len(held_out) > most:
         warn_loudly(f"{purpose}: {most} of {len(held_out)} rows that were held out (eval_rows)")
     # By the seed alone their orders would repeat those of the training rows.
-    return train, permuted(held_out, settings.seed + 1)[:most]
+    return train, _shuffled(held_out, settings.seed + 1)[:most]
 
 # %% ../nbs/03_reward_model.ipynb #c050
 def load_rows(
@@ -682,13 +719,14 @@ def load_rows(
 
     train, skipped = _rows_of_file(s, s.train_data)
     # `permuted` puts the answers of each row in random order: files often name the better one first. Rows
-    # that are held out get another seed, or their orders would repeat those of the training rows.
+    # that are held out get another seed, or their orders would repeat those of the training rows, and note
+    # the order of their file (`_shuffled`), in which their scores are written.
     held_out = []  # evaluation rows, then test rows
     for purpose, path in (("evaluation", s.eval_data), ("test", s.test_data)):
         if path:
             rows, also_skipped = _rows_of_file(s, path)
             skipped += also_skipped
-            held_out.append(permuted(rows, s.seed + 1))
+            held_out.append(_shuffled(rows, s.seed + 1))
         else:
             train, rows = _split_off(s, train, purpose)  # `rows` are permuted already
             held_out.append(rows)
@@ -747,6 +785,18 @@ def _drawn_rows(
         rows.append(row | dict(group=f"{apart} apart"))
     return rows
 
+def _shuffled(
+    rows,  # checked preference rows, in the order of their file
+    seed,  # same seed, same order
+):
+    """The rows with the answers of each in random order: files often name the better one first.
+
+    Their field `order` says, for each answer, its place in the file; `write_scores` goes back to it."""
+    places = [dict(response=list(range(len(row["response"])))) for row in rows]
+    # The order depends on the seed and on how many answers there are, and on nothing else in a row.
+    orders = [shuffled["response"] for shuffled in permuted(places, seed)]
+    return [row | dict(order=order) for row, order in zip(permuted(rows, seed), orders)]
+
 def _picture_names(row):
     "A name for each picture of a row (a dict), equal for equal pictures: its path, or a hash of its bytes"
     image = row["image"]  # a path, bytes, a list of these, or None
@@ -776,6 +826,9 @@ def _saved_model_to_train(
     "The saved reward model in the folder `settings.model`, to go on training it, without its temperature"
     s = settings
     model = VLRewardModel.from_pretrained(s.model, trainable=True, attention=s.attention)
+    _refuse_other_model(s, model)  # SettingsError for settings of a new head or adapter
+    if "max_image_size" in s.named:  # else pictures are as large as the model was trained on
+        limit_pixels(model.processor, s.max_image_size)
     # `facts`: settings that are saved with the model. Its temperature no longer fits once it is trained.
     model.facts["calibration"] = None
     # Without a new template the one with which it was trained.
@@ -783,6 +836,29 @@ def _saved_model_to_train(
     # SettingsError if lm_weight asks for a language loss that this model cannot have.
     _check_language_loss(s, model.backbone.config)
     return model
+
+def _refuse_other_model(
+    settings,  # `RewardModelSettings` of a run that goes on from a saved model
+    model,  # `VLRewardModel`, the saved one
+):
+    """Raise a SettingsError if the user asks for another head or adapter than a saved model has.
+
+    A setting with its default value counts as not given: then the saved model's own is kept."""
+    s = settings
+    lora = getattr(model.backbone, "peft_config", {}).get("default")  # None: it holds all weights
+    own = dict(model.facts, use_lora=lora is not None)
+    if lora:
+        own |= dict(lora_r=lora.r, lora_alpha=lora.lora_alpha, lora_dropout=lora.lora_dropout)
+    kept = {name: own[name] for name in _kept_settings if name in own}
+    for name, value in kept.items():
+        asked = getattr(s, name)
+        if asked not in (getattr(RewardModelSettings, name), value):
+            problem = f"the saved reward model {s.model} goes on with its own, {value!r}"
+            raise SettingsError(f"{name} = {asked!r}: {problem}; leave {name} out, or begin with a base model")
+    print(f"{Path(s.model).name}: goes on with {', '.join(f'{name} {value}' for name, value in kept.items())}")
+
+# What a saved model keeps when it goes on to be trained: settings that only make a new head or adapter.
+_kept_settings = ("score_min", "score_max", "activation", "use_lora", "lora_r", "lora_alpha", "lora_dropout")
 
 def _base_with_new_head(
     settings,  # `RewardModelSettings`: model (name or folder), seed, use_lora, range of scores, and more
@@ -1674,12 +1750,25 @@ def write_scores(
     scores: list,  # a list per row
     calibration: dict = None,  # of the model's chances; without one, `calibrated` is false in each line
 ):
-    "Write a line of JSON for each row: answers, ranks, scores, chances, and the index of the best answer"
+    """Write a line of JSON for each row: answers, ranks, scores, chances, and the index of the best answer.
+
+    Answers and scores stand in the order of the rows' file, also where the rows were shuffled."""
     lines = []
     for row, row_scores in zip(rows, scores):
-        line = _scored_row(row, row_scores, calibration)
+        line = _scored_row(*_in_file_order(row, row_scores), calibration)
         lines.append(json.dumps(line, ensure_ascii=False) + "\n")
     write_whole(path, "".join(lines))
+
+def _in_file_order(row, scores):
+    "A row and its scores with the answers as they stood in the file; its `order`, if there is one, says how"
+    order = row.get("order")  # for each answer its place in the file; None: the row was not shuffled
+    if order is None:
+        return row, scores
+    as_in_file = sorted(range(len(order)), key=order.__getitem__)
+    # the fields of a row that hold a value for each answer
+    fields = [name for name in ("response", "human_ranking", "votes") if name in row]
+    restored = {name: [row[name][i] for i in as_in_file] for name in fields}
+    return row | restored, [scores[i] for i in as_in_file]
 
 def _scored_row(row, scores, calibration):
     """A preference row as a dict with its answers' scores, their chances, and `best`, the best one's index.
@@ -1749,16 +1838,17 @@ def score_file(
     image_dir: str = None,  # where picture paths begin; None: beside the file
     batch_size: int = 16,  # answers at a time
     skip_bad_rows: bool = False,  # list bad rows and go on
-    seed: int = 0,  # of the permutation
+    seed: int = 0,  # of the random order of answers in which the report looks at them; scores keep the file's
     device: str = None,  # None: the GPU if there is one
     keys: str | dict | None = None,  # which column holds what, such as "query=question chosen=better"
     base_model: str = None,  # the model under an adapter or an older file's weights; None: the one noted down
 ) -> dict:  # path, report, skipped, pairs_per_second
-    "Score all rows of a file with a saved reward model, write the scores into a new file, and report on them"
+    """Score all rows of a file with a saved reward model, write the scores into a new file, and report on them.
+
+    The new file has the rows, and in each row the answers, in the order of `data`."""
     _refuse_existing_file(output_dir)
     rows, skipped = read_pair_rows(data, image_dir, skip_bad_rows, keys, tell=print)
     judge = VLRewardModel.from_pretrained(model, device, base=base_model)
-    rows = permuted(rows, seed)  # answers in random order: files often name the better one first
     start = time.perf_counter()
     scores = score_rows(judge, rows, batch_size, progress=True)
     pairs_per_second = len(pairs_of(rows)) / (time.perf_counter() - start)
@@ -1766,6 +1856,9 @@ def score_file(
     path = _score_path(output_dir, model, data)
     # Before the report, which takes as long again: if it fails, the scores are kept.
     write_scores(path, rows, scores, judge.facts["calibration"])
+    # In random order, or a judge that always prefers the first answer would often look good.
+    rows = _shuffled(rows, seed)
+    scores = [[of_row[i] for i in row["order"]] for row, of_row in zip(rows, scores)]
     report = _report_with_controls(judge, rows, scores, batch_size)
     return dict(path=str(path), report=report, skipped=skipped, pairs_per_second=pairs_per_second)
 

@@ -75,7 +75,8 @@ def _template_text(written):
     # raises for a name that is as long as a whole template.
     if "{" in written or not Path(written).is_file():
         return written
-    return Path(written).read_text(encoding="utf-8")
+    # utf-8-sig: without the mark that some editors on Windows put before the first line
+    return Path(written).read_text(encoding="utf-8-sig")
 
 
 # The settings
@@ -181,6 +182,14 @@ class RewardModelSettings(Settings):
         "log_samples": ("log_samples", {"true": 4, "false": 0}),
     }
     presets: ClassVar[dict] = presets
+
+    def filled_in(self):
+        """Values for settings that were not given, from the preset of `size`: {name: value}.
+
+        Also sets `self.named`, the set of those that the user has given, as far as somebody asks: a saved
+        model keeps the size of its pictures unless another is named."""
+        self.named = {name for name in ("max_image_size",) if getattr(self, name) is not None}
+        return super().filled_in()
 
     def rules(self):
         "Yields (is broken, error message) for every rule; `Settings.check` raises with those that are broken"

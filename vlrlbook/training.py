@@ -144,7 +144,8 @@ class CommittedCheckpoints(BeforeTrainer):
         """Train as transformers' Trainer does, but first move checkpoints of other runs aside.
 
         Those are the ones with a higher number than `resume_from_checkpoint`, or all if nothing is
-        resumed. A run that has reached its last step takes no further one."""
+        resumed. A run that has reached its last step takes no further one, and ends as it would have ended:
+        with its best weights where `load_best_model_at_end` asks for them, else with its last."""
         # The number in the folder's name. -1: the run begins anew, and no checkpoint is its own
         last = checkpoint_step(resume_from_checkpoint) if resume_from_checkpoint else -1
         if self.is_world_process_zero():
@@ -158,7 +159,20 @@ class CommittedCheckpoints(BeforeTrainer):
         print(f"nothing left to train: {Path(resume_from_checkpoint).name} is this run's last step")
         # Code that runs after a training, such as saving, expects the trained weights and an optimizer.
         self._load_from_checkpoint(resume_from_checkpoint)
+        self._load_best_weights(resume_from_checkpoint)
         self.create_optimizer_and_scheduler(self.state.max_steps)
+
+    def _load_best_weights(self, checkpoint):
+        "Load the best weights of a finished run, whose last are in `checkpoint`, if it was to end with them"
+        noted = self.state.best_model_checkpoint  # None without validation
+        if not self.args.load_best_model_at_end or not noted:
+            return
+        self.state.best_model_checkpoint = _moved_with(checkpoint, noted)
+        if Path(self.state.best_model_checkpoint).is_dir():
+            self._load_best_model()  # Trainer's, or that of the class behind this mixin
+        else:
+            name = Path(noted).name
+            print(f"the best weights were those of {name}, which is not there: these are the last ones")
 
     def _is_finished(self):
         """Return True if `self.state`, read from a checkpoint, is at the last step of the run
@@ -167,6 +181,14 @@ class CommittedCheckpoints(BeforeTrainer):
         if self.args.max_steps > 0:  # else the length of the run is given in epochs
             return self.state.global_step >= self.args.max_steps
         return self.state.epoch >= self.args.num_train_epochs
+
+
+def _moved_with(checkpoint, noted):
+    """Return the path of a run's best checkpoint, which `noted` was while the run was trained.
+
+    The run's folder may have been moved: then it lies beside `checkpoint`, from which the run goes on."""
+    beside = Path(checkpoint).parent / Path(noted).name
+    return str(beside) if beside.is_dir() else noted
 
 
 def _committed(checkpoint, aside):
