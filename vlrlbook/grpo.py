@@ -107,6 +107,7 @@ def make_trainer(
     # group's prompt once, give pictures to vLLM, and write a checkpoint completely or not at all.
     class Trainer(LookTwice, RefillGroups, SharedPrompt, PicturesForVLLM, CommittedCheckpoints, GRPOTrainer):
         refill = settings.refill # read by RefillGroups
+        leaves_out_unpaid = settings.when_cut == "masked" # read by KnownRewards: no loss on cut ones
         vllm_sleep_level = settings.vllm_sleep_level # read by PicturesForVLLM
 
     reward = _reward_for_trl(settings, model, processor, recorder)
