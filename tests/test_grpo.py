@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from vlrlbook import answers as answers_module
 from vlrlbook import data, grpo, run_files
 from vlrlbook.core import RunLog, Sample, SettingsError, cast, read_settings
 from vlrlbook.archive import DataError, Report
@@ -19,7 +20,9 @@ from vlrlbook.data import picture_key, synthetic_counting, synthetic_vqa, to_dat
 from vlrlbook.grpo import (GRPOSettings, Interrupted, Recorder, drawn_questions, load_data, load_policy, load_settings,
                            main, make_trainer, marks, model_card, service_settings, silent_groups, swap_groups)
 from vlrlbook.models import add_lora, find_checkpoint, tiny_twin
+from vlrlbook.answers import predict
 from vlrlbook.rewards import is_right, load_reward
+from vlrlbook.run_records import HeldOutReward
 from vlrlbook.run_data import batch_that_fits
 from vlrlbook.verdict import good_outcomes, not_measured, verdict_of
 
@@ -586,6 +589,28 @@ def test_an_answer_that_left_a_tag_open_is_out_of_the_loss_too(tmp_path):
 def test_the_word_for_cut_answers():
     with pytest.raises(SettingsError, match="when_cut = 'maskd': expected paid, masked or a number"):
         read_settings(GRPOSettings, dict(when_cut="maskd"))
+
+
+@pytest.mark.parametrize("given", [dict(top_k=1), dict(top_p=1e-6), dict(min_p=1.0)])
+def test_a_run_is_measured_by_the_sampler_with_which_it_trains(tmp_path, given):
+    "Where only the likeliest token is left every sampled answer is the greedy one; with all tokens left they differ"
+    model, processor = tiny_twin("qwen2_5_vl")
+    samples = synthetic_counting(3, seed=2)
+    settings = read_settings(GRPOSettings, SHORT | dict(eval_steps=1, output_dir=str(tmp_path), temperature=2.0) | given)
+    answers = predict(model, processor, samples, settings)
+    assert all(set(sampled) == set(greedy) for greedy, sampled in zip(answers["greedy"], answers["sampled"]))
+    seen, log = [], RunLog()
+    held_out = HeldOutReward(processor, samples, settings, log)
+    held_out.reward = lambda texts, asked: seen.extend(texts) or [dict(overall=0.0)] * len(texts)
+    held_out.on_step_end(None, SimpleNamespace(global_step=1, is_world_process_zero=True), None, model=model)
+    assert [[text] for text in seen] == answers["greedy"]
+    free = predict(model, processor, samples, read_settings(GRPOSettings, SHORT | dict(temperature=2.0)))
+    assert free["greedy"] == answers["greedy"] and any(set(texts) != set(best) for best, texts in zip(free["greedy"], free["sampled"]))
+    # whoever asks the model of the run later gets its sampler, too
+    (tmp_path / "training_args.json").write_text(json.dumps(dict(settings=dataclasses.asdict(settings))))
+    assert {name: answers_module._trained_with(tmp_path)[name] for name in given} == given
+    of_no_run = answers_module._trained_with("tiny-qwen2_5_vl")
+    assert (of_no_run["top_p"], of_no_run["top_k"], of_no_run["min_p"]) == (1.0, 0, None)
 
 
 def test_the_command_asks_before_and_after(tmp_path, capsys):
