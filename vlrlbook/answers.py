@@ -175,7 +175,8 @@ def _with_looks(
     with _generating(model, seed):  # the model in eval mode, random numbers from `seed`; restored at the end
         for batch_samples in _batches(samples, batch_size, _bar_title(n, options["do_sample"])):
             # `converse` calls `next_turns` for each turn, and puts the enlarged pictures in between.
-            answers += converse(next_turns, processor, batch_samples, n, looks, eye)
+            most_tokens = options["max_new_tokens"]  # of an answer with all its turns
+            answers += converse(next_turns, processor, batch_samples, n, looks, eye, most_tokens)
     return answers
 
 
@@ -185,10 +186,14 @@ def _next_turns(
     options,  # keyword arguments of `model.generate`, such as temperature
     batch,  # encoded conversations, a row for each
     answers_each,  # turns to sample for each row
+    limits,  # for each row the most tokens of such a turn
 ):
     "Sample the next turn of each conversation: a list of texts, those of one row next to each other"
-    rows = _answer_ids(model, batch, options | dict(num_return_sequences=answers_each))
-    return processor.tokenizer.batch_decode(rows, skip_special_tokens=True)
+    own_options = dict(num_return_sequences=answers_each, max_new_tokens=max(limits))
+    rows = _answer_ids(model, batch, options | own_options)
+    # All rows are sampled up to the largest limit, as TRL does it in training, and cut afterwards.
+    cut_rows = [row[:limits[place // answers_each]] for place, row in enumerate(rows)]
+    return processor.tokenizer.batch_decode(cut_rows, skip_special_tokens=True)
 
 
 # The settings of a run by which TRL samples its answers; whoever asks as a run is trained passes all of them.

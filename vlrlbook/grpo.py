@@ -111,7 +111,7 @@ def make_trainer(
         vllm_sleep_level = settings.vllm_sleep_level # read by PicturesForVLLM
 
     reward = _reward_for_trl(settings, model, processor, recorder)
-    tool_options = look_options(settings, model, processor) # for task zoom the tool; else empty
+    tool_options = look_options(settings, model, processor, dataset) # for task zoom the tool; else empty
     if tool_options: reward = with_turns(reward) # an answer then has several turns
     callbacks = _callbacks(settings, processor, held_out, RunLog() if log is None else log)
     trainer = Trainer(model=model, processing_class=processor, args=grpo_config(settings, processor),
