@@ -1188,7 +1188,9 @@ def _table_of_cards(found):
 
 
 def _told_at_hand(rows_of_cards):
-    "What is counted of the cards in a table, as a sentence: ` Of 24 GB 22.0 GiB (L4) are at hand.`; or empty"
+    """What is counted of the cards in a table, as a sentence that begins with a space; or an empty text
+
+    ` Counted with what the smallest card of a name has: of 24 GB 22.0 GiB (L4).`"""
     told = []
     for card in rows_of_cards:  # a dict each; `gb` is the name by which the card is sold
         if card["gb"] in _at_hand:
