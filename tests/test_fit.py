@@ -2,6 +2,7 @@
 import csv
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -134,6 +135,21 @@ def test_cards():
     assert "Not counted" in said and "CUDA context" in said
     none = fit.will_fit(read_settings(GRPOSettings, SHORT), sizes=(1,))["cards"][0]
     assert not none["stock_fits"] and none["stock_groups"] == 0
+
+
+def test_a_card_has_less_than_its_name_says():
+    "An L4 is sold as 24 GB and has 22 GiB, an L40 as 48 and has 44.4: GiB that are needed, a GB left free"
+    run = SimpleNamespace(settings=read_settings(GRPOSettings, SHORT))
+    usable = {size: fit._usable_bytes(run, size) / fit.GiB for size in (*fit.cards, 40)}
+    assert usable == pytest.approx({16: 13.5, 24: 21.0, 48: 43.4, 80: 78.1, 141: 138.5, 40: 39})  # 40: no card of the table
+    assert all(gib < size for size, gib in usable.items())
+    vllm = SimpleNamespace(settings=replace(run.settings, use_vllm=True, vllm_gpu_memory_utilization=0.5))
+    assert fit._usable_bytes(vllm, 24) / fit.GiB == pytest.approx(10.0)
+    need = [dict(way="stock", most=21.55)]  # what fitted into 24 less one
+    assert not fit._row_of_card(need, fit._usable_bytes(run, 24), dict(stock=1))["stock_fits"]
+    rows = [dict(gb=gb, stock_fits=True, stock_groups=1) for gb in (24, 40, 48)]
+    caption = fit._table_of_cards(dict(cards=rows, ways=need, run=dict(G=4))).caption
+    assert "of 24 GB 22.0 GiB (L4), of 48 GB 44.4 GiB (L40)." in caption and "of 40" not in caption
 
 
 def test_a_run_that_cannot_share_has_one_way():

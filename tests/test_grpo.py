@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from vlrlbook import answers as answers_module
 from vlrlbook import data, grpo, run_files
 from vlrlbook.core import RunLog, Sample, SettingsError, cast, read_settings
 from vlrlbook.archive import DataError, Report
@@ -20,7 +21,9 @@ from vlrlbook.evaluation import EvaluationSettings, load_set
 from vlrlbook.grpo import (GRPOSettings, Interrupted, Recorder, drawn_questions, load_data, load_policy, load_settings,
                            main, make_trainer, marks, model_card, service_settings, silent_groups, swap_groups)
 from vlrlbook.models import add_lora, find_checkpoint, tiny_twin
+from vlrlbook.answers import predict
 from vlrlbook.rewards import is_right, load_reward
+from vlrlbook.run_records import HeldOutReward
 from vlrlbook.run_data import batch_that_fits
 from vlrlbook.verdict import good_outcomes, not_measured, verdict_of
 
@@ -199,6 +202,35 @@ def test_refill_replaces_silent_groups_and_says_what_it_cost(tmp_path):
                           max_steps=3))
     rows = log.rows
     assert all(r["silent_left"] <= r["silent"] for r in rows) and any(r["extra_answers"] > 0 for r in rows)
+
+
+def brief(completion, answer): return dict(overall=1.0 - 0.01 * (len(completion) % 3))
+def large(completion, answer): return dict(overall=123.456)
+
+
+@pytest.mark.parametrize("scale", ["group", "batch", "none"])
+@pytest.mark.parametrize("reward, is_silent", [("brief", False), ("large", True)])
+def test_a_group_of_small_differences_teaches_whatever_divides_its_advantages(tmp_path, scale, reward, is_silent):
+    "Undivided advantages of a hundredth were taken for rounding, and the groups were thrown away; rounding of large rewards was not"
+    log, _ = trained(dict(output_dir=str(tmp_path), refill=1, reward=f"test_grpo:{reward}", scale_rewards=scale, num_generations=8,
+                          temperature=2.0))
+    for row in log.rows:
+        assert row["silent"] == row["silent_left"] == is_silent and bool(row["extra_answers"]) == is_silent
+
+
+def test_groups_are_silent_by_their_rewards_and_without_them_by_their_advantages():
+    def scored(rewards, advantages):
+        n = len(advantages)
+        batch = dict(prompt_ids=torch.ones(n, 4, dtype=torch.long), prompt_mask=torch.ones(n, 4), completion_ids=torch.ones(n, 3),
+                     completion_mask=torch.ones(n, 3), advantages=torch.tensor(advantages))
+        return batch | (dict(rewards=torch.tensor(rewards)) if rewards else {})
+    nan = float("nan")
+    old = scored([1.0, 0.99, 0.5, 0.5, nan, 0.5, nan, nan], [0.005, -0.005, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0])
+    fresh = scored([0.5, 0.5, 0.7, 0.701, 1.0, 0.0], [0.0, 0.0, -0.0005, 0.0005, 0.5, -0.5])
+    rewards = swap_groups(old, fresh, 2)["rewards"].tolist()
+    assert rewards[:6] == pytest.approx([1.0, 0.99, 0.7, 0.701, 1.0, 0.0])
+    assert rewards[6] != rewards[6] # the last group stays, for want of a third that teaches
+    assert swap_groups(scored(None, [1.0, -1.0, 1e-4, -1e-4]), scored(None, [-1.0, 1.0]), 2)["advantages"].tolist() == [1, -1, -1, 1]
 
 
 def test_refilled_rows_keep_pictures_tokens_and_advantages_together():
@@ -537,9 +569,80 @@ def test_a_cut_answer_is_paid_by_its_rule(tmp_path, monkeypatch, when_cut):
     else: assert set(paid) == {None if when_cut == "masked" else -0.5} and log.rows[-1]["part/cut"] == 1
 
 
+def scored_once(when_cut, beta, answers, ours=True, **given):
+    "A trainer and what it made of one batch of two groups of four, in which a twin says `answers`; not ours: TRL's own masking"
+    settings = read_settings(GRPOSettings, SHORT | dict(
+        refill=0, lora_dropout=0.0, beta=beta, max_completion_length=40, reward="test_grpo:half_silent") | given
+        | (dict(when_cut=when_cut) if ours else {}))
+    torch.manual_seed(0)
+    model, processor = tiny_twin("qwen2_5_vl")
+    trainer = make_trainer(settings, add_lora(model, 4, 8, 0.0, False), processor, to_dataset(synthetic_counting(2, seed=1)))
+    if not ours: trainer.mask_truncated_completions = True
+    torch.manual_seed(1)
+    for name, weight in trainer.model.named_parameters():  # the policy has moved away from the reference
+        if "lora_B.default" in name: weight.data.normal_(0, 0.05)
+    tokenizer = processor.tokenizer
+    end = [tokenizer.eos_token_id] # which an answer that is cut, here one with …, lacks
+    said = [tokenizer(text.removesuffix("…"))["input_ids"] + (end if text[-1] != "…" else []) for text in answers]
+    trainer._generate_single_turn = lambda ids, *more, **others: (said * (len(ids) // 4), None)
+    trainer.model.train()
+    trainer.current_gradient_accumulation_steps = 1
+    batch = trainer._generate_and_score_completions([trainer.train_dataset[i] for i in (0,) * 4 + (1,) * 4])
+    return trainer, batch
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("loss_type", ["dapo", "grpo"])
+def test_a_masked_answer_is_out_of_the_loss_its_divisor_and_the_kl_term(tmp_path, loss_type, shared):
+    "As TRL's setting of the name does it; with `paid` cut answers stay where they were"
+    answers = ["A photo of 1 disc", "A photo of 2 discs", "one two three four five six one two…", "one two three four five…"]
+    given = dict(output_dir=str(tmp_path), loss_type=loss_type, shared_prompt=shared)
+    masks, losses = {}, {}
+    for name, when_cut, ours in (("ours", "masked", True), ("TRL's", "paid", False), ("paid", "paid", True)):
+        trainer, batch = scored_once(when_cut, 0.04, answers, ours=ours, **given)
+        masks[name] = batch["completion_mask"].sum(1).tolist()
+        assert batch["num_items_in_batch"] == batch["completion_mask"].sum() and "rewards" not in batch
+        # the reward of a cut answer stays in TRL's mean of its group (chapter 02), so advantages differ: here they are no matter
+        batch["advantages"] = torch.tensor([1.0, -1.0, 0.0, 0.0] * 2)
+        losses[name] = trainer.compute_loss(trainer.model, batch).item()
+    assert masks["ours"] == masks["TRL's"] and masks["ours"][2:4] == [0, 0] and min(masks["paid"]) > 0
+    assert losses["ours"] == pytest.approx(losses["TRL's"], rel=1e-5) != pytest.approx(losses["paid"], rel=1e-3)
+
+
+def test_an_answer_that_left_a_tag_open_is_out_of_the_loss_too(tmp_path):
+    "It is cut by the book's rule though it has an end; and where all are cut nothing is divided by zero"
+    trainer, batch = scored_once("masked", 0.04, ["<answer>3", "<answer>3</answer>", "no…", "yes"], output_dir=str(tmp_path))
+    assert [bool(n) for n in batch["completion_mask"].sum(1)[:4]] == [False, True, False, True]
+    trainer, batch = scored_once("masked", 0.04, ["no…"] * 4, output_dir=str(tmp_path))
+    loss = trainer.compute_loss(trainer.model, batch)
+    assert batch["completion_mask"].sum() == 0 and loss.item() == 0 and not batch["advantages"].any()
+
+
 def test_the_word_for_cut_answers():
     with pytest.raises(SettingsError, match="when_cut = 'maskd': expected paid, masked or a number"):
         read_settings(GRPOSettings, dict(when_cut="maskd"))
+
+
+@pytest.mark.parametrize("given", [dict(top_k=1), dict(top_p=1e-6), dict(min_p=1.0)])
+def test_a_run_is_measured_by_the_sampler_with_which_it_trains(tmp_path, given):
+    "Where only the likeliest token is left every sampled answer is the greedy one; with all tokens left they differ"
+    model, processor = tiny_twin("qwen2_5_vl")
+    samples = synthetic_counting(3, seed=2)
+    settings = read_settings(GRPOSettings, SHORT | dict(eval_steps=1, output_dir=str(tmp_path), temperature=2.0) | given)
+    answers = predict(model, processor, samples, settings)
+    assert all(set(sampled) == set(greedy) for greedy, sampled in zip(answers["greedy"], answers["sampled"]))
+    seen, log = [], RunLog()
+    held_out = HeldOutReward(processor, samples, settings, log)
+    held_out.reward = lambda texts, asked: seen.extend(texts) or [dict(overall=0.0)] * len(texts)
+    held_out.on_step_end(None, SimpleNamespace(global_step=1, is_world_process_zero=True), None, model=model)
+    assert [[text] for text in seen] == answers["greedy"]
+    free = predict(model, processor, samples, read_settings(GRPOSettings, SHORT | dict(temperature=2.0)))
+    assert free["greedy"] == answers["greedy"] and any(set(texts) != set(best) for best, texts in zip(free["greedy"], free["sampled"]))
+    # whoever asks the model of the run later gets its sampler, too
+    (tmp_path / "training_args.json").write_text(json.dumps(dict(settings=dataclasses.asdict(settings))))
+    assert {name: answers_module._trained_with(tmp_path)[name] for name in given} == given
+    of_no_run = answers_module._trained_with("tiny-qwen2_5_vl")
+    assert (of_no_run["top_p"], of_no_run["top_k"], of_no_run["min_p"]) == (1.0, 0, None)
 
 
 def test_the_command_asks_before_and_after(tmp_path, capsys):

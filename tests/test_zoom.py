@@ -2,7 +2,7 @@
 import json
 import re
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,8 +25,8 @@ from vlrlbook.settings import GRPOSettings, SettingsError, read_settings
 from vlrlbook.verdict import verdict_of
 from vlrlbook.warm_twins import lessons
 from vlrlbook.zoom import CallRefused, Eye, Looker, answer_call, corner_of, full_side, synthetic_zoom, with_looks_drawn, zoom_lessons
-from vlrlbook.zoom_turns import (_Conversation, _split_calls, _written_turn, encode_turns, eye_of, looking_families, of_messages,
-                                 teach_calls, turn_labels)
+from vlrlbook.zoom_turns import (_Conversation, _split_calls, _written_turn, encode_turns, eye_of, look_options, looking_families,
+                                 of_messages, teach_calls, turn_labels)
 
 BOX = (42, 0, 56, 14)
 LOOKED = "zoom(42, 0, 56, 14)\n<tool_response><image></tool_response>\nA photo of 3 discs"
@@ -353,7 +353,7 @@ def test_asking_goes_the_same_way_as_trl(monkeypatch):
         first = [text for _, text in zip(range(len(ids)), said["first"])]
         return first or [said["then"]] * len(ids)
     monkeypatch.setattr(processor.tokenizer, "batch_decode", scripted)
-    found = generate_answers(model, processor, synthetic_zoom(4, 0), max_new_tokens=2, looks=1)
+    found = generate_answers(model, processor, synthetic_zoom(4, 0), max_new_tokens=96, looks=1)
     assert found[0] == ["zoom(0, 0, 14, 14)\n<tool_response><image></tool_response>\nA photo of 2 discs"]
     assert found[1] == ["A photo of 1 disc"]
     assert looks_of(found[2][0])[0].refused == "outside" and looks_of(found[3][0])[0].refused == "malformed"
@@ -385,7 +385,7 @@ def test_a_call_too_many_is_told_so_and_may_be_answered(monkeypatch):
     limit_pixels(processor, 56)
     turns = iter([["zoom(0, 0, 14, 14)"], ["zoom(0, 0, 14, 14)"], ["zoom(0, 0, 14, 14)"], ["never asked"]])
     monkeypatch.setattr(processor.tokenizer, "batch_decode", lambda ids, **how: next(turns))
-    text = generate_answers(model, processor, synthetic_zoom(1, 0), max_new_tokens=2, looks=1)[0][0]
+    text = generate_answers(model, processor, synthetic_zoom(1, 0), max_new_tokens=200, looks=1)[0][0]
     assert [look.refused for look in looks_of(text)] == ["", "too_many"] and last_turn(text) == "zoom(0, 0, 14, 14)"
     assert next(turns) == ["never asked"] and not is_right(text, "A photo of 1 disc", "zoom")
 
@@ -456,6 +456,88 @@ def test_cards_show_both_pictures():
     recorder([LOOKED, "A photo of 1 disc"], [dict(overall=1.0), dict(overall=0.0)], [sample] * 2, state)
     group = recorder.kept["1 first"]
     assert group.rollouts[0].text == on_one_line(LOOKED) and group.sample.images[0].width > full_side and group._repr_png_()
+
+
+# A look must fit into an answer's length
+
+CALL = "zoom(0, 0, 14, 14)"
+
+
+def looked_in_training(most, folder, monkeypatch):
+    "What TRL makes of a twin's call and its answer where an answer has so many tokens at most: text, and what was logged"
+    monkeypatch.setattr("vlrlbook.zoom_turns._check_room", lambda *given: None)
+    model, processor = tiny_twin("qwen2_5_vl")
+    limit_pixels(processor, 56)
+    model, seen = add_lora(model, 4, 8, 0.0, False), []
+    s = settings(max_completion_length=most, max_image_size=56, output_dir=str(folder), max_steps=1)
+    trainer = make_trainer(s, model, processor, to_dataset(synthetic_zoom(2, 0)), recorder=lambda *batch: seen.append(batch))
+    tokenizer, turns = processor.tokenizer, iter([CALL, "A photo of 2 discs"])
+
+    def scripted(prompt_ids, *more, **others):
+        text = next(turns)
+        return [tokenizer(text)["input_ids"] + [tokenizer.eos_token_id] for _ in prompt_ids], None
+    trainer._generate_single_turn = scripted
+    trainer.model.train()
+    trainer._generate_and_score_completions([trainer.train_dataset[0]] * 8)
+    return seen[0][0][0], trainer._metrics["train"]["part/no_room"]
+
+
+def looked_when_measured(most, monkeypatch):
+    "The same for a twin that is asked as a run is measured; what it says is cut as its tokens would be"
+    model, processor = tiny_twin("qwen2_5_vl")
+    limit_pixels(processor, 56)
+    tokenizer, turns = processor.tokenizer, iter([CALL, "A photo of 2 discs"])
+
+    def said(model, batch, options):
+        ids = tokenizer(next(turns))["input_ids"] + [tokenizer.eos_token_id]
+        return [ids[:options["max_new_tokens"]]] * len(batch["input_ids"])
+    monkeypatch.setattr("vlrlbook.answers._answer_ids", said)
+    return generate_answers(model, processor, synthetic_zoom(1, 0), max_new_tokens=most, looks=1)[0][0]
+
+
+def test_an_answer_has_one_length_for_all_its_turns_in_training_and_when_it_is_measured(tmp_path, monkeypatch):
+    "From too little for the tool's picture, which both drop, over a cut second turn to enough for all"
+    tokenizer = twin_processor("qwen2_5_vl").tokenizer
+    call = len(tokenizer(CALL)["input_ids"]) + 1
+    found, dropped = {}, {}
+    for most in range(call, call + 40, 3):
+        found[most], dropped[most] = looked_in_training(most, tmp_path, monkeypatch)
+        assert looked_when_measured(most, monkeypatch) == found[most], most
+    texts = list(found.values())
+    assert texts[0] == CALL and dropped[call] == [1.0]  # a call for each answer, and none was told anything
+    assert texts[-1].endswith("\nA photo of 2 discs") and dropped[max(found)] == [0.0]
+    assert any("<image>" in text and not text.endswith("discs") for text in texts)
+
+
+@pytest.mark.parametrize("size, most, side, fits", [
+    (56, 96, 224, True), (336, 96, 448, False), (336, 300, 448, True), (1024, 96, 56, True), (112, 30, 224, False)])
+def test_a_run_whose_looks_cannot_fit_is_refused_with_both_numbers(tmp_path, size, most, side, fits):
+    "By the pictures that are there: small ones fit whatever size is allowed"
+    model, processor = tiny_twin("qwen2_5_vl")
+    limit_pixels(processor, size)
+    s = settings(max_completion_length=most, max_image_size=size, output_dir=str(tmp_path))
+    rows = to_dataset(synthetic_zoom(2, 0, side=side))
+    if fits: assert look_options(s, model, processor, rows)
+    else:
+        with pytest.raises(SettingsError, match=f"max_completion_length = {most}: .*max_image_size = {size}.* take (\\d+) tokens") as told:
+            look_options(s, model, processor, rows)
+        enough = int(re.search(r"take (\d+) tokens", str(told.value))[1])
+        assert most < enough and look_options(replace(s, max_completion_length=enough), model, processor, rows)
+
+
+@pytest.mark.parametrize("family", looking_families)
+def test_the_presets_have_room_for_a_look(family):
+    model, processor = tiny_twin(family)
+    rows = to_dataset(synthetic_zoom(2, 0))
+    s = settings(model=f"tiny-{family}")
+    limit_pixels(processor, s.max_image_size)
+    assert look_options(s, model, processor, rows)
+    if family == "qwen2_5_vl":  # a checkpoint, which writes its calls as JSON
+        processor.chat_template = "{% for m in messages %}a checkpoint's own{% endfor %}"
+        limit_pixels(processor, 512)
+        assert look_options(settings(max_completion_length=1024), model, processor, rows)
+        with pytest.raises(SettingsError, match="max_completion_length = 96"): look_options(settings(), model, processor, rows)
+    assert look_options(settings(max_looks=0), model, processor, rows) == {}
 
 
 # What is refused

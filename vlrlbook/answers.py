@@ -30,9 +30,9 @@ from .settings import SettingsError, by_task, presets
 from .zoom import with_looks_drawn
 from .zoom_turns import converse, eye_of
 
-__all__ = ["generate_answers", "generate_ids", "predict", "speakers", "base_of", "ask_model", "read_in_task",
-           "system_of_run", "looks_of_run", "answer_marks", "verbatim", "counting_marks", "is_closed",
-           "word_scores", "vqa_marks", "marks", "summary", "gain"]
+__all__ = ["generate_answers", "generate_ids", "sampled_by", "predict", "speakers", "base_of", "ask_model",
+           "read_in_task", "system_of_run", "looks_of_run", "answer_marks", "verbatim", "counting_marks",
+           "is_closed", "word_scores", "vqa_marks", "marks", "summary", "gain"]
 
 
 # Asking
@@ -47,13 +47,18 @@ def generate_answers(
     batch_size: int = 64,  # samples at a time
     seed: int = 0,  # of the sampling; the global random state is left alone
     looks: int = 0,  # calls of the tool `zoom` in one answer; 0: there is no tool
+    top_p: float = 1.0,  # sample among the likeliest tokens up to this share of probability; 1.0: all
+    top_k: int = 0,  # sample among so many of the likeliest tokens; 0: all
+    min_p: float = None,  # … of at least this share of the likeliest one's probability; None: all
 ) -> list:  # n texts for each sample
     "Generate answers as text; afterwards the model's mode and the global random state are as before"
+    cuts: dict = dict(top_p=top_p, top_k=top_k, min_p=min_p)  # which rare tokens are never sampled
     if looks:  # an answer may have several turns: the model's, and the tool's between them
-        options = _options(processor, temperature, max_new_tokens)  # for `model.generate`
+        options = _options(processor, temperature, max_new_tokens, **cuts)  # for `model.generate`
         return _with_looks(model, processor, samples, n, options, batch_size, seed, looks)
     answers = []
-    generated = generate_ids(model, processor, samples, n, temperature, max_new_tokens, batch_size, seed)
+    generated = generate_ids(
+        model, processor, samples, n, temperature, max_new_tokens, batch_size, seed, **cuts)
     for _, answer_ids in generated:  # for each sample: (length of its prompt, ids of its n answers)
         answers.append(processor.tokenizer.batch_decode(answer_ids, skip_special_tokens=True))
     return answers
@@ -69,11 +74,15 @@ def generate_ids(
     max_new_tokens: int = 16,  # longest answer
     batch_size: int = 64,  # samples at a time
     seed: int = 0,  # of the sampling; the global random state is left alone
+    top_p: float = 1.0,  # as in `generate_answers`, and so are the next two
+    top_k: int = 0,  # 0: all tokens
+    min_p: float = None,  # None: all tokens
 ) -> list:  # for each sample: (number of tokens of its prompt, n lists of token ids, padded at the end)
     """Generate answers as token ids, together with the length of each prompt.
 
     `generate_answers` decodes them; the ids are needed to count tokens or to see whether an answer ended."""
-    options = dict(num_return_sequences=n) | _options(processor, temperature, max_new_tokens)
+    cuts: dict = dict(top_p=top_p, top_k=top_k, min_p=min_p)
+    options = dict(num_return_sequences=n) | _options(processor, temperature, max_new_tokens, **cuts)
     answers = []
     with _generating(model, seed):  # the model in eval mode, random numbers from `seed`; restored at the end
         for batch_samples in _batches(samples, batch_size, _bar_title(n, bool(temperature))):
@@ -131,17 +140,20 @@ def _answer_ids(
     return generated_ids[:, prompt_length:].tolist()
 
 
-def _options(processor, temperature, max_new_tokens):
+def _options(processor, temperature, max_new_tokens, top_p=1.0, top_k=0, min_p=None):
     """Keyword arguments for transformers' `generate`, the same for all answers in vlrlbook
 
-    Temperature 0: the best guess (greedy); any other: answers are sampled."""
+    Temperature 0: the best guess (greedy); any other: answers are sampled, from all tokens or from the
+    likelier ones that `top_p`, `top_k` and `min_p` leave."""
     # repetition_penalty 1.0 is none: a model's own generation config may set one
     options = dict(max_new_tokens=max_new_tokens, repetition_penalty=1.0, do_sample=bool(temperature))
     # Tokens that mark a picture are never sampled: the model would look for a picture that is not there.
     options["suppress_tokens"] = vision_marker_ids(processor)
     if temperature:
-        # A model's own generation config may switch top-k or top-p on, which cut off rare tokens: both off.
-        options |= dict(temperature=temperature, top_k=0, top_p=1.0)
+        # A model's own generation config may switch top-k or top-p on, which cut off rare tokens: said here.
+        options |= dict(temperature=temperature, top_k=top_k, top_p=top_p)
+        if min_p is not None:
+            options["min_p"] = min_p
     return options
 
 
@@ -163,7 +175,8 @@ def _with_looks(
     with _generating(model, seed):  # the model in eval mode, random numbers from `seed`; restored at the end
         for batch_samples in _batches(samples, batch_size, _bar_title(n, options["do_sample"])):
             # `converse` calls `next_turns` for each turn, and puts the enlarged pictures in between.
-            answers += converse(next_turns, processor, batch_samples, n, looks, eye)
+            most_tokens = options["max_new_tokens"]  # of an answer with all its turns
+            answers += converse(next_turns, processor, batch_samples, n, looks, eye, most_tokens)
     return answers
 
 
@@ -173,24 +186,32 @@ def _next_turns(
     options,  # keyword arguments of `model.generate`, such as temperature
     batch,  # encoded conversations, a row for each
     answers_each,  # turns to sample for each row
+    limits,  # for each row the most tokens of such a turn
 ):
     "Sample the next turn of each conversation: a list of texts, those of one row next to each other"
-    rows = _answer_ids(model, batch, options | dict(num_return_sequences=answers_each))
-    return processor.tokenizer.batch_decode(rows, skip_special_tokens=True)
+    own_options = dict(num_return_sequences=answers_each, max_new_tokens=max(limits))
+    rows = _answer_ids(model, batch, options | own_options)
+    # All rows are sampled up to the largest limit, as TRL does it in training, and cut afterwards.
+    cut_rows = [row[:limits[place // answers_each]] for place, row in enumerate(rows)]
+    return processor.tokenizer.batch_decode(cut_rows, skip_special_tokens=True)
+
+
+# The settings of a run by which TRL samples its answers; whoever asks as a run is trained passes all of them.
+sampled_by = ("temperature", "top_p", "top_k", "min_p")
 
 
 def predict(
     model,  # of any family
     processor,  # of the model
     samples: list,  # held-out `Sample`s
-    settings,  # `GRPOSettings`, checked: length, batch, answers a sample, temperature
+    settings,  # `GRPOSettings`, checked: length, batch, answers a sample, temperature, top_p, top_k, min_p
 ) -> dict:  # greedy and sampled: a list of texts per sample
-    "Answer the held-out questions as a run is measured: once greedily, and several times at its temperature"
+    "Answer the held-out questions as a run is measured: once greedily, and several times as it samples"
     limits = dict(max_new_tokens=settings.max_completion_length, batch_size=settings.eval_batch_size,
                   looks=settings.max_looks)
     greedy = generate_answers(model, processor, samples, **limits)
-    sampled = generate_answers(
-        model, processor, samples, n=settings.eval_answers, temperature=settings.temperature, **limits)
+    as_trained = {name: getattr(settings, name) for name in sampled_by}
+    sampled = generate_answers(model, processor, samples, n=settings.eval_answers, **as_trained, **limits)
     return {"greedy": greedy, "sampled": sampled}
 
 
@@ -276,7 +297,8 @@ def ask_model(
     sample = _sample_to_ask(question, image, task, system_of_run(folder))
     options = dict(max_new_tokens=max_new_tokens or trained["max_completion_length"],
                    looks=looks_of_run(folder, task))  # 0 but for task zoom
-    sampling = dict(n=answers, seed=seed, temperature=temperature or trained["temperature"])
+    as_trained = {name: trained[name] for name in sampled_by}
+    sampling = as_trained | dict(n=answers, seed=seed, temperature=temperature or trained["temperature"])
 
     result = dict(question=question.strip(), task=task, before=None, after=None)
     for name, speaker, context in loaded:  # name: "before" or "after"
@@ -319,7 +341,7 @@ def _answers_of(
     processor,  # of the model
     sample,  # `Sample`: the question with its picture
     options,  # for every answer: max_new_tokens, and looks, the calls of the tool `zoom` that it may hold
-    sampling,  # for the sampled answers: n (0: there are none), seed, temperature
+    sampling,  # for the sampled answers: n (0: there are none), seed, temperature, top_p, top_k, min_p
 ):
     """What one model answers, as a dict: greedy, a text, and sampled, a list of texts
 
@@ -438,7 +460,7 @@ def _settings_of_run(folder):
 
 
 def _trained_with(folder):
-    """With which task, temperature, max_completion_length and max_image_size a model was trained, as a dict.
+    """How a model was trained, as a dict: task, max_completion_length, max_image_size and `sampled_by`.
 
     `folder`: of a run, or the name of a model. What no run's settings say comes from the presets."""
     settings = _settings_of_run(folder)  # empty for the name of a model
@@ -446,4 +468,8 @@ def _trained_with(folder):
     size = settings.get("size") or ("tiny" if str(folder).startswith("tiny-") else "gpu")
     defaults = presets[size] | by_task[task][size]  # setting → value; the task's own counts more
     names = ("temperature", "max_completion_length", "max_image_size")
-    return {name: settings.get(name) or defaults[name] for name in names} | dict(task=task)
+    trained = {name: settings.get(name) or defaults[name] for name in names}
+    # Which tokens are sampled: no preset says it, so without a run it is all of them.
+    for name, of_all in (("top_p", 1.0), ("top_k", 0), ("min_p", None)):
+        trained[name] = settings.get(name, of_all)
+    return trained | dict(task=task)

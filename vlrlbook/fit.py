@@ -39,7 +39,11 @@ __all__ = ["published", "cards", "Run", "run_of", "model_config", "memory_of_ste
            "counted_mb", "not_counted"]
 
 GiB = 2**30
-cards = (16, 24, 48, 80, 141)  # GB of the cards that people rent
+# GB by which a card is sold → GiB that PyTorch finds on the smallest card of that name, and which card it is.
+# What is sold as GB is less than as many GiB, and ECC and the driver take a part of it. As error messages of
+# PyTorch ("total capacity of 44.40 GiB") and nvidia-smi tell it, rounded down; not measured here.
+_at_hand = {16: (14.5, "T4"), 24: (22.0, "L4"), 48: (44.4, "L40"), 80: (79.1, "H100"), 141: (139.5, "H200")}
+cards = tuple(_at_hand)  # GB of the cards that people rent
 # Left free on a card for what is not counted: the CUDA context, workspaces of kernels, holes between tensors.
 # An assumption, not a measurement.
 _left_free_gb = 1.0
@@ -1033,7 +1037,7 @@ def will_fit(
     settings: GRPOSettings,  # a checked object
     prompt_tokens: int = None,  # of text in a prompt; None: as many as a drawn question of the task has
     pictures: int = 1,  # of a prompt, each of the largest size
-    sizes: tuple = cards,  # GB of the cards that are asked about
+    sizes: tuple = cards,  # GB of the cards that are asked about; another than these is counted as GiB
 ) -> dict:  # `run` (what was counted), `ways` (a row for stock and for shared), `cards` (a row for each size)
     "Memory in GB that a run will take, with stock TRL and with shared prompts, and which cards it fits on"
     run = run_of(settings, prompt_tokens=prompt_tokens, pictures=pictures)
@@ -1102,11 +1106,12 @@ def _facts_of(run):
 
 
 def _usable_bytes(run, size):
-    "How many bytes of a card of `size` GB a `Run` may take: less with vLLM on the same card"
+    "How many bytes of a card that is sold as `size` GB a `Run` may take: less with vLLM on the same card"
+    at_hand, _ = _at_hand.get(size, (size, ""))  # GiB
     share = 1.0  # of the card
     if run.settings.use_vllm and run.settings.vllm_mode == "colocate":
         share -= run.settings.vllm_gpu_memory_utilization  # vLLM's engine lies on the same card
-    return (size * share - _left_free_gb) * GiB  # a GB stays free for what is not counted
+    return (at_hand * share - _left_free_gb) * GiB  # a GB stays free for what is not counted
 
 
 def _largest_groups(
@@ -1178,7 +1183,20 @@ def _table_of_cards(found):
             row[f"{name}: largest step of one pass"] = batch
         rows.append(row)
     # not_counted: this module's tuple of texts about memory that is in no number above
-    return Table(rows, "groups × answers. Not counted: " + "; ".join(not_counted))
+    caption = f"groups × answers.{_told_at_hand(found['cards'])} Not counted: " + "; ".join(not_counted)
+    return Table(rows, caption)
+
+
+def _told_at_hand(rows_of_cards):
+    """What is counted of the cards in a table, as a sentence that begins with a space; or an empty text
+
+    ` Counted with what the smallest card of a name has: of 24 GB 22.0 GiB (L4).`"""
+    told = []
+    for card in rows_of_cards:  # a dict each; `gb` is the name by which the card is sold
+        if card["gb"] in _at_hand:
+            at_hand, name = _at_hand[card["gb"]]
+            told.append(f"of {card['gb']} GB {at_hand} GiB ({name})")
+    return f" Counted with what the smallest card of a name has: {', '.join(told)}." if told else ""
 
 
 # Real steps, to compare with

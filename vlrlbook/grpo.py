@@ -107,10 +107,11 @@ def make_trainer(
     # group's prompt once, give pictures to vLLM, and write a checkpoint completely or not at all.
     class Trainer(LookTwice, RefillGroups, SharedPrompt, PicturesForVLLM, CommittedCheckpoints, GRPOTrainer):
         refill = settings.refill # read by RefillGroups
+        leaves_out_unpaid = settings.when_cut == "masked" # read by KnownRewards: no loss on cut ones
         vllm_sleep_level = settings.vllm_sleep_level # read by PicturesForVLLM
 
     reward = _reward_for_trl(settings, model, processor, recorder)
-    tool_options = look_options(settings, model, processor) # for task zoom the tool; else empty
+    tool_options = look_options(settings, model, processor, dataset) # for task zoom the tool; else empty
     if tool_options: reward = with_turns(reward) # an answer then has several turns
     callbacks = _callbacks(settings, processor, held_out, RunLog() if log is None else log)
     trainer = Trainer(model=model, processing_class=processor, args=grpo_config(settings, processor),

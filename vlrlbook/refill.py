@@ -6,18 +6,57 @@ import random
 
 import torch
 
+from .rewards import silent_share
 from .shared_prompt import join_rows, split_rows, take_rows
 from .training import BeforeGRPOTrainer
 
-__all__ = ["RefillGroups", "silent_groups", "swap_groups"]
+__all__ = ["KnownRewards", "RefillGroups", "silent_groups", "swap_groups"]
 
-# A group is silent when all its rewards are equal: its advantages are 0 and it teaches nothing. Rounding of
-# float32 makes their standard deviation about 6e-8 instead of 0, and TRL adds 1e-4 before it divides by it,
-# so the advantages are about 6e-8 / 1e-4 instead of 0. Those of a group that teaches are near 1.
+# A group is silent when all its rewards are equal: its advantages are 0 and it teaches nothing. A trainer
+# looks at the rewards themselves. Where only advantages are known, this is the limit: rounding of float32
+# makes the standard deviation about 6e-8 instead of 0, and TRL adds 1e-4 before it divides by it, so the
+# advantages are about 6e-8 / 1e-4 instead of 0. Those of a group that teaches are near 1, if each was divided
+# by the spread of its group.
 SILENT_BELOW = 0.01
 
 
-class RefillGroups(BeforeGRPOTrainer):
+class KnownRewards(BeforeGRPOTrainer):
+    """Mixin before TRL's GRPOTrainer: a scored batch has the field `rewards`, NaN for a reward of None.
+
+    With `leaves_out_unpaid` an answer whose reward is None is out of the loss, out of the number of tokens by
+    which the loss is divided, and out of the KL term. TRL (1.16) alone takes its advantage for 0."""
+
+    leaves_out_unpaid = False
+
+    def _calculate_rewards(self, inputs, prompts, *more):
+        """Overrides TRL's (1.16), which returns the rewards of all processes: [all rows, reward functions].
+
+        Keeps those of this process. If a new TRL does not call this method any more, the batch gets no field
+        `rewards`: an AttributeError at the first step."""
+        rewards = super()._calculate_rewards(inputs, prompts, *more)
+        first = self.accelerator.process_index * len(prompts)  # row of this process, as TRL cuts advantages
+        self._own_rewards = rewards[first:first + len(prompts), 0]  # of the one reward function of a run
+        return rewards
+
+    def _generate_and_score_completions(self, inputs):
+        """Overrides TRL's (1.16): sample and score a batch, and add the field `rewards`, [rows].
+
+        If a new TRL does not call this method any more, cut answers that are masked stay in the loss."""
+        batch = super()._generate_and_score_completions(inputs)
+        batch = batch | {"rewards": self._own_rewards}
+        if not self.leaves_out_unpaid:
+            return batch
+        # As TRL's `mask_truncated_completions` does it, but for each answer whose reward is None.
+        is_paid = (~batch["rewards"].isnan()).to(batch["completion_mask"].dtype)
+        batch["completion_mask"] = batch["completion_mask"] * is_paid[:, None]
+        return batch | {"num_items_in_batch": self._tokens_of_all(batch)}
+
+    def _tokens_of_all(self, batch):
+        "How many tokens of answers are in the loss, over all processes: TRL divides the loss by it"
+        return self.accelerator.gather(_answer_tokens(batch)).sum()
+
+
+class RefillGroups(KnownRewards):
     """Mixin before TRL's GRPOTrainer: replaces groups whose rewards are all equal by groups for new prompts.
 
     Such a silent group teaches nothing. `refill` is how often a step may try new prompts; 0 tries none."""
@@ -31,7 +70,7 @@ class RefillGroups(BeforeGRPOTrainer):
         method any more, silent groups stay and `extra_answers` is missing from the log."""
         batch = super()._generate_and_score_completions(inputs)
         if not (self.refill and self.model.training):
-            return batch  # TRL calls this for its evaluation too, whose prompts must stay
+            return _without_rewards(batch)  # TRL calls this for its evaluation too, whose prompts must stay
         G, extra_answers = self.num_generations, 0
         for attempt in range(self.refill):  # how often at most a step may try new prompts
             # The largest number of silent groups on any process: all processes must sample equally many.
@@ -43,26 +82,26 @@ class RefillGroups(BeforeGRPOTrainer):
             new_batch = super()._generate_and_score_completions(prompts)
             batch = swap_groups(batch, new_batch, G)  # only its groups that are not silent are taken
         # The new answers have other lengths, and TRL divides the loss by the number of all answers' tokens.
-        tokens_of_all = self.accelerator.gather(_answer_tokens(batch)).sum()
-        self._log_shares(batch["advantages"], extra_answers / len(inputs))
-        return batch | {"num_items_in_batch": tokens_of_all}
+        tokens_of_all = self._tokens_of_all(batch)
+        self._log_shares(batch, extra_answers / len(inputs))
+        return _without_rewards(batch) | {"num_items_in_batch": tokens_of_all}
 
-    def _log_shares(self, advantages, extra_share):
+    def _log_shares(self, batch, extra_share):
         """Log which share of the batch is in silent groups still, and how many more answers were sampled.
 
-        A silent group has equal rewards. `advantages`: [rows]; `extra_share`: 0.5 for half a batch more."""
+        A silent group has equal rewards. `extra_share`: 0.5 for half a batch more."""
         G = self.num_generations
-        silent = silent_groups(advantages, G)
+        silent = _silent_in(batch, G)
         metrics = self._metrics["train"]  # TRL's, by name; it logs their means
-        metrics["silent_left"].append(len(silent) * G / len(advantages))
+        metrics["silent_left"].append(len(silent) * G / len(batch["advantages"]))
         metrics["extra_answers"].append(extra_share)
 
     def _most_silent(self, batch):
         """How many silent groups (all rewards equal) the process with the most of them has.
 
         Every process takes this number, since all must sample together in a round or none may. `batch`: as
-        TRL scored it, with `advantages` [rows]."""
-        silent = silent_groups(batch["advantages"], self.num_generations)
+        TRL scored it, with `advantages` and `rewards` [rows]."""
+        silent = _silent_in(batch, self.num_generations)
         own_count = torch.tensor([len(silent)], device=self.accelerator.device)
         return int(self.accelerator.gather(own_count).max())
 
@@ -89,8 +128,28 @@ def _answer_tokens(batch):
     return answer_mask.sum().reshape(1)
 
 
+def _without_rewards(batch):
+    "A batch without the field `rewards`, as TRL makes it"
+    return {name: field for name, field in batch.items() if name != "rewards"}
+
+
+def _silent_in(batch, G):
+    """Numbers of the groups of a batch (G answers each) whose rewards are all equal.
+
+    By the field `rewards`, NaN where an answer is left out. A batch without that field tells it by its
+    advantages, rightly only if each was divided by the spread of its group."""
+    if "rewards" not in batch:
+        return silent_groups(batch["advantages"], G)
+    silent = []
+    for number, group in enumerate(batch["rewards"].view(-1, G)):
+        rewards = [None if reward.isnan() else reward.item() for reward in group]
+        if silent_share(rewards, G):  # of one group: 1 or 0; it is what the column `silent` counts
+            silent.append(number)
+    return silent
+
+
 def silent_groups(
-    advantages: torch.Tensor,  # [rows], whole groups one after the other
+    advantages: torch.Tensor,  # [rows], whole groups one after the other, divided by their groups' spread
     G: int,  # answers of a group
 ) -> list:  # numbers of the groups whose rewards were all equal
     "Find the groups that teach nothing: those whose advantages are all nearly 0"
@@ -99,18 +158,18 @@ def silent_groups(
 
 
 def swap_groups(
-    batch: dict,  # what TRL scored, rows in whole groups
-    fresh: dict,  # a batch for new prompts, also as TRL scored it
+    batch: dict,  # what TRL scored, rows in whole groups; with `rewards` silent groups are found by them
+    fresh: dict,  # a batch for new prompts, also as TRL scored it, with the same fields
     G: int,  # answers of a group
 ) -> dict:  # `batch` with as many of its silent groups replaced as `fresh` has groups that teach
     """Replace silent groups, which teach nothing, by groups of another batch that are not silent.
 
     Prompts and answers are padded to the longest of both batches. Rewards and pictures are copied with their
     rows, not computed again."""
-    silent_in_fresh = silent_groups(fresh["advantages"], G)
+    silent_in_fresh = _silent_in(fresh, G)
     groups = range(len(fresh["advantages"]) // G)
     teaching = [group for group in groups if group not in silent_in_fresh]
-    silent = silent_groups(batch["advantages"], G)
+    silent = _silent_in(batch, G)
     if not silent or not teaching:
         return batch
     # `split_rows` makes lists of the pictures, an item for each row; `join_rows` undoes it. In between rows

@@ -12,7 +12,7 @@ from statistics import stdev
 
 from transformers import TrainerCallback
 
-from .answers import generate_answers, predict
+from .answers import generate_answers, predict, sampled_by
 from .archive import DataError
 from .core import Rollout, RolloutGroup, RunLog, mean_of, thumbnail_url
 from .folders import write_json, write_whole
@@ -128,9 +128,12 @@ class HeldOutReward(TrainerCallback):
         if state.global_step % self.settings.eval_steps or not state.is_world_process_zero:
             return
         s = self.settings
-        answers = generate_answers(model, self.processor, self.samples, temperature=s.temperature,
-                                   max_new_tokens=s.max_completion_length, batch_size=s.eval_batch_size,
-                                   looks=s.max_looks)  # most calls of the tool `zoom` in one answer
+        # As TRL samples in training: it is drawn beside that reward as the same quantity.
+        sampling = {name: getattr(s, name) for name in sampled_by}
+        answers = generate_answers(model, self.processor, self.samples, batch_size=s.eval_batch_size,
+                                   max_new_tokens=s.max_completion_length,
+                                   looks=s.max_looks,  # most calls of the tool `zoom` in one answer
+                                   **sampling)
         parts = self.reward([texts[0] for texts in answers], self.samples)  # one text for each sample
         mean = sum(part["overall"] for part in parts) / len(parts)
         self.log.append({"step": state.global_step, "eval/reward": mean})

@@ -263,6 +263,11 @@ class Looker:
         "How many calls of this answer were refused, by kind"
         return self._refused
 
+    @property
+    def calls(self) -> int:
+        "How many calls there were in this answer, with those that were refused"
+        return self._looks
+
     def zoom(self, x1: int, y1: int, x2: int, y2: int) -> list:
         """
         Look at a part of the picture again, enlarged.

@@ -12,15 +12,20 @@ do by itself, and what is done here instead:
   pictures it keeps no masks. Both families are refused.
 
 Written by hand."""
+import io
+import json
 import re
 from functools import partial
+from itertools import chain
 
 import torch
+from PIL import Image
 
 from .core import Sample
-from .data import to_messages
+from .data import picture_tokens, to_messages
 from .geometry import scale_of_family
 from .models import chat_template
+from .pointing import shown_size
 from .readers.turns import looks_of, read_call, refusals, turns_of, written
 from .settings import SettingsError
 from .training import BeforeGRPOTrainer
@@ -316,36 +321,43 @@ def _model_turns(
 # Asking
 
 def converse(
-    say,  # the model: (batch of tensors, n) → n texts for each row, those of one row next to each other
+    say,  # the model: (batch of tensors, n, most tokens for each row) → n texts for each row, side by side
     processor,  # of a Qwen family
     samples: list,  # of `Sample`
     n: int,  # answers to each
     looks: int,  # calls that are allowed in one answer
     eye: Eye,  # of the model: in which size it sees a picture, in which scale it writes coordinates
+    most_tokens: int,  # of an answer: all its turns and all that the tool tells, pictures included
 ) -> list:  # n texts for each sample, such as "zoom(98, 0, 112, 14)\n<tool_response><image>…"
-    "Sample answers of a model that may call the tool `zoom`; the tool loop is as TRL's in training"
+    """Sample answers of a model that may call the tool `zoom`; the tool loop is as TRL's in training
+
+    So an answer ends with its call where what the tool tells does not fit into `most_tokens`."""
     style = teach_calls(processor)  # how the model writes calls: plain or tagged
     openings = [_opening_text(processor, sample) for sample in samples]
-    first_turns = say(_as_batch(processor, openings, [sample.images for sample in samples]), n)
+    batch = _as_batch(processor, openings, [sample.images for sample in samples])
+    first_turns = say(batch, n, [most_tokens] * len(samples))
+    opening_lengths = _lengths(batch)  # in tokens, those of the picture included
     conversations = []  # n of the first sample, then n of the second, and so on
     for i, text in enumerate(first_turns):
         sample_number = i // n
         tool = Looker(eye, looks)  # makes the enlarged pictures, and counts calls
-        conversation = _Conversation(openings[sample_number], samples[sample_number], tool)
+        conversation = _Conversation(openings[sample_number], samples[sample_number], tool,
+                                     opening_lengths[sample_number])
         conversation.add_model_turn(text, style)
         conversations.append(conversation)
     # A turn after each allowed call, and one more, in which a model whose further call was refused may answer
     for _ in range(looks + 1):
-        _take_turns(say, processor, conversations, style)
+        _take_turns(say, processor, conversations, style, most_tokens)
     answers = [written(conversation.turns) for conversation in conversations]  # each a single text
     return [answers[begin:begin + n] for begin in range(0, len(answers), n)]
 
 
 def _take_turns(
-    say,  # the model: (batch of tensors, n) → n texts for each row
+    say,  # the model: (batch of tensors, n, most tokens for each row) → n texts for each row
     processor,  # of the model
     conversations,  # list of `_Conversation`; those with calls are changed
     style,  # of calls: plain or tagged
+    most_tokens,  # of a whole answer
 ):
     "Answer the calls of the model's last turns, and let it go on by one turn, where there are such calls"
     calling = [conversation for conversation in conversations if conversation.calls]
@@ -353,11 +365,47 @@ def _take_turns(
         return
     for conversation in calling:
         conversation.answer_calls(processor)
-    texts = [conversation.text for conversation in calling]
-    pictures = [conversation.pictures for conversation in calling]
-    model_turns = say(_as_batch(processor, texts, pictures), 1)
-    for conversation, text in zip(calling, model_turns, strict=True):
+    batch = _next_prompts(processor, calling)
+    rooms = []  # for each conversation how many tokens its answer may still have
+    for conversation, length in zip(calling, _lengths(batch)):
+        rooms.append(most_tokens - (length - conversation.opening_length))
+    going_on, limits = _those_with_room(calling, rooms)
+    if not going_on:
+        return
+    if len(going_on) < len(calling):
+        batch = _next_prompts(processor, going_on)
+    model_turns = say(batch, 1, limits)
+    for conversation, text in zip(going_on, model_turns, strict=True):
         conversation.add_model_turn(text, style)
+
+
+def _next_prompts(processor, conversations):
+    "The texts and pictures of some `_Conversation`s, up to where the model must go on, as one batch"
+    texts = [conversation.text for conversation in conversations]
+    return _as_batch(processor, texts, [conversation.pictures for conversation in conversations])
+
+
+def _lengths(batch):
+    "How many tokens each row of a batch has without padding, a list of int"
+    return batch["attention_mask"].sum(1).tolist()
+
+
+def _those_with_room(
+    conversations,  # list of `_Conversation` with calls that were answered; those without room are ended
+    rooms,  # for each how many tokens its answer may still have; below 0: the tool has told too much
+):
+    """The conversations that go on, and for each of them the most tokens of its next turn: two lists
+
+    As TRL 1.16 (`_tool_call_loop`): what the tool told is dropped where it makes an answer too long. Where it
+    just fits, it stays, and the model has no token left to say anything."""
+    going_on, limits = [], []
+    for conversation, room in zip(conversations, rooms):
+        if room > 0:
+            going_on.append(conversation)
+            limits.append(room)
+        else:
+            conversation.end(without_tool=room < 0)
+    return going_on, limits
 
 
 class _Conversation:
@@ -367,12 +415,15 @@ class _Conversation:
         text,  # the question as the chat template writes it, up to where the model must answer
         sample,  # `Sample`, whose pictures stand in the text
         looker,  # `Looker`, the tool for this conversation alone; gets the sample's picture
+        opening_length=0,  # tokens of that text, those of the picture included
     ):
+        self.opening_length = opening_length
         self.text, self.pictures, self.looker = text, list(sample.images), looker
         looker.reset(images=sample.images)
         self.turns = []  # (role, text), without the question
         self.calls = []  # of the model's last turn: for each call what stands in it, such as "98, 0, 112, 14"
         self.last_turn = ""  # of the model, as it was generated
+        self.turns_told = 0  # of the tool, to the calls of the model's last turn
 
     def add_model_turn(self,
         text,  # what the model generated
@@ -387,6 +438,7 @@ class _Conversation:
         processor,  # its chat template writes the tool's answers
     ):
         "Run the calls of the model's last turn, and add that turn and the tool's answers to the next prompt"
+        self.turns_told = len(self.calls)
         # for each call [{"type": "image"}], or where it was refused [{"type": "text", "text": why}]
         contents = []
         for call_text in self.calls:
@@ -398,6 +450,14 @@ class _Conversation:
         tool_turns = _tool_turns(processor, contents)
         # The model stopped at its end token, which is not in its text.
         self.text += self.last_turn + processor.tokenizer.eos_token + tool_turns
+
+    def end(self,
+        without_tool,  # True: what the tool told to the last calls does not belong to the answer
+    ):
+        "Let the model say nothing more"
+        self.calls = []
+        if without_tool:
+            del self.turns[len(self.turns) - self.turns_told:]
 
 
 def _result_of(
@@ -421,19 +481,86 @@ def look_options(
     settings,  # `GRPOSettings`, checked
     model,  # the policy
     processor,  # of the model; changed by `teach_calls`
+    dataset,  # `datasets.Dataset` of the training, for the sizes of its pictures
 ) -> dict:  # keyword arguments for `GRPOTrainer`; empty where the run has no tool
-    "Make TRL offer the tool `zoom` to the model: a factory makes the tool, a `Looker`, for each answer"
+    """Make TRL offer the tool `zoom` to the model: a factory makes the tool, a `Looker`, for each answer
+
+    SettingsError if a look does not fit into an answer's length: TRL would drop every picture of the tool."""
     if not settings.max_looks:  # 0 calls in one answer: the run has no tool
         return {}
     eye = eye_of(model, processor)  # the size in which the model sees pictures, its scale of coordinates
-    teach_calls(processor)  # its chat template then writes calls, and TRL can read them
+    style = teach_calls(processor)  # its chat template then writes calls, and TRL can read them
+    _check_room(settings, eye, style, dataset)
     return dict(environment_factory=partial(Looker, eye, settings.max_looks))
+
+
+def _check_room(
+    settings,  # `GRPOSettings`, checked
+    eye,  # `Eye` of the model
+    style,  # of calls: plain or tagged
+    dataset,  # `datasets.Dataset` of the training
+):
+    "Raise SettingsError if one call, the largest crop and the shortest true answer are too long for an answer"
+    sizes = _picture_sizes(dataset)  # a set of (width, height)
+    if not sizes:
+        return
+    crop = max(_crop_tokens(eye.processor, size) for size in sizes)
+    tokens_of = partial(_token_count, eye.processor.tokenizer)
+    # Each turn of the model ends with a token. In the tool's turn one token stands for the whole picture.
+    call = tokens_of(_whole_call(eye, style, max(sizes))) + 1
+    told = tokens_of(_tool_turns(eye.processor, [[{"type": "image"}]])) - 1 + crop
+    answer = min(tokens_of(truth) for truth in set(dataset["answer"])) + 1
+    needed = call + told + answer
+    if needed > settings.max_completion_length:
+        raise SettingsError(
+            f"max_completion_length = {settings.max_completion_length}: a call of the tool, the part that it "
+            f"enlarges ({crop} tokens with max_image_size = {settings.max_image_size}) and an answer take "
+            f"{needed} tokens, and a part that does not fit is never shown; expected {needed} or more, or a "
+            "smaller max_image_size")
+
+
+def _token_count(tokenizer, text):
+    "How many tokens a text has, without those that a tokenizer may put around it"
+    return len(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _whole_call(eye, style, size):
+    "A call for a whole picture of `size`, (width, height), as a model writes it that calls in `style`"
+    call = eye.said((0, 0, *size), Image.new("1", size))  # such as zoom(0, 0, 112, 112)
+    if style == "plain":
+        return call
+    numbers = read_call(call.removeprefix("zoom(").removesuffix(")")).box or ()
+    arguments = dict(zip(("x1", "y1", "x2", "y2"), numbers))
+    said = json.dumps(dict(name="zoom", arguments=arguments))
+    return f"<tool_call>\n{said}\n</tool_call>"
+
+
+def _crop_tokens(
+    processor,  # of a Qwen family
+    size,  # width and height of a picture in pixels
+):
+    "How many tokens the largest part has that the tool can cut out of a picture: the whole, or a square"
+    # `Eye.crop` enlarges a part until its longer side is that of the shown picture.
+    side = max(*shown_size(processor, size), min(size))
+    return max(picture_tokens(processor, size), picture_tokens(processor, (side, side)))
+
+
+def _picture_sizes(dataset):
+    "(width, height) of the first picture of each row, a set; read from the files' headers, not decoded"
+    sizes = set()
+    for batch in dataset.select_columns("images").with_format("arrow").iter(batch_size=1000):
+        for pictures in batch["images"].to_pylist():  # of a row: dicts of bytes and path, one of them None
+            for picture in pictures[:1]:
+                content = io.BytesIO(picture["bytes"]) if picture["bytes"] else picture["path"]
+                with Image.open(content) as opened:
+                    sizes.add(opened.size)
+    return sizes
 
 
 class LookTwice(BeforeGRPOTrainer):
     "Mixin before TRL's GRPOTrainer: `readers/turns` reads the model's calls, and refusals are logged by kind"
 
-    def _tool_call_loop(self, *args, **kwargs):
+    def _tool_call_loop(self, prompts, prompt_ids, completion_ids, completions, *more):
         """Overrides TRL's (1.16), which runs the tools that answers call and lets the model go on.
 
         TRL calls the tool with one argument, `said`: what the model wrote within a call. Its tool would be
@@ -442,11 +569,15 @@ class LookTwice(BeforeGRPOTrainer):
         # Both attributes are TRL's. `_sync_tool_dicts`, made for each batch: for each answer, name → tool.
         # `environments`: a `Looker` for each answer.
         self._sync_tool_dicts = [{"zoom": partial(answer_call, looker)} for looker in self.environments]
-        result = super()._tool_call_loop(*args, **kwargs)
+        result = super()._tool_call_loop(prompts, prompt_ids, completion_ids, completions, *more)
         mode = "train" if self.model.training else "eval"
         for kind in refusals:  # outside, too_many and the like; `refused` counts the calls of each kind
             count = sum(looker.refused[kind] for looker in self.environments)
             self._metrics[mode][f"part/{kind}"].append(count / len(self.environments))
+        # TRL runs a tool, and takes what it told out of the completion where that makes it too long.
+        called = sum(looker.calls for looker in self.environments)
+        told = sum(message["role"] == "tool" for message in chain.from_iterable(completions))
+        self._metrics[mode]["part/no_room"].append((called - told) / len(self.environments))
         return result
 
 
