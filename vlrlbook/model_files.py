@@ -6,10 +6,9 @@ import fnmatch
 import json
 import re
 import shutil
-import struct
 from pathlib import Path
 
-from .folders import new_folder, write_json
+from .folders import header_length, new_folder, read_header, write_json
 from .settings import SettingsError, nearest
 
 __all__ = ["other_weights", "copy_descriptions", "read_header", "stored_dtype", "replace_weights",
@@ -28,7 +27,6 @@ _files_of_a_run = ("checkpoint-*", "earlier-*", "manifest.json")
 _torch_names = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _safetensors_names = {name: short for short, name in _torch_names.items()}
 
-_header_length = struct.Struct("<Q") # a safetensors file begins with the length of its JSON header
 _header_alignment = 8 # bytes; the safetensors library pads the header to a multiple of it
 _copied_at_once = 16 * 2**20 # bytes of a file that are in memory while it is copied
 
@@ -71,16 +69,6 @@ def _matches(name, patterns):
 
 
 # Weights
-
-def read_header(
-    path: str | Path, # a safetensors file
-) -> tuple: # (tensor → {dtype, shape, data_offsets}, and __metadata__; place of the first number)
-    "Read the table at the beginning of a safetensors file: where each tensor lies and of which type it is"
-    # the file: the header's length (8 bytes), the header (JSON), then the numbers of all tensors
-    with open(path, "rb") as f:
-        (length,) = _header_length.unpack(f.read(_header_length.size))
-        return json.loads(f.read(length)), _header_length.size + length
-
 
 def stored_dtype(
     folder: str | Path, # a model directory
@@ -248,7 +236,7 @@ def _new_header(
     text = json.dumps(table, separators=(",", ":")).encode()
     # the format wants the header padded with blanks to a multiple of 8 bytes
     text += b" " * (-len(text) % _header_alignment)
-    return _header_length.pack(len(text)) + text
+    return header_length.pack(len(text)) + text
 
 
 def _new_size(entry, new_type):
