@@ -16,7 +16,7 @@ from .judge import about_judge
 from .marking import pictures_of
 from .models import save_processor
 from .report import write_report
-from .settings import GRPOSettings, SettingsError, reward_without_paths, trained_rewards
+from .settings import GRPOSettings, SettingsError, reward_without_paths, settings_of_adapter, trained_rewards
 from .training import same_run
 from .verdict import verdict_line, verdict_of
 
@@ -41,18 +41,38 @@ KEPT_HERE = ["checkpoint-*", "earlier-*", ".saving", "pictures.json", "report.ht
              "begun_with.json"]
 
 
+# What a run leaves in its folder, besides log, settings, checkpoints and answers. A run that begins anew in
+# the same folder moves it aside: none of it may be taken for a result of the new one.
+_leaves = ("results.json", "report.html", "README.md", "predictions.jsonl", "rollouts.jsonl",
+           "rollouts_now.json", "training_args.json", "training_args.bin", "trainer_state.json")
+# And the model: its adapter or, with use_lora false, all weights, and the processor's files.
+_weights = ("adapter_config.json", "adapter_model*", "model*.safetensors", "model.safetensors.index.json",
+            "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
+            "chat_template*", "processor_config.json", "preprocessor_config.json",
+            "video_preprocessor_config.json", "ref")
+# A user may keep a file of settings under this name, so it goes only where weights of a whole model are.
+_of_whole_model = ("config.json", "generation_config.json")
+
+
 def as_it_began(
     settings: GRPOSettings,  # a checked object
     checkpoint: str | None,  # where the run goes on, or None
     train,  # data set that it trains on
+    compare_only: bool = False,  # change no file yet: call it again so just before the training
 ):
     """Save the settings and data of a new run, or check that a resumed run has the same ones.
 
-    SettingsError if a resumed run has other settings (except those in `may_differ`) or other rows of data."""
+    SettingsError if a resumed run has other settings (except those in `may_differ`) or other rows of data.
+    What another run has left in `output_dir` is moved into a folder earlier-1 there."""
     # Rows that are drawn, not read from a file, follow from the settings.
     fingerprint = _fingerprint_of_rows(train) if settings.data else None
+    has_model = any(Path(settings.output_dir).glob("model*.safetensors"))
+    weights = _weights + (_of_whole_model if has_model else ())
     # A new run (no checkpoint) writes begun_with.json into output_dir; a resumed one is compared with it.
-    same_run(settings, checkpoint, may_differ, rows_of_data=fingerprint)
+    # The rank and scale of an adapter that goes on training are its own, whatever older versions wrote down.
+    free = may_differ | set(settings_of_adapter(settings.adapter))
+    same_run(settings, checkpoint, free, leaves=_leaves, weights=weights, compare_only=compare_only,
+             rows_of_data=fingerprint)
 
 
 def _fingerprint_of_rows(
