@@ -576,7 +576,8 @@ def test_what_is_pushed_holds_no_path_of_this_machine(tmp_path, monkeypatch, cap
     settings.reward = f"0.5*reward_model:{home}/judge/model + 0.5*counting"
     kept = dataclasses.asdict(settings)
     trl = dict(output_dir=given["output_dir"], logging_dir=f"{home}/run/runs/1", deepspeed=f"{home}/zero.json", lr_scheduler_type="linear")
-    for name, content in {"results.json": dict(settings=kept, steps=2, shares=[0.5, None]), "training_args.json": dict(settings=kept, trl=trl),
+    for name, content in {"results.json": dict(settings=kept, steps=2, shares=[0.5, None]),
+                          "training_args.json": dict(settings=kept, trl=trl),
                           "adapter_config.json": dict(base_model_name_or_path=f"{home}/base", r=16),
                           "ref/adapter_config.json": dict(base_model_name_or_path="Qwen/Qwen2.5-VL-3B-Instruct")}.items():
         (home / "run" / name).write_text(json.dumps(content))

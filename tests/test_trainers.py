@@ -188,8 +188,9 @@ def test_a_run_that_fails_leaves_nothing_of_the_one_before_beside_its_log(files,
     more = dict(keep_completions=True, max_steps=3)
     with pytest.raises(SettingsError, match="no checkpoint in .*; an earlier run was moved aside, and resume = '.*earlier-1/checkpoint-2'"):
         trained(files, tmp_path, resume="true", **more)
-    with pytest.raises(SettingsError, match="lr = 0.001 then, 1.0 now"): trained(files, tmp_path, resume=str(earlier / "checkpoint-2"), lr=1.0)
-    assert trained(files, tmp_path, resume=str(earlier / "checkpoint-2"), **more)["steps"] == 3
+    checkpoint = str(earlier / "checkpoint-2")
+    with pytest.raises(SettingsError, match="lr = 0.001 then, 1.0 now"): trained(files, tmp_path, resume=checkpoint, lr=1.0)
+    assert trained(files, tmp_path, resume=checkpoint, **more)["steps"] == 3
     assert steps_logged(tmp_path) == [1, 2, 3] and steps_logged(tmp_path / "earlier-2") == [1], "the log of the checkpoint's own run"
     assert json.loads((tmp_path / "begun_with.json").read_text())["lr"] == 1e-3
     kept = [json.loads(line)["step"] for line in (tmp_path / "completions.jsonl").read_text().splitlines()]
