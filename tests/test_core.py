@@ -26,6 +26,16 @@ def test_a_panel_with_an_axis_on_the_right_has_no_line_at_its_top():
     assert right.get_legend() and right.spines["right"].get_visible() and not right.spines["top"].get_visible()
 
 
+def test_a_run_log_replaces_the_file_of_an_older_one_with_its_first_row(tmp_path):
+    path = tmp_path / "run_log.csv"
+    older = RunLog(path)
+    for step in (1, 2, 3): older.append(dict(step=step, loss=0.5))
+    log = RunLog(path, RunLog.read(path).rows[:1])
+    assert RunLog.read(path).series("step")[1] == [1, 2, 3], "until then the older one is there"
+    for step in (2, 3): log.append(dict(step=step, loss=0.25))
+    assert RunLog.read(path).rows == log.rows == [dict(step=1, loss=0.5), dict(step=2, loss=0.25), dict(step=3, loss=0.25)]
+
+
 def test_a_run_log_without_a_file_has_nothing_to_save(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     log = RunLog()

@@ -17,7 +17,7 @@ import pytest
 from conftest import needs_lerobot
 from vlrlbook import folders
 from vlrlbook.folders import checkpoint_folders, checkpoint_number, checkpoint_step, damage, leftovers
-from vlrlbook.folders import move_newer_checkpoints, new_file, new_folder, newest_whole_checkpoint
+from vlrlbook.folders import move_earlier_run, move_newer_checkpoints, new_file, new_folder, newest_whole_checkpoint
 from vlrlbook.folders import remove_leftovers, surplus_checkpoints, write_json, write_whole
 
 
@@ -386,6 +386,21 @@ def test_checkpoints_by_number(tmp_path, capsys):
     assert names(tmp_path / "earlier-1") == ["checkpoint-100"]
     assert names(tmp_path / "earlier-2") == ["checkpoint-10", "checkpoint-9"]
     assert "2 checkpoints of an earlier run moved to earlier-2" in capsys.readouterr().out
+
+
+def test_an_earlier_run_is_moved_whole(tmp_path, capsys):
+    for name in ("checkpoint-9", "checkpoint-x", "classifier", "kept"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(name)
+    for name in ("run_log.csv", "adapter.bin", "mine.txt"): (tmp_path / name).write_text(name)
+    files = [tmp_path / name for name in ("run_log.csv", "results.json", "classifier", "kept", "adapter.bin")] # no results.json there
+    needed = [tmp_path / "kept", tmp_path / "adapter.bin"]
+    assert move_earlier_run(tmp_path, files, needed) == tmp_path / "earlier-1"
+    assert names(tmp_path / "earlier-1") == ["adapter.bin", "checkpoint-9", "classifier", "kept", "run_log.csv"]
+    assert names(tmp_path) == ["adapter.bin", "checkpoint-x", "earlier-1", "kept", "mine.txt"]
+    assert (tmp_path / "kept/file").read_text() == (tmp_path / "earlier-1/kept/file").read_text() == "kept"
+    assert "1 checkpoints and 4 files of an earlier run moved to earlier-1" in capsys.readouterr().out
+    assert move_earlier_run(tmp_path, files[:3]) is None and names(tmp_path / "earlier-1") != []
 
 
 def test_a_number_that_another_process_takes_meanwhile_is_passed(tmp_path, monkeypatch):

@@ -675,11 +675,56 @@ def test_files_with_pictures_are_not_pushed(tmp_path, monkeypatch):
     pushed = {}
     class Api:
         def create_repo(self, *args, **options): pass
+        def repo_info(self, name): return SimpleNamespace(private=True)
         def upload_folder(self, **options): pushed.update(options)
+        def upload_file(self, **options): pushed[options["path_in_repo"]] = options["path_or_fileobj"]
     monkeypatch.setattr(huggingface_hub, "HfApi", Api)
     monkeypatch.setattr(run_files, "save_run", lambda *args: None)
     settings = read_settings(GRPOSettings, {**SHORT, "output_dir": str(tmp_path), "hub_model_id": "me/x"})
     grpo.finish(SimpleNamespace(is_world_process_zero=lambda: True), None, settings, dict(verdict=not_measured()))
     left_out = lambda name: any(fnmatch.fnmatch(name, pattern) for pattern in pushed["ignore_patterns"])
-    assert all(map(left_out, ("pictures.json", "report.html", "rollouts_now.json", "checkpoint-2")))
-    assert not any(map(left_out, ("README.md", "results.json", "adapter_model.safetensors")))
+    assert all(map(left_out, ("pictures.json", "report.html", "rollouts_now.json", "checkpoint-2", "completions.jsonl",
+                              "completions.3.jsonl", "runs/Dec01_vm/events.out.tfevents.1", ".saving/x", ".env")))
+    assert not any(map(left_out, ("README.md", "adapter_model.safetensors", "predictions.jsonl", "run_log.csv", "tokenizer.json")))
+    assert set(pushed) & {"results.json", "README.md"} == {"results.json"}, "that without paths goes by itself"
+
+
+def test_what_is_pushed_holds_no_path_of_this_machine(tmp_path, monkeypatch, capsys):
+    import fnmatch
+    import huggingface_hub
+    home, pushed = tmp_path / "patients of Dr Li", {}
+    class Api:
+        def create_repo(self, *args, **options): pass
+        def repo_info(self, name): return SimpleNamespace(private=False)
+        def upload_folder(self, folder_path, ignore_patterns, **options):
+            for path in home.joinpath("run").rglob("*"):
+                name = path.relative_to(folder_path).as_posix()
+                if path.is_file() and not any(fnmatch.fnmatch(name, p) for p in ignore_patterns): pushed[name] = path.read_bytes()
+        def upload_file(self, path_or_fileobj, path_in_repo, **options): pushed[path_in_repo] = path_or_fileobj
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    (home / "run/ref").mkdir(parents=True)
+    (home / "photos").mkdir()
+    (home / "photos/rows.jsonl").write_text("")
+    given = dict(data=str(home / "photos"), output_dir=str(home / "run"), hub_model_id="me/x", system_prompt="/no_think Be brief.",
+                 vllm_server_base_url="http://10.0.0.7:8000")
+    settings = read_settings(GRPOSettings, SHORT | given)
+    settings.reward = f"0.5*reward_model:{home}/judge/model + 0.5*counting"
+    kept = dataclasses.asdict(settings)
+    trl = dict(output_dir=given["output_dir"], logging_dir=f"{home}/run/runs/1", deepspeed=f"{home}/zero.json", lr_scheduler_type="linear")
+    for name, content in {"results.json": dict(settings=kept, steps=2, shares=[0.5, None]),
+                          "training_args.json": dict(settings=kept, trl=trl),
+                          "adapter_config.json": dict(base_model_name_or_path=f"{home}/base", r=16),
+                          "ref/adapter_config.json": dict(base_model_name_or_path="Qwen/Qwen2.5-VL-3B-Instruct")}.items():
+        (home / "run" / name).write_text(json.dumps(content))
+    for name in ("completions.jsonl", "predictions.jsonl", "rollouts.jsonl", "run_log.csv"): (home / "run" / name).write_text("x")
+    run_files.push(settings)
+    assert set(pushed) == {"results.json", "training_args.json", "adapter_config.json", "ref/adapter_config.json", "run_log.csv"}
+    for name, content in pushed.items(): assert b"patients" not in content and b"10.0.0.7" not in content, name
+    results, arguments = json.loads(pushed["results.json"]), json.loads(pushed["training_args.json"])
+    assert results["settings"]["reward"] == "0.5*reward_model:judge + 0.5*counting" and results["shares"] == [0.5, None]
+    assert results["settings"]["system_prompt"] == "/no_think Be brief." and results["settings"]["lr"] == settings.lr
+    assert arguments["trl"] == dict(output_dir=None, logging_dir=None, deepspeed="zero.json", lr_scheduler_type="linear")
+    assert json.loads(pushed["adapter_config.json"]) == dict(base_model_name_or_path="base", r=16)
+    assert json.loads(pushed["ref/adapter_config.json"]) == dict(base_model_name_or_path="Qwen/Qwen2.5-VL-3B-Instruct")
+    assert "this repository is public" in capsys.readouterr().out
+    assert json.loads((home / "run/results.json").read_text())["settings"] == kept, "the files here stay as they are"

@@ -1,8 +1,10 @@
 """A LoRA adapter is merged as contracted, and one of another base is refused."""
 import json
+import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from vlrlbook.core import cast
 from vlrlbook.data import encode
 from vlrlbook.model_files import only_for_transformers_5
@@ -67,6 +69,34 @@ def test_an_adapter_of_another_base_is_refused(pair, tmp_path, family, config):
     with pytest.raises(ValueError, match="adapter is an adapter of another base than other"):
         merge_lora(str(tmp_path / "other"), str(pair / "adapter"), str(tmp_path / "merged"))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["other"]
+
+
+def test_an_adapter_of_a_folder_with_other_numbers_is_refused(pair, tmp_path):
+    "Same family, same shapes: two warm starts, or a model and what was trained from it"
+    other = tmp_path / "other"
+    shutil.copytree(pair / "base", other)
+    file = sorted(other.glob("*.safetensors"))[0]
+    weights = load_file(file)
+    name = min(weights)
+    save_file(weights | {name: weights[name] + 1}, file, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="adapter is an adapter of another base than other: .*base, where 1 of [0-9]+ weights have"):
+        load_vlm(str(other), adapter=str(pair / "adapter"))
+
+
+@pytest.mark.parametrize("how", ["copied", "another type", "one file", "a link", "base gone"])
+def test_an_adapter_fits_any_copy_of_its_base(pair, tmp_path, how):
+    base, adapter, copy = (tmp_path / name for name in ("base", "adapter", "copy"))
+    shutil.copytree(pair / "base", base)
+    shutil.copytree(pair / "adapter", adapter)
+    path = adapter / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"base_model_name_or_path": str(base)}))
+    if how in ("copied", "base gone"): shutil.copytree(base, copy)
+    if how == "a link": copy.symlink_to(base)
+    if how in ("another type", "one file"):
+        model, processor = load_vlm(str(base), dtype="float32" if how == "another type" else "bfloat16")
+        save_model(model, processor, copy)
+    if how == "base gone": shutil.rmtree(base)
+    load_vlm(str(copy), adapter=str(adapter))
 
 
 def test_hub_names_that_differ_are_refused(pair, tmp_path):

@@ -2,7 +2,7 @@
 import json
 import subprocess
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import ClassVar
 
 import pytest
@@ -194,3 +194,44 @@ def test_an_option_wins_over_another_name_in_the_file(tmp_path):
     assert (s.lr, s.when_cut, s.batch_size) == (1e-4, "paid", 16)
     s = load_settings(tmp_path / "run.yaml", learning_rate=1e-4)
     assert (s.lr, s.when_cut) == (1e-4, "masked")
+
+
+# An adapter that goes on training
+
+@pytest.fixture
+def adapter(tmp_path):
+    "The files of an adapter with other numbers than the presets: rank 12, alpha 24, dropout 0.1, no vision tower"
+    from safetensors.torch import save_file
+    import torch
+    config = dict(peft_type="LORA", r=12, lora_alpha=24, lora_dropout=0.1, target_modules=["down_proj"])
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    save_file({"base_model.model.model.language_model.layers.0.mlp.down_proj.lora_A.weight": torch.zeros(1)},
+              tmp_path / "adapter_model.safetensors")
+    return tmp_path
+
+
+def test_an_adapter_brings_its_own_settings(adapter):
+    of_adapter = dict(lora_r=12, lora_alpha=24, lora_dropout=0.1, lora_vision=False)
+    for given in ({}, of_adapter, dict(r="12"), dict(size="gpu", use_4bit=False)): # the preset says 16, 1024, 0.05, true
+        settings = read_settings(GRPOSettings, dict(adapter=str(adapter)) | given)
+        assert {name: getattr(settings, name) for name in of_adapter} == of_adapter
+    again = read_settings(GRPOSettings, {name: value for name, value in asdict(settings).items() if value is not None})
+    assert again == settings
+    without = read_settings(GRPOSettings, {})
+    assert (without.lora_r, without.lora_alpha, without.lora_dropout, without.lora_vision) == (16, 1024, 0.05, True)
+
+
+@pytest.mark.parametrize("given, told", [
+    (dict(lora_r=4), "lora_r = 4: the adapter that goes on training has 12, and keeps it; leave lora_r out"),
+    (dict(lora_alpha=8), "lora_alpha = 8: .* has 24"), (dict(lora_dropout=0.5), "lora_dropout = 0.5: .* has 0.1"),
+    (dict(lora_vision=True), "lora_vision = True: .* has False")])
+def test_an_adapter_takes_no_other_settings(adapter, given, told):
+    with pytest.raises(SettingsError, match=told): read_settings(GRPOSettings, dict(adapter=str(adapter)) | given)
+
+
+def test_what_an_adapter_does_not_tell_is_the_presets(adapter):
+    (adapter / "adapter_model.safetensors").write_bytes(b"cut")
+    (adapter / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 12}')
+    settings = read_settings(GRPOSettings, dict(adapter=str(adapter), lora_vision=False))
+    assert (settings.lora_r, settings.lora_alpha, settings.lora_dropout, settings.lora_vision) == (12, 1024, 0.05, False)
+    with pytest.raises(SettingsError, match="no adapter_config.json there"): read_settings(GRPOSettings, dict(adapter=str(adapter / "x")))

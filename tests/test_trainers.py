@@ -145,6 +145,69 @@ def test_a_run_does_not_go_on_with_other_settings(files, tmp_path, other, told):
     assert (tmp_path / "run_log.csv").read_bytes() == before, "nothing was touched"
 
 
+def contents(folder): return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
+
+
+def steps_logged(folder): return RunLog.read(folder / "run_log.csv").series("lr")[0]
+
+
+def called_off(files, out, monkeypatch, **more):
+    "A run that is stopped, as by Ctrl-C, while the held-out pictures are asked before the training"
+    def stop(*args): raise KeyboardInterrupt
+    monkeypatch.setattr("vlrlbook.grpo.predict_together", stop)
+    settings = read_settings(GRPOSettings, SHORT | dict(data=str(files / "one.jsonl"), output_dir=str(out)) | more)
+    with pytest.raises(KeyboardInterrupt): run(settings)
+
+
+def test_a_run_that_is_called_off_before_it_trains_has_touched_nothing(files, tmp_path, monkeypatch, capsys):
+    trained(files, tmp_path, max_steps=3, save_steps=1)
+    before = contents(tmp_path)
+    called_off(files, tmp_path, monkeypatch, lr=1e-6)
+    assert "an earlier run, up to checkpoint-3: resume = true would go on" in capsys.readouterr().out
+    called_off(files, tmp_path, monkeypatch, resume=str(tmp_path / "checkpoint-2"), max_steps=3, save_steps=1)
+    assert contents(tmp_path) == before and not list(tmp_path.glob("earlier-*"))
+    with pytest.raises(SettingsError, match="lr = 0.001 then, 1e-06 now"): trained(files, tmp_path, max_steps=4, resume="true", lr=1e-6)
+    assert trained(files, tmp_path, max_steps=4, save_steps=1, resume="true")["steps"] == 4
+    assert steps_logged(tmp_path) == [1, 2, 3, 4]
+
+
+def test_a_run_that_fails_leaves_nothing_of_the_one_before_beside_its_log(files, tmp_path, monkeypatch):
+    trained(files, tmp_path, keep_completions=True)
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "config.json").write_text("mine, too: the run has left no whole model")
+    first = contents(tmp_path)
+    with monkeypatch.context() as patch:
+        def fail(*args): raise RuntimeError("no room")
+        patch.setattr("vlrlbook.grpo.finish", fail)
+        with pytest.raises(RuntimeError): trained(files, tmp_path, lr=1.0, max_steps=1, save_steps=0)
+    mine = {"notes.txt", "config.json"}
+    assert set(contents(tmp_path)) == {"run_log.csv", "begun_with.json"} | mine and steps_logged(tmp_path) == [1]
+    earlier = tmp_path / "earlier-1"
+    assert contents(earlier) == {name: content for name, content in first.items() if name not in mine}
+    assert (earlier / "checkpoint-2").is_dir()
+    more = dict(keep_completions=True, max_steps=3)
+    with pytest.raises(SettingsError, match="no checkpoint in .*; an earlier run was moved aside, and resume = '.*earlier-1/checkpoint-2'"):
+        trained(files, tmp_path, resume="true", **more)
+    checkpoint = str(earlier / "checkpoint-2")
+    with pytest.raises(SettingsError, match="lr = 0.001 then, 1.0 now"): trained(files, tmp_path, resume=checkpoint, lr=1.0)
+    assert trained(files, tmp_path, resume=checkpoint, **more)["steps"] == 3
+    assert steps_logged(tmp_path) == [1, 2, 3] and steps_logged(tmp_path / "earlier-2") == [1], "the log of the checkpoint's own run"
+    assert json.loads((tmp_path / "begun_with.json").read_text())["lr"] == 1e-3
+    kept = [json.loads(line)["step"] for line in (tmp_path / "completions.jsonl").read_text().splitlines()]
+    assert kept == [1] * 16 + [2] * 16 + [3] * 16
+
+
+def test_a_run_that_begins_with_the_adapter_in_its_own_folder_can_go_on(files, tmp_path):
+    trained(files, tmp_path, lora_dropout=0.0)
+    first = contents(tmp_path)
+    trained(files, tmp_path, adapter=str(tmp_path), save_steps=1, lr=1e-4)
+    assert contents(tmp_path / "earlier-1") == first != contents(tmp_path)
+    assert contents(tmp_path)["adapter_model.safetensors"] != first["adapter_model.safetensors"]
+    assert trained(files, tmp_path, adapter=str(tmp_path), max_steps=3, save_steps=1, lr=1e-4, resume="true")["steps"] == 3
+    settings = json.loads((tmp_path / "results.json").read_text())["settings"]
+    assert settings["lora_dropout"] == 0.0, "that of the adapter, which trained"
+
+
 def test_what_may_differ_does(files, tmp_path):
     trained(files, tmp_path)
     moved = files.parent / "moved"

@@ -1576,10 +1576,12 @@ def as_it_began(
     frames: AlohaFrames, # all of them
     train: AlohaFrames, # those to learn from
     bins: int, # number of classes
+    compare_only: bool = False, # change no file yet: call it again so just before the training
 ):
     """Save the settings and labels of a new run, or check that a resumed run has the same ones.
 
-    A SettingsError names what differs."""
+    A SettingsError names what differs. What another run has left in `output_dir` is moved into a folder
+    earlier-1 there."""
     # Of each training frame: its film, its place in the film, and its bin (its class).
     columns = [column[train.rows].tolist() for column in (frames.episodes, frames.moments, frames.labels)]
     fingerprint = hashlib.sha256(json.dumps(columns).encode()).hexdigest()[:16]
@@ -1587,8 +1589,9 @@ def as_it_began(
     # cannot go on are those that a new run starts from.
     advice = "adapter and head take its weights"
     # A new run writes begun_with.json into output_dir. A resumed one must agree with it, but for the settings
-    # in `may_differ`.
-    same_run(settings, checkpoint, free=may_differ, weights_by=advice, bins=bins,
+    # in `may_differ`. The classifier is moved only where it lies in the run's own folder.
+    same_run(settings, checkpoint, free=may_differ, weights_by=advice, compare_only=compare_only,
+             leaves=("results.json", "predictions.jsonl"), weights=("classifier",), bins=bins,
              frames_to_learn=fingerprint)
 
 def train_classifier(
@@ -1610,6 +1613,8 @@ def train_classifier(
     # The log of a resumed run keeps the rows up to its checkpoint.
     log = resume_log(Path(s.output_dir) / "run_log.csv", checkpoint) if is_first else RunLog()
     trainer = make_trainer(s, classifier, processor, train, val, log)
+    if is_first:
+        as_it_began(s, checkpoint, frames, train, bins) # not earlier: it moves an earlier run aside
     about_training = _train(trainer, checkpoint, frames) # dict: steps, seconds, how labels were read, …
 
     predict = partial(predict_bins, classifier, processor, batch_size=s.batch_size)
@@ -1635,7 +1640,7 @@ def _data_of_run(
     train = parts[0]
     check_bins(frames, train) # a DataError where there is nothing to learn
     if PartialState().is_main_process:
-        as_it_began(settings, checkpoint, frames, train, bins) # writes the settings down, or compares them
+        as_it_began(settings, checkpoint, frames, train, bins, compare_only=True) # a SettingsError if changed
     return frames, parts, bins
 
 def _train(

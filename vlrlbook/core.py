@@ -305,6 +305,7 @@ class RunLog:
         self.path = Path(path) if path else None
         self.rows = [dict(row) for row in rows]
         self.baselines = baselines or {}
+        self.is_written = False # whether the file holds this log's rows, and not those of an older one
 
     @classmethod
     def read(cls,
@@ -336,7 +337,7 @@ class RunLog:
         if self.path is None: # the log has no file
             return
         has_new_column = bool(set(row) - set(columns_before))
-        if has_new_column or not self.path.exists():
+        if has_new_column or not self.is_written or not self.path.exists():
             self.save()
             return
         # The file has its heading already, and a cell for each column of the log, empty where `row` has none.
@@ -348,6 +349,7 @@ class RunLog:
         if self.path is None:
             return
         write_whole(self.path, self._csv(self.rows, header=True))
+        self.is_written = True
 
     def _csv(self,
         rows, # dictionaries: column → number

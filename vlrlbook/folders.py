@@ -15,6 +15,7 @@ import math
 import os
 import re
 import shutil
+import struct
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -22,13 +23,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 __all__ = ["manifest_name", "new_file", "write_whole", "write_json", "finite", "unused_key", "new_folder",
-           "commit_folder", "damage", "free_bytes", "sha256_of", "to_disk", "leftovers", "remove_leftovers",
+           "commit_folder", "damage", "free_bytes", "sha256_of", "read_header", "to_disk", "leftovers", "remove_leftovers",
            "checkpoint_number", "checkpoint_step", "checkpoint_folders", "surplus_checkpoints",
-           "newest_whole_checkpoint", "move_newer_checkpoints"]
+           "newest_whole_checkpoint", "move_newer_checkpoints", "move_earlier_run"]
 
 manifest_name = "manifest.json"  # in a committed folder: path of each file -> its bytes and SHA-256
 # A hidden name repeats its file's name if that has at most so many bytes. File systems allow 255 in all.
 _longest_repeated = 200
+header_length = struct.Struct("<Q")  # a safetensors file begins with the length of its JSON header
 
 
 # Files
@@ -222,6 +224,34 @@ def sha256_of(
     "Return the SHA-256 of a file as text; the file is read in pieces"
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_header(
+    path: str | Path,  # a safetensors file
+) -> tuple:  # (tensor -> {dtype, shape, data_offsets}, and __metadata__; place of the first number)
+    "Read the table at the beginning of a safetensors file: where each tensor lies and of which type it is"
+    # the file: the header's length (8 bytes), the header (JSON), then the numbers of all tensors
+    path = Path(path)
+    with open(path, "rb") as f:
+        beginning = f.read(header_length.size)
+        if len(beginning) < header_length.size:
+            raise _no_safetensors(path, beginning)
+        (length,) = header_length.unpack(beginning)
+        # Before it is read: the first bytes of another file would be the length of a header of petabytes.
+        if length > path.stat().st_size - header_length.size:
+            raise _no_safetensors(path, beginning)
+        try:
+            return json.loads(f.read(length)), header_length.size + length
+        except ValueError as error:  # no UTF-8, or no JSON
+            raise _no_safetensors(path, beginning) from error
+
+
+def _no_safetensors(path, beginning):
+    "A ValueError about a file that is called .safetensors and is none; `beginning`: its first 8 bytes"
+    why = "it is cut short, or of another format"
+    if beginning == b"version ":  # of a text of three lines that stands for the file
+        why = "git has left a pointer in its place; run git lfs pull there"
+    return ValueError(f"{path}: no safetensors file: {why}")
 
 
 def free_bytes(
@@ -442,6 +472,33 @@ def move_newer_checkpoints(
     for path in newer:
         os.rename(path, folder / path.name)
     print(f"{len(newer)} checkpoints of an earlier run moved to {folder.name}")
+    return folder
+
+
+def move_earlier_run(
+    run: str | Path,  # a run's output_dir
+    files: list,  # what else the earlier run has left there: paths in `run` of files or folders
+    needed: list | tuple = (),  # those of `files` that the new run reads: they are copied, and stay too
+) -> Path | None:  # where it all is now; None if there was nothing
+    """Move an earlier run's checkpoints and files together into a new folder earlier-1, or -2 and so on
+
+    What is in a run's folder must come from one run: a log beside another run's results would be taken for
+    that of these results, and a checkpoint could not be resumed without the settings it began with."""
+    checkpoints = checkpoint_folders(run)
+    others = [path for path in map(Path, files) if path.exists()]
+    if not checkpoints and not others:
+        return None
+    folder = _new_numbered(Path(run), "earlier")
+    stay = set(map(Path, needed))
+    # Files come last: if the process is killed in between, no checkpoint is left without its settings.
+    for path in (*checkpoints, *others):
+        if path not in stay:
+            os.rename(path, folder / path.name)
+        elif path.is_dir():
+            shutil.copytree(path, folder / path.name)
+        else:
+            shutil.copy2(path, folder / path.name)
+    print(f"{len(checkpoints)} checkpoints and {len(others)} files of an earlier run moved to {folder.name}")
     return folder
 
 

@@ -224,15 +224,18 @@ def run(
     set_seed(settings.seed)
     first = int(os.environ.get("RANK", 0)) == 0 # of all processes
     train, held_out, model, processor = _load(settings, first)
-    if first: as_it_began(settings, checkpoint, train) # a resumed run must have its settings of before
+    # A resumed run must have its settings of before.
+    if first: as_it_began(settings, checkpoint, train, compare_only=True)
     samples = to_samples(held_out)
     log = resume_log(output / "run_log.csv", checkpoint) if first else None
     trainer = make_trainer(settings, model, processor, train, log=log, held_out=samples)
 
     # Where weights are spread over processes (`parted`), no process can generate by itself.
     measures = measure and not parted(trainer)
+    if measures: before = predict_together(trainer.accelerator, model, processor, samples, settings)
+    # Not earlier: who stops a run up to here, such as to resume the one before it, finds that untouched.
+    if first: as_it_began(settings, checkpoint, train) # moves an earlier run aside
     if measures:
-        before = predict_together(trainer.accelerator, model, processor, samples, settings)
         same = SamePictures(processor, samples, settings, output / "pictures.json", resumed=bool(checkpoint))
         if first:
             same.keep("first", 0, same.of_all(before)) # the answers to a few pictures, at step 0

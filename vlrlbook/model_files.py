@@ -6,10 +6,9 @@ import fnmatch
 import json
 import re
 import shutil
-import struct
 from pathlib import Path
 
-from .folders import new_folder, write_json
+from .folders import header_length, new_folder, read_header, write_json
 from .settings import SettingsError, nearest
 
 __all__ = ["other_weights", "copy_descriptions", "weight_files", "read_header", "stored_dtype", "replace_weights",
@@ -28,7 +27,6 @@ _files_of_a_run = ("checkpoint-*", "earlier-*", "manifest.json")
 _torch_names = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _safetensors_names = {name: short for short, name in _torch_names.items()}
 
-_header_length = struct.Struct("<Q") # a safetensors file begins with the length of its JSON header
 _header_alignment = 8 # bytes; the safetensors library pads the header to a multiple of it
 _copied_at_once = 16 * 2**20 # bytes of a file that are in memory while it is copied
 
@@ -71,34 +69,6 @@ def _matches(name, patterns):
 
 
 # Weights
-
-def read_header(
-    path: str | Path, # a safetensors file
-) -> tuple: # (tensor → {dtype, shape, data_offsets}, and __metadata__; place of the first number)
-    "Read the table at the beginning of a safetensors file: where each tensor lies and of which type it is"
-    # the file: the header's length (8 bytes), the header (JSON), then the numbers of all tensors
-    path = Path(path)
-    with open(path, "rb") as f:
-        beginning = f.read(_header_length.size)
-        if len(beginning) < _header_length.size:
-            raise _no_safetensors(path, beginning)
-        (length,) = _header_length.unpack(beginning)
-        # Before it is read: the first bytes of another file would be the length of a header of petabytes.
-        if length > path.stat().st_size - _header_length.size:
-            raise _no_safetensors(path, beginning)
-        try:
-            return json.loads(f.read(length)), _header_length.size + length
-        except ValueError as error: # no UTF-8, or no JSON
-            raise _no_safetensors(path, beginning) from error
-
-
-def _no_safetensors(path, beginning):
-    "A ValueError about a file that is called .safetensors and is none; `beginning`: its first 8 bytes"
-    why = "it is cut short, or of another format"
-    if beginning == b"version ": # of a text of three lines that stands for the file
-        why = "git has left a pointer in its place; run git lfs pull there"
-    return ValueError(f"{path}: no safetensors file: {why}")
-
 
 def weight_files(
     folder: str | Path, # a model directory
@@ -273,7 +243,7 @@ def _new_header(
     text = json.dumps(table, separators=(",", ":")).encode()
     # the format wants the header padded with blanks to a multiple of 8 bytes
     text += b" " * (-len(text) % _header_alignment)
-    return _header_length.pack(len(text)) + text
+    return header_length.pack(len(text)) + text
 
 
 def _new_size(entry, new_type):

@@ -10,7 +10,7 @@ __all__ = ['special_tokens', 'chat_template', 'sentences', 'families', 'vision_m
            'base_files', 'adapted_layers', 'last_real_token', 'hidden_size', 'BackboneWithHead']
 
 # %% ../nbs/00a_models.ipynb #c002
-import importlib.util, json, os, re, warnings
+import importlib.util, json, os, re, struct, warnings
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -596,10 +596,56 @@ def _base_mismatch(
     adapter_family = _family_of(trained_on) # None: the name does not tell it; later the weights are compared
     if adapter_family not in (None, family):
         return f"it was trained on {Path(trained_on).name}, a {adapter_family}, and this is a {family}"
-    # Two different hub ids are two models. Two different folders may be copies of one model.
+    # Two different hub ids are two models.
     if _is_hub_id(name) and _is_hub_id(trained_on) and name != trained_on:
         return f"it was trained on {trained_on}"
+    # Two different folders may be copies of one model, so their weights are compared.
+    same, other = _compared_weights(trained_on, name)
+    if other:
+        return f"it was trained on {trained_on}, where {other} of {same + other} weights have other numbers"
     return None
+
+def _compared_weights(folder, other_folder):
+    """Compare the weights of two models by name: return (how many have the same numbers, how many others)
+
+    Weights of one name, type and shape are compared by their first 64 KiB: a training changes a weight from
+    its beginning on. (0, 0) where nothing can be compared, such as for a hub id, or for copies in another
+    type."""
+    weights, others = _stored_weights(folder), _stored_weights(other_folder)
+    same = other = 0
+    for name, (kind, *place) in weights.items():
+        other_kind, *other_place = others.get(name, (None,))
+        if other_kind != kind: # another type or shape, or there is no such weight
+            continue
+        if _first_bytes(*place) == _first_bytes(*other_place):
+            same += 1
+        else:
+            other += 1
+    return same, other
+
+def _stored_weights(
+    folder, # of a model; may be empty, a hub id or the name of a twin
+): # dict: name of a weight → ((dtype, shape), file, place of its first byte there, number of bytes)
+    "Return where the weights of a model lie in its safetensors files; {} where there are none to read"
+    stored = {}
+    path = Path(folder).expanduser()
+    files = sorted(path.glob("*.safetensors")) if folder and path.is_dir() else []
+    for file in files:
+        try:
+            header, begin = read_header(file) # begin: place of the first number, behind the header
+        except (OSError, ValueError, struct.error): # whoever loads it says what is wrong
+            return {}
+        header.pop("__metadata__", None)
+        for name, about in header.items():
+            first, end = about["data_offsets"]
+            stored[name] = ((about["dtype"], about["shape"]), file, begin + first, end - first)
+    return stored
+
+def _first_bytes(file, place, size):
+    "Return at most 64 KiB of a file, from a place on: the beginning of a weight of `size` bytes"
+    with open(file, "rb") as f:
+        f.seek(place)
+        return f.read(min(size, 65_536))
 
 def _is_hub_id(name):
     "Whether the name of a model has the form owner/name, such as Qwen/Qwen2-VL-2B-Instruct, and is no folder"

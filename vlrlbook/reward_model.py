@@ -1499,7 +1499,7 @@ def _write_or_compare_function(
 
     It is `same_run` with all but its checkpoint and folder filled in. Called with None and `folder` it writes
     them down for a new run. Called with a checkpoint it raises a SettingsError if they have changed."""
-    contents = {}
+    contents: dict = {}
     # Rows are compared, not paths: their files may have been moved. Drawn rows follow from the settings.
     if settings.train_data:
         contents |= dict(train_rows=rows_fingerprint(train), evaluation_rows=rows_fingerprint(held))
@@ -1558,8 +1558,9 @@ def _start_in_one_process(
     elif settings.resume.lower() not in ("", "false"):
         checkpoint = _resumed_checkpoint(settings)
         if not settings.load_weights_only:
-            write_or_compare(checkpoint)  # SettingsError if something has changed
-            return Path(checkpoint).parent, checkpoint, None  # the run goes on in its directory
+            run_dir = Path(checkpoint).parent  # the run goes on in its directory
+            write_or_compare(checkpoint, folder=run_dir)  # SettingsError if something has changed
+            return run_dir, checkpoint, None
         weights = checkpoint
 
     run_dir = _new_run_dir(settings)

@@ -16,7 +16,7 @@ from .judge import about_judge
 from .marking import pictures_of
 from .models import save_processor
 from .report import write_report
-from .settings import GRPOSettings, SettingsError, reward_without_paths, trained_rewards
+from .settings import GRPOSettings, SettingsError, reward_without_paths, settings_of_adapter, trained_rewards
 from .training import same_run
 from .verdict import verdict_line, verdict_of
 
@@ -33,26 +33,52 @@ may_differ = {
     "vllm_tensor_parallel_size"}
 
 # Settings that a model card leaves out: a card is for everybody, and these may hold paths of this machine.
-PRIVATE = ("data", "image_dir", "output_dir", "resume", "adapter", "hub_model_id")
+PRIVATE = ("data", "image_dir", "output_dir", "resume", "adapter", "hub_model_id", "vllm_server_base_url")
 
 # Patterns of files that are not pushed to the hub: they hold people's pictures, or paths of this machine, or
-# are checkpoints.
-KEPT_HERE = ["checkpoint-*", "earlier-*", ".saving", "pictures.json", "report.html", "rollouts_now.json",
-             "begun_with.json"]
+# every answer with its question, or are checkpoints, or belong to other programs (runs: of TensorBoard).
+KEPT_HERE = ["checkpoint-*", "earlier-*", ".*", "pictures.json", "report.html", "rollouts_now.json",
+             "begun_with.json", "completions*.jsonl", "runs/*", "wandb/*", "training_args.bin"]
+# Those with questions and answers of held-out rows and of three groups. They are pushed where the rows were
+# drawn, and kept here where they are somebody's data.
+_ROWS = ["predictions.jsonl", "rollouts.jsonl"]
+# Files in which paths of this machine stand: a copy without them is pushed.
+_WITH_PATHS = ["results.json", "training_args.json", "trainer_state.json", "adapter_config.json",
+               "ref/adapter_config.json"]
+
+
+# What a run leaves in its folder, besides log, settings, checkpoints and answers. A run that begins anew in
+# the same folder moves it aside: none of it may be taken for a result of the new one.
+_leaves = ("results.json", "report.html", "README.md", "predictions.jsonl", "rollouts.jsonl",
+           "rollouts_now.json", "training_args.json", "training_args.bin", "trainer_state.json")
+# And the model: its adapter or, with use_lora false, all weights, and the processor's files.
+_weights = ("adapter_config.json", "adapter_model*", "model*.safetensors", "model.safetensors.index.json",
+            "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
+            "chat_template*", "processor_config.json", "preprocessor_config.json",
+            "video_preprocessor_config.json", "ref")
+# A user may keep a file of settings under this name, so it goes only where weights of a whole model are.
+_of_whole_model = ("config.json", "generation_config.json")
 
 
 def as_it_began(
     settings: GRPOSettings,  # a checked object
     checkpoint: str | None,  # where the run goes on, or None
     train,  # data set that it trains on
+    compare_only: bool = False,  # change no file yet: call it again so just before the training
 ):
     """Save the settings and data of a new run, or check that a resumed run has the same ones.
 
-    SettingsError if a resumed run has other settings (except those in `may_differ`) or other rows of data."""
+    SettingsError if a resumed run has other settings (except those in `may_differ`) or other rows of data.
+    What another run has left in `output_dir` is moved into a folder earlier-1 there."""
     # Rows that are drawn, not read from a file, follow from the settings.
     fingerprint = _fingerprint_of_rows(train) if settings.data else None
+    has_model = any(Path(settings.output_dir).glob("model*.safetensors"))
+    weights = _weights + (_of_whole_model if has_model else ())
     # A new run (no checkpoint) writes begun_with.json into output_dir; a resumed one is compared with it.
-    same_run(settings, checkpoint, may_differ, rows_of_data=fingerprint)
+    # The rank and scale of an adapter that goes on training are its own, whatever older versions wrote down.
+    free = may_differ | set(settings_of_adapter(settings.adapter))
+    same_run(settings, checkpoint, free, leaves=_leaves, weights=weights, compare_only=compare_only,
+             rows_of_data=fingerprint)
 
 
 def _fingerprint_of_rows(
@@ -367,10 +393,16 @@ def push(
 ):
     "Upload the run's folder to its repository on the hub; SettingsError that names the folder if that fails"
     from huggingface_hub import HfApi
+    repository, folder = settings.hub_model_id, Path(settings.output_dir)
+    kept_here = KEPT_HERE + (_ROWS if settings.data else [])  # pictures of people, paths, checkpoints
     try:
-        HfApi().create_repo(settings.hub_model_id, private=True, exist_ok=True)
-        HfApi().upload_folder(repo_id=settings.hub_model_id, folder_path=settings.output_dir,
-                              ignore_patterns=KEPT_HERE)  # pictures of people, paths, checkpoints
+        hub = HfApi()
+        hub.create_repo(repository, private=True, exist_ok=True)
+        if not hub.repo_info(repository).private:  # it was there already, and stays as it was
+            print(f"hub_model_id = {repository!r}: this repository is public, everybody can read what is pushed")
+        hub.upload_folder(repo_id=repository, folder_path=str(folder), ignore_patterns=kept_here + _WITH_PATHS)
+        for name, content in _for_everybody(settings).items():
+            hub.upload_file(repo_id=repository, path_in_repo=name, path_or_fileobj=content)
     except Exception as e:
         # The run itself is done, so the message says where its files are.
         on_one_line = " ".join(str(e).split())
@@ -378,3 +410,49 @@ def push(
         raise SettingsError(
             f"hub_model_id = {settings.hub_model_id!r}: the run is done and all its files lie in "
             f"{settings.output_dir}, but they could not be pushed ({cause})") from e
+
+
+def _for_everybody(settings):
+    "Return the files in which paths of this machine stand, without these: a dict, name → content in bytes"
+    folder = Path(settings.output_dir)
+    private = [str(getattr(settings, name)) for name in PRIVATE if getattr(settings, name)]
+    files = {}
+    for name in _WITH_PATHS:
+        content = _object_in(folder / name)  # {} where the run has left no such file
+        if content:
+            shown = _without_paths(content, private)
+            files[name] = json.dumps(shown, indent=2, ensure_ascii=False).encode()
+    return files
+
+
+def _without_paths(
+    content,  # of a JSON file
+    private,  # values of the settings in `PRIVATE`; TRL's arguments repeat some under other names
+):
+    "Return what a JSON file holds with private settings as null, and of every other path its last name"
+    if isinstance(content, list):
+        return [_without_paths(value, private) for value in content]
+    if not isinstance(content, dict):
+        return _shown_to_everybody(content, private)
+    shown: dict = {}
+    for name, value in content.items():
+        if name == "reward" and isinstance(value, str):
+            shown[name] = reward_without_paths(value)
+        elif name in PRIVATE and isinstance(value, str):
+            shown[name] = None
+        elif name == "system_prompt":  # a text, also where it begins as a path does: /no_think
+            shown[name] = value
+        else:
+            shown[name] = _without_paths(value, private)
+    return shown
+
+
+def _shown_to_everybody(value, private):
+    "Return a number, text or None of a JSON file: a private text as None, a path of this machine as its last name"
+    if not isinstance(value, str) or not value.isprintable():  # a path is one line
+        return value
+    if any(value == text or value.startswith(f"{text}{os.sep}") for text in private):
+        return None
+    path = Path(value).expanduser()
+    is_path = path.is_absolute() or (os.sep in value and path.exists())
+    return path.name if is_path else value

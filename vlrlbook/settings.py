@@ -12,6 +12,7 @@ import linecache
 import math
 import os
 import re
+import struct
 import sys
 import typing
 from dataclasses import asdict, dataclass, fields
@@ -19,12 +20,12 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import ClassVar
 
-from .folders import write_whole
+from .folders import read_header, write_whole
 
 __all__ = ["SettingsError", "nearest", "as_type", "finite_number", "read_settings", "flag_names",
            "named_options", "names_since", "settings_help", "size_by_model", "Settings", "answers_a_step",
            "whole_groups_problem", "largest_batch", "drawn_rows_of_an_epoch", "presets", "by_task",
-           "GRPOSettings", "reward_terms", "trained_rewards", "reward_without_paths", "untrained_reward",
+           "GRPOSettings", "settings_of_adapter", "reward_terms", "trained_rewards", "reward_without_paths", "untrained_reward",
            "whole_groups", "service_settings", "save_settings", "names_and_values", "load_settings"]
 
 
@@ -668,11 +669,18 @@ class GRPOSettings(Settings):
     texts_or_numbers: ClassVar[tuple] = ("when_cut",)
     presets: ClassVar[dict] = presets
 
+    def check(self):
+        "Fill in the settings that are None, then raise one SettingsError that names every broken rule"
+        # This one has a default, and cannot be None: a value that differs from it was chosen.
+        if self.lora_dropout == GRPOSettings.lora_dropout:
+            self.lora_dropout = settings_of_adapter(self.adapter).get("lora_dropout", self.lora_dropout)
+        super().check()
+
     def filled_in(self):
-        "Return the values for settings that are None, by `size` and `task`"
+        "Return the values for settings that are None, by `size` and `task`, or as an existing adapter has them"
         self.must_be("task", by_task) # raises SettingsError for an unknown task
-        # `|`: where both have a value, the task's is taken
-        values = presets[self.size] | by_task[self.task][self.size]
+        # `|`: where several have a value, the last one's is taken
+        values = presets[self.size] | by_task[self.task][self.size] | settings_of_adapter(self.adapter)
         # num_epochs that somebody has set wins over a preset's max_steps; -1: by num_epochs
         is_by_epochs = self.num_epochs is not None and self.max_steps is None
         return values | {"max_steps": -1} if is_by_epochs else values
@@ -778,6 +786,11 @@ class GRPOSettings(Settings):
             "use_4bit with a tiny twin: nothing to be saved")
         yield bool(self.adapter) and not self.use_lora, (
             "adapter with use_lora false: there is an adapter but it may not train")
+        for name, value in settings_of_adapter(self.adapter).items():
+            # It trains as it was made; another number here would only be written down as if it had trained.
+            yield getattr(self, name) != value, (
+                f"{name} = {getattr(self, name)!r}: the adapter that goes on training has {value!r}, and keeps "
+                f"it; leave {name} out, or adapter, to train a new one")
         yield from self._tool_rules()
         # find_spec looks for vLLM without importing it, which would take seconds.
         missing = self.use_vllm and not importlib.util.find_spec("vllm")
@@ -834,6 +847,37 @@ class GRPOSettings(Settings):
         for kind, folder in trained_rewards(self.reward):
             problem = untrained_reward(kind, folder) # a message, or None
             yield bool(problem), f"reward = {self.reward!r}, {kind}:{folder}: {problem}"
+
+
+def settings_of_adapter(
+    folder: str | None, # directory of a LoRA adapter; None: there is none
+) -> dict: # name → value; empty where the files do not tell
+    "Return the settings that the files of an adapter decide: lora_r, lora_alpha, lora_dropout, lora_vision"
+    if not folder:
+        return {}
+    config = _read_object(Path(folder) / "adapter_config.json") # {} if there is none; a rule then says so
+    settings: dict = {}
+    for name, ours in (("r", "lora_r"), ("lora_alpha", "lora_alpha"), ("lora_dropout", "lora_dropout")):
+        value = config.get(name)
+        # An alpha of 0, or none, is refused when the adapter is loaded, with the reason.
+        is_told = isinstance(value, (int, float)) and (value > 0 or name == "lora_dropout")
+        if is_told:
+            settings[ours] = value
+    layers = _layers_of_adapter(Path(folder) / "adapter_model.safetensors")
+    if layers: # the tower is called `visual` in Qwen's models, `vision_tower` in Gemma 3 and Aria
+        tower = re.compile(r"(^|\.)(visual|vision_tower)\.")
+        settings["lora_vision"] = any(tower.search(name) for name in layers)
+    return settings
+
+
+def _layers_of_adapter(path):
+    "Return the names of the weights in an adapter's file; empty if it is missing or cannot be read"
+    # Not target_modules of its config: PEFT shortens them to endings, which both towers may have.
+    try:
+        names, _ = read_header(path)
+    except (OSError, ValueError, struct.error): # loading it will say what is wrong
+        return []
+    return [name for name in names if name != "__metadata__"]
 
 
 # Files by which the folder of a trained reward is known: its kind, the name before the colon -> a folder

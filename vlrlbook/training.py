@@ -17,8 +17,8 @@ import torch
 from transformers import TrainerCallback, TrainerState
 
 from .core import RunLog, progress_bar
-from .folders import checkpoint_step, damage, move_newer_checkpoints, new_folder, newest_whole_checkpoint
-from .folders import surplus_checkpoints, write_json
+from .folders import checkpoint_folders, checkpoint_step, damage, move_earlier_run, move_newer_checkpoints
+from .folders import new_file, new_folder, newest_whole_checkpoint, surplus_checkpoints, write_json
 from .settings import SettingsError
 
 __all__ = ["NotANumber", "CommittedCheckpoints", "find_checkpoint", "same_run", "resume_log",
@@ -45,6 +45,9 @@ else:
     BeforeTrainer = BeforeGRPOTrainer = object
 
 begun_with = "begun_with.json"  # in a run's folder: the settings with which it began
+log_name = "run_log.csv"  # in a run's folder: a row for each logged step
+# Patterns of the files that tell of a run's way up to its checkpoints: a run that goes on needs them.
+_record = (begun_with, log_name, "completions*.jsonl", "pictures.json")
 
 
 class NotANumber(ValueError):
@@ -146,10 +149,8 @@ class CommittedCheckpoints(BeforeTrainer):
         Those are the ones with a higher number than `resume_from_checkpoint`, or all if nothing is
         resumed. A run that has reached its last step takes no further one, and ends as it would have ended:
         with its best weights where `load_best_model_at_end` asks for them, else with its last."""
-        # The number in the folder's name. -1: the run begins anew, and no checkpoint is its own
-        last = checkpoint_step(resume_from_checkpoint) if resume_from_checkpoint else -1
         if self.is_world_process_zero():
-            move_newer_checkpoints(self.args.output_dir, last)
+            self._make_the_folder_its_own(resume_from_checkpoint)
         self.accelerator.wait_for_everyone()
         if resume_from_checkpoint:  # step, epoch and max_steps, which the lines below read
             self.state = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / "trainer_state.json"))
@@ -173,6 +174,19 @@ class CommittedCheckpoints(BeforeTrainer):
         else:
             name = Path(noted).name
             print(f"the best weights were those of {name}, which is not there: these are the last ones")
+
+    def _make_the_folder_its_own(self, checkpoint):
+        """Move other runs' checkpoints in the output folder aside, and write the log as the run begins with it
+
+        `checkpoint`: from which the run goes on, or None. Called in the first process."""
+        folder = Path(self.args.output_dir)
+        if checkpoint:
+            move_newer_checkpoints(folder, checkpoint_step(checkpoint))
+        elif checkpoint_folders(folder):  # `same_run` has moved them already where it was called
+            move_earlier_run(folder, _files_like(folder, _record))
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, RunLogCallback):
+                callback.write()
 
     def _is_finished(self):
         """Return True if `self.state`, read from a checkpoint, is at the last step of the run
@@ -243,8 +257,14 @@ def find_checkpoint(
     """Return the checkpoint that the setting `resume` means, or None to begin anew
 
     A damaged checkpoint is named and passed over. If none can be used, SettingsError is raised: a run that
-    was to go on must never silently begin anew."""
+    was to go on must never silently begin anew. A run that begins anew where an earlier one left checkpoints
+    is told so, since it may be that `resume` was forgotten."""
     if resume.lower() in ("", "false"):
+        checkpoints = checkpoint_folders(output_dir)
+        is_first_process = os.environ.get("RANK", "0") == "0"
+        if checkpoints and not resume and is_first_process:  # "false" was chosen, "" may be forgotten
+            print(f"{output_dir} holds an earlier run, up to {checkpoints[-1].name}: resume = true would go on "
+                  "from it; this run begins anew, and moves it aside when the training begins")
         return None
     if resume.lower() == "true":
         return _newest_checkpoint(output_dir)
@@ -259,7 +279,7 @@ def _newest_checkpoint(output_dir):
     "Return the path of the newest whole checkpoint of a run as text; SettingsError if there is none"
     path, problems = newest_whole_checkpoint(output_dir)  # problems: of newer, damaged ones
     if path is None and not problems:
-        raise SettingsError(f"resume: there is no checkpoint in {output_dir}")
+        raise SettingsError(f"resume: there is no checkpoint in {output_dir}{_moved_aside(output_dir)}")
     if path is None:
         raise SettingsError(f"resume: no checkpoint in {output_dir} is whole: {'; '.join(problems)}")
     for problem in problems:
@@ -267,22 +287,49 @@ def _newest_checkpoint(output_dir):
     return str(path)
 
 
+def _moved_aside(output_dir):
+    "Return the end of an error message: which checkpoint of a run that was moved aside can be resumed, or \"\""
+    newest_first = sorted(Path(output_dir).glob("earlier-*"), key=os.path.getmtime, reverse=True)
+    for folder in newest_first:
+        path, _ = newest_whole_checkpoint(folder)  # None if there is no complete one
+        if path:
+            return f"; an earlier run was moved aside, and resume = {str(path)!r} goes on with it"
+    return ""
+
+
 def same_run(
     settings,  # a checked dataclass of settings
     checkpoint: str | None,  # where the run goes on, or None
     free: set | frozenset = frozenset(),  # settings that may differ, such as number of steps, what is logged
-    folder: str | Path | None = None,  # where a run that begins writes them; None: its output_dir
+    folder: str | Path | None = None,  # of the run; None: its output_dir
     weights_by: str = "adapter = … goes on from its weights",  # for the error: how a new run gets the weights
+    leaves: tuple = (),  # patterns of the files, but for weights, that such a run leaves in its folder
+    weights: tuple = (),  # patterns of what a later run may begin with: weights, and files beside them
+    compare_only: bool = False,  # change no file yet: call it again so just before the training
     **more,  # what else must be the same, such as a fingerprint of the data
 ):
     """Save the settings of a new run in begun_with.json; check that a resumed run still has the same.
 
-    SettingsError names those that differ: another learning rate, for example, would have no effect, since the
-    optimizer comes from the checkpoint."""
+    What another run has left in the folder is moved aside: checkpoints, log, settings, `leaves`, `weights`.
+    Then a checkpoint always lies beside the settings that its run began with. SettingsError names settings
+    that differ: another learning rate, for example, would have no effect, since the optimizer comes from the
+    checkpoint."""
     now = {name: value for name, value in (asdict(settings) | more).items() if name not in free}
-    if checkpoint is None:
-        write_json(Path(folder or settings.output_dir) / begun_with, now)
+    if checkpoint is not None:
+        _check_unchanged(checkpoint, now, weights_by)  # SettingsError if something has changed
+    if compare_only:
         return
+    folder = Path(folder or settings.output_dir)
+    if checkpoint is None:
+        _move_other_run(settings, folder, leaves, weights)
+        write_json(folder / begun_with, now)
+    elif _folder_of_run(checkpoint, folder) != folder:  # the checkpoint's run has its log elsewhere
+        _move_other_run(settings, folder, leaves, weights)
+        _copy_record(Path(checkpoint).parent, folder)
+
+
+def _check_unchanged(checkpoint, now, weights_by):
+    "Raise SettingsError if the run of a checkpoint began with other settings than `now`, a dict"
     then = _settings_at_begin(checkpoint)
     changed = _changed_settings(then, now)  # names that both dicts have
     if changed:
@@ -290,6 +337,67 @@ def same_run(
         raise SettingsError(
             f"resume: a run goes on as it began, and this one began otherwise: {changes}. Give what was "
             f"given then, or begin anew in another output_dir ({weights_by})")
+
+
+def _folder_of_run(
+    checkpoint,  # where a run goes on
+    folder,  # into which it writes
+):
+    "Return the folder with the log and settings of a checkpoint's run: the one that it lies in, or `folder`"
+    beside = Path(checkpoint).parent
+    if beside.resolve() == Path(folder).resolve():
+        return Path(folder)
+    # A checkpoint that was copied to somewhere else has no log beside it: as far as anybody can tell that of
+    # `folder` is its own. But a checkpoint in earlier-1 was put there because `folder` has another run.
+    has_record = (beside / begun_with).is_file() or (beside / log_name).is_file()
+    was_moved_aside = beside.resolve().parent == Path(folder).resolve()
+    return beside if has_record or was_moved_aside else Path(folder)
+
+
+def _move_other_run(
+    settings,  # of the run that begins or goes on here
+    folder,  # of that run
+    leaves,  # patterns of the files, but for weights, that such a run leaves in its folder
+    weights,  # patterns of what a later run may begin with
+):
+    "Move what another run has left in a folder aside; what `settings` name, such as an adapter, is copied"
+    # Without these signs of a run, files of such names may be a user's own.
+    has_run = (folder / begun_with).exists() or (folder / log_name).exists() or checkpoint_folders(folder)
+    if not has_run:
+        return
+    with_weights = _files_like(folder, weights)
+    named = _named_paths(settings)
+    if folder.resolve() in named:  # as in adapter = runs/05_grpo, or model
+        needed = with_weights
+    else:  # a folder of weights, or a file in one
+        named |= {path.parent for path in named}
+        needed = [path for path in with_weights if path.resolve() in named]
+    move_earlier_run(folder, _files_like(folder, (*_record, *leaves)) + with_weights, needed)
+
+
+def _named_paths(settings):
+    "Return all texts of settings as resolved paths, whether they name any or not; but for the run's own folder"
+    named = set()
+    for name, value in asdict(settings).items():
+        is_text = isinstance(value, str) and value.isprintable()  # no path holds a line break or a NUL
+        if is_text and value and name not in ("output_dir", "resume"):
+            named.add(Path(value).resolve())
+    return named
+
+
+def _files_like(folder, patterns):
+    "Return the paths in a folder that any of some patterns, such as completions*.jsonl, match, sorted"
+    paths: set = set()
+    for pattern in patterns:
+        paths.update(folder.glob(pattern))
+    return sorted(paths)
+
+
+def _copy_record(source, target):
+    "Copy log, settings, answers and pictures of a run from its folder into that in which it goes on"
+    for path in _files_like(source, _record):
+        with new_file(target / path.name) as aside:
+            shutil.copyfile(path, aside)
 
 
 def _settings_at_begin(checkpoint):
@@ -318,20 +426,21 @@ def _changed_settings(then, now):
 def resume_log(
     path: str | Path,  # run_log.csv
     checkpoint: str | None,  # where the run goes on, or None
-) -> RunLog:  # its file holds the rows up to the checkpoint's step and nothing else
-    "Return the log of a run that begins, or that goes on from a checkpoint"
+) -> RunLog:  # it holds the rows up to the checkpoint's step and nothing else
+    """Return the log of a run that begins, or that goes on from a checkpoint
+
+    The file is written when the training begins, or with the first new row: until then a run may be called
+    off, and the rows that it would replace must still be there. Of a checkpoint in another folder the log
+    beside it is read."""
     path, rows = Path(path), []
-    if checkpoint and path.exists():
+    if checkpoint:
+        kept = _folder_of_run(checkpoint, path.parent) / path.name
+        logged = RunLog.read(kept).rows if kept.exists() else []
         # Rows after the checkpoint are dropped: the run will take those steps again, and with both sets of
         # rows its curve would run backwards.
-        rows = [row for row in RunLog.read(path).rows if row["step"] <= checkpoint_step(checkpoint)]
-
-    log = RunLog(path, rows)
-    if rows:
-        log.save()
-    else:  # nothing of an earlier run may stand in the file
-        path.unlink(missing_ok=True)
-    return log
+        last = checkpoint_step(checkpoint)
+        rows = [row for row in logged if row["step"] <= last]
+    return RunLog(path, rows)
 
 
 # While it runs
@@ -348,6 +457,13 @@ class RunLogCallback(TrainerCallback):
         "Prepare to copy some columns of the trainer's log into `log`"
         self.log, self.names, self.desc, self.prefix = log, names, desc, prefix
         self.bar = None  # the progress bar; made when training begins, in the first process only
+
+    def write(self):
+        "Let the log's file hold the log's rows and nothing else, such as rows after the checkpoint"
+        if self.log.rows:
+            self.log.save()
+        elif self.log.path is not None:  # nothing of an earlier run may stand in the file
+            self.log.path.unlink(missing_ok=True)
 
     def on_train_begin(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
