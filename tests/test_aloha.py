@@ -335,7 +335,7 @@ def test_a_finished_run_that_goes_on_keeps_its_best_weights(tmp_path, drawn, mon
     "Started again at its last step it saved the last weights, under the score of the best; also where it was moved"
     from safetensors.torch import load_file
     scores = iter((0.9, 0.1)) # the first checkpoint is the best
-    monkeypatch.setattr("vlrlbook.aloha._validation_metrics", lambda val, evaluated: dict(macro_f1=next(scores), accuracy=0.5, mae_bins=1.0))
+    monkeypatch.setattr("vlrlbook.aloha._validation_metrics", lambda *_: dict(macro_f1=next(scores), accuracy=0.5, mae_bins=1.0))
     given = dict(SHORT, data=str(drawn), output_dir=str(tmp_path / "run"))
     train_classifier(read_settings(AlohaSettings, given))
     best, last = (load_file(tmp_path / f"run/checkpoint-{n}/model.safetensors")["head.weight"] for n in (2, 4))

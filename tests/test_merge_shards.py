@@ -420,6 +420,53 @@ def test_adapter_alone_gives_the_same_logits(tuned, reference, tmp_path):
                                logits(model, inputs), atol=1e-4, rtol=1e-4)
 
 
+def older_name(key):
+    "A tensor's key as transformers 4.49 has it"
+    renamed = key.replace("model.model.language_model.", "model.model.")
+    return renamed.replace("base_model.model.model.visual.", "base_model.model.visual.")
+
+
+def adapter_notes(written, model):
+    "The settings of an adapter beside its shards: rank and alpha alone, whole names of modules, or patterns"
+    whole = [older_name(key).removeprefix("base_model.model.").removesuffix(".lora_A.default.weight")
+             for key in model.state_dict() if "lora_A" in key]
+    pattern = next(name for name in whole if name.endswith("q_proj"))
+    return dict(none=dict(r=4, lora_alpha=6), whole=dict(r=4, lora_alpha=6, target_modules=whole),
+                patterns=dict(r=4, lora_alpha=6, alpha_pattern={pattern: 3, "v_proj": 12}),
+                escaped=dict(r=4, lora_alpha=6, alpha_pattern={pattern.replace(".", "\\."): 3}))[written]
+
+
+@pytest.mark.parametrize("written", ["none", "whole", "patterns", "escaped"])
+def test_an_adapter_of_older_transformers_can_be_loaded(tuned, reference, tmp_path, written):
+    "Its tensors had the model's names, and its config those of the shards: peft found no such module"
+    from vlrlbook.models import load_vlm, save_processor
+    model, _, processor = tuned
+    folder = e.shard_model(model, processor, tmp_path / "actor", world_size=1)
+    rename(folder, 1, older_name)
+    shutil.rmtree(folder / "lora_adapter")
+    meta = adapter_notes(written, model)
+    (folder / "lora_train_meta.json").write_text(json.dumps(meta | dict(task_type="CAUSAL_LM")))
+    e.merge_shards(str(folder), str(tmp_path / "out"), lora="adapter")
+    base = shutil.copytree(reference, tmp_path / "base")
+    save_processor(processor, base)
+    adapted = load_vlm(str(base), adapter=str(tmp_path / "out"))[0]
+    if "alpha_pattern" not in meta:
+        torch.testing.assert_close(logits(adapted, inputs_of(processor)), logits(model, inputs_of(processor)), atol=1e-4, rtol=1e-4)
+    e.merge_shards(str(folder), str(tmp_path / "merged"))
+    right, merged = adapted.merge_and_unload().state_dict(), weights(tmp_path / "merged")
+    wanted = e.wanted_tensors(folder / "huggingface")
+    for name, tensor in merged.items(): # also with an alpha of its own for one layer
+        torch.testing.assert_close(tensor, right[wanted.find(name)], atol=1e-6, rtol=1e-6)
+
+
+def test_endings_and_patterns_in_an_adapters_config_stay():
+    config = dict(r=4, target_modules=["q_proj", "model.layers.0.up_proj"], rank_pattern={"k_proj": 8, r"^model\.layers\.1": 2})
+    found = merge._config_in_model_names(config, {"model.layers.0.up_proj": "model.language_model.layers.0.up_proj"})
+    assert found == config | dict(target_modules=["model.language_model.layers.0.up_proj", "q_proj"])
+    for text in ("all-linear", None):
+        assert merge._config_in_model_names(dict(target_modules=text), {})["target_modules"] == text
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_an_adapter_of_a_tied_tensor_is_not_dropped(twin, tmp_path):
     "Added to the head, it would change the embedding, too: peft's own merge does that, with a warning"

@@ -419,7 +419,8 @@ def test_weights_only_begins_a_new_run(tmp_path, run):
 def kept(tmp_path_factory):
     "Saved reward models: one with all weights, one with an adapter, one with another head"
     folder = tmp_path_factory.mktemp("kept")
-    heads = dict(full={}, lora=dict(use_lora=True, lora_r=4, lora_alpha=8, max_image_size=84), tanh=dict(activation="tanh", score_min=0.0, score_max=1.0))
+    heads = dict(full={}, lora=dict(use_lora=True, lora_r=4, lora_alpha=8, max_image_size=84),
+                 tanh=dict(activation="tanh", score_min=0.0, score_max=1.0))
     for name, given in heads.items():
         made = load_model(settings(folder, model="tiny-qwen2_vl", lm_weight=0, **given))
         torch.nn.init.normal_(made.head[2].weight, std=0.3)
@@ -462,7 +463,8 @@ def test_a_saved_model_goes_on_as_it_is(kept, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("begin, weights, told", [
-    (dict(), "tanh", "score_min = -5.0: the weights in .*tanh were trained with 0.0"), (dict(), "lora", "use_lora = False: .* an adapter alone"),
+    (dict(), "tanh", "score_min = -5.0: the weights in .*tanh were trained with 0.0"),
+    (dict(), "lora", "use_lora = False: .* an adapter alone"),
     (dict(use_lora=True, lora_r=4), "full", "use_lora = True: .* holds all weights"),
     (dict(use_lora=True, lora_r=8), "lora", "size mismatch"), (dict(activation="none"), "full", "activation = 'none': .* with 'silu'")])
 def test_weights_alone_are_taken_where_they_fit(kept, tmp_path, begin, weights, told):
@@ -744,6 +746,28 @@ def test_a_public_pair_keeps_its_picture_as_bytes():
     encoded = io.BytesIO()
     draw_discs(3, random.Random(0)).save(encoded, "PNG")
     assert ixc_row(raw, encoded.getvalue())["image"] == encoded.getvalue()
+
+
+def test_a_public_pair_of_a_longer_talk_keeps_its_turns():
+    "Its answers stood under the first question of the talk"
+    from vlrlbook.reward_model import ixc_row
+    def turn(who, text): return {"from": who, "value": text}
+    talk = [turn("human", "<image>\nWhat is this?"), turn("gpt", "A dog."), turn("human", "What colour?")]
+    row = ixc_row(dict(id="a", conversations_a=[*talk, turn("gpt", "Brown.")], conversations_b=[*talk, turn("gpt", "Blue.")]), b"picture")
+    assert row["query"] == "What colour?" and row["response"] == ["Brown.", "Blue."] and row["human_ranking"] == [0, 1]
+    turns = [(role, text.replace("<image>", "").strip()) for role, text in row["turns"]]
+    assert turns == [("user", "What is this?"), ("assistant", "A dog.")]
+    other = [talk[0], turn("gpt", "A cat."), *talk[2:], turn("gpt", "Blue.")]
+    with pytest.raises(DataError, match="differ before their answers"):
+        ixc_row(dict(id="a", conversations_a=[*talk, turn("gpt", "Brown.")], conversations_b=other), b"picture")
+
+
+@pytest.mark.parametrize("name", ["scores.csv", "scores.TSV", "out/scores.parquet"])
+def test_scores_are_written_as_lines_of_json_alone(tmp_path, monkeypatch, name):
+    "A folder of that name was made, with a .jsonl in it"
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match="expected a name that ends in .jsonl, or a folder"): score_file("model", "p.jsonl", name)
+    assert not list(tmp_path.iterdir())
 
 
 def test_tokens_are_counted_as_the_reward_reads_them(model, tmp_path):

@@ -1117,7 +1117,8 @@ def _other_side(
     "A text with left and right exchanged, in their case: cam_right_wrist for cam_left_wrist, RIGHT for LEFT"
     return _sides.sub(lambda match: _opposites[match[0]], text)
 
-# A part of a camera's name that is one letter, as in cam_l_wrist, wrist_R2 or wristL; in a task it is no side.
+# A part of a camera's name that is one letter, as in cam_l_wrist, wrist_R2 or wristL. In a task it is no
+# side.
 _side_letter = re.compile(r"(?:(?<![^\W_])[lrLR]|(?<=[a-z])[LR])(?=\d*(?![^\W_]))")
 
 def _other_camera(

@@ -13,7 +13,8 @@ import numpy as np
 from .archive import DataError
 from .settings import nearest
 
-__all__ = ["readings", "FilmLabels", "no_labels", "read_film_labels", "labels_beside", "read_label", "bin_counts"]
+__all__ = ["readings", "FilmLabels", "no_labels", "read_film_labels", "labels_beside", "read_label",
+           "bin_counts"]
 
 # How a label column can be read; auto decides by its values.
 readings = ["auto", "vector", "integer", "success", "progress", "regress"]
@@ -139,8 +140,8 @@ def _not_comparable(
     trained = f", trained on labels of the kind {trained_as}" if trained_as else ""
     none_instead = no_labels(len(labels.bins))
     none_instead.told = (
-        f"{read_as}; they are not the bins of the classifier ({bins} bins{trained}), so the predictions stand "
-        f"without labels; label_as says how {column} is to be read")
+        f"{read_as}; they are not the bins of the classifier ({bins} bins{trained}), so the predictions "
+        f"stand without labels; label_as says how {column} is to be read")
     return none_instead
 
 

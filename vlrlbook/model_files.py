@@ -11,7 +11,8 @@ from pathlib import Path
 from .folders import header_length, new_folder, read_header, write_json
 from .settings import SettingsError, nearest
 
-__all__ = ["other_weights", "copy_descriptions", "weight_files", "read_header", "stored_dtype", "replace_weights",
+__all__ = ["other_weights", "copy_descriptions", "weight_files", "read_header", "stored_dtype",
+           "replace_weights",
            "config_with_dtype", "only_for_transformers_5", "for_transformers_4", "export_for_transformers_4",
            "known_to_transformers_4"]
 

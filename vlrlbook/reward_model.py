@@ -854,8 +854,10 @@ def _refuse_other_model(
         asked = getattr(s, name)
         if asked not in (getattr(RewardModelSettings, name), value):
             problem = f"the saved reward model {s.model} goes on with its own, {value!r}"
-            raise SettingsError(f"{name} = {asked!r}: {problem}; leave {name} out, or begin with a base model")
-    print(f"{Path(s.model).name}: goes on with {', '.join(f'{name} {value}' for name, value in kept.items())}")
+            advice = f"leave {name} out, or begin with a base model"
+            raise SettingsError(f"{name} = {asked!r}: {problem}; {advice}")
+    told = ", ".join(f"{name} {value}" for name, value in kept.items())
+    print(f"{Path(s.model).name}: goes on with {told}")
 
 # What a saved model keeps when it goes on to be trained: settings that only make a new head or adapter.
 _kept_settings = ("score_min", "score_max", "activation", "use_lora", "lora_r", "lora_alpha", "lora_dropout")
@@ -1844,7 +1846,7 @@ def score_file(
     keys: str | dict | None = None,  # which column holds what, such as "query=question chosen=better"
     base_model: str = None,  # the model under an adapter or an older file's weights; None: the one noted down
 ) -> dict:  # path, report, skipped, pairs_per_second
-    """Score all rows of a file with a saved reward model, write the scores into a new file, and report on them.
+    """Score all rows of a file with a saved reward model, write the scores into a new file, and report them.
 
     The new file has the rows, and in each row the answers, in the order of `data`."""
     _refuse_existing_file(output_dir)
@@ -1868,7 +1870,11 @@ def _names_a_file(output):
     return Path(output).suffix in (".jsonl", ".json")
 
 def _refuse_existing_file(output):
-    "Raise a DataError if `output` names a file, and it is there already"
+    "Raise a DataError if `output` names a file that is there already, or one of a form that is not written"
+    ending = Path(output).suffix.lower()
+    if ending in (".csv", ".tsv", ".parquet", ".txt", ".xlsx") and not Path(output).is_dir():
+        problem = "scores are written as lines of JSON; expected a name that ends in .jsonl, or a folder"
+        raise DataError("preference.output", problem, entry=output)
     if _names_a_file(output) and Path(output).exists():
         raise DataError("preference.output", "is there already, and is not written over", entry=output)
 
@@ -1945,13 +1951,18 @@ def ixc_row(
     row: dict,  # of IXC-2.5-Reward: conversations_a is preferred to conversations_b
     image,  # path or bytes of its picture
 ) -> dict:  # a checked preference row
-    "A training pair of IXC-2.5-Reward as a preference row"
+    "A training pair of IXC-2.5-Reward as a preference row; earlier turns are kept, and must be the same"
     better, worse = row["conversations_a"], row["conversations_b"]
     # Both are lists of turns and begin with the same question; their last turns are the two answers.
     answers = [better[-1]["value"], worse[-1]["value"]]
+    if better[:-1] != worse[:-1]:
+        message = "conversations_a and conversations_b differ before their answers"
+        raise DataError("preference.query", message, entry=str(row["id"]))
+    # Of a longer talk all turns before the answers; its last question is what they answer.
+    query = better[0]["value"] if len(better) == 2 else better[:-1]
     # In the ranking 0 is the better answer.
     picture = image if isinstance(image, bytes) else str(image)
-    fields = dict(query=better[0]["value"], image=picture, response=answers, human_ranking=[0, 1])
+    fields = dict(query=query, image=picture, response=answers, human_ranking=[0, 1])
     return preference_row(dict(id=row["id"], **fields))
 
 # %% ../nbs/03_reward_model.ipynb #c086

@@ -554,15 +554,30 @@ def adapter_sources(
     # `_check_updates` refuses DoRA by its config. Here it gets an empty one: DoRA can be written, only not
     # merged.
     _check_updates(shards, wanted, Lora(config={}, factors=lora.factors), updates)
+    layers = {module: name.removesuffix(".weight") for name, module in updates.items()}
     sources = {}
-    for name, module in updates.items():
-        layer = name.removesuffix(".weight")
+    for module, layer in layers.items():
         for factor in ("A", "B"):
             key = lora.factors[module][factor]
             # The factor is written as it is: no update of an adapter is added to it.
             source = _source(shards, key, shards.shape(key), dtype, lora=None, module=None)
             sources[f"base_model.model.{layer}.lora_{factor}.weight"] = source
-    return sources, lora.config
+    return sources, _config_in_model_names(lora.config, layers)
+
+def _config_in_model_names(config, layers):
+    """The config of an adapter with the names that its modules have in the model, where it names them whole
+
+    `layers`: adapter's name of a module → that in the model. Shards of older transformers have other names;
+    peft would look for those in vain. Endings such as q_proj, and other patterns, stay."""
+    renamed = dict(config)
+    targets = config.get("target_modules")
+    if isinstance(targets, list): # a text is a pattern, or all-linear
+        renamed["target_modules"] = sorted(layers.get(target, target) for target in targets)
+    for name in ("alpha_pattern", "rank_pattern"):
+        if config.get(name): # name of a module, perhaps with its dots escaped, → its own alpha or rank
+            renamed[name] = {layers.get(pattern.replace("\\.", "."), pattern): value
+                             for pattern, value in config[name].items()}
+    return renamed
 
 # %% ../../nbs/09e_merge.ipynb #ne183854
 def merge_shards(
