@@ -1251,6 +1251,8 @@ def is_minus_word(
 ) -> bool:  # True for the `minus` of `minus 5`
     "Whether token `i` is a word that gives the number behind it a minus sign, and subtracts nothing"
     word, before, number = tokens[i], tokens[i - 1], tokens[i + 1]
+    if word.text not in _minus_words and word.text not in _describing_minus_words:
+        return False
     if not is_number(number) or number.raw[:1] in ("-", "+"):
         return False
     if word.text in _minus_words:
@@ -1258,7 +1260,7 @@ def is_minus_word(
         is_variable = before.kind == "word" and len(before.text) == 1
         return not (is_number(before) or is_variable or before.text in (")", "]"))
     is_free = before.kind in ("edge", "mark", "line") or before.text in _before_describing_minus
-    return word.text in _describing_minus_words and is_free
+    return is_free
 
 
 _roots = {"√", "sqrt"}

@@ -206,12 +206,12 @@ combining_marks = "".join(
     character for character in map(chr, _blocks_with_marks)
     if unicodedata.category(character) in ("Mn", "Mc"))
 _letter = rf"[^\W\d_{_cjk}]"
-_rest_of_word = rf"(?:{_letter}|[{combining_marks}])*"
+_letters = rf"{_letter}+(?:[{combining_marks}]+{_letter}*)*"
 _sign = r"(?:(?<![\w.)\]%])[-+])?"  # behind a word, a number or a bracket it is a hyphen
 _token = re.compile(
     rf"(?P<line>\n)|(?P<han>{_phrases})|(?P<numeral>[{_numerals}]{{1,12}})|(?P<character>[{_cjk}])"
     rf"|(?P<number>{_sign}(?:{_thousands}|\d+)(?:\.\d+){{0,3}}|{_sign}(?<![\w.])\.\d+)"
-    rf"|(?P<word>{_letter}{_rest_of_word}(?:'{_letter}{_rest_of_word})?)|(?P<mark>\S)")
+    rf"|(?P<word>{_letters}(?:'{_letters})?)|(?P<mark>\S)")
 
 
 def tokens_of(
