@@ -1758,7 +1758,8 @@ def write_scores(
     Answers and scores stand in the order of the rows' file, also where the rows were shuffled."""
     lines = []
     for row, row_scores in zip(rows, scores):
-        line = _scored_row(*_in_file_order(row, row_scores), calibration)
+        row, row_scores = _in_file_order(row, row_scores)
+        line = _scored_row(row, row_scores, calibration)
         lines.append(json.dumps(line, ensure_ascii=False) + "\n")
     write_whole(path, "".join(lines))
 
