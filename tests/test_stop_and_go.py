@@ -127,7 +127,7 @@ def test_a_new_run_moves_an_earlier_runs_checkpoints_aside(two_checkpoints, tmp_
     process = start(folder, max_steps=2, save_steps=1, seed=44)
     process.join()
     assert sorted(p.name for p in folder.glob("checkpoint-*")) == ["checkpoint-1", "checkpoint-2"]
-    assert sorted(p.name for p in folder.glob("earlier-1/*")) == ["checkpoint-2", "checkpoint-4"]
+    assert sorted(p.name for p in folder.glob("earlier-1/*")) == ["checkpoint-2", "checkpoint-4", "run_log.csv"]
     assert damage(folder / "earlier-1" / "checkpoint-4") is None
     assert not (folder / ".saving").exists()
 
