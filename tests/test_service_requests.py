@@ -51,6 +51,18 @@ def test_what_is_taken_back_is_told():
     assert any("gradient_accumulation_steps 1:" in note for note in notes), notes
 
 
+@pytest.mark.parametrize("prompt, shown", [("You count things.\r\nAnswer in one line.\r\n", "You count things.\nAnswer in one line.\n"),
+                                           ("\u202bספור\u202c", "\ufffdספור\ufffd"), ("Count.\n\tAll.", "Count.\n\tAll.")])
+def test_a_system_prompt_is_trained_with_as_it_was_given(client, prompt, shown):
+    "Line breaks of Windows and marks of writing direction became U+FFFD in each prompt of the run"
+    c, config = client(), dict(task="counting", max_steps=3, system_prompt=prompt)
+    job, jobs = c.post("/train", json=dict(job_name="a", training_config=config)).json(), c.jobs
+    kept = json.loads((jobs.folder(job["job_id"]) / "parameters.json").read_text(encoding="utf-8"))
+    assert kept["system_prompt"] == jobs.get(job["job_id"]).parameters["system_prompt"] == prompt
+    assert job["parameters"]["system_prompt"] == shown
+    assert c.get(f"/jobs/{job['job_id']}").json()["parameters"]["system_prompt"] == shown
+
+
 def test_media_type_and_key(with_file):
     refused(with_file.post("/train", content=b"{}", headers={"content-type": "text/plain"}), "body.type")
     refused(with_file.post("/train", json={}, headers={"Idempotency-Key": "a b"}), "idempotency.key")

@@ -15,7 +15,7 @@ from .dispatcher import Jobs
 from .errors import (AlreadyServed, JobsError, KeyReused, LedgerLost, LedgerUnavailable, NetworkFolder,
                      NoCheckpoint, NoData, QueueFull, UnknownJob, WrongState)
 from .folder import DataFolder, JobFolder
-from .job import Job, clean, controls, ends, live, moves, states, utc
+from .job import Job, as_given, clean, controls, ends, live, moves, states, utc
 from .job_log import Log
 from .ledger import Ledger, logger, new_job, schema
 from .lock_file import give_order, is_held, read_order, take_lock
@@ -39,8 +39,8 @@ from .waiting import devices_of
 __all__ = [
     "logger", "moves", "states", "live", "ends", "controls", "schema", "network_systems", "causes",
     "backends", "new_job", "JobsError", "UnknownJob", "WrongState", "NoCheckpoint", "QueueFull",
-    "KeyReused", "AlreadyServed", "NetworkFolder", "LedgerUnavailable", "Job", "clean", "utc", "Ledger",
-    "take_lock", "is_held", "give_order", "read_order", "file_system", "parents", "tree", "job_tag",
+    "KeyReused", "AlreadyServed", "NetworkFolder", "LedgerUnavailable", "Job", "as_given", "clean", "utc",
+    "Ledger", "take_lock", "is_held", "give_order", "read_order", "file_system", "parents", "tree", "job_tag",
     "tagged", "signal_all", "kill_until_gone", "prctl", "Outcome", "Log", "verdict", "memory_kills",
     "problem_of", "supervise", "newest_checkpoint", "log_mark", "last_row", "progress_of",
     "supervisor_command", "LocalBackend", "SubmititBackend", "RayBackend", "train_command", "Submission",
