@@ -15,7 +15,7 @@ import pytest
 from conftest import ROOT
 from support.faults import TRAINER, what_happened
 from vlrlbook.jobs import (Log, Outcome, RayBackend, as_given, clean, devices_of, file_system, give_order, last_row, progress_of,
-                           supervisor_command, take_lock, verdict)
+                           own_python, supervisor_command, take_lock, train_command, verdict)
 from vlrlbook.jobs import parents, processes
 from vlrlbook.jobs.dispatcher import DispatcherThread
 from vlrlbook.jobs.folder import DataFolder, JobFolder
@@ -318,6 +318,24 @@ def test_verdicts(code, tail, whole, killed, expected):
     found = verdict(code, tail, whole, killed)
     assert (found["state"], found["error_code"]) == expected
     assert found["state"] == "completed" or "ValueError" not in tail or "ValueError: x" in found["error_message"]
+
+
+def test_children_import_what_their_parent_does(tmp_path, monkeypatch):
+    "Python's -m and -c look into the current folder first; a clone that is not installed is found only there"
+    monkeypatch.chdir(tmp_path)
+    Path("random.py").write_text("raise SystemExit(3)")
+    for words in (supervisor_command(tmp_path, 1, ""), train_command()):
+        assert words[:4] == [sys.executable, "-P", "-m", "vlrlbook.jobs"]
+    told = subprocess.run([*own_python(), "-c", "import random; print(random.__file__)"], capture_output=True, text=True, check=True)
+    assert str(tmp_path) not in told.stdout
+    monkeypatch.chdir(ROOT)
+    assert own_python() == [sys.executable]
+
+
+def test_nobody_starts_a_child_in_another_way():
+    starters = [path for wing in ("jobs", "service") for path in (ROOT / "vlrlbook" / wing).glob("*.py")
+                if "sys.executable" in path.read_text(encoding="utf-8")]
+    assert [path.name for path in starters] == ["processes.py"]
 
 
 @pytest.mark.parametrize("given, kept",

@@ -87,6 +87,19 @@ def test_limits_of_uploads(client, monkeypatch):
     assert not list(c.service.uploads.aside.iterdir())
 
 
+def test_files_where_the_server_was_started_are_no_modules_of_its_children(client, monkeypatch, tmp_path):
+    "A random.py or csv.py of somebody's project: each upload was refused as the archive's fault, each job died"
+    for name in ("random", "csv", "queue", "json", "vlrlbook"): (tmp_path / f"{name}.py").write_text("raise SystemExit(3)")
+    monkeypatch.chdir(tmp_path)
+    assert client().post("/upload-data", files={"file": ("x.zip", GOOD)}).status_code == 200
+
+
+def test_a_reader_that_cannot_start_is_no_fault_of_the_archive(client, monkeypatch, tmp_path):
+    (tmp_path / "csv.py").write_text("raise ImportError('of another Python')")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{ROOT}")
+    refused(client().post("/upload-data", files={"file": ("x.zip", GOOD)}), "server.error")
+
+
 def test_a_full_disk_while_writing(client, monkeypatch):
     import errno
     import vlrlbook.service.multipart_file

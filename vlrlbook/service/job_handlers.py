@@ -5,12 +5,11 @@ import asyncio
 import hashlib
 import json
 import re
-import sys
 import time
 
 from ..archive import zip_kinds
 from ..folders import write_json
-from ..jobs import JobFolder, states, train_command
+from ..jobs import JobFolder, own_python, states, train_command
 from ..settings import nearest
 from .log_lines import logger
 from .refusals import Problem, clean
@@ -52,7 +51,7 @@ def gentle(
         return None  # training on a GPU leaves the CPU free for requests
     # `after_you` is Python code that lowers its own priority and then becomes the trainer (execv of the words
     # behind it). -S: it needs no installed package.
-    return [sys.executable, "-S", "-c", after_you, *train_command()]
+    return [*own_python(), "-S", "-c", after_you, *train_command()]
 
 
 class StateSide:
