@@ -228,6 +228,24 @@ def test_the_key_is_sent_and_never_told(monkeypatch):
         assert asked(judge, "3") == [1.0] and server.headers_seen[-1]["Authorization"] == "Bearer sk-secret"
 
 
+def sent(image): return Image.open(io.BytesIO(base64.b64decode(data_url(image).partition(",")[2])))
+
+
+@pytest.mark.parametrize("image, pixel", [
+    (Image.new("RGBA", (8, 8), (0, 0, 0, 0)), (255, 255, 255)), (Image.new("LA", (8, 8), (0, 0)), (255, 255, 255)),
+    (Image.new("I;16", (8, 8), 2047), (255, 255, 255)), (Image.new("I", (8, 8), 200), (200, 200, 200)),
+    (Image.new("RGB", (8, 8), (1, 2, 3)), (1, 2, 3)), (Image.new("L", (8, 8), 7), (7, 7, 7))])
+def test_a_picture_is_sent_as_readers_would_read_it(image, pixel):
+    "What is transparent is white, and greys of more than 8 bits are scaled"
+    assert sent(image).mode == "RGB" and sent(image).getpixel((3, 3)) == pixel
+
+
+def test_deep_greys_are_scaled_before_they_are_sent():
+    image = Image.new("I;16", (8, 8), 4095)
+    image.putpixel((0, 0), 2048)
+    assert sent(image).getpixel((0, 0))[0] in (127, 128)
+
+
 @pytest.mark.parametrize("written", ["sk-secret-0123\r\n", "sk-secret-0123\r", "sk-secret-0123\n", " sk-secret-0123 ", "sk-secret-0123"])
 def test_a_key_from_a_file_is_sent_without_its_line_break(monkeypatch, written):
     "`http.client` refuses such a header and repeats it, so that logs, notebooks and the ledger held the key"

@@ -1,7 +1,7 @@
 """Ask an OpenAI-style chat endpoint about pictures, such as vLLM's server: several tries, then one error.
 
 Run against the server of vLLM 0.24.0 (`/v1/chat/completions` and `/v1/models`; tests/test_vllm_judge.py).
-Needs the standard library and Pillow. Written by hand."""
+Needs no further library than Pillow. Written by hand."""
 import base64
 import http.client
 import io
@@ -14,6 +14,8 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
+
+from .archive import to_rgb
 
 __all__ = ["EndpointError", "Reply", "Endpoint", "address_problem", "key_problem", "is_on_this_machine",
            "data_url"]
@@ -223,7 +225,7 @@ def data_url(
     max_size: int = None,  # N: at most N × N pixels in all; None: the picture keeps its size
 ) -> str:  # data:image/png;base64,…
     "A picture as a data URL (its PNG bytes in base64), the form in which chat endpoints take pictures"
-    rgb = image.convert("RGB")
+    rgb = to_rgb(image)  # not `convert` alone, which makes what is transparent black, and deep greys white
     if max_size:
         factor = max_size / math.sqrt(rgb.width * rgb.height)  # for both sides
         if factor < 1:  # pictures are never enlarged

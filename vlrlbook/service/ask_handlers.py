@@ -98,6 +98,8 @@ class AskSide:
         question = query(request, question=(str, None))["question"]
         if not question or not question.strip():
             raise Problem("query.value", "question: expected a text")
+        if "\0" in question:  # no process can be given such an argument
+            raise Problem("query.value", "question: it holds a NUL character")
         if len(question) > _most_question_letters:
             message = f"question: {len(question)} letters, at most {_most_question_letters}"
             raise Problem("query.value", message)
