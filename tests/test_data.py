@@ -2,6 +2,7 @@
 import io
 import os
 import stat
+import threading
 import time
 import zipfile
 from pathlib import Path
@@ -167,6 +168,84 @@ def test_plain_pictures_keep_their_bytes(tmp_path):
     photo = picture("JPEG")
     read_counting_zip(make(tmp_path / "x.zip", [("main.csv", ROW.replace("a.png", "a.jpg")), ("images/a.jpg", photo)]), tmp_path / "out")
     assert (tmp_path / "out" / "000002.jpg").read_bytes() == photo
+
+
+def photograph(size=(160, 120), mode="RGB"):
+    "Smooth colours with the noise of a camera"
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:size[1], :size[0]]
+    smooth = np.stack([x * 255 / size[0], y * 255 / size[1], (x + y) % 200], axis=-1)
+    return Image.fromarray((smooth + rng.normal(0, 4, smooth.shape)).clip(0, 255).astype("uint8")).convert(mode)
+
+
+def held(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
+
+
+@pytest.mark.parametrize("mode, how", [("RGB", dict(exif=held(6))), ("RGB", dict(exif=held(3))), ("L", {}), ("CMYK", {}),
+                                       ("L", dict(exif=held(8)))])
+def test_a_jpeg_that_is_encoded_anew_stays_one(tmp_path, mode, how):
+    "As a PNG each photograph of a phone that was held upright took seven times its room, and 500 were refused"
+    jpeg = picture("JPEG", image=photograph(mode=mode), quality=90, **how)
+    entries = [("main.csv", ROW.replace("a.png", "a.jpg")), ("images/a.jpg", jpeg)]
+    [row], _ = read_counting_zip(make(tmp_path / "x.zip", entries), tmp_path / "out")
+    kept = tmp_path / "out" / "000002.jpg"
+    meant, stored = open_picture(jpeg), Image.open(kept)
+    assert stored.format == "JPEG" and stored.mode == "RGB" and not stored.getexif() and stored.size == meant.size
+    assert np.abs(np.asarray(stored, int) - np.asarray(meant, int)).mean() < 2, "nothing to see of it"
+    assert kept.stat().st_size < 3 * len(jpeg)
+    rows_file = (tmp_path / "out" / "rows.jsonl").read_text()
+    assert picture_key(stored) in rows_file, "the key is that of the pixels that a run reads"
+
+
+@pytest.mark.parametrize("form, image", [("WEBP", photograph()), ("BMP", photograph()), ("PNG", photograph(mode="L")),
+                                         ("PNG", photograph(mode="RGBA"))])
+def test_others_are_encoded_anew_without_loss(tmp_path, form, image):
+    data = picture(form, image=image)
+    read_counting_zip(make(tmp_path / "x.zip", [("main.csv", ROW), ("images/a.png", data)]), tmp_path / "out")
+    stored = Image.open(tmp_path / "out" / "000002.png")
+    assert stored.format == "PNG" and np.array_equal(np.asarray(stored), np.asarray(open_picture(data)))
+
+
+def test_a_lack_of_memory_is_no_fault_of_a_picture(tmp_path, monkeypatch):
+    "It was a row left out, `image.decode`, so that other rows were kept on each machine, and each time"
+    def no_memory(image): raise MemoryError
+    monkeypatch.setattr(archive, "to_rgb", no_memory)
+    rows = ROW + "images/b.png,How many?,2\n"
+    entries = [("main.csv", rows), ("images/a.png", picture()), ("images/b.png", picture(image=photograph(mode="L")))]
+    assert code_of(tmp_path, entries) == "intake.memory"
+
+
+def test_pictures_in_memory_do_not_grow_with_the_cores(tmp_path, monkeypatch):
+    monkeypatch.setattr(archive.os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(archive, "_pixels_at_once", 2 * 160 * 120)
+    monkeypatch.setattr(archive, "_encoded_at_once", 1000) # less than one picture: they go one by one, and none waits for ever
+    lock, now, most, threads = threading.Lock(), [], [], set()
+    decode = archive.decode_picture
+
+    def watched(data):
+        if len(data) == 3000: return decode(data) # the broken one, which takes no pixels
+        with lock:
+            now.append(data)
+            most.append(len(now))
+            threads.add(threading.get_ident())
+        time.sleep(0.01)
+        with lock: now.remove(data)
+        return decode(data)
+
+    monkeypatch.setattr(archive, "decode_picture", watched)
+    names = [f"images/{i}.png" for i in range(12)]
+    rows = HEADER + "".join(f"{name},How many?,3\n" for name in [*names, "images/bad.png"])
+    entries = [("main.csv", rows), *((name, picture(image=photograph())) for name in names), ("images/bad.png", b"x" * 3000)]
+    path = make(tmp_path / "x.zip", entries)
+    _, report = read_counting_zip(path, tmp_path / "one")
+    assert (report.valid_images, [s["code"] for s in report.skipped], max(most)) == (12, ["image.decode"], 1)
+    monkeypatch.setattr(archive, "_encoded_at_once", 1 << 20)
+    most.clear(), threads.clear()
+    _, report = read_counting_zip(path, tmp_path / "two")
+    assert (report.valid_images, max(most)) == (12, 2) and len(threads) <= 4
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

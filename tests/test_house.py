@@ -19,9 +19,9 @@ PACKAGE = ROOT / "vlrlbook"
 FLOORS = [
     ["folders"],
     ["settings"],
-    ["chat_endpoint", "compared", "core", "evaluation_settings", "geometry", "metrics", "model_files", "readers"],
+    ["compared", "core", "evaluation_settings", "geometry", "metrics", "model_files", "readers"],
     ["archive", "chapters", "morning_plan", "prompt_cache", "rewards", "training", "versions"],
-    ["prediction_files", "rows", "teacher_notes"],
+    ["chat_endpoint", "prediction_files", "rows", "teacher_notes"],
     ["data", "film_labels", "jobs", "marking", "models", "old_scores", "shared_prompt", "vllm_sampling"],
     ["aloha_plots", "aloha_settings", "pointing", "reward_model_settings"],
     ["zoom"],

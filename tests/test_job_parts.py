@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 from support.faults import TRAINER, what_happened
-from vlrlbook.jobs import (Log, Outcome, RayBackend, clean, devices_of, file_system, give_order, last_row, progress_of,
-                           supervisor_command, take_lock, verdict)
+from vlrlbook.jobs import (Log, Outcome, RayBackend, as_given, clean, devices_of, file_system, give_order, last_row, progress_of,
+                           own_python, supervisor_command, take_lock, train_command, verdict)
 from vlrlbook.jobs import parents, processes
 from vlrlbook.jobs.dispatcher import DispatcherThread
 from vlrlbook.jobs.folder import DataFolder, JobFolder
@@ -320,6 +320,24 @@ def test_verdicts(code, tail, whole, killed, expected):
     assert found["state"] == "completed" or "ValueError" not in tail or "ValueError: x" in found["error_message"]
 
 
+def test_children_import_what_their_parent_does(tmp_path, monkeypatch):
+    "Python's -m and -c look into the current folder first; a clone that is not installed is found only there"
+    monkeypatch.chdir(tmp_path)
+    Path("random.py").write_text("raise SystemExit(3)")
+    for words in (supervisor_command(tmp_path, 1, ""), train_command()):
+        assert words[:4] == [sys.executable, "-P", "-m", "vlrlbook.jobs"]
+    told = subprocess.run([*own_python(), "-c", "import random; print(random.__file__)"], capture_output=True, text=True, check=True)
+    assert str(tmp_path) not in told.stdout
+    monkeypatch.chdir(ROOT)
+    assert own_python() == [sys.executable]
+
+
+def test_nobody_starts_a_child_in_another_way():
+    starters = [path for wing in ("jobs", "service") for path in (ROOT / "vlrlbook" / wing).glob("*.py")
+                if "sys.executable" in path.read_text(encoding="utf-8")]
+    assert [path.name for path in starters] == ["processes.py"]
+
+
 @pytest.mark.parametrize("given, kept",
                          [("a\ud800b", "a?b"), ("a\0b\x1b", "a\ufffdb\ufffd"), (float("nan"), None),
                           ({"a": [float("inf"), 1, True, None]}, {"a": [None, 1, True, None]}), ("三个苹果\n", "三个苹果\n"),
@@ -328,6 +346,19 @@ def test_verdicts(code, tail, whole, killed, expected):
                            {"a\ufffd": 1, "a\ufffd (2)": 2, "a\ufffd (3)": [{"1": 3, "1 (2)": 4}]}),
                           ({"a\x01": 2, "a\ufffd (2)": 3, "a\x02": 4}, {"a\ufffd": 2, "a\ufffd (2)": 3, "a\ufffd (3)": 4})])
 def test_clean(given, kept): assert clean(given) == kept and clean(kept) == kept
+
+
+@pytest.mark.parametrize("given, kept", [("a\r\nb\r\n", "a\nb\n"), ("a\rb", "a\ufffdb"), ("a\r\r\nb", "a\ufffd\nb")])
+def test_a_line_break_of_windows_is_shown_as_one(given, kept): assert clean(given) == kept and clean(kept) == kept
+
+
+@pytest.mark.parametrize("text", ["You count.\r\nAnswer in one line.\r\n", "\u202bעברית\u202c", "\u2066x\u2069", "a\x01\x1b", "三" * 200_000])
+def test_a_trainer_reads_the_parameters_as_they_were_given(text): assert as_given({text[:20]: [text]}) == {text[:20]: [text]}
+
+
+@pytest.mark.parametrize("given, kept", [("a\ud800b", "a?b"), ({"a": [float("inf"), 1, True, None]}, {"a": [None, 1, True, None]}),
+                                         ({1: 3, "1": 4}, {"1": 3, "1 (2)": 4})])
+def test_what_json_cannot_hold_is_replaced_there_too(given, kept): assert as_given(given) == kept
 
 
 def test_cleaning_cuts_texts_and_not_their_names():

@@ -228,6 +228,65 @@ def test_the_key_is_sent_and_never_told(monkeypatch):
         assert asked(judge, "3") == [1.0] and server.headers_seen[-1]["Authorization"] == "Bearer sk-secret"
 
 
+def sent(image): return Image.open(io.BytesIO(base64.b64decode(data_url(image).partition(",")[2])))
+
+
+@pytest.mark.parametrize("image, pixel", [
+    (Image.new("RGBA", (8, 8), (0, 0, 0, 0)), (255, 255, 255)), (Image.new("LA", (8, 8), (0, 0)), (255, 255, 255)),
+    (Image.new("I;16", (8, 8), 2047), (255, 255, 255)), (Image.new("I", (8, 8), 200), (200, 200, 200)),
+    (Image.new("RGB", (8, 8), (1, 2, 3)), (1, 2, 3)), (Image.new("L", (8, 8), 7), (7, 7, 7))])
+def test_a_picture_is_sent_as_readers_would_read_it(image, pixel):
+    "What is transparent is white, and greys of more than 8 bits are scaled"
+    assert sent(image).mode == "RGB" and sent(image).getpixel((3, 3)) == pixel
+
+
+def test_deep_greys_are_scaled_before_they_are_sent():
+    image = Image.new("I;16", (8, 8), 4095)
+    image.putpixel((0, 0), 2048)
+    assert sent(image).getpixel((0, 0))[0] in (127, 128)
+
+
+@pytest.mark.parametrize("written", ["sk-secret-0123\r\n", "sk-secret-0123\r", "sk-secret-0123\n", " sk-secret-0123 ", "sk-secret-0123"])
+def test_a_key_from_a_file_is_sent_without_its_line_break(monkeypatch, written):
+    "`http.client` refuses such a header and repeats it, so that logs, notebooks and the ledger held the key"
+    monkeypatch.setenv("JUDGE_KEY", written)
+    with chat_server() as server:
+        assert asked(judge_at(server, key_from="JUDGE_KEY"), "3") == [1.0]
+        assert server.headers_seen[-1]["Authorization"] == "Bearer sk-secret-0123"
+
+
+@pytest.mark.parametrize("key, told", [("sk-secret\r\n0123", "a line break within"), ("“sk-secret0123”", "a character that a header"),
+                                       ("sk-secret\x010123", "a character that a header"), ("sk-secret密0123", "a character")])
+def test_a_key_that_cannot_be_sent_is_refused_by_its_variable(monkeypatch, key, told):
+    monkeypatch.setenv("JUDGE_KEY", key)
+    with chat_server() as server:
+        with pytest.raises(SettingsError, match=f"key_from = 'JUDGE_KEY': the key cannot be sent: it has {told}") as refused:
+            judge_at(server, key_from="JUDGE_KEY")
+        with pytest.raises(EndpointError, match=told) as refused_too: Endpoint(server.address, "m", key=key)
+        assert "sk-" not in f"{refused.value} {refused_too.value}" and not server.asked
+
+
+@pytest.mark.parametrize("key", ["two words", "schlüssel", "a=b+c/d~~"])
+def test_other_keys_are_sent_as_they_are(key):
+    with chat_server() as server:
+        Endpoint(server.address, "m", key=key).ask("3")
+        assert server.headers_seen[-1]["Authorization"] == f"Bearer {key}"
+
+
+@pytest.mark.parametrize("key", [None, "", "\n"])
+def test_no_key_is_no_header(key):
+    with chat_server() as server:
+        Endpoint(server.address, "m", key=key).ask("3")
+        assert "Authorization" not in server.headers_seen[-1]
+
+
+def test_a_key_that_the_server_repeats_is_not_told():
+    echo = 401, {}, json.dumps(dict(error=dict(message="no such key: Bearer sk-secret-0123, expected one of ours")))
+    with chat_server(troubles=[echo]) as server:
+        with pytest.raises(EndpointError, match="no such key: Bearer KEY, expected one of ours"):
+            Endpoint(server.address, "m", key="sk-secret-0123").ask("3")
+
+
 def test_order_is_kept_while_several_ask():
     "The first answers take longest, and no more requests run at a time than were allowed"
     def say(text):

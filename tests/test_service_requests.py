@@ -1,12 +1,13 @@
 """Requests for training, and query parameters: what is refused, with which code, and what the server decides."""
 import json
+import types
 
 import pytest
 from conftest import ROOT
 from support.bad_requests import BAD_JSON, BAD_TRAIN, wrong_values
 from support.service import CODES_MET_IN, GOOD, client, form, good, nothing_stays, refused, seen, with_file
 from vlrlbook.core import read_settings
-from vlrlbook.service import chapter_05, plan, read_json, read_request, request_form
+from vlrlbook.service import Problem, chapter_05, plan, query, read_json, read_request, request_form
 
 
 @pytest.mark.parametrize("code, body", BAD_JSON, ids=range(len(BAD_JSON)))
@@ -49,6 +50,46 @@ def test_a_group_size_alone_gets_a_batch_that_fits(size, rows, batch, said):
 def test_what_is_taken_back_is_told():
     _, notes = plan(dict(gradient_accumulation_steps=8), "tiny", request_form("tiny"), 6)
     assert any("gradient_accumulation_steps 1:" in note for note in notes), notes
+
+
+@pytest.mark.parametrize("value, taken", [(30, 30), (30.0, 30), (3e1, 30)])
+def test_a_whole_number_is_an_integer_as_json_writes_it(value, taken):
+    "The OpenAPI document calls it an integer, and by JSON Schema 30.0 is one"
+    body = dict(job_name="a", data_file_id="f-1", training_config=dict(num_epochs=value))
+    settings = read_request(body, request_form("tiny"))["settings"]
+    assert settings == dict(num_epochs=taken) and type(settings["num_epochs"]) is int
+
+
+@pytest.mark.parametrize("value", [30.5, "30", True, 1e300])
+def test_other_numbers_are_none(value):
+    with pytest.raises(Problem): read_request(dict(job_name="a", data_file_id="f-1", training_config=dict(num_epochs=value)), request_form("tiny"))
+
+
+def test_a_byte_order_mark_before_json_is_passed_over():
+    assert read_json(b'\xef\xbb\xbf{"a": 1}') == {"a": 1}
+    with pytest.raises(Problem): read_json(b'{"a": 1}\xef\xbb\xbf')
+
+
+@pytest.mark.parametrize("query_string, taken", [(b"a=%C3%84pfel", "Äpfel"), ("a=几个".encode(), "几个"), (b"a=x+y%2B", "x y+"),
+                                                 (b"a=%C4pfel", None), (b"a=\xc4pfel", None), (b"%C4=1", None)])
+def test_a_query_is_utf8_or_refused(query_string, taken):
+    "A letter of Latin-1 became U+FFFD without a word, and a model was asked that"
+    request = types.SimpleNamespace(scope=dict(query_string=query_string))
+    if taken is None:
+        with pytest.raises(Problem, match="query.value|UTF-8"): query(request, a=(str, None))
+    else: assert query(request, a=(str, None)) == dict(a=taken)
+
+
+@pytest.mark.parametrize("prompt, shown", [("You count things.\r\nAnswer in one line.\r\n", "You count things.\nAnswer in one line.\n"),
+                                           ("\u202bספור\u202c", "\ufffdספור\ufffd"), ("Count.\n\tAll.", "Count.\n\tAll.")])
+def test_a_system_prompt_is_trained_with_as_it_was_given(client, prompt, shown):
+    "Line breaks of Windows and marks of writing direction became U+FFFD in each prompt of the run"
+    c, config = client(), dict(task="counting", max_steps=3, system_prompt=prompt)
+    job, jobs = c.post("/train", json=dict(job_name="a", training_config=config)).json(), c.jobs
+    kept = json.loads((jobs.folder(job["job_id"]) / "parameters.json").read_text(encoding="utf-8"))
+    assert kept["system_prompt"] == jobs.get(job["job_id"]).parameters["system_prompt"] == prompt
+    assert job["parameters"]["system_prompt"] == shown
+    assert c.get(f"/jobs/{job['job_id']}").json()["parameters"]["system_prompt"] == shown
 
 
 def test_media_type_and_key(with_file):

@@ -40,6 +40,35 @@ def test_keys_and_the_queue(with_file):
     refused(with_file.get(f"/jobs/{ids[0]}"), "job.unknown")
 
 
+def test_the_same_key_gives_the_same_job_when_its_upload_is_gone(client, good):
+    "It was 404, file.unknown, for a job that exists"
+    c = client()
+    file_id = c.post("/upload-data", files={"file": ("discs.zip", good)}).json()["file_id"]
+    body, key = dict(job_name="a", data_file_id=file_id), {"Idempotency-Key": "k2"}
+    first = c.post("/train", json=body, headers=key).json()
+    c.delete(f"/jobs/{first['job_id']}")
+    assert c.delete(f"/files/{file_id}").status_code < 300
+    again = c.post("/train", json=body, headers=key).json()
+    assert (again["job_id"], again["notes"]) == (first["job_id"], first["notes"]) and first["notes"]
+    refused(c.post("/train", json=body | dict(job_name="b"), headers=key), "idempotency.reused")
+    refused(c.post("/train", json=body, headers={"Idempotency-Key": "k3"}), "file.unknown")
+
+
+def test_notes_that_were_not_written_are_made_again(client):
+    c, key = client(), {"Idempotency-Key": "k"}
+    body = dict(job_name="a", training_config=dict(task="counting", num_generations=6))
+    first = c.post("/train", json=body, headers=key).json()
+    notes = JobFolder(c.jobs.folder(first["job_id"])).notes
+    notes.unlink()
+    assert c.post("/train", json=body, headers=key).json() == first and notes.exists()
+
+
+def test_a_refused_method_hears_which_there_are(with_file):
+    c = with_file
+    def allowed(path): return c.put(path).headers["allow"]
+    assert [allowed(path) for path in ("/jobs/x", "/files/x", "/files", "/train")] == ["DELETE, GET, HEAD", "DELETE, GET, HEAD", "GET, HEAD", "POST"]
+
+
 def test_what_there_is_not(with_file):
     c = with_file
     for path in ("", "/log", "/metrics", "/rollouts", "/notebook", "/download", "/events", "/moves"):
@@ -124,6 +153,15 @@ def test_downloads(server, done):
     with concurrent.futures.ThreadPoolExecutor(20) as pool:
         hashes = set(pool.map(lambda _: hashlib.sha256(server.get(f"/jobs/{done}/download").content).hexdigest(), range(100)))
     assert hashes == {digest}
+
+
+def test_a_client_that_has_any_version_is_sent_none(server, done):
+    "RFC 9110: If-None-Match may be *, and a Range of another version of the file does not count"
+    def status(**headers): return server.get(f"/jobs/{done}/download", headers={k.replace("_", "-"): v for k, v in headers.items()}).status_code
+    etag, far = server.get(f"/jobs/{done}/download").headers["etag"], "bytes=99999999-"
+    assert (status(If_None_Match="*"), status(If_None_Match='"x"'), status(Range=far, If_Range='"old"')) == (304, 200, 200)
+    assert (status(Range="bytes=0-9", If_Range='"old"'), status(Range="bytes=0-9", If_Range=etag)) == (200, 206)
+    assert (status(Range=far, If_Range=etag), status(Range=far)) == (416, 416)
 
 
 def test_who_asks_before_the_first_row_misses_none(with_file):

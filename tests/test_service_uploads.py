@@ -87,6 +87,35 @@ def test_limits_of_uploads(client, monkeypatch):
     assert not list(c.service.uploads.aside.iterdir())
 
 
+@pytest.mark.parametrize("head, name", [
+    ("filename*=UTF-8''%e8%8b%b9.zip", "苹.zip"), ("filename*=iso-8859-1'de'%e4.zip", "ä.zip"), ("filename=a.zip; filename*=UTF-8''b.zip", "a.zip"),
+    ("FileName*=utf-8''c%3A%5Cx%5Cb.zip", "b.zip"), ("filename*=none-such''%e4.zip", "%e4.zip"), ("filename*=plain.zip", "plain.zip")])
+def test_the_longer_form_of_a_name_is_read(client, head, name):
+    body = form([(f'Content-Disposition: form-data; name="file"; {head}', GOOD)])
+    reply = client().post("/upload-data", content=body, headers={"content-type": "multipart/form-data; boundary=xyz"})
+    assert (reply.status_code, reply.json().get("filename")) == (200, name), reply.text
+
+
+def test_a_text_is_no_file(client):
+    for head in ('name="file"', "name=file; filename*="):
+        body = form([(f"Content-Disposition: form-data; {head}", GOOD)])
+        reply = client().post("/upload-data", content=body, headers={"content-type": "multipart/form-data; boundary=xyz"})
+        refused(reply, "upload.field")
+
+
+def test_files_where_the_server_was_started_are_no_modules_of_its_children(client, monkeypatch, tmp_path):
+    "A random.py or csv.py of somebody's project: each upload was refused as the archive's fault, each job died"
+    for name in ("random", "csv", "queue", "json", "vlrlbook"): (tmp_path / f"{name}.py").write_text("raise SystemExit(3)")
+    monkeypatch.chdir(tmp_path)
+    assert client().post("/upload-data", files={"file": ("x.zip", GOOD)}).status_code == 200
+
+
+def test_a_reader_that_cannot_start_is_no_fault_of_the_archive(client, monkeypatch, tmp_path):
+    (tmp_path / "csv.py").write_text("raise ImportError('of another Python')")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{ROOT}")
+    refused(client().post("/upload-data", files={"file": ("x.zip", GOOD)}), "server.error")
+
+
 def test_a_full_disk_while_writing(client, monkeypatch):
     import errno
     import vlrlbook.service.multipart_file

@@ -72,7 +72,13 @@ zip_faults = (
 _picture_formats = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 _always_unpacked = 512 << 20  # bytes that any archive may unpack to, however well it is packed
 _written_at_once = 1 << 20  # bytes between two looks at the free space
-_rows_at_a_time = 64  # so many encoded pictures are in memory together: at most 64 times 32 MiB
+_rows_at_a_time = 64  # rows of which all pictures are written before those of further rows are read
+# Limits of memory. They do not grow with the machine's cores, so that an archive that is read on a small
+# machine is read on a large one too. A thread also takes address space of its own, about 70 MiB.
+_decoders = 4  # threads that decode pictures
+_pixels_at_once = 100_000_000  # in pictures that are being decoded; up to 15 bytes each
+_encoded_at_once = 256 << 20  # bytes of encoded pictures that wait for a decoder
+_jpeg_quality = 95  # of a JPEG that is encoded anew: the loss is smaller than that of any camera
 _exif_orientation = 0x0112  # tag of how a camera was held; 1 is upright
 _most_listed = 20  # skipped rows that a report prints; all of them stand in its `skipped`
 
@@ -177,11 +183,13 @@ def _checked_contents(
 def _error_of_fault(
     fault,  # the exception
 ):
-    "The `DataError` for an exception in `zip_faults`: the disk is full, or else the archive is broken"
-    # With a full disk the archive may still be good, so it is not called broken.
+    "The `DataError` for one of `zip_faults`: no disk, no memory, or else the archive is broken"
+    # With a full disk or memory the archive may still be good, so it is not called broken.
     # ENOSPC: no space left; EDQUOT: this user's share of the disk is full
     if isinstance(fault, OSError) and fault.errno in (errno.ENOSPC, errno.EDQUOT):
         return DataError("storage.full", "no space is left on the disk that it is unpacked to")
+    if isinstance(fault, MemoryError):
+        return DataError("intake.memory", "there is too little memory to read it")
     return DataError("zip.broken", f"not a readable ZIP ({type(fault).__name__})")
 
 
@@ -739,8 +747,8 @@ def decode_picture(
         if _is_plain(image):  # an opaque, upright RGB in PNG or JPEG
             return image, image.format
         return to_rgb(ImageOps.exif_transpose(image)), None  # turned upright
-    except DataError:
-        raise
+    except (DataError, MemoryError):
+        raise  # a lack of memory is this machine's, and no fault of the picture
     except Exception as fault:  # Pillow's decoders raise many kinds of errors on broken bytes
         raise DataError("image.decode", _why_undecodable(data, fault)) from fault
 
@@ -868,7 +876,7 @@ def _keep_rows(
     if names.top:
         notes[f"everything lay in the folder {names.top[:80]!r} of the archive"] = len(rows)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(min(_decoders, os.cpu_count() or 1)) as pool:
         # In batches, so that memory does not grow with the archive. This thread reads, the pool decodes.
         for start in range(0, len(rows), _rows_at_a_time):
             batch = rows[start:start + _rows_at_a_time]
@@ -1002,6 +1010,8 @@ def _keep_new_pictures(
         if name in store.results or name in submitted:
             continue  # an earlier row has the same picture
         submitted.add(name)
+        # Waits while the pictures before it fill the memory that they may take; `keep` gives it back.
+        store.encoded_bytes.take(entry.file_size)
         # The bytes are read here, not in the pool: `zipfile` holds one file open, which threads would share.
         futures.append(pool.submit(store.keep, name, line_number, archive.read(entry)))
     for future in futures:
@@ -1135,6 +1145,32 @@ def _with_checked_shape(
     return stored
 
 
+class _Share:
+    "An amount that threads take parts of, such as pixels in memory: who wants more than is left waits"
+    def __init__(self,
+        total: int,  # all of it
+    ):
+        self.total = self.left = total
+        self.changed = threading.Condition()  # notified when something was given back
+
+    def take(self,
+        amount: int,  # wait until so much is left, and take it
+    ):
+        "Take a part; one that is larger than the whole is the whole, so that nobody waits for ever"
+        amount = min(amount, self.total)
+        with self.changed:
+            self.changed.wait_for(lambda: self.left >= amount)
+            self.left -= amount
+
+    def give(self,
+        amount: int,  # that was taken
+    ):
+        "Give a part back"
+        with self.changed:
+            self.left += min(amount, self.total)
+            self.changed.notify_all()
+
+
 class _PictureStore:
     "Writes an archive's pictures into a folder: each once, however many rows name it, and within two limits"
     def __init__(self,
@@ -1147,23 +1183,42 @@ class _PictureStore:
         self.results = {}
         self.written_bytes = 0  # so far, all files together
         self.write_lock = threading.Lock()  # held while a file is written and counted
+        self.pixels = _Share(_pixels_at_once)  # of pictures that are being decoded
+        self.encoded_bytes = _Share(_encoded_at_once)  # of pictures that were read and are not kept yet
 
     def keep(self,
         entry_name: str,  # in the archive
         number: int,  # line of the first row that names it, which becomes the file's name
-        data: bytes,  # the encoded picture
+        data: bytes,  # the encoded picture; so much was taken of `encoded_bytes`
     ):
         """Decode a picture, write it, and put the result into `results` under `entry_name`.
 
-        For a bad picture the result is a `DataError`. Only `write` raises: at a limit, or on a full disk."""
+        For a bad picture the result is a `DataError`. What it raises ends the whole archive: a limit that
+        `write` meets, a full disk, or a lack of memory."""
+        pixels = _pixels_in(data)
+        self.pixels.take(pixels)
         try:
-            image, reusable_format = decode_picture(data)  # PNG, JPEG, or None: encode it anew
+            self._decode_and_write(entry_name, number, data)
+        finally:
+            self.pixels.give(pixels)
+            self.encoded_bytes.give(len(data))
+
+    def _decode_and_write(self,
+        entry_name,  # in the archive
+        number,  # line of the first row that names the picture, which becomes the file's name
+        data,  # the encoded picture
+    ):
+        "Write a picture's own bytes, or a JPEG or PNG that every program reads alike; put down what came of it"
+        try:
+            image, plain_format = decode_picture(data)  # PNG, JPEG, or None: encode it anew
         except DataError as error:
             self.results[entry_name] = error
             return
-        if reusable_format is None:
-            data = _as_png(image)
-        suffix = "jpg" if reusable_format == "JPEG" else "png"
+        if plain_format is None:
+            data, plain_format = _encoded_anew(image, was_jpeg=data.startswith(_jpeg_mark))
+            if plain_format == "JPEG":
+                image = open_picture(data)  # the pixels that a run will read
+        suffix = "jpg" if plain_format == "JPEG" else "png"
         name = f"{number:06d}.{suffix}"
         self.write(name, data)
         # `picture_key`: a hash of the pixels, by which a run keeps equal pictures on one side of its split
@@ -1198,15 +1253,38 @@ class _PictureStore:
             rest = rest[written:]
 
 
-def _as_png(image):
-    "A picture as the bytes of a PNG file"
+_jpeg_mark = b"\xff\xd8\xff"  # first bytes of a JPEG, and of a phone's MPO
+
+
+def _pixels_in(data):
+    "How many pixels an encoded picture will have, by its head; 0 where decoding it will be refused"
+    try:
+        with Image.open(io.BytesIO(data), formats=_picture_formats) as image:
+            pixels = image.width * image.height
+    except Exception:  # whatever Pillow raises: `decode_picture` says what is wrong
+        return 0
+    return pixels if pixels <= limits["picture_pixels"] else 0
+
+
+def _encoded_anew(
+    image,  # RGB, upright
+    was_jpeg,  # what came was a JPEG
+):
+    "The bytes of a picture file, and its format: PNG, which loses nothing, or JPEG if it was one before"
+    # As a PNG a photograph takes seven times the room, and twenty times as long: 500 of a phone that was
+    # held upright, which the service's page offers to take, would be refused as too much.
     buffer = io.BytesIO()
+    if was_jpeg:
+        image.save(buffer, "JPEG", quality=_jpeg_quality, subsampling=0)  # 0: colours in full, too
+        return buffer.getvalue(), "JPEG"
     image.save(buffer, "PNG", compress_level=1)  # the lowest compression is the fastest
-    return buffer.getvalue()
+    return buffer.getvalue(), "PNG"
 
 
 def picture_key(
     image: Image.Image,  # RGB
 ) -> str:  # 16 hex digits
     "Hash of a picture's size and pixels, by which a run keeps equal pictures on one side of its split"
-    return hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()[:16]
+    content = hashlib.sha256(f"{image.size}".encode())
+    content.update(image.tobytes())  # not one text with the size before: that would be a copy of all pixels
+    return content.hexdigest()[:16]

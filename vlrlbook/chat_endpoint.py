@@ -1,20 +1,24 @@
 """Ask an OpenAI-style chat endpoint about pictures, such as vLLM's server: several tries, then one error.
 
 Run against the server of vLLM 0.24.0 (`/v1/chat/completions` and `/v1/models`; tests/test_vllm_judge.py).
-Needs the standard library and Pillow. Written by hand."""
+Needs no further library than Pillow. Written by hand."""
 import base64
 import http.client
 import io
 import ipaddress
 import json
 import math
+import re
 import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-__all__ = ["EndpointError", "Reply", "Endpoint", "address_problem", "is_on_this_machine", "data_url"]
+from .archive import to_rgb
+
+__all__ = ["EndpointError", "Reply", "Endpoint", "address_problem", "key_problem", "is_on_this_machine",
+           "data_url"]
 
 # HTTP statuses after which a request is sent again: time-out, too many requests; also all from 500 on.
 TRIED_AGAIN = {408, 429}
@@ -22,6 +26,7 @@ LONGEST_WAIT = 30.0  # seconds between two tries, whatever the endpoint asks for
 LARGEST_REPLY = 4 * 2**20  # bytes that are read of a reply; one of a few words is far smaller
 # Characters of a reply that an error message repeats. vLLM takes 300 to say that a request is too long.
 LONGEST_QUOTE = 400
+SHORTEST_SECRET = 8  # characters of a key from which on it is hidden where a server repeats it
 LISTED_MODELS = 8  # names of served models that an error message lists
 
 
@@ -48,6 +53,14 @@ class Endpoint:
     retries: int = 4  # more tries where it may pass: no connection, no reply in time, 408, 429, from 500 on
     first_wait: float = 0.5  # seconds before the second try; doubled before each further one
     key: str | None = field(default=None, repr=False)  # sent as a bearer token; never shown
+
+    def __post_init__(self):
+        "Take the blanks and line breaks around the key away; EndpointError if the rest cannot be sent"
+        # A file of keys ends in a line break, in two characters if it was saved on Windows.
+        self.key = self.key.strip() if self.key else None
+        problem = key_problem(self.key) if self.key else None
+        if problem:
+            raise EndpointError(f"{self.url}: the key cannot be sent: {problem}")
 
     @property
     def url(self) -> str:
@@ -124,7 +137,7 @@ class Endpoint:
             with _opener.open(request, timeout=self.timeout) as response:
                 return response.status, _read_text(response), 0.0
         except urllib.error.HTTPError as error:  # a status other than 2xx
-            return _refused(error)  # the same three values, of the status and the words in the error
+            return _refused(error, self.key)  # the same three values, of the status and the error's words
         except (OSError, http.client.HTTPException) as error:
             # URLError and TimeoutError are kinds of OSError; a connection that breaks off within a reply is
             # an HTTPException.
@@ -177,6 +190,23 @@ def address_problem(
     return None
 
 
+# What HTTP can send in a header: letters and signs of Latin-1, without line breaks and other controls.
+_header_text = re.compile(r"[\t\x20-\x7e\xa0-\xff]+")
+
+
+def key_problem(
+    key: str,  # with or without blanks and line breaks around it
+) -> str | None:  # what is wrong with it
+    "Say why a key cannot be sent as a bearer token, without repeating it; None if nothing is wrong with it"
+    key = key.strip()  # an empty one is none, and is not sent
+    # Checked here, since `http.client` repeats a header that it refuses, and so would print the key.
+    if not key or _header_text.fullmatch(key):
+        return None
+    if len(key.splitlines()) > 1:
+        return "it has a line break within"
+    return "it has a character that a header cannot carry, such as a curly quotation mark"
+
+
 def is_on_this_machine(
     address: str,  # one in which `address_problem` finds nothing
 ) -> bool:
@@ -195,7 +225,7 @@ def data_url(
     max_size: int = None,  # N: at most N × N pixels in all; None: the picture keeps its size
 ) -> str:  # data:image/png;base64,…
     "A picture as a data URL (its PNG bytes in base64), the form in which chat endpoints take pictures"
-    rgb = image.convert("RGB")
+    rgb = to_rgb(image)  # not `convert` alone, which makes what is transparent black, and deep greys white
     if max_size:
         factor = max_size / math.sqrt(rgb.width * rgb.height)  # for both sides
         if factor < 1:  # pictures are never enlarged
@@ -244,14 +274,19 @@ def _is_temporary(status):
     return status is None or status in TRIED_AGAIN or status >= 500
 
 
-def _refused(error):
+def _refused(error, key):
     """What came with urllib's HTTPError: (status, beginning of the server's words, seconds to wait)
 
-    Such an error is at once the response that the server sent with a status other than 2xx."""
+    Such an error is at once the response that the server sent with a status other than 2xx. A `key` (None:
+    there is none) that the server repeats is replaced by KEY."""
     with error:  # closes the connection
         reply_text = error.read(LARGEST_REPLY).decode(errors="replace")
     requested_wait = _seconds(error.headers.get("Retry-After"))  # 0 if there is no such header
-    return error.code, _one_line(_words_of_error(reply_text)), requested_wait
+    words = _words_of_error(reply_text)
+    # Gateways tell which key they do not know. A word such as `none`, which stands for a key, is no secret.
+    if key and len(key) >= SHORTEST_SECRET:
+        words = words.replace(key, "KEY")
+    return error.code, _one_line(words), requested_wait
 
 
 def _words_of_error(reply_text):

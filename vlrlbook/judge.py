@@ -14,7 +14,7 @@ from pathlib import Path
 from string import Formatter
 from weakref import WeakValueDictionary
 
-from .chat_endpoint import Endpoint, Reply, address_problem, data_url, is_on_this_machine
+from .chat_endpoint import Endpoint, Reply, address_problem, data_url, is_on_this_machine, key_problem
 from .core import Sample, mean_of, warn_loudly
 from .metrics import kappa, share_ci, spearman
 from .rewards import accepted_answers, on_batch
@@ -117,6 +117,9 @@ class JudgeSettings:
         yield bool(self.adapter), "adapter with an endpoint: the endpoint has its own weights"
         key_is_missing = bool(self.key_from) and self.key_from not in os.environ
         yield key_is_missing, f"key_from = {self.key_from!r}: there is no such environment variable"
+        if self.key_from and not key_is_missing:
+            fault = key_problem(os.environ[self.key_from])  # never repeats the key; None: it can be sent
+            yield bool(fault), f"key_from = {self.key_from!r}: the key cannot be sent: {fault}"
 
 
 def load_judge_settings(

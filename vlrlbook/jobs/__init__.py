@@ -15,13 +15,14 @@ from .dispatcher import Jobs
 from .errors import (AlreadyServed, JobsError, KeyReused, LedgerLost, LedgerUnavailable, NetworkFolder,
                      NoCheckpoint, NoData, QueueFull, UnknownJob, WrongState)
 from .folder import DataFolder, JobFolder
-from .job import Job, clean, controls, ends, live, moves, states, utc
+from .job import Job, as_given, clean, controls, ends, live, moves, states, utc
 from .job_log import Log
 from .ledger import Ledger, logger, new_job, schema
 from .lock_file import give_order, is_held, read_order, take_lock
 from .mounts import file_system, network_systems
 from .outcome import Outcome, causes, verdict
-from .processes import job_tag, kill_until_gone, memory_kills, parents, prctl, signal_all, tagged, tree
+from .processes import (job_tag, kill_until_gone, memory_kills, own_python, parents, prctl, signal_all, tagged,
+                        tree)
 from .progress import Progress, last_row, log_mark, newest_checkpoint, progress_of
 from .records import JobRecords as Questions
 from .result import commit_result, problem_of
@@ -39,10 +40,11 @@ from .waiting import devices_of
 __all__ = [
     "logger", "moves", "states", "live", "ends", "controls", "schema", "network_systems", "causes",
     "backends", "new_job", "JobsError", "UnknownJob", "WrongState", "NoCheckpoint", "QueueFull",
-    "KeyReused", "AlreadyServed", "NetworkFolder", "LedgerUnavailable", "Job", "clean", "utc", "Ledger",
-    "take_lock", "is_held", "give_order", "read_order", "file_system", "parents", "tree", "job_tag",
+    "KeyReused", "AlreadyServed", "NetworkFolder", "LedgerUnavailable", "Job", "as_given", "clean", "utc",
+    "Ledger", "take_lock", "is_held", "give_order", "read_order", "file_system", "parents", "tree", "job_tag",
     "tagged", "signal_all", "kill_until_gone", "prctl", "Outcome", "Log", "verdict", "memory_kills",
     "problem_of", "supervise", "newest_checkpoint", "log_mark", "last_row", "progress_of",
     "supervisor_command", "LocalBackend", "SubmititBackend", "RayBackend", "train_command", "Submission",
     "Questions", "Orders", "Looks", "Progress", "Starts", "devices_of", "folder_bytes", "CleanUp",
-    "Dispatch", "Jobs", "LedgerLost", "NoData", "read_object", "train", "commit_result", "main", "JobFolder", "DataFolder"]
+    "Dispatch", "Jobs", "LedgerLost", "NoData", "read_object", "train", "commit_result", "main", "JobFolder", "DataFolder",
+    "own_python"]

@@ -5,13 +5,12 @@ goes through the job's folder and is the same everywhere. Written by hand, not e
 import os
 import shlex
 import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
 from .folder import JobFolder
 from .lock_file import is_held
-from .processes import job_tag, kill_until_gone, tagged
+from .processes import job_tag, kill_until_gone, own_python, tagged
 from .supervisor import supervise
 
 __all__ = ["supervisor_command", "LocalBackend", "SubmititBackend", "RayBackend", "backends"]
@@ -28,7 +27,7 @@ def supervisor_command(
     lock: int = None,  # descriptor of the job's lock, if it is inherited
 ) -> list:  # words of a command line
     "The command line that starts a supervisor, the process that watches over one attempt of a job"
-    words = [sys.executable, "-m", "vlrlbook.jobs", "supervise", str(folder), str(attempt), devices]
+    words = [*own_python(), "-m", "vlrlbook.jobs", "supervise", str(folder), str(attempt), devices]
     if lock is not None:
         words.append(str(lock))
     return words

@@ -1,15 +1,17 @@
 """What is known of a job: the states it can be in, and `Job`, the record that its owner is shown.
 
 A record must be valid JSON whatever a trainer wrote, so texts and numbers pass through `clean` before they
-are kept or shown. Written by hand, not exported from a notebook."""
+are kept or shown. Parameters, which a trainer reads, are kept by `as_given` and cleaned when they are shown.
+Written by hand, not exported from a notebook."""
 import re
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
+from functools import partial
 from html import escape
 
 from ..folders import unused_key
 
-__all__ = ["moves", "states", "live", "ends", "controls", "clean", "utc", "Job"]
+__all__ = ["moves", "states", "live", "ends", "controls", "clean", "as_given", "utc", "Job"]
 
 # Each state, and the states that may follow it. The ledger refuses every other move.
 moves = {
@@ -40,24 +42,51 @@ def clean(
 ):  # the same, writable as UTF-8 JSON
     """Copy `x` so that it can be sent as JSON and shown in a terminal.
 
-    Lone surrogates become "?", control characters U+FFFD, NaN and infinities None. Keys that become equal
-    by that are numbered, so that no entry is lost: {"a\\x01": 1, "a\\x02": 2} gives "a�" and "a� (2)"."""
+    Lone surrogates become "?", a Windows line break \\n, control characters U+FFFD, NaN and infinities None.
+    Keys that become equal by that are numbered, so that no entry is lost: {"a\\x01": 1, "a\\x02": 2} gives
+    "a�" and "a� (2)"."""
+    # `most` does not cut a key: it is a name, and its beginning would be another one.
+    return _copy(x, partial(_shown_text, most=most), _shown_text)
+
+
+def as_given(
+    x,  # anything that JSON could hold
+):  # the same, writable as UTF-8 JSON
+    """Copy `x` so that it can be kept as JSON, with each text as it is: a trainer must read what was given.
+
+    Only what JSON cannot hold is replaced: lone surrogates become "?", NaN and infinities None."""
+    return _copy(x, _unicode_text, _unicode_text)
+
+
+def _copy(
+    x,  # anything that JSON could hold
+    of_text,  # function: a text → the text in the copy
+    of_key,  # the same for the key of a dict
+):
+    "A copy of `x` without NaN and infinities, with texts and keys as the two functions make them"
     if isinstance(x, dict):
-        cleaned: dict = {}
+        copied: dict = {}
         for key, value in x.items():
-            # `most` does not cut a key: it is a name, and its beginning would be another one.
-            cleaned[unused_key(clean(str(key)), cleaned)] = clean(value, most)
-        return cleaned
+            copied[unused_key(of_key(str(key)), copied)] = _copy(value, of_text, of_key)
+        return copied
     if isinstance(x, (list, tuple)):
-        return [clean(value, most) for value in x]
+        return [_copy(value, of_text, of_key) for value in x]
     if isinstance(x, float):
         # NaN fails every comparison, so this is also false for NaN.
         is_finite = abs(x) < float("inf")
         return x if is_finite else None
-    if isinstance(x, str):
-        text = x.encode("utf-8", "replace").decode("utf-8")  # half of a surrogate pair becomes "?"
-        return controls.sub(replacement_character, text)[:most]
-    return x  # None, True, False or an int
+    return of_text(x) if isinstance(x, str) else x  # x: None, True, False or an int
+
+
+def _unicode_text(text):
+    "A text that UTF-8 can hold: half of a surrogate pair becomes a question mark"
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _shown_text(text, most=100_000):
+    "A text for a terminal, of at most `most` characters: control characters are replaced"
+    text = _unicode_text(text).replace("\r\n", "\n")  # a line break of Windows is no control character
+    return controls.sub(replacement_character, text)[:most]
 
 
 def utc(

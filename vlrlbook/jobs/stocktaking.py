@@ -12,7 +12,7 @@ from pathlib import Path
 
 from .errors import LedgerLost
 from .folder import DataFolder
-from .job import clean, utc
+from .job import as_given, clean, utc
 from .ledger import Ledger, ledger_problem, logger
 from .lock_file import is_held, order_of_lock_file
 from .outcome import Outcome, outcome_content
@@ -168,7 +168,7 @@ def _columns_of(
         error_code=outcome["error_code"] if has_failed else None,
         error_message=outcome["error_message"] if has_failed else None,
         attempt=attempt,
-        parameters=json.dumps(clean(read_object(folder.parameters))),
+        parameters=json.dumps(as_given(read_object(folder.parameters))),
         # Only the lost ledger knew on which devices it trains; `adopted_slot` is a guess, the first GPU.
         slot=adopted_slot if state == "training" else None,
         ended_clock=clock.now() if has_ended else None)

@@ -9,7 +9,7 @@ from pathlib import Path
 from ..folders import new_folder, write_json
 from .errors import KeyReused, LedgerUnavailable, QueueFull
 from .folder import DataFolder, JobFolder
-from .job import Job, clean
+from .job import Job, as_given, clean
 from .ledger import Ledger
 from .lock_file import give_order, run_order
 from .records import JobRecords
@@ -70,7 +70,8 @@ class Submission:
         job_id = str(uuid.uuid4())  # the form that clients of the counting system know
         # clean: a copy that JSON and a terminal can take; a name is cut at 200 characters
         name = clean(job_name, longest_name)
-        parameters = clean(parameters)
+        # Not `clean`: the trainer reads these, and a system prompt may hold any character.
+        parameters = as_given(parameters)
         request = dict(command=command or train_command(), grace=grace, name=name)
         # The folder comes first, so that even after a crash no row is without its files.
         with self._folder_kept_with_row(job_id):

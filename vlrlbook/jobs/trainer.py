@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from .folder import JobFolder
+from .processes import own_python
 from .progress import newest_checkpoint
 from .result import commit_result, problem_of
 
@@ -14,7 +15,7 @@ __all__ = ["train_command", "train"]
 
 def train_command() -> list:  # of words
     "The command line of a trainer that runs chapter 05, which a job runs if no other command is given"
-    return [sys.executable, "-m", "vlrlbook.jobs", "train"]
+    return [*own_python(), "-m", "vlrlbook.jobs", "train"]
 
 
 def train(

@@ -119,8 +119,20 @@ async def _refuse_address(
     if error.status_code != 405:
         return problem_response(Problem("door.path", f"there is no {clean(request.url.path, 100)}"))
     detail = f"{clean(request.method, 20)} is not for this address"
-    # The framework's header `allow` lists the methods that this address takes.
-    return problem_response(Problem("door.method", detail, dict(error.headers or {})))
+    headers = dict(error.headers or {}) | {"Allow": ", ".join(_methods_of_address(request))}
+    return problem_response(Problem("door.method", detail, headers))
+
+
+def _methods_of_address(request):
+    "The methods that the address of a request takes, in the order of the alphabet"
+    from starlette.routing import Match
+    # Each method of an address is a route of its own, and the framework tells those of the first alone.
+    methods = set()
+    for route in request.app.routes:
+        match, _ = route.matches(request.scope)  # PARTIAL: the address is the route's, the method is not
+        if match != Match.NONE:
+            methods |= route.methods or set()
+    return sorted(methods)
 
 
 @contextlib.asynccontextmanager

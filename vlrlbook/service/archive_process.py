@@ -10,11 +10,11 @@ import os
 import resource
 import signal
 import subprocess
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
 from ..archive import DataError, limits
+from ..jobs import own_python
 from .log_lines import logger
 from .options import ServiceSettings
 from .refusals import Problem, clean
@@ -23,7 +23,7 @@ __all__ = ["read_upload", "read_apart", "code_of_limit"]
 
 # What the reading process inherits. Not the rest: an archive that takes it over shall find no token or key
 # there.
-_inherited = ("PATH", "HOME", "LANG", "PYTHONPATH", "VIRTUAL_ENV")
+_inherited = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV")
 # One thread for numerical libraries: each reserves address space for all its threads, which the limit counts.
 _one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
@@ -137,7 +137,7 @@ async def _start_reader(
     # over. `_one_thread` keeps numerical libraries to one thread, since each reserves memory.
     environment = {name: os.environ[name] for name in _inherited if name in os.environ}
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-c", code, *map(str, arguments), env=environment | _one_thread,
+        *own_python(), "-c", code, *map(str, arguments), env=environment | _one_thread,
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
@@ -177,5 +177,14 @@ def _death_of(
     # A lack of memory has its own code, because a client can send a smaller archive. It also shows as a
     # RuntimeError when a new thread gets no memory.
     lacked_memory = b"MemoryError" in stderr or _thread_refused.encode() in stderr
+    if not lacked_memory and _cannot_import(stderr):
+        return Problem("server.error", "the reader of archives cannot start; the server's log knows more")
     code = "intake.memory" if lacked_memory else "intake.died"
     return Problem(code, f"the reader ended with {return_code}")
+
+
+def _cannot_import(stderr):
+    "Whether a Python process, by its last words, lacks a module, which no archive can be blamed for"
+    # The last line of a traceback is the exception.
+    last_line = stderr.rstrip().rpartition(b"\n")[2]
+    return last_line.startswith((b"ImportError:", b"ModuleNotFoundError:"))

@@ -8,11 +8,10 @@ import json
 import secrets
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 from ..compared import compared_figures
-from ..jobs import JobFolder
+from ..jobs import JobFolder, own_python
 from .log_lines import logger
 from .multipart_file import receive_file
 from .options import ServiceSettings
@@ -99,6 +98,8 @@ class AskSide:
         question = query(request, question=(str, None))["question"]
         if not question or not question.strip():
             raise Problem("query.value", "question: expected a text")
+        if "\0" in question:  # no process can be given such an argument
+            raise Problem("query.value", "question: it holds a NUL character")
         if len(question) > _most_question_letters:
             message = f"question: {len(question)} letters, at most {_most_question_letters}"
             raise Problem("query.value", message)
@@ -147,7 +148,7 @@ async def _run_python(
 
     Raises a Problem if it fails, or takes too long."""
     child = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", code, *map(str, arguments),
+        *own_python(), "-c", code, *map(str, arguments),
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
         stdout, stderr = await asyncio.wait_for(child.communicate(), seconds)

@@ -5,12 +5,11 @@ import asyncio
 import hashlib
 import json
 import re
-import sys
 import time
 
 from ..archive import zip_kinds
 from ..folders import write_json
-from ..jobs import JobFolder, states, train_command
+from ..jobs import JobFolder, own_python, states, train_command
 from ..settings import nearest
 from .log_lines import logger
 from .refusals import Problem, clean
@@ -52,7 +51,7 @@ def gentle(
         return None  # training on a GPU leaves the CPU free for requests
     # `after_you` is Python code that lowers its own priority and then becomes the trainer (execv of the words
     # behind it). -S: it needs no installed package.
-    return [sys.executable, "-S", "-c", after_you, *train_command()]
+    return [*own_python(), "-S", "-c", after_you, *train_command()]
 
 
 class StateSide:
@@ -214,6 +213,9 @@ class JobSide:
         request_hash,  # of the request: two with one key must be equal in it; None without a key
     ):
         "Write a request down in the ledger; return the `Job` and the notes on what the server decided for it"
+        earlier = self._earlier(key, request_hash)
+        if earlier:
+            return earlier
         file_id = train_request["data_file_id"]
         parameters, notes, total_steps = self._planned(train_request["settings"], file_id)
         # The lock keeps anybody from deleting the upload until the ledger says that a job needs it.
@@ -226,6 +228,22 @@ class JobSide:
             job = self.jobs.submit(job_name, parameters, self.command, key, request_hash, total_steps)
         logger.info("train", extra=dict(job_id=job.job_id, file_id=file_id))
         self._keep_notes(job.job_id, notes)  # in a file of the job's folder
+        return job, notes
+
+    def _earlier(self,
+        key,  # Idempotency-Key; None: the request has none
+        request_hash,  # of the request that came with it now
+    ):
+        "The job that came with a key before, and its notes; None if there is none, or it has no notes yet"
+        # Asked before anything is planned: the job's upload may be gone, and the job is the answer all the
+        # same. A key of another request raises KeyReused.
+        job = self.jobs.submission.known(key, request_hash)
+        if job is None:
+            return None
+        try:
+            notes = _read_notes(JobFolder(self.jobs.folder(job.job_id)).notes, job.job_id)
+        except FileNotFoundError:  # the server died before it wrote them: they are made again
+            return None
         return job, notes
 
     def _planned(self,

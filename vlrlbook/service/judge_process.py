@@ -10,6 +10,7 @@ import subprocess
 import sys
 from typing import Any
 
+from ..jobs import own_python
 from .log_lines import logger
 from .refusals import Problem, clean
 
@@ -125,7 +126,7 @@ class Judge:
         # Not `python -m`, which would run this module twice: its package imports it first.
         code = "import sys; from vlrlbook.service.judge_process import serve_judge; serve_judge(sys.argv[1])"
         self.child = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", code, self.folder, limit=_most_line_bytes,  # of a line: asyncio's is 64 KB
+            *own_python(), "-c", code, self.folder, limit=_most_line_bytes,  # of a line: asyncio's is 64 KB
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         # A task that reads stderr until it is closed; its result is the last bytes.
         self.stderr_end = asyncio.ensure_future(_end_of(self.child.stderr))

@@ -6,7 +6,9 @@ full. This one writes at once, leaves the disk a reserve, and drops what is too 
 and that its name is no path. Written by hand, not exported from a notebook."""
 import asyncio
 import re
+from email.utils import decode_rfc2231
 from pathlib import Path
+from urllib.parse import unquote
 
 from ..folders import free_bytes
 from .body_clock import chunks_in_time
@@ -76,9 +78,10 @@ class FilePart:
         "Check a part's headers before its data come; raises a Problem unless it is the one file, `file`"
         from python_multipart.multipart import parse_options_header
         # Such as: form-data; name="file"; filename="apples.zip"
-        kind, options = parse_options_header(self.headers.get(b"content-disposition"))
+        disposition = self.headers.get(b"content-disposition")
+        kind, options = parse_options_header(disposition)
         name = options.get(b"name", b"").decode("utf-8", "replace")
-        filename = options.get(b"filename")
+        filename = options.get(b"filename", _extended_name(disposition))
         self.parts += 1
         if kind != b"form-data" or name != "file":
             raise Problem("upload.field", f"a field {clean(name, 60)!r}; expected `file`")
@@ -93,6 +96,24 @@ class FilePart:
 
     def _form_ends(self):
         self.ended = True
+
+
+# filename*=UTF-8''%e8%8b%b9.zip (RFC 5987), which some clients write for a name that is not ASCII
+_extended_filename = re.compile(rb";\s*filename\*\s*=\s*\"?([^;\"\s]+)", re.IGNORECASE)
+
+
+def _extended_name(
+    disposition,  # a part's header content-disposition, as bytes; None: it has none
+):
+    "The name in a header's `filename*` as UTF-8 bytes; None if there is none that can be read"
+    match = _extended_filename.search(disposition or b"")
+    if not match:
+        return None
+    charset, _language, percent_encoded = decode_rfc2231(match[1].decode("latin-1"))
+    try:
+        return unquote(percent_encoded, charset or "utf-8").encode()
+    except LookupError:  # a character set that nobody knows; its name is of no use, the file is
+        return percent_encoded.encode()
 
 
 def _last_name(path):

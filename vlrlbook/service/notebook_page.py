@@ -4,10 +4,10 @@ The notebook's outputs hold what people uploaded, so only what is on a list may 
 to treat the page as a stranger. Written by hand, not exported from a notebook."""
 import asyncio
 import subprocess
-import sys
 from pathlib import Path
 
 from ..folders import write_whole
+from ..jobs import own_python
 from .refusals import Problem, clean
 
 __all__ = ["notebook_html", "calm_html", "write_html", "sandbox_policy"]
@@ -58,7 +58,7 @@ async def _make_page(
     hang."""
     code = "import sys; from vlrlbook.service import write_html; write_html(*sys.argv[1:])"
     child = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", code, str(path), str(page),
+        *own_python(), "-c", code, str(path), str(page),
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     try:
         _, stderr = await asyncio.wait_for(child.communicate(), _longest_making)

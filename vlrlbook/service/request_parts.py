@@ -37,9 +37,8 @@ def query(
     parameters = {name: QueryParameter(*fields) for name, fields in known.items()}
     values = {name: parameter.default for name, parameter in parameters.items()}
 
-    pairs = parse_qsl(request.scope["query_string"].decode("latin-1"), keep_blank_values=True)
     seen_names = set()
-    for name, text in pairs:
+    for name, text in _pairs_in(request.scope["query_string"]):
         # Ignoring a misspelt name such as `limt=2` would return fifty rows without a word about it.
         if name not in parameters:
             raise _unknown_parameter(name, parameters)
@@ -49,6 +48,16 @@ def query(
         seen_names.add(name)
         values[name] = _value_of(name, text, parameters[name])  # of the parameter's type and in its range
     return values
+
+
+def _pairs_in(query_string):
+    "The (name, value) pairs of a query string, given as bytes; a Problem if it is no UTF-8"
+    try:
+        text = query_string.decode("utf-8")  # usually ASCII, in which other letters stand as %C3%84
+        return parse_qsl(text, keep_blank_values=True, errors="strict")
+    except UnicodeDecodeError as error:
+        # Else each letter would become U+FFFD, and a model would be asked something that nobody meant.
+        raise Problem("query.value", "expected UTF-8, in which Ä is %C3%84 and not %C4") from error
 
 
 def _unknown_parameter(

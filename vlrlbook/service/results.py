@@ -281,6 +281,7 @@ def _zip_files(
 def one_range(
     request,  # with or without a Range
     size: int,  # bytes of the file
+    etag: str = None,  # of the file, which a header If-Range may ask for
 ):
     """Check a request's header Range before a file is sent.
 
@@ -301,7 +302,11 @@ def one_range(
     first, last, _from_end = match.groups()
     if last and int(last) < int(first):
         _drop_range(request)  # it makes no sense, such as bytes=9-5, whether or not byte 9 is in the file
-    elif not _overlaps(match, size):
+    elif _overlaps(match, size):
+        return
+    elif request.headers.get("if-range") not in (None, etag):
+        _drop_range(request)  # meant for another version of the file, so that it does not count for this one
+    else:
         headers = {"content-range": f"bytes */{size}"}
         raise Problem("range.unsatisfiable", f"the file has {size} bytes", headers)
 

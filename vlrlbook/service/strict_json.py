@@ -44,7 +44,8 @@ def read_json(
 def _decoded(data):
     "The text of a body, which must be UTF-8; else a Problem"
     try:
-        return data.decode("utf-8")
+        # -sig: without the byte order mark that PowerShell 5 and some editors write before a text
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise Problem("json.encoding", f"byte {error.start} is no UTF-8") from error
 

@@ -77,10 +77,12 @@ def value_problem(
 
 
 def _is_of_type(value, name):
-    "Tell whether a value is of the type that a form calls int, float, bool or str; a 3 is also a float"
+    "Tell whether a value is of the type that a form calls int, float, bool or str; 3 is a float, 3.0 an int"
     # To Python, True is an int (1); in a request it is no number.
     if isinstance(value, bool) and name != "bool":
         return False
+    if name == "int" and isinstance(value, float):
+        return value.is_integer()  # JSON has one kind of number: 30.0 is an integer there, too
     return isinstance(value, _python_types[name])
 
 
@@ -254,8 +256,10 @@ def _take_value(
     message = value_problem(field, value)
     if message:
         return message
-    # A whole number is accepted where a float is expected.
-    settings[setting] = float(value) if field["type"] == "float" else value
+    # A whole number is accepted where a float is expected, and 30.0 where an int is.
+    number_types = {"int": int, "float": float}
+    convert = number_types.get(field["type"])  # None for a bool or a text
+    settings[setting] = convert(value) if convert else value
     return None
 
 
