@@ -19,6 +19,7 @@ from vlrlbook.jobs import (Log, Outcome, RayBackend, clean, devices_of, file_sys
 from vlrlbook.jobs import parents, processes
 from vlrlbook.jobs.dispatcher import DispatcherThread
 from vlrlbook.jobs.folder import DataFolder, JobFolder
+from vlrlbook.jobs.job_log import last_line_of
 from vlrlbook.jobs.ledger import Ledger
 from vlrlbook.jobs.records import JobRecords
 from vlrlbook.jobs.submission import Submission, make_job_folder
@@ -67,6 +68,24 @@ def test_a_process_without_an_environment_is_not_waited_for_long():
     finally:
         program.kill()
         program.wait()
+
+
+@pytest.mark.parametrize("counters, kills", [("nr_free 3\noom_kill 7\n", 7), ("nr_free 3\n", 0), (None, 0)])
+def test_a_kernel_that_counts_no_kills(monkeypatch, counters, kills):
+    "Linux before 4.13 has no such line, gVisor no such file: every job was lost there before its trainer began"
+    def read(path):
+        if counters is None: raise FileNotFoundError(path)
+        return counters
+    monkeypatch.setattr(Path, "read_text", read)
+    assert processes.memory_kills() == kills
+
+
+def test_the_last_line_of_a_log(tmp_path):
+    log = tmp_path / "supervisor.log"
+    assert last_line_of(log) == last_line_of(tmp_path) == ""
+    for text, last in ((b"", ""), (b"\n \n", ""), (b"one\n  two \n\n", "two"), (b"x" * 99_999 + b"\nend", "end"), (b"\xff!", "\ufffd!")):
+        log.write_bytes(text)
+        assert last_line_of(log) == last
 
 
 # Folders

@@ -8,14 +8,16 @@ import os
 import select
 import signal
 import subprocess
+import threading
 import time
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 from .folder import JobFolder
 from .job import clean
 from .job_log import Log
-from .lock_file import cancel_order, read_order, run_order, take_lock
+from .lock_file import cancel_order, give_order, interrupt_order, read_order, run_order, take_lock
 from .outcome import Outcome, outcome_content, verdict
 from .processes import (adopt_orphans, die_with_parent, job_tag, kill_until_gone, memory_kills, prctl,
                         signal_all, tree)
@@ -61,10 +63,37 @@ def supervise(
     prctl(adopt_orphans, 1)
 
     outcome = Outcome(folder)  # reserves the bytes of outcome.json, which a full disk would refuse later
-    content = run_attempt(folder, attempt, devices, lock)  # state, error_code, error_message
+    with sigterm_interrupts(folder, attempt, lock):
+        content = run_attempt(folder, attempt, devices, lock)  # state, error_code, error_message
     # Before this process ends, which releases the lock: a free lock without an outcome means that the
     # supervisor was killed.
     outcome.write(dict(attempt=attempt, **clean(content, longest_text)))
+
+
+@contextmanager
+def sigterm_interrupts(
+    folder: JobFolder,  # of the job
+    attempt: int,  # its number, from 1
+    lock: int,  # descriptor of the job's lock file, in which orders stand
+):
+    """A context in which SIGTERM to this process means: save a checkpoint and leave, to go on later.
+
+    A machine that shuts down sends it to every process, as systemd and Slurm do before they kill a job. A
+    supervisor that died of it would take the trainer with it, and count as one that crashed."""
+    def order_to_interrupt(number, frame):
+        "Write the order into the lock file, where this process and the trainer read it"
+        if read_order(lock)[0] == run_order:  # an order to cancel stays
+            give_order(folder.lock, interrupt_order, attempt)
+
+    # Elsewhere than in its main thread Python sets no handler: a program that calls `supervise` itself.
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    earlier_handler = signal.signal(signal.SIGTERM, order_to_interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, earlier_handler)
 
 
 def run_attempt(
@@ -201,6 +230,10 @@ def watch(
     # The trainer's descendants are children of this process now (`adopt_orphans`). None may keep the GPU.
     kill_until_gone(descendants)
     copy_output(pipe, log)
+    if order is None:
+        # Where the machine shuts down, SIGTERM may have ended the trainer before its order was read here.
+        newest_order, _ = read_order(lock)
+        order = newest_order if newest_order != run_order else None
     return order
 
 
