@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 from support.faults import TRAINER, what_happened
-from vlrlbook.jobs import (Log, Outcome, RayBackend, clean, devices_of, file_system, give_order, last_row, progress_of,
-                           supervisor_command, take_lock, verdict)
+from vlrlbook.jobs import (Log, Outcome, RayBackend, clean, devices_of, file_system, give_order, gpu_count, last_row,
+                           progress_of, supervisor_command, take_lock, verdict)
 from vlrlbook.jobs import parents, processes
 from vlrlbook.jobs.dispatcher import DispatcherThread
 from vlrlbook.jobs.folder import DataFolder, JobFolder
@@ -252,10 +252,21 @@ def test_a_row_that_is_odd_stops_nobody(tmp_path, row, step, loss):
 
 def test_devices(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert devices_of(2) == ["0", "1"] and devices_of(["0,1", "2,3"]) == ["0,1", "2,3"]
+    assert devices_of(["0,1", "2,3"]) == ["0,1", "2,3"]
+    for gpus, slots, devices in ((0, 2, ["0", "1"]), (2, 2, ["0", "1"]), (1, 2, ["0", "0"]), (2, 3, ["0", "1", "0"]), (8, 1, ["0"])):
+        monkeypatch.setattr("vlrlbook.jobs.waiting.gpu_count", lambda: gpus)
+        assert devices_of(slots) == devices, "GPUs are shared in turn; one that is not there would hide all"
     for given, devices in (("4,6", ["4", "6"]), ("3", ["3", "3"]), ("1,2,3", ["1", "2"]), ("", ["", ""]), ("-1", ["-1", "-1"])):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
         assert devices_of(2) == devices, "only what the server itself may see"
+
+
+def test_gpus_are_counted_by_their_files(tmp_path):
+    for name in ("nvidiactl", "nvidia-uvm", "nvidia-modeset", "null"): (tmp_path / name).touch()
+    (tmp_path / "nvidia-caps").mkdir()
+    assert gpu_count(tmp_path) == gpu_count(tmp_path / "nothing") == 0
+    for name in ("nvidia3", "nvidia11"): (tmp_path / name).touch()
+    assert gpu_count(tmp_path) == 2
 
 
 def test_parts_work_without_jobs(tmp_path):

@@ -3,6 +3,7 @@
 Written by hand, not exported from a notebook."""
 import errno
 import os
+from pathlib import Path
 
 from ..folders import checkpoint_number
 from .folder import DataFolder
@@ -14,7 +15,14 @@ from .outcome import Outcome, told_by_outcome
 from .progress import log_mark, newest_checkpoint, percent
 from .retention import ServiceClock
 
-__all__ = ["devices_of", "WaitingJobs"]
+__all__ = ["gpu_count", "devices_of", "WaitingJobs"]
+
+
+def gpu_count(
+    device_files: str | Path = "/dev",  # where the system keeps its device files
+) -> int:  # 0 also where GPUs are none of NVIDIA's, or have no files, as under WSL
+    "Count NVIDIA's GPUs by the files that its driver makes for them, so that neither torch nor it is asked"
+    return len(list(Path(device_files).glob("nvidia[0-9]*")))
 
 
 def devices_of(
@@ -22,14 +30,17 @@ def devices_of(
 ) -> list:  # CUDA_VISIBLE_DEVICES of each slot
     """The devices of each slot, a slot being a place where one job runs at a time.
 
-    A list gives the devices themselves. A number gives one GPU to each slot: where CUDA_VISIBLE_DEVICES is
-    not set, 2 → ["0", "1"]; where it is "4,5", 3 → ["4", "5", "4"], so that two slots share a GPU."""
+    A list gives the devices themselves. A number gives one GPU to each slot, in turn: where
+    CUDA_VISIBLE_DEVICES is "4,5", 3 → ["4", "5", "4"], so that two slots share a GPU. Where it is not set,
+    2 → ["0", "1"] on a machine with two GPUs, and ["0", "0"] with one."""
     if not isinstance(slots, int):
         return [str(devices) for devices in slots]
     visible_devices = os.environ.get("CUDA_VISIBLE_DEVICES")
-    # All GPUs may be used. How many there are is not asked, which would need torch or NVIDIA's driver.
     if visible_devices is None:
-        return [str(number) for number in range(slots)]
+        # All GPUs may be used. A number that no GPU has would hide them all, and the job would train on the
+        # CPU. CUDA counts from 0 those that it finds, whatever the numbers of their files.
+        count = gpu_count() or slots  # 0: not known how many there are, if any
+        return [str(number % count) for number in range(slots)]
     gpus = [device.strip() for device in visible_devices.split(",") if device.strip()]
     if not gpus:
         gpus = [""]  # an empty variable hides every GPU, from the jobs too
