@@ -564,6 +564,30 @@ def test_a_line_of_nine_megabytes_holds_up_no_row(tmp_path):
     assert read_in_pieces(tmp_path / "run_log.csv", ["step,loss\n1,1\n2," + "9" * (9 << 20), "\n3,1\n"]) == [[1], [1, 3]]
 
 
+LONG_LOG = "step,reward\n" + "".join(f"{step},{step / 7}\n" for step in range(1, 900))
+
+
+@pytest.mark.parametrize("first, then", [
+    ("step,reward\n1,1.001\n2,1.002\n", "step,reward\n1,2.001\n2,2.002\n3,2.003\n4,2.004\n"), # a new attempt's
+    ("step,loss\n1,0.5\n2,0.25\n", "step,loss,eval_reward\n1,0.5,\n2,0.25,\n2,,0.75\n3,0.1,\n"), # a column that came later
+    ("step,loss\n1,0.5\n2,0.25\n", "step,gain\n1,0.5\n2,0.25\n3,0.1\n"), # only another name
+    ("step,loss\n1,0.5\n2,0.25\n", "step,loss\n1,0.7\n2,0.25\n"), # as long as before
+    (LONG_LOG, LONG_LOG.replace("1,", "01,", 1).replace("\n2,", "\n 2,", 1) + "900,1\n"),
+    (LONG_LOG, LONG_LOG[:-20] + "1" + LONG_LOG[-20:] + "900,1\n"),
+    (LONG_LOG, LONG_LOG + "900,1\n901,2\n")]) # it only goes on
+def test_a_file_that_was_written_anew_under_the_same_inode(tmp_path, first, then):
+    "ext4 gives the inode of a removed file to the next one: the rows of two attempts stood in one curve, new columns were lost"
+    path, fresh = tmp_path / "run_log.csv", tmp_path / "fresh.csv"
+    path.write_text(first)
+    log = RunLog(path)
+    log.refresh()
+    inode = path.stat().st_ino
+    path.write_text(then)
+    fresh.write_text(then)
+    os.utime(path, ns=(1, 1)) # two writes within one tick of the clock are another matter
+    assert path.stat().st_ino == inode and log.after(-1) == RunLog(fresh).after(-1) and log.after(-1)[0]
+
+
 def test_steps_that_stand_twice(tmp_path):
     path = tmp_path / "run_log.csv"
     path.write_text("step,loss\n1,1\n2,2\n1,3\n2,4\n3,5\n")
