@@ -38,7 +38,7 @@ class _Rows:
     def __init__(self, inode):
         "Begin with an empty set of rows"
         self.inode = inode  # the file's number in its file system; None: no file
-        self.state = None  # inode, size and time of change of the file when it was read last; None: it was not
+        self.state = None  # inode, size and time of change of the file when it was read last; None: never
         self.beginning = b""  # of what was read of the file, and its end; at most `_compared_bytes` each
         self.end = b""
         self.read_to = 0  # how many bytes of the file have become rows
@@ -113,7 +113,7 @@ class RunLog:
             self.read.state = state
 
     def _read_new_lines(self, file):
-        "Add to `self.read` the file's complete lines behind those that were read; all lines, if it is another"
+        "Add to `self.read` the file's complete lines behind those that were read; of another file, all"
         # A new attempt of a job writes a new file, and so does a new column. It may have the inode of the
         # one before, which the system gives again, and be longer: what was read must still stand there.
         if self._ends_of_read_part(file) != (self.read.beginning, self.read.end):
