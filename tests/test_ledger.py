@@ -227,6 +227,26 @@ def test_a_cancelled_job_stays_cancelled_where_the_machine_shuts_down(tmp_path):
         assert until(jobs, job, *ends).status == "cancelled"
 
 
+@pytest.mark.parametrize("polite, grace, seconds, counts", [
+    (True, 5, 5, dict(saved=1, killed=0, running=0)), (False, 0.2, 5, dict(saved=0, killed=1, running=0)),
+    (False, 2, 0.2, dict(saved=0, killed=0, running=1))])
+def test_a_stop_tells_who_has_saved(tmp_path, polite, grace, seconds, counts):
+    "It said that all had, also where the trainer was killed in the middle of a step, or still ran"
+    with served(tmp_path, on_exit="interrupt", grace=grace) as jobs:
+        job = jobs.submit("a", dict(max_steps=3000, seconds=0.02, polite=polite, save_steps=10**6), TRAINER)
+        wait(lambda: jobs.get(job.job_id).current_step > 2)
+        assert jobs.stop(seconds) == counts and jobs.stop() is None
+        wait(lambda: not supervisors(tmp_path))
+        jobs.__init__(tmp_path, grace=0.3)
+        jobs.start()
+        wait(lambda: jobs.get(job.job_id).attempt == 2)
+        whys = [e["why"] for e in jobs.events(job.job_id)]
+        told = "its outcome says so" if polite else (
+            f"its outcome says so: killed {grace:g} s after the order to stop, before it had saved and ended")
+        assert whys[2:4] == [told, "goes on after a stop"]
+        assert (jobs.get(job.job_id).resumed_from is None) == (not polite)
+
+
 def test_a_job_whose_folder_is_gone_blocks_nobody(tmp_path):
     with opened(tmp_path) as jobs:
         gone, next_one = (jobs.submit(name, dict(max_steps=1), TRAINER) for name in ("gone", "next"))
