@@ -14,11 +14,12 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 from support.faults import TRAINER, what_happened
-from vlrlbook.jobs import (Log, Outcome, RayBackend, as_given, clean, devices_of, file_system, give_order, last_row, progress_of,
-                           own_python, supervisor_command, take_lock, train_command, verdict)
+from vlrlbook.jobs import (Log, Outcome, RayBackend, as_given, clean, devices_of, file_system, give_order, gpu_count, last_row,
+                           own_python, progress_of, supervisor_command, take_lock, train_command, verdict)
 from vlrlbook.jobs import parents, processes
 from vlrlbook.jobs.dispatcher import DispatcherThread
 from vlrlbook.jobs.folder import DataFolder, JobFolder
+from vlrlbook.jobs.job_log import last_line_of
 from vlrlbook.jobs.ledger import Ledger
 from vlrlbook.jobs.records import JobRecords
 from vlrlbook.jobs.submission import Submission, make_job_folder
@@ -67,6 +68,24 @@ def test_a_process_without_an_environment_is_not_waited_for_long():
     finally:
         program.kill()
         program.wait()
+
+
+@pytest.mark.parametrize("counters, kills", [("nr_free 3\noom_kill 7\n", 7), ("nr_free 3\n", 0), (None, 0)])
+def test_a_kernel_that_counts_no_kills(monkeypatch, counters, kills):
+    "Linux before 4.13 has no such line, gVisor no such file: every job was lost there before its trainer began"
+    def read(path):
+        if counters is None: raise FileNotFoundError(path)
+        return counters
+    monkeypatch.setattr(Path, "read_text", read)
+    assert processes.memory_kills() == kills
+
+
+def test_the_last_line_of_a_log(tmp_path):
+    log = tmp_path / "supervisor.log"
+    assert last_line_of(log) == last_line_of(tmp_path) == ""
+    for text, last in ((b"", ""), (b"\n \n", ""), (b"one\n  two \n\n", "two"), (b"x" * 99_999 + b"\nend", "end"), (b"\xff!", "\ufffd!")):
+        log.write_bytes(text)
+        assert last_line_of(log) == last
 
 
 # Folders
@@ -233,10 +252,21 @@ def test_a_row_that_is_odd_stops_nobody(tmp_path, row, step, loss):
 
 def test_devices(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert devices_of(2) == ["0", "1"] and devices_of(["0,1", "2,3"]) == ["0,1", "2,3"]
+    assert devices_of(["0,1", "2,3"]) == ["0,1", "2,3"]
+    for gpus, slots, devices in ((0, 2, ["0", "1"]), (2, 2, ["0", "1"]), (1, 2, ["0", "0"]), (2, 3, ["0", "1", "0"]), (8, 1, ["0"])):
+        monkeypatch.setattr("vlrlbook.jobs.waiting.gpu_count", lambda: gpus)
+        assert devices_of(slots) == devices, "GPUs are shared in turn; one that is not there would hide all"
     for given, devices in (("4,6", ["4", "6"]), ("3", ["3", "3"]), ("1,2,3", ["1", "2"]), ("", ["", ""]), ("-1", ["-1", "-1"])):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
         assert devices_of(2) == devices, "only what the server itself may see"
+
+
+def test_gpus_are_counted_by_their_files(tmp_path):
+    for name in ("nvidiactl", "nvidia-uvm", "nvidia-modeset", "null"): (tmp_path / name).touch()
+    (tmp_path / "nvidia-caps").mkdir()
+    assert gpu_count(tmp_path) == gpu_count(tmp_path / "nothing") == 0
+    for name in ("nvidia3", "nvidia11"): (tmp_path / name).touch()
+    assert gpu_count(tmp_path) == 2
 
 
 def test_parts_work_without_jobs(tmp_path):

@@ -598,6 +598,21 @@ def test_an_endpoint_by_itself():
         assert "secret" not in repr(Endpoint(server.address, "m", key="secret"))
 
 
+@pytest.mark.parametrize("reason, whole", [
+    *((word, True) for word in ("stop", "eos", "eos_token", "end", "STOP", "end_turn", "stop_sequence", "done", "", None, 7)),
+    *((word, False) for word in ("length", "content_filter", "tool_calls", "max_tokens", "MAX_TOKENS", "Length", "content-filter",
+                                 "model_length", "abort"))])
+def test_a_whole_reply_by_whatever_word_it_ended(reason, whole, capfd):
+    "Together says eos, TGI eos_token, gateways end or STOP: all right answers earned 0, and max_tokens was blamed"
+    said = dict(choices=[dict(message=dict(content="yes"), finish_reason=reason)])
+    with chat_server(say=lambda text: said) as server:
+        reply = Endpoint(server.address, "m").ask("right?")
+        assert (reply.text, reply.is_whole) == ("yes", whole)
+        parts = judge_at(server, grade="yes/no", unreadable="0")(["3"], [Sample("How many?", "3", [])])
+        assert parts == [dict(overall=float(whole), grade=float(whole), judged=float(whole))]
+        if not whole: assert f"came 'yes': it was cut (finish_reason {reason!r})" in capfd.readouterr().err
+
+
 def test_patience_covers_the_longest_waits_that_an_endpoint_may_ask_for():
     from vlrlbook.chat_endpoint import LONGEST_WAIT
     assert Endpoint("http://localhost/v1", "m", timeout=1, retries=4).patience == 5 * 1 + 4 * LONGEST_WAIT

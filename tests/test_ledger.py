@@ -132,7 +132,7 @@ def test_progress_does_not_fall_within_an_attempt(tmp_path):
         job, seen = jobs.submit("a", dict(max_steps=120, seconds=0.02, save_steps=7), TRAINER), []
         wait(lambda: jobs.get(job.job_id).current_step > 30)
         signal_all(supervisors(tmp_path), signal.SIGKILL)
-        until(jobs, job, "interrupted")
+        until(jobs, job, "failed") # no start by itself is allowed, so this end is the last
         jobs.resume(job.job_id)
         while jobs.get(job.job_id).status not in ends:
             now = jobs.get(job.job_id)
@@ -170,6 +170,81 @@ def test_a_server_that_stops_may_interrupt(tmp_path, polite):
         ended = until(jobs, job, *ends)
         assert (ended.status, ended.resumed_from) == ("completed", f"checkpoint-{step if polite else step - step % 15}")
     assert what_happened(tmp_path / "jobs" / job.job_id)["finish"] == 1
+
+
+def test_after_its_last_start_by_itself_a_job_ends_and_says_why(tmp_path):
+    "It waited for ever, and so did its upload; what the supervisor printed is the last that is known"
+    with served(tmp_path, restarts=1) as jobs:
+        job = jobs.submit("a", dict(max_steps=2000, seconds=0.02, save_steps=10**6), TRAINER)
+        for attempt in (1, 2):
+            wait(lambda: jobs.get(job.job_id).attempt == attempt and jobs.get(job.job_id).current_step > 1)
+            (jobs.folder(job.job_id) / "supervisor.log").write_text("Traceback\n  …\nImportError: no randint\n\n")
+            signal_all(supervisors(tmp_path), signal.SIGKILL)
+        ended = until(jobs, job, *ends)
+        assert (ended.status, ended.attempt, ended.error_code) == ("failed", 2, "trainer.killed") and ended.ended_at
+        assert ended.error_message == ("interrupted 2 times without a new checkpoint, the last time: its supervisor died; "
+                                       "last words: ImportError: no randint")
+        assert history_is_legal(jobs.events(job.job_id)) and not everybody(tmp_path)
+        with pytest.raises(NoCheckpoint): jobs.resume(job.job_id)
+
+
+def test_a_job_that_an_older_release_left_ends_too(tmp_path):
+    "Interrupted with all its starts behind it; one that was stopped by order or may start again goes on"
+    with opened(tmp_path) as jobs:
+        ids = {restarts: jobs.submit("a", dict(max_steps=1), TRAINER).job_id for restarts in (-1, 2, 3)}
+        for restarts, job_id in ids.items():
+            jobs.ledger.move(job_id, "queued", "training", "slot 0", attempt=4, slot="0")
+            jobs.ledger.move(job_id, "training", "interrupted", "could not be started: No such thing" if restarts == 3 else
+                             "its supervisor died", restarts=restarts)
+        jobs.waiting.queue_interrupted(3)
+        assert {restarts: jobs.get(job_id).status for restarts, job_id in ids.items()} == {-1: "queued", 2: "queued", 3: "failed"}
+        last = jobs.get(ids[3])
+        assert (last.error_code, last.attempt) == ("trainer.start", 4) and "4 times" in last.error_message
+        assert last.error_message.endswith("could not be started: No such thing")
+
+
+@pytest.mark.parametrize("who", [supervisors, everybody])
+def test_a_machine_that_shuts_down_interrupts_its_jobs(tmp_path, who):
+    "SIGTERM to a supervisor, or to each process as systemd sends it: no crash, and a trainer that lives saves first"
+    with served(tmp_path, restarts=0, grace=5) as jobs:
+        job = jobs.submit("a", dict(max_steps=150, seconds=0.02, save_steps=5), TRAINER)
+        wait(lambda: jobs.get(job.job_id).current_step > 16)
+        at_once = supervisors(tmp_path)
+        signal_all([*at_once, *(pid for pid in who(tmp_path) if pid not in at_once)], signal.SIGTERM)
+        ended = until(jobs, job, *ends)
+        assert (ended.status, ended.attempt) == ("completed", 2) and int(ended.resumed_from[11:]) >= 15
+        whys = [e["why"] for e in jobs.events(job.job_id)]
+        assert whys[2:4] == ["its outcome says so", "goes on after a stop"]
+        if who is supervisors: assert "left" in what_happened(jobs.folder(job.job_id))
+
+
+def test_a_cancelled_job_stays_cancelled_where_the_machine_shuts_down(tmp_path):
+    with served(tmp_path, grace=0.5) as jobs:
+        job = jobs.submit("a", dict(max_steps=2000, seconds=0.02, deaf=True, polite=False), TRAINER)
+        wait(lambda: jobs.get(job.job_id).current_step > 2)
+        jobs.cancel(job.job_id)
+        signal_all(supervisors(tmp_path), signal.SIGTERM)
+        assert until(jobs, job, *ends).status == "cancelled"
+
+
+@pytest.mark.parametrize("polite, grace, seconds, counts", [
+    (True, 5, 5, dict(saved=1, killed=0, running=0)), (False, 0.2, 5, dict(saved=0, killed=1, running=0)),
+    (False, 2, 0.2, dict(saved=0, killed=0, running=1))])
+def test_a_stop_tells_who_has_saved(tmp_path, polite, grace, seconds, counts):
+    "It said that all had, also where the trainer was killed in the middle of a step, or still ran"
+    with served(tmp_path, on_exit="interrupt", grace=grace) as jobs:
+        job = jobs.submit("a", dict(max_steps=3000, seconds=0.02, polite=polite, save_steps=10**6), TRAINER)
+        wait(lambda: jobs.get(job.job_id).current_step > 2)
+        assert jobs.stop(seconds) == counts and jobs.stop() is None
+        wait(lambda: not supervisors(tmp_path))
+        jobs.__init__(tmp_path, grace=0.3)
+        jobs.start()
+        wait(lambda: jobs.get(job.job_id).attempt == 2)
+        whys = [e["why"] for e in jobs.events(job.job_id)]
+        told = "its outcome says so" if polite else (
+            f"its outcome says so: killed {grace:g} s after the order to stop, before it had saved and ended")
+        assert whys[2:4] == [told, "goes on after a stop"]
+        assert (jobs.get(job.job_id).resumed_from is None) == (not polite)
 
 
 def test_a_job_whose_folder_is_gone_blocks_nobody(tmp_path):

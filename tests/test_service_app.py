@@ -19,6 +19,7 @@ from support.service import (  # fixtures too
 from vlrlbook.core import SettingsError, read_settings
 from vlrlbook.jobs import LedgerUnavailable, job_tag, tagged
 from vlrlbook.service import ServiceSettings, clean, endpoints, host_name, openapi, problems, request_form
+from vlrlbook.service.server import _goodbye
 
 
 def test_faults_of_ours(client, monkeypatch, caplog):
@@ -163,6 +164,17 @@ def test_sigterm_with_a_stalled_upload_and_a_stream(tmp_path, trainer, good):
     assert again.stop() == 0
 
 
+@pytest.mark.parametrize("on_exit, counts, line", [
+    ("keep", None, "jobs that train go on, and are found again at the next start"),
+    ("interrupt", dict(saved=0, killed=0, running=0), "no job was interrupted"),
+    ("interrupt", dict(saved=2, killed=0, running=0), "jobs that trained: 2 saved and wait"),
+    ("interrupt", dict(saved=1, killed=0, running=3),
+     "jobs that trained: 1 saved and wait; 3 still at work: each has 10 s in all to save, then it is killed")])
+def test_the_last_line_tells_what_became_of_jobs(on_exit, counts, line):
+    assert _goodbye(on_exit, counts, 10.0) == f"stopped; {line}"
+    assert _goodbye("interrupt", None, 10.0).startswith("stopped at once;")
+
+
 def test_jobs_are_interrupted_by_option(tmp_path, trainer, good):
     "`--on_exit interrupt`: a trainer that does not listen is killed after its grace, and the next server starts it again"
     served = Served(tmp_path, "--on_exit", "interrupt", "--grace", "2", env={"VLRLBOOK_TRAINER": trainer})
@@ -170,6 +182,7 @@ def test_jobs_are_interrupted_by_option(tmp_path, trainer, good):
     served.until(job, "training")
     while not served.get(f"/jobs/{job}/metrics").json()["rows"]: time.sleep(0.05)
     assert served.stop(seconds=10) == 0
+    assert served.last.strip() == "stopped; jobs that trained: 1 killed before they had saved, 2 s after the order (--grace)"
     assert not tagged(job_tag(tmp_path / "data" / "jobs" / job))
     again = Served(tmp_path, env={"VLRLBOOK_TRAINER": trainer})
     while again.get(f"/jobs/{job}").json()["attempt"] < 2: time.sleep(0.05)

@@ -17,8 +17,10 @@ import pytest
 import requests
 from support.faults import TRAINER, everybody, history_is_legal, opened, served, supervisors, until, wait
 from support.service import Served, client, good, nothing_stays, raw, refused, seen, trainer, with_file
-from vlrlbook.folders import write_json
-from vlrlbook.jobs import Jobs, JobsError, ends
+from vlrlbook.folders import new_folder, write_json
+from vlrlbook.jobs import Jobs, JobsError, Outcome, ends, give_order, take_lock
+from vlrlbook.jobs.lock_file import order_of_lock_file
+from vlrlbook.jobs.outcome import outcome_content
 from vlrlbook.service import own_token, plan, request_form
 from vlrlbook.service.refusals import clean
 from vlrlbook.service.results import pack
@@ -86,6 +88,49 @@ def test_adopted_jobs_go_on_where_they_were(tmp_path):
         assert jobs.get(waiting).status == "completed" and jobs.get(failed.job_id).error_code == "trainer.exit"
         assert until(jobs, jobs.get(queued), *ends).status == "completed"
         assert jobs.resume(failed.job_id).status == "queued"
+
+
+def test_a_job_that_was_cancelled_while_it_waited_is_adopted_as_cancelled(tmp_path):
+    "Queued, interrupted, cancelled and resumed again: the answer that its owner got holds without the ledger, too"
+    with opened(tmp_path) as jobs:
+        ids = {name: jobs.submit(name, dict(max_steps=40, seconds=0.02, save_steps=1, end="exit" if name == "failed" else "well"),
+                                 TRAINER).job_id for name in ("waited", "waits", "stopped", "on again", "failed")}
+        for name in ("stopped", "on again", "failed"):
+            folder = jobs.data.job(ids[name])
+            jobs.ledger.move(ids[name], "queued", "training", "slot 0", attempt=1)
+            give_order(folder.lock, "run", 1)
+            if name == "failed": Outcome(folder).write(dict(attempt=1, **outcome_content("failed", "trainer.exit", "exit 1")))
+            jobs.ledger.move(ids[name], "training", "failed" if name == "failed" else "interrupted", "its supervisor died")
+        checkpoint = jobs.data.job(ids["on again"]).run / "checkpoint-1"
+        write_checkpoint(checkpoint)
+        for name in ("waited", "stopped", "on again"): assert jobs.cancel(ids[name]).status == "cancelled"
+        assert jobs.resume(ids["on again"]).status == "queued"
+    for path in tmp_path.glob("ledger.sqlite3*"): path.unlink()
+    jobs = Jobs(tmp_path, adopt=True)
+    try:
+        assert {name: jobs.get(job_id).status for name, job_id in ids.items()} == {
+            "waited": "cancelled", "waits": "queued", "stopped": "cancelled", "on again": "interrupted", "failed": "failed"}
+        assert jobs.get(ids["stopped"]).attempt == 1
+    finally: jobs.stop()
+
+
+def test_a_late_order_stops_no_later_attempt(tmp_path):
+    "Cancelled, resumed and started at once: the order that is left for a lost ledger must not reach the attempt that trains now"
+    with opened(tmp_path) as jobs:
+        job_id = jobs.submit("a", {}, TRAINER).job_id
+        lock_file = jobs.data.job(job_id).lock
+        held = take_lock(lock_file) # as the supervisor of attempt 2 has it
+        give_order(lock_file, "run", 2)
+        jobs.control._leave_order(job_id, "cancel", "queued")
+        os.close(held)
+        jobs.control._leave_order(job_id, "cancel", "cancelled") # it is in another state
+        assert order_of_lock_file(lock_file) == ("run", 2)
+
+
+def write_checkpoint(path):
+    "A committed checkpoint, as small as one can be"
+    path.parent.mkdir(exist_ok=True)
+    with new_folder(path) as aside: (aside / "trainer_state.json").write_text('{"global_step": 1}')
 
 
 def test_what_the_ledger_does_not_know_is_left_and_named(tmp_path, caplog):
@@ -562,6 +607,30 @@ def test_a_row_that_no_csv_can_have_costs_no_other(tmp_path, caplog):
 
 def test_a_line_of_nine_megabytes_holds_up_no_row(tmp_path):
     assert read_in_pieces(tmp_path / "run_log.csv", ["step,loss\n1,1\n2," + "9" * (9 << 20), "\n3,1\n"]) == [[1], [1, 3]]
+
+
+LONG_LOG = "step,reward\n" + "".join(f"{step},{step / 7}\n" for step in range(1, 900))
+
+
+@pytest.mark.parametrize("first, then", [
+    ("step,reward\n1,1.001\n2,1.002\n", "step,reward\n1,2.001\n2,2.002\n3,2.003\n4,2.004\n"), # a new attempt's
+    ("step,loss\n1,0.5\n2,0.25\n", "step,loss,eval_reward\n1,0.5,\n2,0.25,\n2,,0.75\n3,0.1,\n"), # a column that came later
+    ("step,loss\n1,0.5\n2,0.25\n", "step,gain\n1,0.5\n2,0.25\n3,0.1\n"), # only another name
+    ("step,loss\n1,0.5\n2,0.25\n", "step,loss\n1,0.7\n2,0.25\n"), # as long as before
+    (LONG_LOG, LONG_LOG.replace("1,", "01,", 1).replace("\n2,", "\n 2,", 1) + "900,1\n"),
+    (LONG_LOG, LONG_LOG[:-20] + "1" + LONG_LOG[-20:] + "900,1\n"),
+    (LONG_LOG, LONG_LOG + "900,1\n901,2\n")]) # it only goes on
+def test_a_file_that_was_written_anew_under_the_same_inode(tmp_path, first, then):
+    "ext4 gives the inode of a removed file to the next one: the rows of two attempts stood in one curve, new columns were lost"
+    path, fresh = tmp_path / "run_log.csv", tmp_path / "fresh.csv"
+    path.write_text(first)
+    log = RunLog(path)
+    log.refresh()
+    inode = path.stat().st_ino
+    path.write_text(then)
+    fresh.write_text(then)
+    os.utime(path, ns=(1, 1)) # two writes within one tick of the clock are another matter
+    assert path.stat().st_ino == inode and log.after(-1) == RunLog(fresh).after(-1) and log.after(-1)[0]
 
 
 def test_steps_that_stand_twice(tmp_path):

@@ -27,6 +27,14 @@ LARGEST_REPLY = 4 * 2**20  # bytes that are read of a reply; one of a few words 
 # Characters of a reply that an error message repeats. vLLM takes 300 to say that a request is too long.
 LONGEST_QUOTE = 400
 SHORTEST_SECRET = 8  # characters of a key from which on it is hidden where a server repeats it
+# Values of finish_reason, in small letters with _, after which a reply is not whole; those of OpenAI (the first
+# row) and of other servers. For the end of a whole reply each server has a word of its own: stop, eos,
+# eos_token, end, end_turn. So only these are known, and any other word means that the model had ended.
+CUT_REPLIES = {"length", "content_filter", "tool_calls", "function_call",
+               "max_tokens", "max_output_tokens", "max_length", "model_length",
+               "model_context_window_exceeded", "content_filtered", "guardrail_intervened", "safety",
+               "recitation", "tool_use", "abort", "aborted", "cancelled", "error", "incomplete",
+               "insufficient_system_resource"}
 LISTED_MODELS = 8  # names of served models that an error message lists
 
 
@@ -42,6 +50,8 @@ class Reply:
     prompt_tokens: int | None = None  # pictures among them; None: the endpoint does not say
     completion_tokens: int | None = None  # None: the endpoint does not say
     tries: int = 1  # requests that were sent
+    # The endpoint's own word for why the reply ended, such as length; None of a model that runs here.
+    finish_reason: str | None = field(default=None, compare=False)
 
 
 @dataclass
@@ -163,11 +173,13 @@ class Endpoint:
             text = ""
         if not isinstance(text, str):
             raise self._error(f"content {_one_line(json.dumps(text))}")
-        is_whole = reason in ("stop", None)  # else the reply was cut: length, content_filter
+        reason = reason if isinstance(reason, str) else None
+        is_whole = reason is None or reason.strip().lower().replace("-", "_") not in CUT_REPLIES
         usage = completion.get("usage") or {}  # counts of tokens, which not every server reports
         # `_count`: None for anything that is no number of tokens.
         return Reply(text, is_whole, prompt_tokens=_count(usage.get("prompt_tokens")),
-                     completion_tokens=_count(usage.get("completion_tokens")), tries=tries)
+                     completion_tokens=_count(usage.get("completion_tokens")), tries=tries,
+                     finish_reason=reason)
 
     def _error(self, problem):
         "The EndpointError that says what came from this endpoint instead of a chat completion"

@@ -518,6 +518,8 @@ class Judge:
         For a reply without a grade the setting `unreadable` decides: JudgeError, or a fixed number."""
         self._count(reply)  # adds its tokens and retries to `self.facts`
         grade, fault = None, "it was cut"
+        if reply.finish_reason:  # an endpoint's own word for it, such as length or content_filter
+            fault += f" (finish_reason {reply.finish_reason[:40]!r})"
         if reply.is_whole:  # of a cut reply nobody knows what the last line would have been
             grade, fault = self.grade.read(reply.text)  # a grade from 0 to 1, or None and what is wrong
         if grade is not None:

@@ -33,7 +33,7 @@ from .submission import Submission
 from .supervisor import supervise
 from .trainer import train, train_command
 from .waiting import WaitingJobs as Starts
-from .waiting import devices_of
+from .waiting import devices_of, gpu_count
 
 # Orders, Dispatch, Questions, Looks and Starts are the names under which these parts of `Jobs` could be
 # imported when they were mixins of one file.
@@ -45,6 +45,6 @@ __all__ = [
     "tagged", "signal_all", "kill_until_gone", "prctl", "Outcome", "Log", "verdict", "memory_kills",
     "problem_of", "supervise", "newest_checkpoint", "log_mark", "last_row", "progress_of",
     "supervisor_command", "LocalBackend", "SubmititBackend", "RayBackend", "train_command", "Submission",
-    "Questions", "Orders", "Looks", "Progress", "Starts", "devices_of", "folder_bytes", "CleanUp",
-    "Dispatch", "Jobs", "LedgerLost", "NoData", "read_object", "train", "commit_result", "main", "JobFolder", "DataFolder",
-    "own_python"]
+    "Questions", "Orders", "Looks", "Progress", "Starts", "devices_of", "gpu_count", "folder_bytes",
+    "CleanUp", "Dispatch", "Jobs", "LedgerLost", "NoData", "read_object", "train", "commit_result", "main",
+    "JobFolder", "DataFolder", "own_python"]

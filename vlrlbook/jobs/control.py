@@ -3,12 +3,13 @@
 Each is a move of the ledger first and an act afterwards, so a server that dies between the two has not
 forgotten it. Written by hand, not exported from a notebook."""
 import json
+import os
 
-from .errors import NoCheckpoint, NoData, UnknownJob, WrongState
+from .errors import LedgerUnavailable, NoCheckpoint, NoData, UnknownJob, WrongState
 from .folder import DataFolder
 from .job import ends, live
 from .ledger import Ledger, logger
-from .lock_file import cancel_order, give_order
+from .lock_file import cancel_order, give_order, run_order, take_lock
 from .progress import newest_checkpoint
 from .records import JobRecords
 from .retention import ServiceClock
@@ -49,6 +50,7 @@ class JobControl:
         without_process = ("queued", "interrupted")  # such a job ends at once
         end_columns = self.clock.end_columns()  # when it ended: for people, and for its age
         if self.ledger.move(row["job_id"], without_process, to="cancelled", why="asked", **end_columns):
+            self._leave_order(row["job_id"], cancel_order, "cancelled")
             return
 
         # A running job is only asked to die here. If the server dies before it gives the order, the
@@ -81,6 +83,31 @@ class JobControl:
             # The folder is gone, or the lock file is no file: the dispatcher will find no supervisor alive.
             logger.warning("job %s cannot be told to stop: %s", row["job_id"], e.strerror)
 
+    def _leave_order(self,
+        job_id,  # of a job without a supervisor
+        order,  # cancel_order or run_order
+        state,  # to which the job was moved just now
+    ):
+        """Write into a job's lock file what its owner wants, for a server that has lost the ledger.
+
+        Nobody reads it now, and nothing is written if the job has moved on. Without it a job that was
+        cancelled while it waited would look like one that waits still, and be trained when it is adopted."""
+        lock_file = self.data.job(job_id).lock
+        try:
+            # Whoever starts the job holds this lock, so no order of a later attempt is written over.
+            lock = take_lock(lock_file)
+            if lock is None:
+                return
+            try:
+                row = self.ledger.job(job_id)
+                if row is not None and row["status"] == state:
+                    give_order(lock_file, order, row["attempt"])
+            finally:
+                os.close(lock)
+        except (OSError, LedgerUnavailable) as e:
+            # The ledger has the job's new state: its owner's wish is done all the same.
+            logger.warning("no order can be left for job %s: %s", job_id, e)
+
     def resume(self,
         job_id: str,  # which job
     ):
@@ -94,6 +121,7 @@ class JobControl:
         # `move` returns False if another request has changed the job's state meanwhile.
         if not self.ledger.move(row["job_id"], resumable, to="queued", why="resume asked", **columns):
             raise WrongState("the job has moved meanwhile")
+        self._leave_order(row["job_id"], run_order, "queued")  # in place of an order to cancel
 
     def _check_resumable(self,
         row,  # of the ledger's table of jobs

@@ -342,22 +342,24 @@ class Jobs:
 
     def stop(self,
         timeout: float = 10.0,  # seconds to wait for jobs that are interrupted
-    ):
+    ) -> dict | None:  # number of jobs that saved, were killed, or are still running; None: none was to stop
         """End the dispatcher and let go of the data directory.
 
         If on_exit is "interrupt", running jobs save a checkpoint and stop; else they outlive this server."""
         if self.server_lock is None:
-            return  # `stop` was called before
+            return None  # `stop` was called before
+        counts = None
         self.dispatcher.stop()  # first, so that it starts no job on a slot that becomes free now
         try:
             if self.on_exit == "interrupt":
-                self.running.interrupt_all(timeout)
+                counts = self.running.interrupt_all(timeout)
             self.service_clock.save()  # seconds of service, from which the next server counts on
         finally:
             # Even after an error the next server must be able to begin.
             self.ledger.close()
             os.close(self.server_lock)
             self.server_lock = None
+        return counts
 
     def _repr_markdown_(self):
         "A table of the newest jobs, for a notebook"

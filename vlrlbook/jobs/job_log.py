@@ -6,7 +6,7 @@ import errno
 import os
 from pathlib import Path
 
-__all__ = ["Log"]
+__all__ = ["Log", "last_line_of"]
 
 largest_log = 16 * 2**20  # bytes of job.log; the file before it is kept as job.log.1
 remembered_bytes = 16384  # of the end of the log, for the verdict on the attempt
@@ -58,3 +58,18 @@ class Log:
         if not self.lost:
             return b""
         return f"\n[{self.lost} bytes lost: the disk was full]\n".encode()
+
+
+def last_line_of(
+    path: str | Path,  # of a log
+) -> str:  # without blanks around it; "" if there is none
+    "Return the last line of a log that is not empty, or nothing if the file is missing or cannot be read"
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            file.seek(max(0, size - remembered_bytes))
+            text = file.read().decode("utf-8", "replace")
+    except OSError:
+        return ""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else ""

@@ -356,6 +356,12 @@ class Ledger:
         "Interrupted jobs that may be restarted automatically"
         return self.read("SELECT * FROM jobs WHERE status = 'interrupted' AND restarts < ?", restarts)
 
+    def restarted_too_often(self,
+        restarts: int,  # the most automatic restarts of a job
+    ) -> list:  # rows of jobs
+        "Interrupted jobs that were restarted automatically so often that nothing restarts them any more"
+        return self.read("SELECT * FROM jobs WHERE status = 'interrupted' AND restarts >= ?", restarts)
+
     def ended(self) -> list:  # rows with job_id and ended_clock
         "Jobs that are completed, failed or cancelled; the one that ended first comes first"
         # `ends` is a tuple of texts, which SQL writes as Python does.

@@ -137,19 +137,41 @@ class RunningJobs:
         if state == "interrupted":
             columns["restarts"] = restarts_after(row, folder, outcome)  # after too many it is not restarted
         why = outcome["error_code"] or outcome.get("why", told_by_outcome)  # for the log
+        if outcome.get("note"):  # such as: it was killed before it had saved
+            why += f": {outcome['note']}"
         # Changes nothing if the job is no longer `live` (training, cancelling) or is at a later attempt.
         self.ledger.move(row["job_id"], live, state, why, of_attempt=row["attempt"], **columns)
 
     def interrupt_all(self,
         timeout: float,  # seconds to wait for the jobs
-    ):
+    ) -> dict:  # number of jobs: saved, killed (before they had saved), running (still, when the time was over)
         "Order every running job to save a checkpoint and stop, and wait for them, at most `timeout`"
-        for row in self.ledger.running():
+        ordered = self.ledger.running()
+        for row in ordered:
             self._order_to_stop(row)
         deadline = time.monotonic() + timeout
         while self.ledger.running() and time.monotonic() < deadline:
             self.look_at_all()  # writes down which have ended, so that `running` no longer lists them
             time.sleep(seconds_between_looks)
+        return self._how_they_stopped(ordered)
+
+    def _how_they_stopped(self,
+        ordered,  # rows of the ledger: jobs that were ordered to stop
+    ):
+        "Count the jobs that saved and wait, those that were killed before that, and those that still run"
+        counts = dict(saved=0, killed=0, running=0)
+        for row in ordered:
+            job = self.ledger.job(row["job_id"])
+            if job is None:
+                continue
+            if job["status"] in live:
+                counts["running"] += 1
+            elif job["status"] == "interrupted":
+                outcome = Outcome.read(self.data.job(row["job_id"]), row["attempt"])
+                # None: its supervisor died.
+                has_saved = outcome is not None and not outcome.get("note")
+                counts["saved" if has_saved else "killed"] += 1
+        return counts
 
     def _order_to_stop(self, row):
         "Write into the lock file of a running job, a row of the ledger, that its supervisor is to stop it"

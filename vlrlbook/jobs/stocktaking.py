@@ -14,7 +14,7 @@ from .errors import LedgerLost
 from .folder import DataFolder
 from .job import as_given, clean, utc
 from .ledger import Ledger, ledger_problem, logger
-from .lock_file import is_held, order_of_lock_file
+from .lock_file import cancel_order, is_held, order_of_lock_file
 from .outcome import Outcome, outcome_content
 from .progress import progress_of
 from .result import problem_of
@@ -201,17 +201,20 @@ def _state_of(
     attempt,  # number of its latest attempt; 0: it never started
     outcome,  # dict: how that attempt ended; its `state` is completed, failed, cancelled or interrupted
 ):
-    "Tell the state of a job from its files: training, completed, queued, or the state in `outcome`"
+    "Tell the state of a job from its files: training, an end, queued or interrupted"
     # The lock is asked first: while the supervisor lives, the files may still be those of an attempt before.
     if is_held(folder.lock):
         return "training"
     if problem_of(folder.result) is None:  # the result is there and undamaged
         return "completed"
-    if attempt == 0:
-        return "queued"
-    if outcome["state"] == "completed":
-        return "interrupted"  # it says "completed", but its result is damaged: it can go on and write it anew
-    return outcome["state"]
+    if outcome["state"] in ("failed", "cancelled") and attempt > 0:
+        return outcome["state"]
+    # It could go on: it has not started, or was interrupted. Or its outcome says "completed" and its result
+    # is damaged, so that it can write it anew.
+    order, _ = order_of_lock_file(folder.lock)  # the last that anybody has written
+    if order == cancel_order:
+        return "cancelled"  # an answer to its owner said so
+    return "queued" if attempt == 0 else "interrupted"
 
 
 def read_object(

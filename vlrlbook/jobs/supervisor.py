@@ -8,14 +8,16 @@ import os
 import select
 import signal
 import subprocess
+import threading
 import time
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 from .folder import JobFolder
 from .job import clean
 from .job_log import Log
-from .lock_file import cancel_order, read_order, run_order, take_lock
+from .lock_file import cancel_order, give_order, interrupt_order, read_order, run_order, take_lock
 from .outcome import Outcome, outcome_content, verdict
 from .processes import (adopt_orphans, die_with_parent, job_tag, kill_until_gone, memory_kills, prctl,
                         signal_all, tree)
@@ -61,10 +63,37 @@ def supervise(
     prctl(adopt_orphans, 1)
 
     outcome = Outcome(folder)  # reserves the bytes of outcome.json, which a full disk would refuse later
-    content = run_attempt(folder, attempt, devices, lock)  # state, error_code, error_message
+    with sigterm_interrupts(folder, attempt, lock):
+        content = run_attempt(folder, attempt, devices, lock)  # state, error_code, error_message
     # Before this process ends, which releases the lock: a free lock without an outcome means that the
     # supervisor was killed.
     outcome.write(dict(attempt=attempt, **clean(content, longest_text)))
+
+
+@contextmanager
+def sigterm_interrupts(
+    folder: JobFolder,  # of the job
+    attempt: int,  # its number, from 1
+    lock: int,  # descriptor of the job's lock file, in which orders stand
+):
+    """A context in which SIGTERM to this process means: save a checkpoint and leave, to go on later.
+
+    A machine that shuts down sends it to every process, as systemd and Slurm do before they kill a job. A
+    supervisor that died of it would take the trainer with it, and count as one that crashed."""
+    def order_to_interrupt(number, frame):
+        "Write the order into the lock file, where this process and the trainer read it"
+        if read_order(lock)[0] == run_order:  # an order to cancel stays
+            give_order(folder.lock, interrupt_order, attempt)
+
+    # Elsewhere than in its main thread Python sets no handler: a program that calls `supervise` itself.
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    earlier_handler = signal.signal(signal.SIGTERM, order_to_interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, earlier_handler)
 
 
 def run_attempt(
@@ -87,12 +116,14 @@ def run_attempt(
         trainer = start_trainer(command, folder, attempt, devices)
     except OSError as e:
         return outcome_content("failed", "trainer.start", str(e))
-    order = watch(trainer, log, lock, grace)  # the order that stopped it; None: it ended by itself
+    # The order that stopped it (None: it ended by itself), and whether it was killed since it did not obey.
+    order, was_killed = watch(trainer, log, lock, grace)
 
     # All processes of the job are dead now, so none can change the result after this check.
     result_problem = problem_of(folder.result)  # None: it is there and undamaged
     if order and result_problem:
-        return stopped_by(order)  # with an undamaged result the job is completed, in spite of the order
+        # With an undamaged result the job is completed, in spite of the order.
+        return stopped_by(order, grace if was_killed else None)
     last_words = log.tail.decode("utf-8", "replace")
     killed_for_memory = memory_kills() > memory_kills_before
     return verdict(trainer.returncode, last_words, result_problem, killed_for_memory)
@@ -122,9 +153,15 @@ def _requested_command(path):
 
 def stopped_by(
     order: str,  # cancel_order or interrupt_order
-) -> dict:  # state, error_code, error_message
+    killed_after: float = None,  # seconds from the order to SIGKILL; None: it ended before that
+) -> dict:  # state, error_code, error_message; `note` where it was to save and could not
     "The outcome of an attempt that an order has stopped"
-    return outcome_content("cancelled" if order == cancel_order else "interrupted")
+    if order == cancel_order:
+        return outcome_content("cancelled")
+    content = outcome_content("interrupted")
+    if killed_after is not None:
+        content["note"] = f"killed {killed_after:g} s after the order to stop, before it had saved and ended"
+    return content
 
 
 def start_trainer(
@@ -178,7 +215,7 @@ def watch(
     log: Log,  # gets what it prints
     lock: int,  # descriptor of the job's lock, where orders stand
     grace: float,  # seconds between an order to stop and SIGKILL
-) -> str | None:  # the order that ended it; None: it ended by itself
+) -> tuple:  # the order that ended it (None: it ended by itself); whether it had to be killed
     "Copy what a trainer prints and pass orders on, until it and all its descendants are dead"
     descendants = partial(tree, os.getpid())  # function: ids of all processes below this one
     pipe = trainer.stdout.fileno()  # type: ignore[union-attr]  # started with a pipe
@@ -186,6 +223,7 @@ def watch(
     os.set_blocking(pipe, False)
 
     order, deadline = None, None  # the first order to stop, and when all processes are killed that ignore it
+    was_killed = False
     while trainer.poll() is None:
         _copy_what_comes(pipe, log)  # waits up to `seconds_between_orders`
         newest_order, _ = read_order(lock)  # (order, attempt that it is for)
@@ -196,12 +234,17 @@ def watch(
             if order == cancel_order:
                 signal_all(descendants(), signal.SIGTERM)
         if deadline is not None and time.monotonic() > deadline:
+            was_killed = True
             signal_all(descendants(), signal.SIGKILL)
 
     # The trainer's descendants are children of this process now (`adopt_orphans`). None may keep the GPU.
     kill_until_gone(descendants)
     copy_output(pipe, log)
-    return order
+    if order is None:
+        # Where the machine shuts down, SIGTERM may have ended the trainer before its order was read here.
+        newest_order, _ = read_order(lock)
+        order = newest_order if newest_order != run_order else None
+    return order, was_killed
 
 
 def _copy_what_comes(

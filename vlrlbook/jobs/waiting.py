@@ -3,16 +3,26 @@
 Written by hand, not exported from a notebook."""
 import errno
 import os
+from pathlib import Path
 
 from ..folders import checkpoint_number
 from .folder import DataFolder
+from .job import clean
+from .job_log import last_line_of
 from .ledger import Ledger
 from .lock_file import give_order, run_order, take_lock
 from .outcome import Outcome, told_by_outcome
 from .progress import log_mark, newest_checkpoint, percent
 from .retention import ServiceClock
 
-__all__ = ["devices_of", "WaitingJobs"]
+__all__ = ["gpu_count", "devices_of", "WaitingJobs"]
+
+
+def gpu_count(
+    device_files: str | Path = "/dev",  # where the system keeps its device files
+) -> int:  # 0 also where GPUs are none of NVIDIA's, or have no files, as under WSL
+    "Count NVIDIA's GPUs by the files that its driver makes for them, so that neither torch nor it is asked"
+    return len(list(Path(device_files).glob("nvidia[0-9]*")))
 
 
 def devices_of(
@@ -20,19 +30,25 @@ def devices_of(
 ) -> list:  # CUDA_VISIBLE_DEVICES of each slot
     """The devices of each slot, a slot being a place where one job runs at a time.
 
-    A list gives the devices themselves. A number gives one GPU to each slot: where CUDA_VISIBLE_DEVICES is
-    not set, 2 → ["0", "1"]; where it is "4,5", 3 → ["4", "5", "4"], so that two slots share a GPU."""
+    A list gives the devices themselves. A number gives one GPU to each slot, in turn: where
+    CUDA_VISIBLE_DEVICES is "4,5", 3 → ["4", "5", "4"], so that two slots share a GPU. Where it is not set,
+    2 → ["0", "1"] on a machine with two GPUs, and ["0", "0"] with one."""
     if not isinstance(slots, int):
         return [str(devices) for devices in slots]
     visible_devices = os.environ.get("CUDA_VISIBLE_DEVICES")
-    # All GPUs may be used. How many there are is not asked, which would need torch or NVIDIA's driver.
     if visible_devices is None:
-        return [str(number) for number in range(slots)]
+        # All GPUs may be used. A number that no GPU has would hide them all, and the job would train on the
+        # CPU. CUDA counts from 0 those that it finds, whatever the numbers of their files.
+        count = gpu_count() or slots  # 0: not known how many there are, if any
+        return [str(number % count) for number in range(slots)]
     gpus = [device.strip() for device in visible_devices.split(",") if device.strip()]
     if not gpus:
         gpus = [""]  # an empty variable hides every GPU, from the jobs too
     return [gpus[number % len(gpus)] for number in range(slots)]
 
+
+not_started = "could not be started"  # begins the reason, where no supervisor could be started
+longest_message = 400  # characters of what an owner is told, as in the outcome of a supervisor
 
 # Errors of the system that come from damaged files of one job: a file in place of a folder or the reverse,
 # a file that is missing or may not be written
@@ -56,19 +72,48 @@ class WaitingJobs:
     def queue_interrupted(self,
         restarts: int,  # how often a job is restarted automatically without having gained a new checkpoint
     ):
-        "Queue interrupted jobs again, except those that were restarted too often"
+        "Queue interrupted jobs again; those that were restarted too often end as failed"
+        for row in self.ledger.restarted_too_often(restarts):
+            self._give_up(row)
         for row in self.ledger.interrupted(restarts):
             # A stop by order is no failure of the job, so the start after it must not count:
             # `restarts_after` has taken one off (1 → 0, 0 → -1), which is added again here.
             count = row["restarts"] + 1
             # The words for the log are chosen by the move that interrupted the job, since its number of
             # restarts does not tell a stop by order from a supervisor that was killed.
-            was_stopped_by_order = self.ledger.history(row["job_id"])[-1]["why"] == told_by_outcome
+            was_stopped_by_order = self._latest_reason(row["job_id"]).startswith(told_by_outcome)
             by_itself = f"start {count} of {restarts} by itself"
             why = "goes on after a stop" if was_stopped_by_order else by_itself
             # of_attempt: `move` changes nothing if the job is at another attempt by now.
             self.ledger.move(row["job_id"], "interrupted", "queued", why, of_attempt=row["attempt"],
                              restarts=count, ended_at=None, ended_clock=None)
+
+    def _latest_reason(self,
+        job_id,  # of any job
+    ):
+        "Why a job came into the state in which it is, as the ledger's log of moves has it"
+        return self.ledger.history(job_id)[-1]["why"]
+
+    def _give_up(self,
+        row,  # of the ledger's table of jobs: an interrupted job that was restarted too often
+    ):
+        """End a job whose attempts were cut off again and again, with the reason, as failed.
+
+        As interrupted it would wait for ever: its owner could not see that nothing comes any more, and its
+        upload could not be removed. As every failed job it can be resumed where there is a checkpoint."""
+        job_id, attempt = row["job_id"], row["attempt"]
+        starts = row["restarts"] + 1
+        times = "once" if starts == 1 else f"{starts} times without a new checkpoint"
+        reason = self._latest_reason(job_id)
+        error_code = "trainer.start" if reason.startswith(not_started) else "trainer.killed"
+        message = f"interrupted {times}, the last time: {reason}"
+        # Only the supervisor itself could say why it ended, if it was not killed.
+        last_line = last_line_of(self.data.job(job_id).supervisor_log)
+        if last_line:
+            message += f"; last words: {last_line}"
+        # False: its owner has resumed, cancelled or removed it in the meantime.
+        if self.ledger.move(job_id, "interrupted", "queued", "to be ended", of_attempt=attempt):
+            self._end_as_failed(row, attempt, row["slot"], error_code, message)
 
     def free_slots(self,
         devices: list,  # CUDA_VISIBLE_DEVICES of each slot, such as ["0", "0"]: two slots on one GPU
@@ -129,7 +174,7 @@ class WaitingJobs:
             handle = self.backend.start(folder.path, attempt, slot, lock)  # names the supervisor
             self.ledger.save_handle(row["job_id"], handle)
         except OSError as e:
-            why = f"could not be started: {e.strerror}"
+            why = f"{not_started}: {e.strerror}"
             # `move` changes nothing if the job is not yet in `training`.
             self.ledger.move(row["job_id"], "training", "interrupted", why, of_attempt=attempt)
             raise
@@ -163,15 +208,25 @@ class WaitingJobs:
         message,  # why, for the owner
     ):
         "End a job that cannot be started as failed, so that the jobs behind it can start"
-        job_id = row["job_id"]
         # The attempt that could not start. `row` is older than `_start`, which may have written this number
         # into the ledger.
         attempt = row["attempt"] + 1
-        # Only a job in `training` may become failed. This one is queued, or interrupted if `_start` failed
-        # halfway, so it is moved step by step; a `move` of a job in another state does nothing.
+        self._end_as_failed(row, attempt, slot, "trainer.start", message)
+
+    def _end_as_failed(self,
+        row,  # of the ledger's table of jobs: a job that is queued or interrupted
+        attempt,  # the number of the attempt that failed
+        slot,  # CUDA_VISIBLE_DEVICES
+        error_code,  # the reason in the log of moves, and the code that the owner sees
+        message,  # why, for the owner
+    ):
+        "Move a job that no process runs to failed"
+        job_id = row["job_id"]
+        # Only a job in `training` may become failed. This one is queued or interrupted, so it is moved step
+        # by step; a `move` of a job in another state does nothing.
         self.ledger.move(job_id, "interrupted", "queued", "to be ended")
         self.ledger.move(job_id, "queued", "training", f"slot {slot}", attempt=attempt)
-        # of_attempt: only if the job is at this attempt; `end_columns`: when it ended. "trainer.start" is
-        # the reason in the log of moves, and the error code that the owner sees.
-        self.ledger.move(job_id, "training", "failed", "trainer.start", of_attempt=attempt,
-                         error_code="trainer.start", error_message=message, **self.clock.end_columns())
+        # of_attempt: only if the job is at this attempt; `end_columns`: when it ended.
+        self.ledger.move(job_id, "training", "failed", error_code, of_attempt=attempt,
+                         error_code=error_code, error_message=clean(message, longest_message),
+                         **self.clock.end_columns())

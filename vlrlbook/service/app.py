@@ -18,6 +18,7 @@ from .request_parts import query
 __all__ = ["create_app"]
 
 _most_seconds_to_save = 6.0  # for jobs that are interrupted; the server itself must end within ten
+_seconds_to_die = 1.0  # for a job that is killed after its grace, so that it is not told to be still at work
 _tidy_seconds = 3600
 
 
@@ -153,8 +154,8 @@ async def _life(app):
         await service.rank_side.stop()
         # Last, since the dispatcher thread, which this stops, writes down how jobs end. Jobs get their grace
         # to save a checkpoint, but not longer than a stopping server may take.
-        seconds_to_save = min(_most_seconds_to_save, service.settings.grace)
-        await asyncio.to_thread(service.jobs.stop, seconds_to_save)
+        seconds_to_save = min(_most_seconds_to_save, service.settings.grace + _seconds_to_die)
+        service.stopped_jobs = await asyncio.to_thread(service.jobs.stop, seconds_to_save)
 
 
 async def _tidy_hourly(service):

@@ -41,6 +41,8 @@ class Service:
         self.forms = {task: request_form(self.size, task) for task in by_task}
         self.uploads = Uploads(settings.data_dir, jobs.clock)
         self.stopping = asyncio.Event()  # set when the server stops
+        # What `Jobs.stop` returned when it did: how many jobs have saved, for example.
+        self.stopped_jobs: dict | None = None
         # Limits how many archives are read and notebooks made into pages at the same time.
         self.readers = asyncio.Semaphore(_at_once)
 

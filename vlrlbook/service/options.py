@@ -4,6 +4,7 @@ Written by hand, not exported from a notebook."""
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..jobs import gpu_count
 from ..settings import SettingsError, nearest
 
 __all__ = ["ServiceSettings"]
@@ -78,6 +79,5 @@ class ServiceSettings:
         "What the server trains: tiny or gpu, as `size` says or as this machine can"
         if self.size:
             return self.size
-        # NVIDIA's driver makes these files. Asking torch would import it, which takes seconds and a gigabyte.
-        has_gpu = any(Path("/dev").glob("nvidia[0-9]*"))
-        return "gpu" if has_gpu else "tiny"
+        # Asking torch would import it, which takes seconds and a gigabyte.
+        return "gpu" if gpu_count() else "tiny"

@@ -17,6 +17,7 @@ __all__ = ["RunLog", "RunLogs", "numbers_of_row"]
 
 _most_logs = 16  # files remembered; a job that nobody asks about makes room for one that somebody does
 _most_read_at_once = 8 << 20  # bytes; a line that is longer is no row of a run, and is passed over
+_compared_bytes = 4096  # at both ends of what was read: the columns' names, and some dozens of rows
 
 
 def numbers_of_row(
@@ -36,7 +37,10 @@ class _Rows:
     "What has been read of one file so far"
     def __init__(self, inode):
         "Begin with an empty set of rows"
-        self.inode = inode  # the file's number in its file system, which a new file changes; None: no file
+        self.inode = inode  # the file's number in its file system; None: no file
+        self.state = None  # inode, size and time of change of the file when it was read last; None: never
+        self.beginning = b""  # of what was read of the file, and its end; at most `_compared_bytes` each
+        self.end = b""
         self.read_to = 0  # how many bytes of the file have become rows
         self.names = []  # of the columns
         self.rows = []  # each row as JSON bytes
@@ -93,23 +97,39 @@ class RunLog:
         except (FileNotFoundError, NotADirectoryError):
             self.read = _Rows(None)
             return
-        # A new attempt of a job writes a new file; a file that became shorter was written anew.
-        if stat.st_ino != self.read.inode or stat.st_size < self.read.read_to:
+        state = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
+        if state == self.read.state:
+            return  # nothing was written since the last time
+        if stat.st_ino != self.read.inode:
             self.read = _Rows(stat.st_ino)
-        if stat.st_size > self.read.read_to:
-            self._read_new_lines()
-
-    def _read_new_lines(self):
-        "Add to `self.read` the file's complete lines from its byte `read_to` on; an error is only logged"
         try:
             with open(self.path, "rb") as file:
-                # Complete lines from `read_to` on, at most 8 MiB at a time; `read_to` is moved behind them.
-                while data := self._whole_lines(file):
-                    self._take(data.decode("utf-8", "replace"))
+                self._read_new_lines(file)
         except OSError as error:
             # The path is a folder, or the disk fails. Only logged: the job's state must still be told to
             # those who listen to it. `args[-1]` is the message without the path.
             _warn(error.args[-1])
+        else:
+            self.read.state = state
+
+    def _read_new_lines(self, file):
+        "Add to `self.read` the file's complete lines behind those that were read; of another file, all"
+        # A new attempt of a job writes a new file, and so does a new column. It may have the inode of the
+        # one before, which the system gives again, and be longer: what was read must still stand there.
+        if self._ends_of_read_part(file) != (self.read.beginning, self.read.end):
+            self.read = _Rows(self.read.inode)
+        # Complete lines from `read_to` on, at most 8 MiB at a time; `read_to` is moved behind them.
+        while data := self._whole_lines(file):
+            self._take(data.decode("utf-8", "replace"))
+        self.read.beginning, self.read.end = self._ends_of_read_part(file)
+
+    def _ends_of_read_part(self, file):
+        "The first and the last bytes, at most `_compared_bytes` each, of the file's bytes before `read_to`"
+        length = min(_compared_bytes, self.read.read_to)
+        file.seek(0)
+        beginning = file.read(length)
+        file.seek(self.read.read_to - length)
+        return beginning, file.read(length)
 
     def _whole_lines(self, file):
         """Return the next bytes of the file up to their last line break, and move `read_to` behind them.

@@ -178,15 +178,25 @@ def serve(
     port = sock.getsockname()[1]  # (host, port, …); the system has chosen it if the settings say 0
     _greet(settings, port, token, service.size)
     _uvicorn_for(app, settings).run(sockets=[sock])
-    _say_goodbye(settings)
+    print(_goodbye(settings.on_exit, service.stopped_jobs, settings.grace), flush=True)
 
 
-def _say_goodbye(settings):
-    "Print what becomes of the jobs now that the server has stopped"
-    if settings.on_exit == "keep":
-        print("stopped; jobs that train go on, and are found again at the next start", flush=True)
-    else:
-        print("stopped; jobs that trained have saved and wait", flush=True)
+def _goodbye(
+    on_exit,  # keep or interrupt
+    stopped_jobs,  # dict of numbers: saved, killed, running; None: the server did not wait to see
+    grace,  # seconds from the order to stop until a job is killed
+):
+    "The line that says what becomes of the jobs now that the server has stopped"
+    if on_exit == "keep":
+        return "stopped; jobs that train go on, and are found again at the next start"
+    words = dict(
+        saved="saved and wait",
+        killed=f"killed before they had saved, {grace:g} s after the order (--grace)",
+        running=f"still at work: each has {grace:g} s in all to save, then it is killed")
+    if stopped_jobs is None:  # after a second Ctrl-C
+        return "stopped at once; the next start finds what has become of the jobs"
+    parts = [f"{stopped_jobs[name]} {what}" for name, what in words.items() if stopped_jobs[name]]
+    return f"stopped; jobs that trained: {'; '.join(parts)}" if parts else "stopped; no job was interrupted"
 
 
 def _made_data_dir(settings):
