@@ -21,8 +21,8 @@ from .ledger import Ledger, logger, new_job, schema
 from .lock_file import give_order, is_held, read_order, take_lock
 from .mounts import file_system, network_systems
 from .outcome import Outcome, causes, verdict
-from .processes import (job_tag, kill_until_gone, memory_kills, own_python, parents, prctl, signal_all, tagged,
-                        tree)
+from .processes import (job_tag, kill_until_gone, memory_kills, own_python, parents, prctl, signal_all,
+                        tagged, tree)
 from .progress import Progress, last_row, log_mark, newest_checkpoint, progress_of
 from .records import JobRecords as Questions
 from .result import commit_result, problem_of
@@ -46,5 +46,5 @@ __all__ = [
     "problem_of", "supervise", "newest_checkpoint", "log_mark", "last_row", "progress_of",
     "supervisor_command", "LocalBackend", "SubmititBackend", "RayBackend", "train_command", "Submission",
     "Questions", "Orders", "Looks", "Progress", "Starts", "devices_of", "folder_bytes", "CleanUp",
-    "Dispatch", "Jobs", "LedgerLost", "NoData", "read_object", "train", "commit_result", "main", "JobFolder", "DataFolder",
-    "own_python"]
+    "Dispatch", "Jobs", "LedgerLost", "NoData", "read_object", "train", "commit_result", "main",
+    "JobFolder", "DataFolder", "own_python"]
