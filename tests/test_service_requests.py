@@ -62,7 +62,8 @@ def test_a_whole_number_is_an_integer_as_json_writes_it(value, taken):
 
 @pytest.mark.parametrize("value", [30.5, "30", True, 1e300])
 def test_other_numbers_are_none(value):
-    with pytest.raises(Problem): read_request(dict(job_name="a", data_file_id="f-1", training_config=dict(num_epochs=value)), request_form("tiny"))
+    body = dict(job_name="a", data_file_id="f-1", training_config=dict(num_epochs=value))
+    with pytest.raises(Problem): read_request(body, request_form("tiny"))
 
 
 def test_a_byte_order_mark_before_json_is_passed_over():

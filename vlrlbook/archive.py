@@ -1208,7 +1208,7 @@ class _PictureStore:
         number,  # line of the first row that names the picture, which becomes the file's name
         data,  # the encoded picture
     ):
-        "Write a picture's own bytes, or a JPEG or PNG that every program reads alike; put down what came of it"
+        "Write a picture's own bytes, or a JPEG or PNG that all programs read alike; put down the result"
         try:
             image, plain_format = decode_picture(data)  # PNG, JPEG, or None: encode it anew
         except DataError as error:
