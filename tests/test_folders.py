@@ -471,11 +471,12 @@ def test_a_classifiers_folder(small_disk, choice):
     "The old one stays whole, and the new one's weights do not stay anywhere"
     from vlrlbook import aloha
     classifier, processor = aloha.build_classifier(aloha.read_settings(aloha.AlohaSettings, choice), 5)
-    write_whole(small_disk / "kept" / "old", "old")
+    write_whole(small_disk / "kept" / "classifier.json", "old") # of anything else nothing would be written
     fill(small_disk, 300_000)
     with pytest.raises(Exception, match=FULL):
         aloha.save_classifier(classifier, processor, small_disk / "kept", base="tiny-qwen3_vl")
-    assert names(small_disk) == ["ballast", "kept"] and names(small_disk / "kept") == ["old"]
+    assert names(small_disk) == ["ballast", "kept"] and names(small_disk / "kept") == ["classifier.json"]
+    assert (small_disk / "kept" / "classifier.json").read_text() == "old"
 
 
 @needs_lerobot

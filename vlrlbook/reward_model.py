@@ -1758,8 +1758,8 @@ def write_scores(
     Answers and scores stand in the order of the rows' file, also where the rows were shuffled."""
     lines = []
     for row, row_scores in zip(rows, scores):
-        row, row_scores = _in_file_order(row, row_scores)
-        line = _scored_row(row, row_scores, calibration)
+        row_in_order, scores_in_order = _in_file_order(row, row_scores)
+        line = _scored_row(row_in_order, scores_in_order, calibration)
         lines.append(json.dumps(line, ensure_ascii=False) + "\n")
     write_whole(path, "".join(lines))
 
