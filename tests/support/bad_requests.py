@@ -57,6 +57,8 @@ BAD_UPLOADS = {
     "csv.nul": lambda: archive([("main.csv", HEADER + "a\0,b,c\n")]),
     "csv.syntax": lambda: archive([("main.csv", HEADER + 'a,"b,c\n')]), "csv.empty": lambda: archive([("main.csv", HEADER)]),
     "csv.columns": lambda: archive([("main.csv", "a,b\n1,2\n")]), "csv.fields": lambda: archive([("main.csv", HEADER + "a,b\n")]),
+    "csv.quotes": lambda: archive([("main.csv", ROW + 'images/a.png,"big one,3\nimages/a.png,q,3\nimages/a.png,5",3\n'),
+                                   ("images/a.png", png())]),
     "csv.rows": lambda: archive([("main.csv", HEADER + "a,b,c\n" * 100_001)]),
     "csv.no_valid_row": lambda: archive([("main.csv", HEADER + "images/none.png,q,3\n")])}
 

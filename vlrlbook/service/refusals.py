@@ -33,6 +33,7 @@ problems = {
     "csv.encoding": (422, "main.csv is not UTF-8"),
     "csv.nul": (422, "NUL characters in main.csv"),
     "csv.syntax": (422, "main.csv cannot be parted into fields"),
+    "csv.quotes": (422, "A stray quotation mark has swallowed rows"),
     "csv.empty": (422, "main.csv has no rows"),
     "csv.columns": (422, "Wrong columns"),
     "csv.fields": (422, "A row with too few or too many fields"),
