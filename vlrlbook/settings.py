@@ -669,18 +669,15 @@ class GRPOSettings(Settings):
     texts_or_numbers: ClassVar[tuple] = ("when_cut",)
     presets: ClassVar[dict] = presets
 
-    def check(self):
-        "Fill in the settings that are None, then raise one SettingsError that names every broken rule"
-        # This one has a default, and cannot be None: a value that differs from it was chosen.
-        if self.lora_dropout == GRPOSettings.lora_dropout:
-            self.lora_dropout = settings_of_adapter(self.adapter).get("lora_dropout", self.lora_dropout)
-        super().check()
-
     def filled_in(self):
         "Return the values for settings that are None, by `size` and `task`, or as an existing adapter has them"
         self.must_be("task", by_task) # raises SettingsError for an unknown task
+        of_adapter = settings_of_adapter(self.adapter) # {} without one
+        # This one has a default, and is never None: a value that differs from it was chosen.
+        if self.lora_dropout == GRPOSettings.lora_dropout:
+            self.lora_dropout = of_adapter.get("lora_dropout", self.lora_dropout)
         # `|`: where several have a value, the last one's is taken
-        values = presets[self.size] | by_task[self.task][self.size] | settings_of_adapter(self.adapter)
+        values = presets[self.size] | by_task[self.task][self.size] | of_adapter
         # num_epochs that somebody has set wins over a preset's max_steps; -1: by num_epochs
         is_by_epochs = self.num_epochs is not None and self.max_steps is None
         return values | {"max_steps": -1} if is_by_epochs else values
