@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import SHARED
+from conftest import SHARED, needs_torch
 from hypothesis import given, settings, strategies as st
 from vlrlbook.core import Rollout, RolloutGroup, Sample, mean_of
 from vlrlbook.rewards import (_anls, accepted_answers, advantages, anls_reward, cheats, check_reward, check_truth, count_table,
@@ -425,6 +425,7 @@ def test_a_reward_that_stalls_is_stopped():
     finally: rewards._longest_call = kept
 
 
+@needs_torch
 def test_the_path_of_a_trained_reward_may_hold_plus_and_star(monkeypatch):
     from vlrlbook import reward_model
     def as_reward(path): return lambda completion, answer: dict(overall=float(path == "runs/c++/3*3/model"))
