@@ -1640,7 +1640,7 @@ def _data_of_run(
     parts = split_parts(frames, settings)
     train = parts[0]
     check_bins(frames, train) # a DataError where there is nothing to learn
-    if PartialState().is_main_process:
+    if checkpoint and PartialState().is_main_process:
         as_it_began(settings, checkpoint, frames, train, bins, compare_only=True) # a SettingsError if changed
     return frames, parts, bins
 

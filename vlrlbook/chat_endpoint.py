@@ -27,7 +27,7 @@ LARGEST_REPLY = 4 * 2**20  # bytes that are read of a reply; one of a few words 
 # Characters of a reply that an error message repeats. vLLM takes 300 to say that a request is too long.
 LONGEST_QUOTE = 400
 SHORTEST_SECRET = 8  # characters of a key from which on it is hidden where a server repeats it
-# Values of finish_reason, in small letters with _, after which a reply is not whole; those of OpenAI (the first
+# Values of finish_reason, in small letters with _, after which a reply is not whole; those of OpenAI (first
 # row) and of other servers. For the end of a whole reply each server has a word of its own: stop, eos,
 # eos_token, end, end_turn. So only these are known, and any other word means that the model had ended.
 CUT_REPLIES = {"length", "content_filter", "tool_calls", "function_call",

@@ -25,8 +25,8 @@ from .asking import panel_of
 from .core import RunLog, Sample, blue, figure, green, grey
 from .core import orange, peak_memory_mb, progress_bar, purple, run_facts, smooth, write_json, write_whole
 from .data import DataError, drawn_questions, picture_key, picture_tokens, read_rows, read_task_rows
-from .data import rows_by_chance, split_by_picture, synthetic_counting, system_turns, vqa_prompt, with_good_truths
-from .data import with_system_turn
+from .data import rows_by_chance, split_by_picture, synthetic_counting, system_turns, vqa_prompt
+from .data import with_good_truths, with_system_turn
 from .evaluation_settings import EvaluationSettings, presets
 from .marking import all_metrics, best_blind, blind_metrics, by_group, columns, counting_marks, gains
 from .marking import greedy_flips, group_names, guess_task, hows, is_closed, losing_groups, main_mark

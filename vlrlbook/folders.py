@@ -23,7 +23,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 __all__ = ["manifest_name", "new_file", "write_whole", "write_json", "finite", "unused_key", "new_folder",
-           "commit_folder", "damage", "free_bytes", "sha256_of", "read_header", "to_disk", "leftovers", "remove_leftovers",
+           "commit_folder", "damage", "free_bytes", "sha256_of", "read_header", "to_disk", "leftovers",
+           "remove_leftovers",
            "checkpoint_number", "checkpoint_step", "checkpoint_folders", "surplus_checkpoints",
            "newest_whole_checkpoint", "move_newer_checkpoints", "move_earlier_run"]
 

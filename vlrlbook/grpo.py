@@ -225,7 +225,7 @@ def run(
     first = int(os.environ.get("RANK", 0)) == 0 # of all processes
     train, held_out, model, processor = _load(settings, first)
     # A resumed run must have its settings of before.
-    if first: as_it_began(settings, checkpoint, train, compare_only=True)
+    if first and checkpoint: as_it_began(settings, checkpoint, train, compare_only=True)
     samples = to_samples(held_out)
     log = resume_log(output / "run_log.csv", checkpoint) if first else None
     trainer = make_trainer(settings, model, processor, train, log=log, held_out=samples)

@@ -10,7 +10,7 @@ __all__ = ['special_tokens', 'chat_template', 'sentences', 'families', 'vision_m
            'base_files', 'adapted_layers', 'last_real_token', 'hidden_size', 'BackboneWithHead']
 
 # %% ../nbs/00a_models.ipynb #c002
-import importlib.util, json, os, re, struct, warnings
+import importlib.util, json, os, re, warnings
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -527,8 +527,8 @@ def _close_thoughts(processor, name):
         print(f"{short_name}: its chat template opens <think> by itself; enable_thinking is set to false")
         return
     processor.chat_template = template
-    warn_loudly(f"{short_name}: its chat template opens <think> in the prompt, and nothing switches that off: "
-                "answers lack the tag, so a reward of form (format) pays none of them")
+    warn_loudly(f"{short_name}: its chat template opens <think> in the prompt, and nothing switches that "
+                "off: answers lack the tag, so a reward of form (format) pays none of them")
 
 def _opens_thought(processor):
     "Whether a prompt of this processor ends within a thought, so that the answer begins inside it"
@@ -629,11 +629,11 @@ def _stored_weights(
     "Return where the weights of a model lie in its safetensors files; {} where there are none to read"
     stored = {}
     path = Path(folder).expanduser()
-    files = sorted(path.glob("*.safetensors")) if folder and path.is_dir() else []
+    files = weight_files(path) if folder and path.is_dir() else []
     for file in files:
         try:
             header, begin = read_header(file) # begin: place of the first number, behind the header
-        except (OSError, ValueError, struct.error): # whoever loads it says what is wrong
+        except (OSError, ValueError): # whoever loads it says what is wrong
             return {}
         header.pop("__metadata__", None)
         for name, about in header.items():

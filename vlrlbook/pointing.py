@@ -473,7 +473,7 @@ def _image_size(
 def _side(
     value,  # of a column width or height
 ):
-    "A side as an int, also of 640.0, as pandas writes it, and of a text, as in a CSV; None for no such number"
+    "A side as an int, also of 640.0, as pandas writes it, and of a text, as in a CSV; else None"
     if isinstance(value, str):
         try:
             value = float(value)

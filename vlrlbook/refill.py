@@ -2,6 +2,7 @@
 TRL's GRPOTrainer.
 
 Chapter 05 says why and shows a swap. Written by hand, not exported from a notebook."""
+import math
 import random
 
 import torch
@@ -141,8 +142,8 @@ def _silent_in(batch, G):
     if "rewards" not in batch:
         return silent_groups(batch["advantages"], G)
     silent = []
-    for number, group in enumerate(batch["rewards"].view(-1, G)):
-        rewards = [None if reward.isnan() else reward.item() for reward in group]
+    for number, group in enumerate(batch["rewards"].view(-1, G).tolist()):  # one copy from the GPU
+        rewards = [None if math.isnan(reward) else reward for reward in group]
         if silent_share(rewards, G):  # of one group: 1 or 0; it is what the column `silent` counts
             silent.append(number)
     return silent

@@ -399,8 +399,10 @@ def push(
         hub = HfApi()
         hub.create_repo(repository, private=True, exist_ok=True)
         if not hub.repo_info(repository).private:  # it was there already, and stays as it was
-            print(f"hub_model_id = {repository!r}: this repository is public, everybody can read what is pushed")
-        hub.upload_folder(repo_id=repository, folder_path=str(folder), ignore_patterns=kept_here + _WITH_PATHS)
+            print(f"hub_model_id = {repository!r}: this repository is public, "
+                  "everybody can read what is pushed")
+        not_pushed = kept_here + _WITH_PATHS
+        hub.upload_folder(repo_id=repository, folder_path=str(folder), ignore_patterns=not_pushed)
         for name, content in _for_everybody(settings).items():
             hub.upload_file(repo_id=repository, path_in_repo=name, path_or_fileobj=content)
     except Exception as e:
@@ -448,7 +450,7 @@ def _without_paths(
 
 
 def _shown_to_everybody(value, private):
-    "Return a number, text or None of a JSON file: a private text as None, a path of this machine as its last name"
+    "Return a value of a JSON file: a private text as None, a path of this machine as its last name"
     if not isinstance(value, str) or not value.isprintable():  # a path is one line
         return value
     if any(value == text or value.startswith(f"{text}{os.sep}") for text in private):

@@ -12,7 +12,6 @@ import linecache
 import math
 import os
 import re
-import struct
 import sys
 import typing
 from dataclasses import asdict, dataclass, fields
@@ -25,7 +24,8 @@ from .folders import read_header, write_whole
 __all__ = ["SettingsError", "nearest", "as_type", "finite_number", "read_settings", "flag_names",
            "named_options", "names_since", "settings_help", "size_by_model", "Settings", "answers_a_step",
            "whole_groups_problem", "largest_batch", "drawn_rows_of_an_epoch", "presets", "by_task",
-           "GRPOSettings", "settings_of_adapter", "reward_terms", "trained_rewards", "reward_without_paths", "untrained_reward",
+           "GRPOSettings", "settings_of_adapter", "reward_terms", "trained_rewards", "reward_without_paths",
+           "untrained_reward",
            "whole_groups", "service_settings", "save_settings", "names_and_values", "load_settings"]
 
 
@@ -159,7 +159,8 @@ def _typed_values(
     for written, value in given.items(): # written: the name as the user wrote it
         name, value = _canonical_name(cls, written, value)
         if name in defaults:
-            value = _meant(value, defaults[name], is_text_or_number=name in getattr(cls, "texts_or_numbers", ()))
+            is_text_or_number = name in getattr(cls, "texts_or_numbers", ())
+            value = _meant(value, defaults[name], is_text_or_number)
         if name not in defaults:
             problems.append(_unknown(written, _all_names(cls)))
         elif name in values: # under its own name and under another: we cannot tell which is meant
@@ -670,7 +671,7 @@ class GRPOSettings(Settings):
     presets: ClassVar[dict] = presets
 
     def filled_in(self):
-        "Return the values for settings that are None, by `size` and `task`, or as an existing adapter has them"
+        "Return the values for settings that are None, by `size` and `task`, or as a given adapter has them"
         self.must_be("task", by_task) # raises SettingsError for an unknown task
         of_adapter = settings_of_adapter(self.adapter) # {} without one
         # This one has a default, and is never None: a value that differs from it was chosen.
@@ -786,8 +787,8 @@ class GRPOSettings(Settings):
         for name, value in settings_of_adapter(self.adapter).items():
             # It trains as it was made; another number here would only be written down as if it had trained.
             yield getattr(self, name) != value, (
-                f"{name} = {getattr(self, name)!r}: the adapter that goes on training has {value!r}, and keeps "
-                f"it; leave {name} out, or adapter, to train a new one")
+                f"{name} = {getattr(self, name)!r}: the adapter that goes on training has {value!r}, and "
+                f"keeps it; leave {name} out, or adapter, to train a new one")
         yield from self._tool_rules()
         # find_spec looks for vLLM without importing it, which would take seconds.
         missing = self.use_vllm and not importlib.util.find_spec("vllm")
@@ -872,7 +873,7 @@ def _layers_of_adapter(path):
     # Not target_modules of its config: PEFT shortens them to endings, which both towers may have.
     try:
         names, _ = read_header(path)
-    except (OSError, ValueError, struct.error): # loading it will say what is wrong
+    except (OSError, ValueError): # loading it will say what is wrong
         return []
     return [name for name in names if name != "__metadata__"]
 

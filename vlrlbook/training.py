@@ -176,7 +176,7 @@ class CommittedCheckpoints(BeforeTrainer):
             print(f"the best weights were those of {name}, which is not there: these are the last ones")
 
     def _make_the_folder_its_own(self, checkpoint):
-        """Move other runs' checkpoints in the output folder aside, and write the log as the run begins with it
+        """Move other runs' checkpoints in the folder aside, and write the log as the run begins with it
 
         `checkpoint`: from which the run goes on, or None. Called in the first process."""
         folder = Path(self.args.output_dir)
@@ -263,8 +263,8 @@ def find_checkpoint(
         checkpoints = checkpoint_folders(output_dir)
         is_first_process = os.environ.get("RANK", "0") == "0"
         if checkpoints and not resume and is_first_process:  # "false" was chosen, "" may be forgotten
-            print(f"{output_dir} holds an earlier run, up to {checkpoints[-1].name}: resume = true would go on "
-                  "from it; this run begins anew, and moves it aside when the training begins")
+            print(f"{output_dir} holds an earlier run, up to {checkpoints[-1].name}: resume = true would go "
+                  "on from it; this run begins anew, and moves it aside when the training begins")
         return None
     if resume.lower() == "true":
         return _newest_checkpoint(output_dir)
@@ -288,7 +288,7 @@ def _newest_checkpoint(output_dir):
 
 
 def _moved_aside(output_dir):
-    "Return the end of an error message: which checkpoint of a run that was moved aside can be resumed, or \"\""
+    "Return the end of an error message: the checkpoint of a run moved aside that can be resumed, or \"\""
     newest_first = sorted(Path(output_dir).glob("earlier-*"), key=os.path.getmtime, reverse=True)
     for folder in newest_first:
         path, _ = newest_whole_checkpoint(folder)  # None if there is no complete one
@@ -376,7 +376,7 @@ def _move_other_run(
 
 
 def _named_paths(settings):
-    "Return all texts of settings as resolved paths, whether they name any or not; but for the run's own folder"
+    "Return all texts of settings as resolved paths, whether they are any or not; but for the run's folder"
     named = set()
     for name, value in asdict(settings).items():
         is_text = isinstance(value, str) and value.isprintable()  # no path holds a line break or a NUL

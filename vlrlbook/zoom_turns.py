@@ -500,7 +500,7 @@ def _check_room(
     style,  # of calls: plain or tagged
     dataset,  # `datasets.Dataset` of the training
 ):
-    "Raise SettingsError if one call, the largest crop and the shortest true answer are too long for an answer"
+    "Raise SettingsError if a call, the largest crop and the shortest true answer are too long for an answer"
     sizes = _picture_sizes(dataset)  # a set of (width, height)
     if not sizes:
         return

@@ -628,8 +628,9 @@ def _refuse_boxes_in_pixels(dataset, name):
     for number, answer in zip(dataset["row"], dataset["answer"]):
         truth = read_box_truth(answer)
         if truth.size and truth.boxes and truth.scale == "pixels":
-            message = (f"{name}: boxes in pixels of the file's pictures, but under EasyR1 and verl a model answers "
-                       "in pixels of the resized ones: train with vlrlbook grpo --task pointing, which converts them")
+            message = (f"{name}: boxes in pixels of the file's pictures, but under EasyR1 and verl a model "
+                       "answers in pixels of the resized ones: train with vlrlbook grpo --task pointing, "
+                       "which converts them")
             raise DataError("box.export", message, row=number)
 
 # %% ../../nbs/09b_export.ipynb #n2915371

@@ -190,11 +190,12 @@ def _pictures_key(settings):
         return None
     from vlrlbook.data import read_vqa
     dataset, _ = read_vqa(settings.data, settings.image_dir)
-    whole = hashlib.sha256()
+    paths = {} # a dict used as a set that keeps its order: many rows may name one picture
     for row in undecoded_rows(dataset):
-        for picture in row["images"]: # `bytes` stand in the file of rows, whose own hash covers them
-            if picture["bytes"] is None: whole.update(sha256_of(picture["path"]).encode())
-    return whole.hexdigest()
+        # `bytes` stand in the file of rows, whose own hash covers them.
+        paths.update((picture["path"], None) for picture in row["images"] if picture["bytes"] is None)
+    hashes = "".join(map(sha256_of, paths))
+    return hashlib.sha256(hashes.encode()).hexdigest()
 
 def _do_training(run, model):
     """Do the stage `train`, and `merge_shards`, which makes a plain model of its result

@@ -21,8 +21,8 @@ from .ledger import Ledger, logger, new_job, schema
 from .lock_file import give_order, is_held, read_order, take_lock
 from .mounts import file_system, network_systems
 from .outcome import Outcome, causes, verdict
-from .processes import (job_tag, kill_until_gone, memory_kills, own_python, parents, prctl, signal_all, tagged,
-                        tree)
+from .processes import (job_tag, kill_until_gone, memory_kills, own_python, parents, prctl, signal_all,
+                        tagged, tree)
 from .progress import Progress, last_row, log_mark, newest_checkpoint, progress_of
 from .records import JobRecords as Questions
 from .result import commit_result, problem_of

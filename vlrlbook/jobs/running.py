@@ -144,7 +144,7 @@ class RunningJobs:
 
     def interrupt_all(self,
         timeout: float,  # seconds to wait for the jobs
-    ) -> dict:  # number of jobs: saved, killed (before they had saved), running (still, when the time was over)
+    ) -> dict:  # number of jobs: saved, killed (before they had saved), running (still, after the time)
         "Order every running job to save a checkpoint and stop, and wait for them, at most `timeout`"
         ordered = self.ledger.running()
         for row in ordered:

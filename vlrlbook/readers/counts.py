@@ -1259,8 +1259,7 @@ def is_minus_word(
         # in "7 minus 2" and "x minus 2" something is subtracted
         is_variable = before.kind == "word" and len(before.text) == 1
         return not (is_number(before) or is_variable or before.text in (")", "]"))
-    is_free = before.kind in ("edge", "mark", "line") or before.text in _before_describing_minus
-    return is_free
+    return before.kind in ("edge", "mark", "line") or before.text in _before_describing_minus
 
 
 _roots = {"√", "sqrt"}
