@@ -424,6 +424,19 @@ def test_settings_come_from_the_environment(monkeypatch):
     with pytest.raises(SettingsError, match="LR = 'fast': expected float"): read_settings(AlohaSettings, {})
 
 
+def test_epochs_that_have_no_effect_are_named(monkeypatch, capsys):
+    "In the older script MAX_STEPS wins over EPOCHS, and each size of this one brings a number of steps"
+    for given, steps in ((dict(epochs=3), 400), (dict(num_train_epochs=3, size="gpu"), 50)):
+        read_settings(AlohaSettings, given)
+        assert f"epochs has no effect: the run has max_steps = {steps}, the preset's" in capsys.readouterr().err
+    for given in ({}, dict(epochs=3, max_steps=-1), dict(epochs=3, max_steps=9), dict(max_steps=9)):
+        read_settings(AlohaSettings, given)
+        assert capsys.readouterr().err == ""
+    monkeypatch.setenv("EPOCHS", "4")
+    read_settings(AlohaSettings, {})
+    assert "max_steps -1" in capsys.readouterr().err
+
+
 def test_parameters_cell_equals_the_settings():
     "Names, types, defaults and comments; the cell says in one line what the module may say in two"
     cells = json.loads((ROOT / "nbs" / "04_aloha.ipynb").read_text())["cells"]

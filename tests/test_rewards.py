@@ -1,5 +1,6 @@
 """Truth tables of chapter 02, properties that any text must keep, and the adapter as TRL calls it."""
 import json
+import sys
 import time
 from pathlib import Path
 
@@ -445,7 +446,26 @@ def test_reward_names_resolve_or_say_why_not(tmp_path, monkeypatch, spec, messag
     assert message in str(refused.value)
 
 
+def test_a_reward_may_lie_in_the_current_folder(tmp_path, monkeypatch):
+    "As an installed command runs, whose Python does not look there; and a file there hides no module of Python"
+    monkeypatch.setattr("sys.path", [folder for folder in sys.path if folder])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here_lies.py").write_text("import beside_it\ndef f(completion, answer): return dict(overall=beside_it.pay)\n")
+    (tmp_path / "beside_it.py").write_text("pay = 0.25\n")
+    (tmp_path / "pkg_here").mkdir()
+    (tmp_path / "pkg_here" / "inner.py").write_text("def f(completion, answer): return dict(overall=0.5)\n")
+    (tmp_path / "json.py").write_text("raise SystemExit(3)\n")
+    assert load_reward("here_lies:f")("a", "a") == dict(overall=0.25)
+    assert load_reward("pkg_here.inner.f")("a", "a") == dict(overall=0.5)
+    with pytest.raises(ValueError, match="no attribute 'nothing'"): load_reward("json:nothing")
+    with pytest.raises(ValueError, match="ModuleNotFoundError: No module named 'lies_nowhere'"): load_reward("lies_nowhere:f")
+    for path in ("here_lies.py:f", "./here_lies.py:f", "some/where/here_lies:f"):
+        with pytest.raises(ValueError, match="names a file: expected its module as for `import`, here_lies:f"): load_reward(path)
+
+
 def test_a_truth_that_cannot_be_earned_is_named():
+    def always(completion, answer): return dict(overall=1.0)
+    assert check_truth(always, "yes") == "the answer 'yes' earns 1 under its own reward, no more than an empty answer does"
     vqa, copied = load_reward("vqa"), "<think>dark</think><answer>no</answer>"
     for reward in (vqa, vqa_accuracy, load_reward("accuracy + 0.2*cut")):
         assert check_truth(reward, copied) and check_truth(reward, "no") is None

@@ -196,6 +196,21 @@ def test_an_option_wins_over_another_name_in_the_file(tmp_path):
     assert (s.lr, s.when_cut) == (1e-4, "masked")
 
 
+@pytest.mark.parametrize("name, text, message", [
+    ("run.yaml", "lr: 1e-5\nseed: 1\nlr: 1e-4\n", "the key 'lr' stands twice.*line 3"),
+    ("run.json", '{"lr": 1e-5, "lr": 1e-4}', "the name 'lr' stands twice"), ("run.json", "{", "run.json: cannot be read")])
+def test_a_file_that_names_a_setting_twice_is_refused(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(SettingsError, match=f"(?s){message}"): load_settings(tmp_path / name)
+
+
+@pytest.mark.parametrize("name, text", [("run.json", '{\n\t"lr": 1e-4\n}'), ("run.JSON", '\ufeff{"lr": 1e-4}'),
+                                        ("run.yaml", "\ufefflr: 1e-4"), ("run.yaml", '{"lr": 1e-4}')])
+def test_settings_files_as_other_programs_write_them(tmp_path, name, text):
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    assert load_settings(tmp_path / name).lr == 1e-4
+
+
 # An adapter that goes on training
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import importlib.util
 import math
 import os
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -121,6 +122,14 @@ _possible_words = {
 }
 
 
+def _say_steps_win(max_steps):
+    "Print that the preset's number of steps ends a run before its epochs do; only in the first process"
+    # As in the older script, whose MAX_STEPS wins over its EPOCHS. torchrun gives each process its RANK.
+    if os.environ.get("RANK", "0") == "0":
+        print(f"epochs has no effect: the run has max_steps = {max_steps}, the preset's; "
+              "write max_steps -1 to go by epochs", file=sys.stderr)
+
+
 @dataclass
 class AlohaSettings(Settings):
     "Settings of a classifier run; the parameters cell of chapter 04 holds the same, with the same comments"
@@ -229,6 +238,10 @@ class AlohaSettings(Settings):
         if self.max_train_samples == -1 or variables.get("max_train_samples") == -1:
             self.max_train_samples = None
             variables.pop("max_train_samples", None)
+        has_epochs = self.epochs is not None or "epochs" in variables
+        has_steps = self.max_steps is not None or "max_steps" in variables
+        if has_epochs and not has_steps:
+            _say_steps_win(defaults["max_steps"])
         return defaults | variables
 
     def _defaults(self):

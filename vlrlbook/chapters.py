@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .settings import nearest
 
-__all__ = ["notebooks_dir", "notebook", "PapermillHandler", "handler", "run_chapter", "kernels_path"]
+__all__ = ["notebooks_dir", "notebook", "PapermillHandler", "handler", "own_python", "run_chapter", "kernels_path"]
 
 
 def notebooks_dir() -> Path:
@@ -57,6 +57,16 @@ class PapermillHandler:
 handler = PapermillHandler()
 
 
+def own_python() -> list:  # words of a command line; behind them come `-m` or `-c`, and what these take
+    "Return the words that start another Python, which imports the same modules as this one"
+    package_root = Path(__file__).resolve().parents[1]
+    if Path.cwd() == package_root:  # a clone that is not installed is found in the current folder alone
+        return [sys.executable]
+    # With -m and -c Python looks for modules in the current folder first, and a file random.py of somebody's
+    # project would stand in for Python's own. -P (from Python 3.11 on) leaves that folder out.
+    return [sys.executable, "-P"]
+
+
 def run_chapter(
     name: str,  # as for `notebook`
     out: str | Path,  # the notebook that the run writes; folders above it are made
@@ -67,7 +77,7 @@ def run_chapter(
     # PYTHONUTF8: where the locale is C, papermill would write letters outside ASCII as question marks.
     # JUPYTER_PATH: the kernel is looked for in the package first.
     environment = {**os.environ, "PYTHONUTF8": "1", "JUPYTER_PATH": kernels_path()}
-    command = [sys.executable, "-m", "papermill", str(notebook(name)), str(out), *options]
+    command = [*own_python(), "-m", "papermill", str(notebook(name)), str(out), *options]
     return subprocess.call(command, env=environment)
 
 

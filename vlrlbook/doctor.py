@@ -20,7 +20,7 @@ from itertools import zip_longest
 from pathlib import Path
 from textwrap import wrap
 
-from vlrlbook.chapters import notebooks_dir
+from vlrlbook.chapters import notebooks_dir, own_python
 from vlrlbook.versions import extra_of, installed_version, judge_version, own_requirements, requirements_of
 from vlrlbook.versions import without_marker
 
@@ -122,7 +122,7 @@ def call_python(
     For code that imports torch, since a broken installation may crash or hang the process that imports it."""
     try:
         with tempfile.TemporaryDirectory(prefix="vlrlbook-doctor-", ignore_cleanup_errors=True) as folder:
-            return call([sys.executable, "-c", code], seconds, {"TMPDIR": folder})
+            return call([*own_python(), "-c", code], seconds, {"TMPDIR": folder})
     except OSError as error:
         # No temporary folder can be made, so the code was not run: reported as a failed process.
         return 1, "", one_line(error)
@@ -959,7 +959,7 @@ def check_two_steps(
         # Added to the environment. Offline, since the small model is built, not downloaded.
         env = {"HF_HUB_OFFLINE": "1", "VLRLBOOK_CACHE": folder, "TMPDIR": folder}
         started = time.monotonic()
-        status, stdout, stderr = call([sys.executable, "-c", code, str(output_dir)], limit, env)
+        status, stdout, stderr = call([*own_python(), "-c", code, str(output_dir)], limit, env)
         took = time.monotonic() - started
         losses = logged_losses(output_dir / "run_log.csv")
     return judge_steps(status, f"{stdout}\n{stderr}", losses, took, limit)

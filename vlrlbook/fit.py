@@ -25,6 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from . import shared_prompt
+from .chapters import own_python
 from .core import Sample, Table
 from .data import drawn_questions, encode, synthetic_counting, to_dataset
 from .grpo import make_trainer
@@ -1272,7 +1273,7 @@ def measured_mb(
     The run happens in a new process: this module's own `__main__`, which prints the number."""
     # So glibc returns freed blocks of 128 KB or more to the system at once; else they would be counted, too.
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(128 << 10)}
-    command = [sys.executable, "-m", "vlrlbook.fit", json.dumps(settings), json.dumps(shape)]
+    command = [*own_python(), "-m", "vlrlbook.fit", json.dumps(settings), json.dumps(shape)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
         raise RuntimeError(f"the measured steps failed: {done.stderr[-2000:]}")

@@ -16,6 +16,7 @@ from statistics import median
 
 import torch
 
+from .chapters import own_python
 from .core import Sample
 from .data import encode, synthetic_counting, to_dataset
 from .grpo import GRPOSettings, make_trainer
@@ -382,7 +383,7 @@ def _memory_added_elsewhere(
     # The variable makes glibc return freed blocks of 128 KB or more at once, so that they are not counted.
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(128 << 10)}
     # The process runs this module as a program: it measures in itself, and prints the number.
-    command = [sys.executable, "-m", "vlrlbook.race", json.dumps(vars(settings)), json.dumps(shared)]
+    command = [*own_python(), "-m", "vlrlbook.race", json.dumps(vars(settings)), json.dumps(shared)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     return float(done.stdout.split("MB")[-1])  # the last line is such as "MB 123.4"
 

@@ -13,7 +13,7 @@ __all__ = ['cheats', 'format_table', 'count_table', 'normalise_table', 'vqa_tabl
            'answer_words', 'yes_or_no', 'choice_letter', 'choice_letters']
 
 # %% ../nbs/02_rewards.ipynb #c002
-import importlib, json, math, re, signal, threading, time
+import importlib, json, math, os, re, signal, sys, threading, time
 from contextlib import contextmanager
 from difflib import get_close_matches
 
@@ -770,14 +770,34 @@ def _function_of_module(
     name, # both together as the user wrote them, for messages
 ):
     "The reward function of a user's module; ValueError if there is none, or the module cannot be imported"
+    if module.endswith(".py") or "/" in module: # a path, as EasyR1's `reward_function` has it
+        stem = os.path.basename(module).removesuffix(".py")
+        raise ValueError(f"reward {name!r} names a file: expected its module as for `import`, {stem}:{function}, "
+                         "in the current folder or installed")
     try:
-        reward = getattr(importlib.import_module(module), function)
+        reward = getattr(_users_module(module), function)
     # A user's module may fail in any way while it is imported; SystemExit, of sys.exit(), is no Exception.
     except (Exception, SystemExit) as e:
         raise ValueError(f"reward {name!r}: {type(e).__name__}: {e}") from e
     if not callable(reward):
         raise ValueError(f"reward {name!r} is a {type(reward).__name__}, no function")
     return reward
+
+def _users_module(
+    name, # as for `import`, such as my.module
+):
+    """A module of the user, imported.
+
+    It may also lie in the current folder, where an installed command does not look by itself."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as e:
+        package, here = name.partition(".")[0], os.getcwd()
+        lies_here = any(os.path.exists(os.path.join(here, file)) for file in (package, f"{package}.py"))
+        if e.name != package or here in sys.path or not lies_here: raise
+    # Behind all other folders, so that a file random.py in this one hides nothing.
+    sys.path.append(here)
+    return importlib.import_module(name)
 
 def _no_such_reward(name):
     "A message about an unknown name: a similar one, if there is one, and all forms that a name may have"
@@ -1122,15 +1142,16 @@ def check_truth(
     no fault of the row: the reward pays no right answer more than this one, or does not look at truths."""
     right_answer = _right_answer(answer)
     earned = _most_paid(reward, right_answer, answer)
-    if earned <= reward("", answer)["overall"]:
-        return f"the answer {right_answer[:80]!r} earns nothing under its own reward"
+    for_empty, shown = reward("", answer)["overall"], f"the answer {right_answer[:80]!r} earns"
+    if earned <= for_empty:
+        if earned <= 0: return f"{shown} nothing under its own reward"
+        return f"{shown} {earned:g} under its own reward, no more than an empty answer does"
     if earned > _most_paid(reward, _wrong_answer, answer):
         return None
     could_earn_more = earned < _best_pay(reward)
     if not could_earn_more or not _looks_at_truths(reward):
         return None
-    shown = f"the answer {right_answer[:80]!r} earns {earned:g} under its own reward"
-    return f"{shown}, no more than a wrong answer does"
+    return f"{shown} {earned:g} under its own reward, no more than a wrong answer does"
 
 def _best_pay(reward):
     "The most that a right answer earns to a simple question: a count, yes or no, a letter or a word"

@@ -16,6 +16,7 @@ import sys
 import typing
 from dataclasses import asdict, dataclass, fields
 from decimal import Decimal, InvalidOperation
+from functools import cache
 from pathlib import Path
 from typing import ClassVar
 
@@ -26,7 +27,8 @@ __all__ = ["SettingsError", "nearest", "as_type", "finite_number", "read_setting
            "whole_groups_problem", "largest_batch", "drawn_rows_of_an_epoch", "presets", "by_task",
            "GRPOSettings", "settings_of_adapter", "reward_terms", "trained_rewards", "reward_without_paths",
            "untrained_reward",
-           "whole_groups", "service_settings", "save_settings", "names_and_values", "load_settings"]
+           "whole_groups", "service_settings", "save_settings", "names_and_values", "strict_yaml",
+           "load_settings"]
 
 
 class SettingsError(ValueError):
@@ -1081,15 +1083,62 @@ def load_settings(
 def names_and_values(
     path: str | Path, # a .yaml or .json file
 ) -> dict: # name → value, not checked
-    "Read a file of settings as a dict; SettingsError if it cannot be read or holds no names and values"
+    """Read a file of settings as a dict
+
+    SettingsError if it cannot be read, holds no names and values, or names a setting twice."""
     import yaml
-    name = Path(path).name
+    path = Path(path)
     try:
-        # JSON is YAML too, so one reader serves both.
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        text = path.read_text(encoding="utf-8-sig")
+        # Most JSON is YAML too, but not with tabs before a line.
+        content = _strict_json(text) if path.suffix.lower() == ".json" else strict_yaml(text)
+    except (OSError, ValueError, yaml.YAMLError) as error: # ValueError: JSON, and bytes that are no UTF-8
         reason = f"{type(error).__name__}: {str(error)[:200]}"
-        raise SettingsError(f"{name}: cannot be read ({reason})") from error
+        raise SettingsError(f"{path.name}: cannot be read ({reason})") from error
     if not isinstance(content, dict):
-        raise SettingsError(f"{name}: expected names and values, found {type(content).__name__}")
+        raise SettingsError(f"{path.name}: expected names and values, found {type(content).__name__}")
     return content
+
+
+def _strict_json(text):
+    "Parse JSON; ValueError if a name stands twice in an object, of which `json` would keep the last"
+    def as_dict(pairs): # of one object: (name, value), in the order of the text
+        names = [name for name, _ in pairs]
+        for name in names:
+            if names.count(name) > 1: raise ValueError(f"the name {name!r} stands twice")
+        return dict(pairs)
+    return json.loads(text, object_pairs_hook=as_dict)
+
+
+def strict_yaml(
+    text: str, # a YAML document
+): # its content, such as a dict
+    "Parse YAML; yaml.YAMLError, with line and column, if it is none or if a key stands twice in a mapping"
+    import yaml
+    return yaml.load(text, _strict_loader())
+
+
+@cache
+def _strict_loader():
+    "A subclass of PyYAML's SafeLoader that raises YAMLError for a key that stands twice in a mapping"
+    import yaml
+    class StrictLoader(yaml.SafeLoader):
+        def construct_mapping(self, node, deep=False):
+            "Make a dict of a mapping's node; YAMLError if a key stands twice"
+            # Overrides SafeConstructor.construct_mapping (read in PyYAML 6.0), which keeps the last of two
+            # equal keys. `node.value`: a list of (key node, value node). The key <<, a merge, is left to it.
+            keys = set()
+            for key_node, _value in node.value:
+                if key_node.tag == _merge_tag: continue
+                # As text, so that 1 and "1" are one key, too, and a key that is a list can be compared;
+                # `super` refuses such a key below.
+                key = str(self.construct_object(key_node))
+                # `start_mark` prints as "  in FILE, line N, column N", with the spaces in front.
+                if key in keys: raise yaml.YAMLError(f"the key {key!r} stands twice{key_node.start_mark}")
+                keys.add(key)
+            return super().construct_mapping(node, deep)
+    return StrictLoader
+
+
+# PyYAML's mark of the key <<, which copies the keys of another mapping into this one.
+_merge_tag = "tag:yaml.org,2002:merge"

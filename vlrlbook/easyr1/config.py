@@ -8,14 +8,13 @@ __all__ = ['verl_release', 'unlisted_in_verl', 'moved_in_verl', 'house_values', 
 
 # %% ../../nbs/09a_config.ipynb #nc320bd6
 import csv, difflib, json
-from collections import Counter
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from ..core import Table, book_file
 from .quick_start_settings import versions
-from ..settings import SettingsError, as_type, nearest
+from ..settings import SettingsError, as_type, nearest, strict_yaml
 
 # %% ../../nbs/09a_config.ipynb #n7aaa838
 verl_release = "0.9.1" # that tools/verl_keys.py has read; an export is written for it
@@ -721,37 +720,13 @@ def _read_sections(path):
     import yaml
     try:
         text = path.read_text(encoding="utf-8")
-        sections = yaml.load(text, _strict_loader()) # refuses a key that stands twice
+        sections = strict_yaml(text) # refuses a key that stands twice
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
         why = " ".join(str(e).split())[:200] # PyYAML's messages have several lines
         raise SettingsError(f"{path.name}: cannot be read ({why})") from e
     if not isinstance(sections, dict):
         raise SettingsError(f"{path.name}: expected sections with keys, found {type(sections).__name__}")
     return sections
-
-# %% ../../nbs/09a_config.ipynb #n3701ccb
-@cache
-def _strict_loader():
-    "A subclass of PyYAML's SafeLoader that raises YAMLError for a key that stands twice in a mapping"
-    import yaml
-    class StrictLoader(yaml.SafeLoader):
-        def construct_mapping(self, node, deep=False):
-            "Make a dict of a mapping's node; YAMLError if a key stands twice"
-            # Overrides SafeConstructor.construct_mapping (read in PyYAML 6.0), which keeps the last of two
-            # equal keys. `node.value`: a list of (key node, value node). The key <<, a merge, is left to it.
-            key_nodes = [key_node for key_node, _ in node.value if key_node.tag != _merge_tag]
-            # Compared as text, so that 1 and "1" are one key, too. A key may be a list, which a Counter could
-            # not take as it is; `super` refuses it below.
-            counts = Counter(str(self.construct_object(key_node)) for key_node in key_nodes)
-            for key, count in counts.items():
-                if count > 1:
-                    # `start_mark` prints as "  in FILE, line N, column N", with the spaces in front.
-                    raise yaml.YAMLError(f"the key {key!r} stands twice{node.start_mark}")
-            return super().construct_mapping(node, deep)
-    return StrictLoader
-
-# PyYAML's mark of the key <<, which copies the keys of another mapping into this one.
-_merge_tag = "tag:yaml.org,2002:merge"
 
 # %% ../../nbs/09a_config.ipynb #nba71fc5
 def parse_overrides(

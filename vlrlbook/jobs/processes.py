@@ -15,9 +15,10 @@ import ctypes
 import os
 import re
 import signal
-import sys
 import time
 from pathlib import Path
+
+from ..chapters import own_python
 
 __all__ = ["die_with_parent", "adopt_orphans", "prctl", "parents", "tree", "job_tag", "tagged", "signal_all",
            "kill_until_gone", "memory_kills", "own_python"]
@@ -30,16 +31,6 @@ dead_states = "ZX"  # letters in /proc/PID/stat of processes that have ended: zo
 job_variable = "VLRLBOOK_JOB"  # environment variable that marks the processes of a job
 seconds_between_looks = 0.005  # a process needs a moment to die of kill -9
 looks_at_an_empty_environment = 4  # exec shows it empty for well under a millisecond on a quiet machine
-
-
-def own_python() -> list:  # words of a command line; behind them come `-m` or `-c`, and what these take
-    "Return the words that start another Python, which imports the same modules as this one"
-    package_root = Path(__file__).resolve().parents[2]
-    if Path.cwd() == package_root:  # a clone that is not installed is found in the current folder alone
-        return [sys.executable]
-    # With -m and -c Python looks for modules in the current folder first, and a file random.py of somebody's
-    # project would stand in for Python's own. -P (from Python 3.11 on) leaves that folder out.
-    return [sys.executable, "-P"]
 
 
 def prctl(
