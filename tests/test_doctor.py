@@ -180,13 +180,27 @@ def gpu(**changes):
     (gpu(warnings=["The NVIDIA driver on your system is too old (found version 11040)."]), L4, "note",
      "driver on your system is too old"),
     (gpu(), L4, "note", "is the driver too old"),
-    (gpu(available=True, devices=[dict(name="NVIDIA L4", gb=22.5)]), L4, "good", "")])
+    (gpu(available=True, devices=[dict(name="NVIDIA L4", gb=22.5, error=None), dict(name="Tesla K80", gb=11.2,
+         error="AcceleratorError: CUDA error: no kernel image is available for execution on the device")]), L4, "note",
+     "torch cannot compute on GPU 1: AcceleratorError: CUDA error: no kernel image"),
+    (gpu(available=True, devices=[dict(name="NVIDIA L4", gb=22.5, error=None)]), L4, "good", "")])
 def test_gpu(facts, driver, verdict, words, monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     found = doctor.check_gpu(facts, driver)
     assert found.verdict == verdict and words in found.advice
     if verdict == "good":
         assert found.found == "NVIDIA L4 (22 GB); torch 2.11.0 for CUDA 13.0; driver: 570.86"
+
+
+def test_torch_is_asked_to_compute_on_a_gpu():
+    "Where there is no GPU, the first sum fails as on one that this build of torch has no code for"
+    import torch
+    there_is_one = torch.cuda.is_available()
+    assert there_is_one or re.match(r"\w+Error: .*(CUDA|NVIDIA)", doctor._error_of_a_sum(torch, 0))
+
+    class Computes: # stands in for torch with a GPU
+        ones = staticmethod(lambda n, device: torch.ones(n))
+    assert doctor._error_of_a_sum(Computes, 0) is None
 
 
 def test_a_hidden_gpu(monkeypatch):

@@ -299,15 +299,29 @@ def gpu_facts() -> dict: # keys: build, cuda, available, devices, warnings
     """Ask torch about the GPUs of this machine.
 
     `build` is torch's version, `cuda` the CUDA or ROCm version that it was built for (None: for CPUs only),
-    `available` is True if torch can use a GPU, `devices` a list of {name, gb}, `warnings` a list of texts."""
+    `available` is True if torch sees a GPU, `devices` a list of {name, gb, error}, `warnings` a list of texts."""
     import torch
     count, messages = _usable_gpus(torch.cuda)
     devices = []
     for number in range(count or 0):  # None: torch can use no GPU
         properties = torch.cuda.get_device_properties(number)
-        devices.append(dict(name=properties.name, gb=properties.total_memory / 2**30))
+        error = _error_of_a_sum(torch, number)
+        devices.append(dict(name=properties.name, gb=properties.total_memory / 2**30, error=error))
     return dict(build=torch.__version__, cuda=torch.version.cuda or torch.version.hip,
                 available=count is not None, devices=devices, warnings=messages)
+
+
+def _error_of_a_sum(
+    torch, # the module, which this file does not import at its top
+    number, # of the GPU
+):
+    "What torch raises when it computes on a GPU, in one line; None if it can"
+    # A build of torch has no code for GPUs that are older, or newer, than those that it was made for: it sees
+    # them, and fails when it first computes ("no kernel image is available").
+    try:
+        return None if (torch.ones(2, device=f"cuda:{number}") + 1).sum().item() == 4 else "1 + 1 is not 2"
+    except Exception as error:
+        return one_line(error)
 
 
 def _usable_gpus(
@@ -407,15 +421,18 @@ def check_gpu(
 
 
 def _usable_gpu(
-    facts, # devices: [{name, gb}]; build: torch's version; cuda: the version that it was built for
+    facts, # devices: [{name, gb, error}]; build: torch's version; cuda: the version that it was built for
     driver, # nvidia-smi's "NVIDIA L4, 23034 MiB, 570.86" (name, memory, driver version), or ""
 ):
-    "The good finding that names the GPUs which torch can use, torch's build and the driver's version"
+    "The finding that names the GPUs which torch sees, its build and the driver: good if it can compute on all"
     names = [f"{device['name']} ({device['gb']:.0f} GB)" for device in facts["devices"]]
     found = f"{', '.join(names)}; torch {facts['build']} for CUDA {facts['cuda']}"
     if driver:
         driver_version = driver.split(", ")[-1]
         found += f"; driver: {driver_version}"
+    for number, device in enumerate(facts["devices"]):
+        if device.get("error"):
+            return Finding("GPU", found, "note", f"torch cannot compute on GPU {number}: {device['error']}")
     return Finding("GPU", found, "good")
 
 
