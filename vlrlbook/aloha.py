@@ -352,20 +352,23 @@ class AlohaFrames(torch.utils.data.Dataset):
         "Read all columns but the pictures into attributes with an entry for every frame of the data set"
         columns = self._plain_columns(label) # {name: list of plain Python values}
         self.episodes = np.array(columns["episode_index"]) # the number of the frame's film
-        self.moments = np.array(columns["frame_index"]) # its place in this film, from 0
+        # Its place in this film, from 0. (The argument `moments` of other functions: earlier frames to show.)
+        self.moments = np.array(columns["frame_index"])
         self.times = np.array(columns["timestamp"]) # seconds since the film began
         # The frame's number in the whole data set, even if only some of its films are opened.
         self.indices = np.array(columns["index"])
         task_texts = self.data.meta.tasks.index # of a table: the text of task 0, of task 1 and so on
         self.tasks = [task_texts[number] for number in columns["task_index"]]
-        about = (self.episodes, self.moments, label, label_as, num_classes)
+        # The last arguments of both readers: where each label stands, for messages, and how it is read.
+        reading_arguments = (self.episodes, self.moments, label, label_as, num_classes)
+        # `labels` is a `FilmLabels`: a bin for each frame, and how the column was read.
         if not label:
-            labels = no_labels(len(self.episodes))
+            labels = no_labels(len(self.episodes)) # the bin -1 for every frame
         elif classifier is None:
-            labels = read_film_labels(columns[label], *about)
+            labels = read_film_labels(columns[label], *reading_arguments)
         else: # head.out_features: a number for each bin; label_as: how its training read the labels
             bins = classifier.head.out_features
-            labels = labels_beside(bins, classifier.label_as, columns[label], *about)
+            labels = labels_beside(bins, classifier.label_as, columns[label], *reading_arguments)
         self._set_labels(labels)
 
     def _plain_columns(self,
@@ -1124,8 +1127,9 @@ _side_letter = re.compile(r"(?:(?<![^\W_])[lrLR]|(?<=[a-z])[LR])(?=\d*(?![^\W_])
 def _other_camera(
     camera, # its name
 ):
-    "The name of the camera on the other side: cam_r_wrist for cam_l_wrist, and what `_other_side` exchanges"
+    "The name of the camera on the other side: cam_r_wrist for cam_l_wrist, cam_right for cam_left"
     letters = dict(l="r", r="l", L="R", R="L")
+    # `_other_side` exchanges the words; `_side_letter` matches a lone letter, as in cam_l_wrist and wristL
     return _side_letter.sub(lambda match: letters[match[0]], _other_side(camera))
 
 def mirrored(
@@ -1577,7 +1581,7 @@ def as_it_began(
     frames: AlohaFrames, # all of them
     train: AlohaFrames, # those to learn from
     bins: int, # number of classes
-    compare_only: bool = False, # change no file yet: call it again so just before the training
+    compare_only: bool = False, # True: only compare, once the data are read; False: just before the training
 ):
     """Save the settings and labels of a new run, or check that a resumed run has the same ones.
 
@@ -1586,11 +1590,10 @@ def as_it_began(
     # Of each training frame: its film, its place in the film, and its bin (its class).
     columns = [column[train.rows].tolist() for column in (frames.episodes, frames.moments, frames.labels)]
     fingerprint = hashlib.sha256(json.dumps(columns).encode()).hexdigest()[:16]
-    # The end of the error message: named in the settings `adapter` and `head`, the weights of the run that
-    # cannot go on are those that a new run starts from.
+    # Ends the error message: by the settings `adapter` and `head` a new run can start from these weights.
     advice = "adapter and head take its weights"
     # A new run writes begun_with.json into output_dir. A resumed one must agree with it, but for the settings
-    # in `may_differ`. The classifier is moved only where it lies in the run's own folder.
+    # in `may_differ`. leaves, weights: names of what is moved aside, if it lies in output_dir.
     same_run(settings, checkpoint, free=may_differ, weights_by=advice, compare_only=compare_only,
              leaves=("results.json", "predictions.jsonl"), weights=("classifier",), bins=bins,
              frames_to_learn=fingerprint)
@@ -1602,10 +1605,12 @@ def train_classifier(
     s, start = settings, time.time()
     set_seed(s.seed)
     checkpoint = find_checkpoint(s.output_dir, s.resume) # None: from the beginning
+    # frames: an `AlohaFrames` of the whole data set; parts: three more of it, that share no film.
     frames, parts, bins = _data_of_run(s, checkpoint)
     train, val, _test = parts # `val` and `_test` may be None
 
-    weights = class_weights(frames.labels[train.rows], bins) if s.class_weights else None
+    train_labels = frames.labels[train.rows] # rows: places of the training frames among all
+    weights = class_weights(train_labels, bins) if s.class_weights else None # of each bin in the loss
     classifier, processor = build_classifier(s, bins, weights)
     classifier.label_as = frames.reading # saved with it
     is_first = PartialState().is_main_process
@@ -1615,10 +1620,12 @@ def train_classifier(
     log = resume_log(Path(s.output_dir) / "run_log.csv", checkpoint) if is_first else RunLog()
     trainer = make_trainer(s, classifier, processor, train, val, log)
     if is_first:
-        as_it_began(s, checkpoint, frames, train, bins) # not earlier: it moves an earlier run aside
+        # Writes begun_with.json for a new run. Not earlier: it moves what an earlier run has left aside.
+        as_it_began(s, checkpoint, frames, train, bins)
     about_training = _train(trainer, checkpoint, frames) # dict: steps, seconds, how labels were read, …
 
     predict = partial(predict_bins, classifier, processor, batch_size=s.batch_size)
+    # Test frames (else those of validation, else of training), their probabilities [frames, bins], a dict.
     held_out, probabilities, metrics = _judge(predict, frames, parts)
     results = _results(s, start, metrics, about_training)
     run = AlohaRun(s, classifier, processor, frames, held_out, probabilities, log, results)
@@ -2074,7 +2081,7 @@ class AlohaRewardModel(PreTrainedRewardModel):
             given = dict(model=config.model or "tiny-qwen3_vl", finetune_mode="full")
             settings = read_settings(AlohaSettings, given) # all others have their defaults
             loaded = build_classifier(settings, config.num_classes)
-            # as `read` reads them: what is left to auto must be vectors
+            # How training will read its labels: under "auto", `read` takes vectors only, and refuses numbers.
             loaded[0].label_as = "vector" if config.label_as == "auto" else config.label_as
         self.classifier, self.processor = loaded
 

@@ -297,7 +297,7 @@ def ask_model(
     sample = _sample_to_ask(question, image, task, system_of_run(folder))
     options = dict(max_new_tokens=max_new_tokens or trained["max_completion_length"],
                    looks=looks_of_run(folder, task))  # 0 but for task zoom
-    as_trained = {name: trained[name] for name in sampled_by}
+    as_trained = {name: trained[name] for name in sampled_by}  # temperature, top_p, top_k, min_p
     sampling = as_trained | dict(n=answers, seed=seed, temperature=temperature or trained["temperature"])
 
     result = dict(question=question.strip(), task=task, before=None, after=None)
@@ -460,9 +460,10 @@ def _settings_of_run(folder):
 
 
 def _trained_with(folder):
-    """How a model was trained, as a dict: task, max_completion_length, max_image_size and `sampled_by`.
+    """How a model was trained, as a dict: its task, longest answer, size of pictures, and sampling.
 
-    `folder`: of a run, or the name of a model. What no run's settings say comes from the presets."""
+    Keys: task, max_completion_length, max_image_size, and those in `sampled_by`: temperature, top_p, top_k,
+    min_p. `folder`: of a run, or the name of a model. What no run's settings say comes from the presets."""
     settings = _settings_of_run(folder)  # empty for the name of a model
     task = settings.get("task") or "counting"
     size = settings.get("size") or ("tiny" if str(folder).startswith("tiny-") else "gpu")

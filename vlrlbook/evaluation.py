@@ -485,22 +485,24 @@ def _advice_for_other_chapters(
 # %% ../nbs/06_evaluation.ipynb #nb2lst02
 def _truth_text(
     row,  # dict from a predictions file, with our names of fields
-    is_target,  # True: the truth is lmms-eval's `target`, in which a list holds accepted answers
+    is_target,  # True: `answer` was lmms-eval's field `target`, in which any answer of a list is right
     place,  # dict(row=number, entry=file): where a DataError says that the fault is
     notes,  # a `Counter`; counts lists that were read as accepted answers
 ):
     "The truth of a row as text; several accepted answers are a JSON list in it, as rewards read it"
     truth = row.get("answer")
-    texts = _listed_texts(truth)  # None for anything but a list of texts
+    # The different texts of a list, or of a text that writes one, such as "['A', 'C']"; None for others.
+    texts = _listed_texts(truth)
     if texts is None:
         _refuse_no_truth(truth, row, place)
         return str(truth)
     if len(texts) == 1:
         return texts[0]
-    # A JSON list is our own form; "['A', 'C']" are letters of a question where all of them must be chosen.
-    is_text = isinstance(truth, str)
-    if is_text and (len(accepted_answers(truth)) > 1 or all(map(_is_letter, texts))):
-        return truth
+    if isinstance(truth, str):
+        is_our_form = len(accepted_answers(truth)) > 1  # a JSON list, which rewards read as it is
+        # Of "['A', 'C']", choices of a question, all must be chosen: one truth, kept as it is written.
+        if is_our_form or all(map(_is_letter, texts)):
+            return truth
     as_json = json.dumps(texts, ensure_ascii=False)
     if is_target:
         notes["target is a list, any of whose answers is right"] += 1
@@ -517,7 +519,7 @@ def _refuse_no_truth(
     place,  # dict(row=number, entry=file): where a DataError says that the fault is
 ):
     "Raise DataError unless a truth is a text that is not empty, or a finite number"
-    problem = None
+    problem = None  # the middle of the message: "" if there is no truth; None if the truth is good
     is_empty = truth is None or not str(truth).strip()
     if is_empty:
         problem = ""
@@ -526,7 +528,8 @@ def _refuse_no_truth(
     elif isinstance(truth, float) and not math.isfinite(truth):
         problem = f": {truth} is no number"
     if problem is not None:
-        message = f"no truth in field 'answer'{problem}{_advice_for_other_chapters(row)}"
+        advice = _advice_for_other_chapters(row)  # for a row of scores: which command reads its file; else ""
+        message = f"no truth in field 'answer'{problem}{advice}"
         raise DataError("predictions.answer", message, **place)
 
 def _is_letter(text):
@@ -560,15 +563,15 @@ def _with_lists(
         lists = [_list_in_text(row.get(name)) for row in rows]
         most = math.inf if name.endswith("_sampled") else 1  # texts in a list
         if name == "prediction" or not all(texts and len(texts) <= most for texts in lists):
-            continue  # `prediction` is of other programs, which write one answer
+            continue  # the column `prediction` is written by other programs, and holds a single answer
         for row, texts in zip(rows, lists):
             row[name] = texts
         notes[f"{name} was read as lists of texts"] += len(rows)
     return [(number, row) for (number, _), row in zip(numbered, rows)]
 
 def _list_in_text(value):
-    "The list of texts that a text writes, equal ones too; None for any other value"
-    texts = listed(value) if isinstance(value, str) else None
+    """The list of texts that a text such as "['yes', 'no', 'no']" writes; None for any other value"""
+    texts = listed(value) if isinstance(value, str) else None  # the list or dict written in it, or None
     is_list = isinstance(texts, list) and all(isinstance(text, str) for text in texts)
     return texts if is_list else None
 
@@ -852,7 +855,8 @@ def load_set(
         dataset, more_fields = _rows_of_file(s)  # more_fields: {} for other tasks than VQA
         if s.split == "held-out":
             _, dataset = split_by_picture(dataset, seed=s.split_seed)  # training rows, held-out rows
-    # Only a file can hold more. Of its held-out rows chapter 05 chooses the same ones, by the same seed.
+    # At most eval_samples rows. Drawn samples are never more; of a file's held-out rows a training chooses
+    # the same ones, by the same seed.
     return rows_by_chance(dataset, s.eval_samples, s.split_seed), more_fields
 
 def _system_words(

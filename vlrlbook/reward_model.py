@@ -717,7 +717,7 @@ def load_rows(
     if not s.train_data:
         return *_drawn_sets(s), []  # no row was skipped
 
-    train, skipped = _rows_of_file(s, s.train_data)
+    train, skipped = _rows_of_file(s, s.train_data)  # checked preference rows; what is wrong with the others
     # `permuted` puts the answers of each row in random order: files often name the better one first. Rows
     # that are held out get another seed, or their orders would repeat those of the training rows, and note
     # the order of their file (`_shuffled`), in which their scores are written.
@@ -728,7 +728,7 @@ def load_rows(
             skipped += also_skipped
             held_out.append(_shuffled(rows, s.seed + 1))
         else:
-            train, rows = _split_off(s, train, purpose)  # `rows` are permuted already
+            train, rows = _split_off(s, train, purpose)  # `rows` have been through `_shuffled` already
             held_out.append(rows)
     if s.loss_type == "hinge":
         _refuse_shares(train)  # SettingsError if people disagree about a pair
@@ -792,8 +792,9 @@ def _shuffled(
     """The rows with the answers of each in random order: files often name the better one first.
 
     Their field `order` says, for each answer, its place in the file; `write_scores` goes back to it."""
+    # `permuted` shuffles a row's lists: response, human_ranking, votes. By the same seed it shuffles rows
+    # of places 0, 1, … in just the same way, since only the number of answers counts: these are the orders.
     places = [dict(response=list(range(len(row["response"])))) for row in rows]
-    # The order depends on the seed and on how many answers there are, and on nothing else in a row.
     orders = [shuffled["response"] for shuffled in permuted(places, seed)]
     return [row | dict(order=order) for row, order in zip(permuted(rows, seed), orders)]
 
@@ -823,13 +824,14 @@ def _saved_model_to_train(
     settings,  # `RewardModelSettings`: model (a folder), attention, lm_weight
     template,  # jinja around each question, or None
 ):
-    "The saved reward model in the folder `settings.model`, to go on training it, without its temperature"
+    "The saved reward model in the folder `settings.model`, to be trained further, without its calibration"
     s = settings
     model = VLRewardModel.from_pretrained(s.model, trainable=True, attention=s.attention)
     _refuse_other_model(s, model)  # SettingsError for settings of a new head or adapter
     if "max_image_size" in s.named:  # else pictures are as large as the model was trained on
         limit_pixels(model.processor, s.max_image_size)
-    # `facts`: settings that are saved with the model. Its temperature no longer fits once it is trained.
+    # `facts`: settings that are saved with the model. calibration: the temperature by which its scores become
+    # probabilities, which no longer fits once the weights change.
     model.facts["calibration"] = None
     # Without a new template the one with which it was trained.
     model.facts["prompt_template"] = template or model.facts["prompt_template"]
@@ -1549,10 +1551,11 @@ def _start_in_one_process(
     train,  # rows to learn from
     held,  # rows that decide when to stop
 ):
-    """Called in the first process only: (run's directory, checkpoint to go on from, one for weights only).
+    """Called in the first process only: (run's directory, checkpoint to resume, weights to begin with).
 
-    At most one checkpoint is not None. A run goes on only with the settings with which it began."""
-    # (None, folder=…) writes the settings of a new run there; (checkpoint) compares them with its run's
+    At most one of the last two is not None. A run is resumed only with the settings with which it began."""
+    # write_or_compare(None, folder=…) writes the settings of a new run into its folder. Called with a
+    # checkpoint it compares them with those in the folder, and raises a SettingsError for another.
     write_or_compare = _write_or_compare_function(settings, train, held)
     weights = None  # checkpoint or file that a new run takes its weights from
     if is_old_checkpoint(settings.resume):  # a file of an older script, which no run can go on from
@@ -1561,7 +1564,7 @@ def _start_in_one_process(
         checkpoint = _resumed_checkpoint(settings)
         if not settings.load_weights_only:
             run_dir = Path(checkpoint).parent  # the run goes on in its directory
-            write_or_compare(checkpoint, folder=run_dir)  # SettingsError if something has changed
+            write_or_compare(checkpoint, folder=run_dir)
             return run_dir, checkpoint, None
         weights = checkpoint
 
@@ -1750,15 +1753,17 @@ def finish_run(
 def write_scores(
     path: str | Path,  # a .jsonl file
     rows: list,  # checked preference rows
-    scores: list,  # a list per row
-    calibration: dict = None,  # of the model's chances; without one, `calibrated` is false in each line
+    scores: list,  # a list per row, of a float per answer
+    calibration: dict = None,  # {temperature, pairs} by which scores become chances; None: temperature 1
 ):
     """Write a line of JSON for each row: answers, ranks, scores, chances, and the index of the best answer.
+
+    A chance is the probability that the answer is picked. `calibrated`: whether there is a calibration.
 
     Answers and scores stand in the order of the rows' file, also where the rows were shuffled."""
     lines = []
     for row, row_scores in zip(rows, scores):
-        row_in_order, scores_in_order = _in_file_order(row, row_scores)
+        row_in_order, scores_in_order = _in_file_order(row, row_scores)  # by the row's `order`, if it has one
         line = _scored_row(row_in_order, scores_in_order, calibration)
         lines.append(json.dumps(line, ensure_ascii=False) + "\n")
     write_whole(path, "".join(lines))

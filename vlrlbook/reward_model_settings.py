@@ -186,8 +186,8 @@ class RewardModelSettings(Settings):
     def filled_in(self):
         """Values for settings that were not given, from the preset of `size`: {name: value}.
 
-        Also sets `self.named`, the set of those that the user has given, as far as somebody asks: a saved
-        model keeps the size of its pictures unless another is named."""
+        Also sets `self.named`, {"max_image_size"} if the user has given that setting, else empty. A saved
+        model keeps the size of its pictures unless another is given."""
         self.named = {name for name in ("max_image_size",) if getattr(self, name) is not None}
         return super().filled_in()
 

@@ -689,11 +689,12 @@ def _path_and_function(key, written):
 def _drop_splits(folder, settings):
     """Change the data files in `settings` (`EngineSettings`) of an export: rows.jsonl@train → rows.jsonl
 
-    A relative name is one in `folder`. Of a file that does not exist the name stays, for the message."""
+    The inspection reads a file whole, whatever its split. A relative name is one in `folder`. The name of a
+    file that does not exist stays as it was written, for the error message."""
     for key in ("data.train_files", "data.val_files"):
         written = settings.values[key]
         if isinstance(written, str):
-            path, _ = _path_and_function(key, written)
+            path, _ = _path_and_function(key, written) # the part before the @, empty for "@train"
             if path and (folder / path).exists(): settings.values[key] = path
 
 def _is_on_hub(name):

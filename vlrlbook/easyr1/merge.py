@@ -542,18 +542,20 @@ def _converted(tensor, dtype, key):
 # %% ../../nbs/09e_merge.ipynb #n522dcc8
 def adapter_sources(
     shards: Shards, # of a peft model
-    wanted: Wanted, # the model's tensors according to its config
+    wanted: Wanted, # names and shapes of the model's tensors according to its config
     dtype: str = None, # number type of all floating tensors; None keeps each one's own
     lora_alpha: float = None, # replaces the alpha that is written beside the shards
 ) -> tuple: # name in the file → `Source`; adapter_config.json
     "A `Source` for each factor of the adapter, under the names that peft gives them in files; and its config"
+    # base: names of the frozen weights → their keys in the shards; lora: config and keys of the factors
     base, lora = part_lora(shards, lora_alpha)
     if base: # verl's save_lora_only leaves the base out
         fit_keys(_whole_shapes(shards, base), wanted) # only to check it: ShardError if it does not fit
-    updates = _updates(lora.factors, wanted) # name of a weight → the adapter's module
+    updates = _updates(lora.factors, wanted) # weight's name in the model → its module's in the adapter
     # `_check_updates` refuses DoRA by its config. Here it gets an empty one: DoRA can be written, only not
     # merged.
     _check_updates(shards, wanted, Lora(config={}, factors=lora.factors), updates)
+    # the adapter's name of a module → the model's
     layers = {module: name.removesuffix(".weight") for name, module in updates.items()}
     sources = {}
     for module, layer in layers.items():

@@ -80,9 +80,10 @@ def sigterm_interrupts(
 
     A machine that shuts down sends it to every process, as systemd and Slurm do before they kill a job. A
     supervisor that died of it would take the trainer with it, and count as one that crashed."""
-    def order_to_interrupt(number, frame):
-        "Write the order into the lock file, where this process and the trainer read it"
-        if read_order(lock)[0] == run_order:  # an order to cancel stays
+    def order_to_interrupt(_number, _frame):  # Python calls it with the signal's number and a stack frame
+        "Write the order to save and stop into the lock file, where this process and the trainer read it"
+        newest_order, _ordered_attempt = read_order(lock)
+        if newest_order == run_order:  # an order to cancel stays
             give_order(folder.lock, interrupt_order, attempt)
 
     # Elsewhere than in its main thread Python sets no handler: a program that calls `supervise` itself.

@@ -994,7 +994,8 @@ def _last_count_of_clause(
             # "the answer is (5)", or "Answer:" on a line of its own: the count may still come
             if last_count is not None or not _may_precede_count(token, distance=at - i):
                 break
-        # shares and places, too: "the answer is 5 of them", "the total is in 5 rows"
+        # Behind `answer` even a number whose words make it a share or a place elsewhere is the count: "the
+        # answer is 5 of them", "the total is in 5 rows".
         if roles.get(at) in ("count", "in brackets", "place", "share"):
             last_count = at
     if last_count is None:
@@ -1003,7 +1004,7 @@ def _last_count_of_clause(
     before_parts = _total_in_sentence(tokens, roles, i)
     if before_parts is not None:
         return before_parts
-    # "the total: 1, 2, 3" is still counting, and states nothing
+    # "the total: 1, 2, 3" is still counting, and states nothing: a comma and a number follow
     return None if _counts_up(tokens, last_count) else last_count
 
 
@@ -1026,8 +1027,11 @@ def _total_in_sentence(
     if len(places) < 2:
         return None
     first, second = places[:2]
-    if _total_before_parts([int(tokens[at].value) for at in places]) == int(tokens[first].value):
+    values = [int(tokens[at].value) for at in places]
+    total = _total_before_parts(values)  # the first value that is the sum of all behind it, or None
+    if total == values[0]:
         return first
+    # `_words_before_sum`: and, plus, … In "a total of 2 and 3 is 5" the parts come first, and 2 is no total.
     words_between = {token.text for token in tokens[first + 1:second]}
     is_a_total_of = tokens[i - 1].text == "a" and tokens[i + 1].text == "of"
     return first if is_a_total_of and not words_between & _words_before_sum else None
@@ -1219,7 +1223,8 @@ def read_number(
     text: str,  # an answer, without tags
 ) -> float | None:  # None where it holds no number, or several different ones
     "The one number of a text, which may have a unit, a sign or decimals: 2.5 cm, -3, twenty-one, 1/2"
-    tokens = tokens_of(unwrapped(plain_text(text)))  # in one spelling, without Markdown
+    one_spelling = plain_text(text)  # each sign in one form only
+    tokens = tokens_of(unwrapped(one_spelling))  # without the marks of Markdown and LaTeX around words
     fraction = _lone_fraction(tokens)  # None unless the text holds one fraction and no other number
     if fraction is not None:
         return fraction
@@ -1227,10 +1232,11 @@ def read_number(
     # such as 2 1/2, 10^3 or 1.5e3, which are several tokens
     if _holds_part_of_number(tokens, roles) or any(_is_scientific(tokens, place) for place in roles):
         return None
-    # `_stated_counts` looks at counts alone. Here a measure or a share answers, too, so it is called a count.
+    # All but sizes, dates, names. `_stated_counts` looks at counts alone, so a measure is called one here.
     candidates = {place: "count" for place, role in roles.items() if role in _roles_read_as_numbers}
-    # the last number that is marked as the answer, as by `answer:`; else all, which must have the same value
+    # places of numbers that are marked as the answer, as by `answer:`, of which the last one counts
     marked_places = _stated_counts(tokens, candidates)[-1:]
+    # without a mark all of them, which must have the same value
     values = {_signed_value(tokens, place) for place in marked_places or candidates}
     if len(values) == 1:
         return values.pop()
@@ -1255,10 +1261,11 @@ def is_minus_word(
         return False
     if not is_number(number) or number.raw[:1] in ("-", "+"):
         return False
-    if word.text in _minus_words:
+    if word.text in _minus_words:  # `minus`
         # in "7 minus 2" and "x minus 2" something is subtracted
         is_variable = before.kind == "word" and len(before.text) == 1
         return not (is_number(before) or is_variable or before.text in (")", "]"))
+    # `negative` and its like: a sign in "is negative 5" and at the beginning, but not in "HIV negative 5"
     return before.kind in ("edge", "mark", "line") or before.text in _before_describing_minus
 
 
@@ -1272,9 +1279,9 @@ def _signed_value(
 ):
     """The value of a number, less than 0 behind a word such as `minus`
 
-    None where it cannot be read, and for the number of a root or behind ±, which stands for another one."""
+    None where it cannot be read, and for a part of another number: of a root, √2 or 3√2, or behind ±"""
     value = tokens[place].value
-    # the root may have a bracket, or in LaTeX a backslash: sqrt(2), 3\sqrt{2}
+    # before it the root may have a bracket, sqrt(2), and behind it LaTeX's backslash, 3\sqrt{2}
     before = tokens[place - 2] if tokens[place - 1].text == "(" else tokens[place - 1]
     following = tokens[place + 2] if tokens[place + 1].text == "\\" else tokens[place + 1]
     if before.text in _marks_of_another_number or following.text in _roots:
@@ -1286,10 +1293,13 @@ def _is_scientific(
     tokens,  # numbers, words and marks of a text, with 8 empty edge tokens (`margin`) before and behind
     place,  # of a number
 ):
-    "Whether a number goes on with an exponent, as 1.5e3 and 1.5E-3 do, which is not read"
+    """Whether a number goes on with an exponent, as 1.5e3 and 1.5E-3 do
+
+    `read_number` refuses such an answer: its tokens are 1.5, e and 3, and 1.5 would be wrong."""
     e = tokens[place + 1]
     power_at = place + 3 if tokens[place + 2].text in ("-", "+") else place + 2
     power = tokens[power_at]
+    # glued: no space before a token; in "5 e 3" the e is a word
     is_joined = e.glued and tokens[place + 2].glued and power.glued
     return e.text == "e" and is_joined and is_number(power)
 

@@ -54,10 +54,10 @@ def read_rows(
 def is_archive(
     path: str | Path,  # of a data set
 ) -> bool:
-    """Whether a data set is a counting ZIP, or a folder: then it is one that a ZIP was unpacked into.
+    """Whether a data set is a counting ZIP, or a folder, into which such a ZIP was unpacked.
 
-    A file without a suffix is one if it begins as a ZIP does, or is not there; any other file holds rows,
-    whatever its suffix is."""
+    A file with a suffix is a ZIP if that is .zip. One without is a ZIP if it begins as a ZIP does, or is not
+    there (the caller then reports that). All other files hold rows."""
     path = Path(path)
     if path.suffix or not path.is_file():
         return path.suffix.lower() in (".zip", "") or path.is_dir()
@@ -286,30 +286,35 @@ def parquet_rows(
     name = Path(path).name
     try:
         table = pq.read_table(path)
-        short = _with_short_columns(table)  # of the other columns `_shorten_floats` takes care below
+        # A float32 of 0.1 would become 0.10000000149011612 in Python. Here for plain columns and lists of
+        # float32; all other columns with such numbers are left to `_shorten_floats`.
+        short = _with_short_columns(table)
         values = short.to_pylist()
     except (OSError, ValueError, OverflowError) as error:  # pyarrow's own errors are kinds of these
         raise DataError("file.kind", f"{name} is not a parquet file") from error
     if not values:
         raise DataError("parquet.empty", f"{name} holds no row")
-    _shorten_floats(values, short.schema)
-    _name_classes(values, table.schema, name)
+    _shorten_floats(values, short.schema)  # this schema says which columns are float64 by now
+    _name_classes(values, table.schema, name)  # `datasets` has noted the names of classes in it
     return list(enumerate(values, 1))
 
 
 def _with_short_columns(table):
-    """A table of pyarrow whose columns of float32, and of lists of it, hold float64 as people write them.
+    """A table of pyarrow with its columns of float32, and of lists of it, as float64: 0.1 stays 0.1.
 
-    pyarrow does it by way of text, forty times as fast as `_shorten_floats`, which is for all other types:
-    a column of embeddings has millions of numbers."""
+    A mere cast to float64 would make it 0.10000000149011612.
+
+    pyarrow does it by way of text, forty times as fast as `_shorten_floats`, which is for all other types: a
+    column of embeddings has millions of numbers."""
     import pyarrow as pa
+    # Each has three types of a column: without lists, of lists, of large lists.
     short, as_text, wide = ((kind, pa.list_(kind), pa.large_list(kind))
                             for kind in (pa.float32(), pa.string(), pa.float64()))
     for place, column in enumerate(table.schema):
         if column.type in short:
-            kind = short.index(column.type)
-            numbers = table.column(place).cast(as_text[kind]).cast(wide[kind])
-            table = table.set_column(place, column.name, numbers)
+            nesting = short.index(column.type)  # 0, 1 or 2
+            texts = table.column(place).cast(as_text[nesting])  # the shortest decimals, such as "0.1"
+            table = table.set_column(place, column.name, texts.cast(wide[nesting]))
     return table
 
 
@@ -334,7 +339,9 @@ def _has_short_floats(kind):
 
 
 def _with_short_floats(value, kind):
-    "A value of a type of pyarrow with its floats of 16 or 32 bits as the shortest decimals that mean them"
+    """A value with its floats of 16 or 32 bits as short decimals: 0.1, not 0.10000000149011612.
+
+    `kind` is pyarrow's type of the value: such as a float, a list of floats or a struct (a dict)."""
     import numpy as np
     from pyarrow import types
     if value is None or not _has_short_floats(kind):
@@ -344,6 +351,7 @@ def _with_short_floats(value, kind):
         return value | members
     if isinstance(value, list):
         return [_with_short_floats(element, kind.value_type) for element in value]
+    # `unboxed` makes Python's float of NumPy's, by the shortest decimal that has the same 16 or 32 bits.
     return unboxed(np.float16(value) if types.is_float16(kind) else np.float32(value))
 
 
@@ -384,8 +392,11 @@ def _with_class_names(
 
 
 def _struct_with_class_names(value, feature, place, number):
-    "The same for a struct, whose `feature` is a dict of those of its members"
-    # `datasets` keeps a Sequence of structs as a struct of lists
+    """A struct (a dict) with the names of classes in the place of their numbers, in all its members.
+
+    `feature`: member's name → what `datasets` notes about it. `place`, `number`: the file and column, and the
+    row, for an error."""
+    # `datasets` keeps a Sequence of structs as a struct of lists, noted as {"feature": {member: …}}.
     is_turned = "feature" in feature
     inner = feature["feature"] if is_turned else feature
     members = {}

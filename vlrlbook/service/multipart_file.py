@@ -75,21 +75,23 @@ class FilePart:
         self._header_name = self._header_value = b""
 
     def _headers_are_complete(self):
-        "Check a part's headers before its data come; raises a Problem unless it is the one file, `file`"
+        "Check a part's headers before its data come; a Problem unless it is the only one, the file `file`"
         from python_multipart.multipart import parse_options_header
         # Such as: form-data; name="file"; filename="apples.zip"
         disposition = self.headers.get(b"content-disposition")
         kind, options = parse_options_header(disposition)
         name = options.get(b"name", b"").decode("utf-8", "replace")
+        # Bytes; None for a field that is no file. `filename*` counts only where there is no `filename`.
         filename = options.get(b"filename", _extended_name(disposition))
         self.parts += 1
         if kind != b"form-data" or name != "file":
+            # clean: one printable line of at most 60 characters
             raise Problem("upload.field", f"a field {clean(name, 60)!r}; expected `file`")
         if self.parts > 1:
             raise Problem("upload.field", "more than one part")
         if filename is None:
             raise Problem("upload.field", "`file` is a text; a file was expected")
-        self.filename = _last_name(filename)
+        self.filename = _last_name(filename)  # a text without folders
 
     def _data_comes(self, data, start, end):
         self.data += data[start:end]
@@ -105,15 +107,15 @@ _extended_filename = re.compile(rb";\s*filename\*\s*=\s*\"?([^;\"\s]+)", re.IGNO
 def _extended_name(
     disposition,  # a part's header content-disposition, as bytes; None: it has none
 ):
-    "The name in a header's `filename*` as UTF-8 bytes; None if there is none that can be read"
+    "The name in a header's `filename*` as UTF-8 bytes; None if the header has no `filename*`"
     match = _extended_filename.search(disposition or b"")
     if not match:
         return None
     charset, _language, percent_encoded = decode_rfc2231(match[1].decode("latin-1"))
     try:
         return unquote(percent_encoded, charset or "utf-8").encode()
-    except LookupError:  # a character set that nobody knows; its name is of no use, the file is
-        return percent_encoded.encode()
+    except LookupError:  # Python does not know the character set
+        return percent_encoded.encode()  # the name as it came, since the file itself is good
 
 
 def _last_name(path):
