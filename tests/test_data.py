@@ -528,6 +528,13 @@ def test_two_values_under_one_key_are_refused(tmp_path, text, row):
     assert read_rows(written(tmp_path / "y.jsonl", same))  # the same twice says nothing else
 
 
+def test_values_under_one_key_are_compared_as_they_are_written(tmp_path):
+    from vlrlbook.rows.files import read_rows
+    assert read_rows(written(tmp_path / "x.jsonl", '{"answer": "no", "score": NaN, "n": 1, "n": 1}\n'))
+    with pytest.raises(DataError, match="the key 'n' stands twice in an object, with 1 and True"):
+        read_rows(written(tmp_path / "y.jsonl", '{"answer": "no", "n": 1, "n": true}\n'))
+
+
 TABLE = "image,question,answer\na.png,Is it?,yes\n{}\nb.png,Is it b?,no\nc.png,Is it c?,no\nd.png,{},no\n"
 
 

@@ -193,7 +193,7 @@ def test_a_model_that_is_not_served(served, told):
 
 @pytest.mark.parametrize("said", [dict(), dict(choices=[]), dict(choices=[dict(message=dict(content=None))]),
                                   dict(choices=[dict(message=dict(content=3), finish_reason="stop")]), dict(error="out of memory"),
-                                  dict(choices=7)])
+                                  dict(choices=7), dict(choices=[dict(message=dict(content=None))], usage=[3])])
 def test_a_reply_that_is_no_completion(said):
     with chat_server(say=lambda text: said) as server:
         with pytest.raises(EndpointError, match="expected a chat completion, came"): asked(judge_at(server), "3")

@@ -239,7 +239,26 @@ def test_classes_of_a_parquet_file_are_read_by_their_names(tmp_path):
     assert (row["several"], row["more"]) == (["yes", "no"], dict(side="no", n=1))
 
 
-@pytest.mark.parametrize("note", [b"{", b"[]", b'{"info": {"features": {"answer": {"names": ["yes"], "_type": "ClassLabel"}}}}'])
+def test_two_columns_of_one_name_are_refused(tmp_path):
+    from vlrlbook.rows.files import parquet_rows
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    pq.write_table(pa.table([["a?"], ["yes"], ["no"]], names=["question", "answer", "answer"]), tmp_path / "x.parquet")
+    with pytest.raises(DataError, match="x.parquet has two columns named 'answer'"): parquet_rows(tmp_path / "x.parquet")
+
+
+def test_a_member_named_feature_keeps_its_class(tmp_path):
+    from vlrlbook.rows.files import parquet_rows
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    sides = dict(names=["left", "right"], _type="ClassLabel")
+    features = dict(place=dict(feature=sides, n=dict(dtype="int64", _type="Value")))
+    note = {b"huggingface": json.dumps(dict(info=dict(features=features))).encode()}
+    pq.write_table(pa.table(dict(place=[dict(feature=1, n=1)])).replace_schema_metadata(note), tmp_path / "x.parquet")
+    assert parquet_rows(tmp_path / "x.parquet") == [(1, dict(place=dict(feature="right", n=1)))]
+
+
+@pytest.mark.parametrize("note", [b"{", b"[]", b'{"info": {"features": null}}', b'{"info": {"features": ["answer"]}}', b'{"info": {"features": {"answer": {"names": ["yes"], "_type": "ClassLabel"}}}}'])
 def test_a_note_that_names_no_class_or_too_few(tmp_path, note):
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -258,13 +277,15 @@ def test_numbers_of_32_bits_are_read_as_people_write_them(tmp_path):
     import pyarrow.parquet as pq
     halves, singles = np.array([0.1, 2.3, 4.0], np.float16), np.array([0.1, 2.3, 4.0], np.float32)
     columns = dict(question=["a?", "b?", "c?"], answer=singles, half=halves, double=[0.1 + 0.2, 1.0, float("nan")],
-                   several=pa.array([[0.1], [2.3], None], pa.list_(pa.float32())), more=pa.StructArray.from_arrays([singles], ["x"]))
+                   several=pa.array([[0.1], [2.3], None], pa.list_(pa.float32())), more=pa.StructArray.from_arrays([singles], ["x"]),
+                   mapped=pa.array([[("a", 0.1)], [], None], pa.map_(pa.string(), pa.float32())))
     pq.write_table(pa.table(columns), tmp_path / "x.parquet")
     assert [row.answer for _, row in inspect_vqa(tmp_path / "x.parquet")[0]] == ["0.1", "2.3", "4"]
     assert [row.answer for _, row in inspect_vqa(tmp_path / "x.parquet", keys="answer=half")[0]] == ["0.1", "2.3", "4"]
     rows = [row for _, row in read_rows(tmp_path / "x.parquet")]
     assert [row["several"] for row in rows] == [[0.1], [2.3], None] and rows[0]["more"] == {"x": 0.1} and rows[0]["double"] == 0.1 + 0.2
     assert vqa_row(dict(question="?", answer=np.float32(0.1)), 1)["answer"] == "0.1"
+    assert rows[0]["mapped"] == [("a", 0.1)]
     assert as_list(singles) == [0.1, 2.3, 4.0] == as_list(list(singles)) and as_list(np.array([0.1 + 0.2])) == [0.1 + 0.2]
 
 

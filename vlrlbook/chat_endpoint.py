@@ -163,7 +163,7 @@ class Endpoint:
             completion = json.loads(reply_text)
             choice = completion["choices"][0]
             text = choice["message"]["content"]
-        except (ValueError, TypeError, LookupError):
+        except (ValueError, TypeError, LookupError, RecursionError):  # the last: nested too deeply
             # `_error` makes it "…: expected a chat completion, came nothing", for example.
             raise self._error(_one_line(reply_text) or "nothing") from None
         reason = choice.get("finish_reason")  # such as stop or length; None of some servers
@@ -175,7 +175,8 @@ class Endpoint:
             raise self._error(f"content {_one_line(json.dumps(text))}")
         reason = reason if isinstance(reason, str) else None
         is_whole = reason is None or reason.strip().lower().replace("-", "_") not in CUT_REPLIES
-        usage = completion.get("usage") or {}  # counts of tokens, which not every server reports
+        usage = completion.get("usage")  # counts of tokens, which not every server reports
+        usage = usage if isinstance(usage, dict) else {}
         # `_count`: None for anything that is no number of tokens.
         return Reply(text, is_whole, prompt_tokens=_count(usage.get("prompt_tokens")),
                      completion_tokens=_count(usage.get("completion_tokens")), tries=tries,

@@ -140,9 +140,12 @@ def _object(pairs):
     Python's reader would keep the last value and drop the others without a word."""
     values = dict(pairs)
     if len(values) < len(pairs):
+        first: dict = {}
         for key, value in pairs:
-            if values[key] != value:
-                both = f"{value!r:.40} and {values[key]!r:.40}"
+            earlier = first.setdefault(key, value)
+            # Compared as they are written: NaN is not equal to itself, and True is equal to 1.
+            if repr(earlier) != repr(value):
+                both = f"{earlier!r:.40} and {value!r:.40}"
                 raise _KeyTwice(f"the key {key!r} stands twice in an object, with {both}")
     return values
 
@@ -286,10 +289,13 @@ def parquet_rows(
     name = Path(path).name
     try:
         table = pq.read_table(path)
+        _refuse_equal_columns(table.column_names, name)
         # A float32 of 0.1 would become 0.10000000149011612 in Python. Here for plain columns and lists of
         # float32; all other columns with such numbers are left to `_shorten_floats`.
         short = _with_short_columns(table)
         values = short.to_pylist()
+    except DataError:  # a kind of ValueError, too
+        raise
     except (OSError, ValueError, OverflowError) as error:  # pyarrow's own errors are kinds of these
         raise DataError("file.kind", f"{name} is not a parquet file") from error
     if not values:
@@ -297,6 +303,13 @@ def parquet_rows(
     _shorten_floats(values, short.schema)  # this schema says which columns are float64 by now
     _name_classes(values, table.schema, name)  # `datasets` has noted the names of classes in it
     return list(enumerate(values, 1))
+
+
+def _refuse_equal_columns(columns, name):
+    "Raise `DataError` if two columns of a file have one name: a row, a dict, could hold only one of them"
+    for column in columns:
+        if columns.count(column) > 1:
+            raise DataError("file.columns", f"{name} has two columns named {column!r}")
 
 
 def _with_short_columns(table):
@@ -333,6 +346,8 @@ def _has_short_floats(kind):
     from pyarrow import types
     if types.is_struct(kind):
         return any(_has_short_floats(member.type) for member in kind)
+    if types.is_map(kind):
+        return _has_short_floats(kind.item_type)
     if hasattr(kind, "value_type") and not types.is_dictionary(kind):  # a list of any kind
         return _has_short_floats(kind.value_type)
     return types.is_float32(kind) or types.is_float16(kind)
@@ -349,6 +364,8 @@ def _with_short_floats(value, kind):
     if types.is_struct(kind):
         members = {member.name: _with_short_floats(value[member.name], member.type) for member in kind}
         return value | members
+    if types.is_map(kind):  # a list of (key, value)
+        return [(key, _with_short_floats(item, kind.item_type)) for key, item in value]
     if isinstance(value, list):
         return [_with_short_floats(element, kind.value_type) for element in value]
     # `unboxed` makes Python's float of NumPy's, by the shortest decimal that has the same 16 or 32 bits.
@@ -364,6 +381,8 @@ def _name_classes(rows, schema, name):
     try:
         features = json.loads(written)["info"]["features"]
     except (ValueError, KeyError, TypeError):  # another program's note under this name, or none
+        return
+    if not isinstance(features, dict):
         return
     for column in schema.names:
         feature = features.get(column)
@@ -397,7 +416,8 @@ def _struct_with_class_names(value, feature, place, number):
     `feature`: member's name → what `datasets` notes about it. `place`, `number`: the file and column, and the
     row, for an error."""
     # `datasets` keeps a Sequence of structs as a struct of lists, noted as {"feature": {member: …}}.
-    is_turned = "feature" in feature
+    # `_type` tells it from the note of a struct, which may have a member named `feature`.
+    is_turned = isinstance(feature.get("_type"), str) and "feature" in feature
     inner = feature["feature"] if is_turned else feature
     members = {}
     for key, member in value.items():

@@ -114,7 +114,7 @@ def _extended_name(
     charset, _language, percent_encoded = decode_rfc2231(match[1].decode("latin-1"))
     try:
         return unquote(percent_encoded, charset or "utf-8").encode()
-    except LookupError:  # Python does not know the character set
+    except (LookupError, UnicodeError):  # no character set that Python knows, or not of these bytes
         return percent_encoded.encode()  # the name as it came, since the file itself is good
 
 
