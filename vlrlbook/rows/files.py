@@ -288,8 +288,8 @@ def parquet_rows(
     import pyarrow.parquet as pq
     name = Path(path).name
     try:
+        _refuse_equal_columns(pq.read_schema(path).names, name)  # `read_table` fails on them
         table = pq.read_table(path)
-        _refuse_equal_columns(table.column_names, name)
         # A float32 of 0.1 would become 0.10000000149011612 in Python. Here for plain columns and lists of
         # float32; all other columns with such numbers are left to `_shorten_floats`.
         short = _with_short_columns(table)
