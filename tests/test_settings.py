@@ -196,6 +196,19 @@ def test_an_option_wins_over_another_name_in_the_file(tmp_path):
     assert (s.lr, s.when_cut) == (1e-4, "masked")
 
 
+def test_each_word_of_a_setting_is_kept():
+    "The word none too, where it is a value and no way to write that nothing is given"
+    from vlrlbook import aloha_settings, reward_model_settings, settings as of_grpo
+    words = {GRPOSettings: of_grpo._allowed_words, aloha_settings.AlohaSettings: aloha_settings._possible_words,
+             reward_model_settings.RewardModelSettings: dict(activation=reward_model_settings.activation_names)}
+    for cls, lists in words.items():
+        for name, word in ((name, word) for name in lists for word in lists[name]):
+            assert of_grpo._typed_values(cls, {name: word}) == ({name: word}, [])
+    for task in ("counting", "vqa", "zoom"):
+        for word in ("group", "batch", "none"):
+            assert read_settings(GRPOSettings, dict(task=task, scale_rewards=word)).scale_rewards == word
+
+
 @pytest.mark.parametrize("name, text, message", [
     ("run.yaml", "lr: 1e-5\nseed: 1\nlr: 1e-4\n", "the key 'lr' stands twice.*line 3"),
     ("run.json", '{"lr": 1e-5, "lr": 1e-4}', "the name 'lr' stands twice"), ("run.json", "{", "run.json: cannot be read")])

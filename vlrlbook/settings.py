@@ -162,7 +162,8 @@ def _typed_values(
         name, value = _canonical_name(cls, written, value)
         if name in defaults:
             is_text_or_number = name in getattr(cls, "texts_or_numbers", ())
-            value = _meant(value, defaults[name], is_text_or_number)
+            none_is_none = defaults[name] is None and name not in getattr(cls, "with_word_none", ())
+            value = _meant(value, none_is_none, is_text_or_number)
         if name not in defaults:
             problems.append(_unknown(written, _all_names(cls)))
         elif name in values: # under its own name and under another: we cannot tell which is meant
@@ -177,11 +178,11 @@ def _typed_values(
     return values, problems
 
 
-def _meant(value, default, is_text_or_number):
-    """Return a value as it is meant: "none" is None where that is the default, as messages offer it
+def _meant(value, none_is_none, is_text_or_number):
+    """Return a value as it is meant: the text "none" is None if `none_is_none`, as messages offer it
 
     A number becomes a text for a setting that takes words or a number: 0 and "0" mean the same."""
-    if default is None and isinstance(value, str) and value.strip().lower() == "none":
+    if none_is_none and isinstance(value, str) and value.strip().lower() == "none":
         return None
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return str(value) if is_text_or_number and is_number else value
@@ -670,6 +671,8 @@ class GRPOSettings(Settings):
         "mask_truncated_completions": ("when_cut", {"true": "masked", "false": "paid"})}
     # These take a word or a number, which a file may write as a number.
     texts_or_numbers: ClassVar[tuple] = ("when_cut",)
+    # The word none is a value of these, although their default is None, which a preset fills in.
+    with_word_none: ClassVar[tuple] = ("scale_rewards",)
     presets: ClassVar[dict] = presets
 
     def filled_in(self):
