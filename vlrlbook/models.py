@@ -613,6 +613,7 @@ def _compared_weights(folder, other_folder):
     type."""
     weights, others = _stored_weights(folder), _stored_weights(other_folder)
     same = other = 0
+    # kind: (dtype, shape); place: file, position of the first byte, number of bytes
     for name, (kind, *place) in weights.items():
         other_kind, *other_place = others.get(name, (None,))
         if other_kind != kind: # another type or shape, or there is no such weight
@@ -624,7 +625,7 @@ def _compared_weights(folder, other_folder):
     return same, other
 
 def _stored_weights(
-    folder, # of a model; may be empty, a hub id or the name of a twin
+    folder, # of a model, or no folder: "", a hub id, or the name of a twin, `tiny-` and a family
 ): # dict: name of a weight → ((dtype, shape), file, place of its first byte there, number of bytes)
     "Return where the weights of a model lie in its safetensors files; {} where there are none to read"
     stored = {}
@@ -642,7 +643,8 @@ def _stored_weights(
     return stored
 
 def _first_bytes(file, place, size):
-    "Return at most 64 KiB of a file, from a place on: the beginning of a weight of `size` bytes"
+    "Return the first 64 KiB at most of a weight, which has `size` bytes from byte `place` of a file on"
+    # They tell trained weights from others: models of gigabytes need not be read whole.
     with open(file, "rb") as f:
         f.seek(place)
         return f.read(min(size, 65_536))
@@ -820,6 +822,7 @@ def merge_lora(
     if files and not new_dtype: # as the base is stored; `stored_dtype` is None without safetensors files
         loaded_as = stored_dtype(files) or "auto"
     adapted, processor = load_vlm(base_model, adapter=lora_model, dtype=loaded_as, cache_dir=cache_dir)
+    # ValueError where LoRA adapts a weight that is one tensor with another: merging would change both.
     _check_untied(adapted, Path(lora_model).name)
     layers = adapted_layers(adapted) # before merging, which replaces the adapter's layers by plain ones
     biases = _trained_biases(adapted) # those of other layers, which bias="all" trains

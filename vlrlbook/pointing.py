@@ -498,7 +498,8 @@ def _four_numbers(
     if len(numbers) != 4 or not all(map(is_finite_number, numbers)):
         message = f"{path.name}: {place} = {str(value)[:60]}, expected four numbers"
         raise DataError("box.numbers", message, row=number)
-    # As pixels these would be a part of the first one. [0, 0, 1, 1] may be one pixel, and says nothing.
+    # In pixels [0.1, 0.2, 0.5, 0.6] would lie within the picture's first pixel, so these are fractions of its
+    # sides. Whole numbers pass: [0, 0, 1, 1] may be that pixel.
     are_whole = all(float(side).is_integer() for side in numbers)
     if max(numbers) <= 1 and not are_whole:
         message = (f"{path.name}: {place} = {str(value)[:60]}: fractions of the picture? Expected pixels, "
@@ -614,8 +615,9 @@ def _phrase_rows(
 
 def _listed_values(value):
     "The list that a column holds, perhaps as a text, as in a CSV; None for anything else, such as a phrase"
+    # `listed` reads "['a', 'b']" as a list, and returns None for a text that writes no list or dict.
     written = listed(value) if isinstance(value, str) else value
-    return as_list(written)
+    return as_list(written)  # also of a tuple or an array; None for a dict, a number or None
 
 
 def _has_phrases(value):
@@ -737,6 +739,7 @@ def _inspected_boxes(
     else:
         rows, notes = refcoco_rows(path, form, image_dir, skip_bad_rows)
     kept, report = inspect_vqa(path, image_dir, rows=rows)  # the checks of all rows that training reads
+    # Rows whose picture has another shape than their boxes are for go from `kept` to `report.skipped`.
     kept = _of_their_pictures(kept, report)
     if report.skipped and not skip_bad_rows:
         raise report.refusal()
@@ -750,19 +753,21 @@ def _of_their_pictures(
     kept,  # list of (number, row) with opened pictures
     report,  # `RowReport` of them: rows that are left out are added to its `skipped`
 ):
-    "The rows whose boxes are of a picture of the file's shape: a file of boxes may say another size itself"
+    """The rows with one picture, of the same ratio of sides as the picture for which their boxes are written.
+
+    That size stands in their truth. It may come from the file of boxes, and be that of another picture."""
     good = []
     for number, row in kept:
         stored = [dict(bytes=picture) if isinstance(picture, bytes) else dict(bytes=None, path=picture)
                   for picture in row.pictures]
         try:
-            _truth_of(dict(images=stored, answer=row.answer, row=number))
+            _truth_of(dict(images=stored, answer=row.answer, row=number))  # called for its `DataError` alone
         except DataError as error:
             report.skipped.append(dict(row=number, code=error.code, message=error.message, entry=None))
         else:
             good.append((number, row))
     report.skipped.sort(key=lambda skipped: skipped["row"])  # the first one is named where bad rows stop all
-    report.kept = report.with_pictures = len(good)
+    report.kept = report.with_pictures = len(good)  # counted anew; each of these rows has a picture
     return good
 
 

@@ -42,14 +42,17 @@ class KnownRewards(BeforeGRPOTrainer):
     def _generate_and_score_completions(self, inputs):
         """Overrides TRL's (1.16): sample and score a batch, and add the field `rewards`, [rows].
 
-        If a new TRL does not call this method any more, cut answers that are masked stay in the loss."""
+        With `leaves_out_unpaid` answers whose reward is None, such as cut ones, are masked out of the loss.
+        If a new TRL does not call this method any more, they stay in it."""
         batch = super()._generate_and_score_completions(inputs)
+        # set by `_calculate_rewards`, which TRL has just called: [rows] of this process, NaN for None
         batch = batch | {"rewards": self._own_rewards}
         if not self.leaves_out_unpaid:
             return batch
         # As TRL's `mask_truncated_completions` does it, but for each answer whose reward is None.
         is_paid = (~batch["rewards"].isnan()).to(batch["completion_mask"].dtype)
         batch["completion_mask"] = batch["completion_mask"] * is_paid[:, None]
+        # TRL divides the loss by this number of tokens, of all processes: now without the masked ones.
         return batch | {"num_items_in_batch": self._tokens_of_all(batch)}
 
     def _tokens_of_all(self, batch):
@@ -79,20 +82,21 @@ class RefillGroups(KnownRewards):
             if not most_silent:
                 break
             extra_answers += most_silent * G
-            prompts = self._new_prompts(most_silent, attempt)
+            prompts = self._new_prompts(most_silent, attempt)  # so many rows of the data set, each G times
             new_batch = super()._generate_and_score_completions(prompts)
             batch = swap_groups(batch, new_batch, G)  # only its groups that are not silent are taken
         # The new answers have other lengths, and TRL divides the loss by the number of all answers' tokens.
         tokens_of_all = self._tokens_of_all(batch)
         self._log_shares(batch, extra_answers / len(inputs))
+        # `rewards` is a field of ours: TRL gets a batch with the fields that it makes itself.
         return _without_rewards(batch) | {"num_items_in_batch": tokens_of_all}
 
     def _log_shares(self, batch, extra_share):
-        """Log which share of the batch is in silent groups still, and how many more answers were sampled.
+        """Log which share of the batch is in silent groups after the swaps, and how many answers they took.
 
-        A silent group has equal rewards. `extra_share`: 0.5 for half a batch more."""
+        A silent group has equal rewards. `extra_share`: 0.5 if half a batch was sampled in addition."""
         G = self.num_generations
-        silent = _silent_in(batch, G)
+        silent = _silent_in(batch, G)  # list of the groups' numbers
         metrics = self._metrics["train"]  # TRL's, by name; it logs their means
         metrics["silent_left"].append(len(silent) * G / len(batch["advantages"]))
         metrics["extra_answers"].append(extra_share)
@@ -176,6 +180,8 @@ def swap_groups(
     # `split_rows` makes lists of the pictures, an item for each row; `join_rows` undoes it. In between rows
     # can be taken in any order.
     both = _concatenated(split_rows(batch), split_rows(fresh))
+    # Row numbers in `both`: those of `batch`, but each silent group's replaced by those of one that teaches,
+    # until one of the two kinds is used up.
     chosen = _chosen_rows(len(batch["advantages"]), silent, teaching, G)
     return join_rows(take_rows(both, chosen))
 

@@ -168,9 +168,10 @@ class CommittedCheckpoints(BeforeTrainer):
         noted = self.state.best_model_checkpoint  # None without validation
         if not self.args.load_best_model_at_end or not noted:
             return
+        # `noted`, or, where the run's folder was moved since, the same name beside `checkpoint`
         self.state.best_model_checkpoint = _moved_with(checkpoint, noted)
         if Path(self.state.best_model_checkpoint).is_dir():
-            self._load_best_model()  # Trainer's, or that of the class behind this mixin
+            self._load_best_model()  # transformers' Trainer's, or `PairTrainer`'s own: loads that path
         else:
             name = Path(noted).name
             print(f"the best weights were those of {name}, which is not there: these are the last ones")
@@ -178,12 +179,13 @@ class CommittedCheckpoints(BeforeTrainer):
     def _make_the_folder_its_own(self, checkpoint):
         """Move other runs' checkpoints in the folder aside, and write the log as the run begins with it
 
-        `checkpoint`: from which the run goes on, or None. Called in the first process."""
+        `checkpoint`: path of the one from which the run goes on, or None. Called in the first process."""
         folder = Path(self.args.output_dir)
-        if checkpoint:
+        if checkpoint:  # those of later steps are of another run, or of steps that are now taken again
             move_newer_checkpoints(folder, checkpoint_step(checkpoint))
-        elif checkpoint_folders(folder):  # `same_run` has moved them already where it was called
-            move_earlier_run(folder, _files_like(folder, _record))
+        elif checkpoint_folders(folder):  # none if `same_run` was called before: it has moved them already
+            move_earlier_run(folder, _files_like(folder, _record))  # with its settings, log, answers
+        # The log's file gets the rows up to the checkpoint, and is deleted where there are none.
         for callback in self.callback_handler.callbacks:
             if isinstance(callback, RunLogCallback):
                 callback.write()
@@ -328,7 +330,11 @@ def same_run(
         _copy_record(Path(checkpoint).parent, folder)
 
 
-def _check_unchanged(checkpoint, now, weights_by):
+def _check_unchanged(
+    checkpoint,  # path of the one from which the run goes on
+    now,  # name → value of its settings, and of what else must be the same
+    weights_by,  # ends the message: how a new run gets these weights, "adapter = … goes on from its weights"
+):
     "Raise SettingsError if the run of a checkpoint began with other settings than `now`, a dict"
     then = _settings_at_begin(checkpoint)
     changed = _changed_settings(then, now)  # names that both dicts have
@@ -347,8 +353,8 @@ def _folder_of_run(
     beside = Path(checkpoint).parent
     if beside.resolve() == Path(folder).resolve():
         return Path(folder)
-    # A checkpoint that was copied to somewhere else has no log beside it: as far as anybody can tell that of
-    # `folder` is its own. But a checkpoint in earlier-1 was put there because `folder` has another run.
+    # A checkpoint copied to some other place has neither file beside it: then the log in `folder` is taken
+    # for its own. But not if it lies in folder/earlier-1: it was moved there since `folder` has another run.
     has_record = (beside / begun_with).is_file() or (beside / log_name).is_file()
     was_moved_aside = beside.resolve().parent == Path(folder).resolve()
     return beside if has_record or was_moved_aside else Path(folder)
@@ -366,17 +372,20 @@ def _move_other_run(
     if not has_run:
         return
     with_weights = _files_like(folder, weights)
-    named = _named_paths(settings)
+    named = _named_paths(settings)  # a set: every text of the settings, read as a path
     if folder.resolve() in named:  # as in adapter = runs/05_grpo, or model
         needed = with_weights
-    else:  # a folder of weights, or a file in one
+    else:  # a path of `with_weights` is needed if a setting names it, or a file in it
         named |= {path.parent for path in named}
         needed = [path for path in with_weights if path.resolve() in named]
+    # _record: the patterns of settings, log, answers and pictures
     move_earlier_run(folder, _files_like(folder, (*_record, *leaves)) + with_weights, needed)
 
 
 def _named_paths(settings):
-    "Return all texts of settings as resolved paths, whether they are any or not; but for the run's folder"
+    """Return every text of some settings as a resolved path, whether or not it is meant as one: a set
+
+    Without `output_dir` and `resume`: they say where the run is, not what it begins with."""
     named = set()
     for name, value in asdict(settings).items():
         is_text = isinstance(value, str) and value.isprintable()  # no path holds a line break or a NUL

@@ -269,14 +269,15 @@ def _true_forms(
 def _number_of_truths(
     true_forms,  # for each row the list of its accepted answers, in the form in which they are compared
 ):
-    "How many different true answers there are: 1 where one text is accepted in every row"
+    "How many true answers differ; 1 if one text is accepted in every row, so that always saying it is right"
     if set.intersection(*map(set, true_forms)):
         return 1
+    # No text is right everywhere: counted are the different first accepted answers.
     return max(2, len({truths[0] for truths in true_forms}))
 
 
 def _text_right_everywhere(
-    rows,  # dicts with the truth, `answer`; one answer to everything is always right
+    rows,  # dicts with the truth, `answer`; some text is right in all of them (the outcome `one truth`)
     task,  # counting, vqa, pointing or zoom
 ):
     "The first accepted answer of the first row that is accepted in all rows, as it is written"
@@ -284,7 +285,7 @@ def _text_right_everywhere(
     for text in accepted_answers(rows[0]["answer"]):
         if all(said_as(text, task) in truths for truths in true_forms):
             return text
-    return rows[0]["answer"]
+    return rows[0]["answer"]  # not reached with such rows
 
 
 def _commonest_text(answers):

@@ -420,10 +420,10 @@ class _Conversation:
         self.opening_length = opening_length
         self.text, self.pictures, self.looker = text, list(sample.images), looker
         looker.reset(images=sample.images)
-        self.turns = []  # (role, text), without the question
+        self.turns = []  # (role, text) of the model's and the tool's turns, without the question
         self.calls = []  # of the model's last turn: for each call what stands in it, such as "98, 0, 112, 14"
         self.last_turn = ""  # of the model, as it was generated
-        self.turns_told = 0  # of the tool, to the calls of the model's last turn
+        self.turns_told = 0  # how many turns the last `answer_calls` added to `turns`: one for each call
 
     def add_model_turn(self,
         text,  # what the model generated
@@ -452,11 +452,11 @@ class _Conversation:
         self.text += self.last_turn + processor.tokenizer.eos_token + tool_turns
 
     def end(self,
-        without_tool,  # True: what the tool told to the last calls does not belong to the answer
+        without_tool,  # True: drop the tool's last turns, which make the answer too long, as TRL does
     ):
-        "Let the model say nothing more"
-        self.calls = []
-        if without_tool:
+        "End the conversation: the model gets no further turn"
+        self.calls = []  # `_take_turns` goes on with conversations that have calls
+        if without_tool:  # the last `turns_told` turns are the tool's
             del self.turns[len(self.turns) - self.turns_told:]
 
 
@@ -497,7 +497,7 @@ def look_options(
 def _check_room(
     settings,  # `GRPOSettings`, checked
     eye,  # `Eye` of the model
-    style,  # of calls: plain or tagged
+    style,  # of calls: "plain", zoom(…), or "tagged", <tool_call>…</tool_call>
     dataset,  # `datasets.Dataset` of the training
 ):
     "Raise SettingsError if a call, the largest crop and the shortest true answer are too long for an answer"
@@ -506,11 +506,12 @@ def _check_room(
         return
     crop = max(_crop_tokens(eye.processor, size) for size in sizes)
     tokens_of = partial(_token_count, eye.processor.tokenizer)
-    # Each turn of the model ends with a token. In the tool's turn one token stands for the whole picture.
-    call = tokens_of(_whole_call(eye, style, max(sizes))) + 1
-    told = tokens_of(_tool_turns(eye.processor, [[{"type": "image"}]])) - 1 + crop
-    answer = min(tokens_of(truth) for truth in set(dataset["answer"])) + 1
-    needed = call + told + answer
+    # A call with long coordinates: for the whole of the widest picture. + 1: the token that ends a turn.
+    call_tokens = tokens_of(_whole_call(eye, style, max(sizes))) + 1
+    # In the text of the tool's turn one token stands for the picture, in place of its `crop` tokens.
+    tool_tokens = tokens_of(_tool_turns(eye.processor, [[{"type": "image"}]])) - 1 + crop
+    answer_tokens = min(tokens_of(truth) for truth in set(dataset["answer"])) + 1
+    needed = call_tokens + tool_tokens + answer_tokens
     if needed > settings.max_completion_length:
         raise SettingsError(
             f"max_completion_length = {settings.max_completion_length}: a call of the tool, the part that it "
@@ -524,15 +525,19 @@ def _token_count(tokenizer, text):
     return len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def _whole_call(eye, style, size):
-    "A call for a whole picture of `size`, (width, height), as a model writes it that calls in `style`"
-    call = eye.said((0, 0, *size), Image.new("1", size))  # such as zoom(0, 0, 112, 112)
+def _whole_call(
+    eye,  # `Eye` of the model: knows the scale in which it writes coordinates
+    style,  # "plain": zoom(0, 0, 112, 112); "tagged": JSON between <tool_call> and </tool_call>
+    size,  # (width, height) of a picture in pixels
+):
+    "The text with which a model calls the tool for the whole of a picture"
+    call = eye.said((0, 0, *size), Image.new("1", size))  # plain; an empty picture will do: its size is read
     if style == "plain":
         return call
     numbers = read_call(call.removeprefix("zoom(").removesuffix(")")).box or ()
     arguments = dict(zip(("x1", "y1", "x2", "y2"), numbers))
-    said = json.dumps(dict(name="zoom", arguments=arguments))
-    return f"<tool_call>\n{said}\n</tool_call>"
+    call_json = json.dumps(dict(name="zoom", arguments=arguments))
+    return f"<tool_call>\n{call_json}\n</tool_call>"
 
 
 def _crop_tokens(
@@ -540,13 +545,16 @@ def _crop_tokens(
     size,  # width and height of a picture in pixels
 ):
     "How many tokens the largest part has that the tool can cut out of a picture: the whole, or a square"
-    # `Eye.crop` enlarges a part until its longer side is that of the shown picture.
+    # `Eye.crop` enlarges a part until its longer side is that of the shown picture, and makes none smaller.
+    # So the largest square has that side, or, if it is longer, the shorter side of the picture itself.
     side = max(*shown_size(processor, size), min(size))
     return max(picture_tokens(processor, size), picture_tokens(processor, (side, side)))
 
 
 def _picture_sizes(dataset):
-    "(width, height) of the first picture of each row, a set; read from the files' headers, not decoded"
+    """(width, height) of the first picture of each row, which the tool cuts: a set, from the files' headers.
+
+    As the file stores it: one that EXIF turns by 90 degrees has the same number of tokens."""
     sizes = set()
     for batch in dataset.select_columns("images").with_format("arrow").iter(batch_size=1000):
         for pictures in batch["images"].to_pylist():  # of a row: dicts of bytes and path, one of them None
@@ -574,10 +582,11 @@ class LookTwice(BeforeGRPOTrainer):
         for kind in refusals:  # outside, too_many and the like; `refused` counts the calls of each kind
             count = sum(looker.refused[kind] for looker in self.environments)
             self._metrics[mode][f"part/{kind}"].append(count / len(self.environments))
-        # TRL runs a tool, and takes what it told out of the completion where that makes it too long.
-        called = sum(looker.calls for looker in self.environments)
-        told = sum(message["role"] == "tool" for message in chain.from_iterable(completions))
-        self._metrics[mode]["part/no_room"].append((called - told) / len(self.environments))
+        # TRL runs each call, refused ones too, and then takes the tool's message out of the completion again
+        # where that makes it too long: part/no_room, messages lost in that way for each answer.
+        call_count = sum(looker.calls for looker in self.environments)
+        message_count = sum(message["role"] == "tool" for message in chain.from_iterable(completions))
+        self._metrics[mode]["part/no_room"].append((call_count - message_count) / len(self.environments))
         return result
 
 

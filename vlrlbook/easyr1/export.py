@@ -596,6 +596,7 @@ class _Reading:
 def _as_dataset(rows, reading):
     """A `datasets.Dataset` from the path of a file or a counting ZIP, a list of `Sample`, or a data set
 
+    A counting ZIP holds pictures, and questions with counts as answers in main.csv.
     `reading`: a `_Reading`, which says how a file is read. A list or a data set is taken as it is: boxes in
     it must be those of the pictures as the model sees them."""
     if isinstance(rows, (str, Path)):
@@ -621,12 +622,12 @@ def _read_file(path, reading):
     return dataset
 
 def _refuse_boxes_in_pixels(dataset, name):
-    """Raise DataError if a row's truth is boxes in pixels, which a model would not answer in an engine
+    """Raise DataError if a row's truth is boxes in pixels of the file's picture, not of what a model sees
 
-    EasyR1 and verl resize pictures, and a model answers in pixels of what it sees. Which size that is depends
-    on the model, which an export does not load. `name`: of the file."""
+    EasyR1 and verl resize pictures, and a model answers in pixels of the resized one. Its size depends on the
+    model, which an export does not load. `name`: of the file."""
     for number, answer in zip(dataset["row"], dataset["answer"]):
-        truth = read_box_truth(answer)
+        truth = read_box_truth(answer) # boxes, scale, size of the picture; size None: no truth of this form
         if truth.size and truth.boxes and truth.scale == "pixels":
             message = (f"{name}: boxes in pixels of the file's pictures, but under EasyR1 and verl a model "
                        "answers in pixels of the resized ones: train with vlrlbook grpo --task pointing, "

@@ -85,13 +85,14 @@ class JobControl:
 
     def _leave_order(self,
         job_id,  # of a job without a supervisor
-        order,  # cancel_order or run_order
+        order,  # cancel_order, or run_order (of `resume`), which takes an earlier cancel_order back
         state,  # to which the job was moved just now
     ):
         """Write into a job's lock file what its owner wants, for a server that has lost the ledger.
 
-        Nobody reads it now, and nothing is written if the job has moved on. Without it a job that was
-        cancelled while it waited would look like one that waits still, and be trained when it is adopted."""
+        Such a server adopts jobs from their folders, and reads the order then; nobody reads it before.
+        Without it a job that was cancelled while it waited would be adopted as one that waits still, and be
+        trained. Nothing is written if the job has moved on."""
         lock_file = self.data.job(job_id).lock
         try:
             # Whoever starts the job holds this lock, so no order of a later attempt is written over.

@@ -55,7 +55,7 @@ def as_given(
     """Copy `x` so that it can be kept as JSON, with each text as it is: a trainer must read what was given.
 
     Only what JSON cannot hold is replaced: lone surrogates become "?", NaN and infinities None."""
-    return _copy(x, _unicode_text, _unicode_text)
+    return _copy(x, _unicode_text, _unicode_text)  # for texts and for keys: writes "?" for lone surrogates
 
 
 def _copy(

@@ -157,12 +157,12 @@ def _skip(
 def _with_good_pictures(
     kept,  # (row number, row); row.pictures: absolute paths or encoded bytes
     report,  # `RowReport`: its `skipped` gets the other rows
-    files_too=True,  # False: only pictures that stand in the rows as bytes are opened
+    files_too=True,  # False (folder of the paths not known): only pictures that are bytes are opened
 ):
     """The rows whose pictures can all be opened, as (row number, row).
 
     Their `needs_white` says for each picture whether training must convert it: put transparency on white, or
-    scale greys of more than 8 bits."""
+    scale greys of more than 8 bits. Without `files_too` it stays empty."""
     pictures = set()  # so that a picture of several rows is opened once
     for _, row in kept:
         # Those that stand in the row itself are opened in any case: nobody need know where they are.
@@ -171,7 +171,7 @@ def _with_good_pictures(
 
     good = []
     for number, row in kept:
-        error = _first_picture_error(row.pictures, results, number)
+        error = _first_picture_error(row.pictures, results, number)  # None for files not opened
         if error is not None:
             _skip(report, number, error)
             continue

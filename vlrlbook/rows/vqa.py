@@ -222,7 +222,7 @@ def _question_of_chat(
         system_texts.append(beside.strip())
     for text in system_texts:
         if text:
-            question = _with_system_in_front(text, question, notes)
+            question = _with_system_in_front(text, question, notes)  # the text, an empty line, the question
     reply = turns[1].text if len(turns) == 2 else None
     return question, reply, turns[0].pictures
 

@@ -120,6 +120,7 @@ async def _refuse_address(
     if error.status_code != 405:
         return problem_response(Problem("door.path", f"there is no {clean(request.url.path, 100)}"))
     detail = f"{clean(request.method, 20)} is not for this address"
+    # The framework's own Allow names the methods of one route only, and an address has a route for each.
     headers = dict(error.headers or {}) | {"Allow": ", ".join(_methods_of_address(request))}
     return problem_response(Problem("door.method", detail, headers))
 
@@ -127,7 +128,8 @@ async def _refuse_address(
 def _methods_of_address(request):
     "The methods that the address of a request takes, in the order of the alphabet"
     from starlette.routing import Match
-    # Each method of an address is a route of its own, and the framework tells those of the first alone.
+    # An address has a route for each method, and in a 405's header Allow the framework names those of the
+    # first route alone.
     methods = set()
     for route in request.app.routes:
         match, _ = route.matches(request.scope)  # PARTIAL: the address is the route's, the method is not
