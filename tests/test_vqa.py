@@ -395,6 +395,8 @@ def test_a_system_column_beside_a_chat_is_read():
     own = [{"from": "system", "value": "Be brief."}, *turns]
     assert vqa_row(dict(conversations=own, system="Be brief. "), 1)["prompt"] == "Be brief.\n\nIs it?"
     assert vqa_row(dict(conversations=own, system="Be kind."), 1)["prompt"] == "Be kind.\n\nBe brief.\n\nIs it?"
+    own = [{"from": "system", "value": "One."}, {"from": "system", "value": "Two."}, *turns]
+    assert vqa_row(dict(conversations=own), 1)["prompt"] == "One.\n\nTwo.\n\nIs it?"
 
 
 def test_nothing_is_written_when_a_row_is_bad(tmp_path):

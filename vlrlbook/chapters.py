@@ -9,7 +9,8 @@ from pathlib import Path
 
 from .settings import nearest
 
-__all__ = ["notebooks_dir", "notebook", "PapermillHandler", "handler", "own_python", "run_chapter", "kernels_path"]
+__all__ = ["notebooks_dir", "notebook", "PapermillHandler", "handler", "own_python", "run_chapter",
+           "kernels_path"]
 
 
 def notebooks_dir() -> Path:

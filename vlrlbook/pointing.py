@@ -767,7 +767,10 @@ def _of_their_pictures(
         else:
             good.append((number, row))
     report.skipped.sort(key=lambda skipped: skipped["row"])  # the first one is named where bad rows stop all
-    report.kept = report.with_pictures = len(good)  # counted anew; each of these rows has a picture
+    # Counted anew; each of these rows has one picture.
+    report.kept = report.with_pictures = len(good)
+    report.several_pictures = 0
+    report.own_system = [number for number, row in good if row.has_system]
     return good
 
 

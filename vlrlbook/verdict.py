@@ -272,8 +272,8 @@ def _number_of_truths(
     "How many true answers differ; 1 if one text is accepted in every row, so that always saying it is right"
     if set.intersection(*map(set, true_forms)):
         return 1
-    # No text is right everywhere: counted are the different first accepted answers.
-    return max(2, len({truths[0] for truths in true_forms}))
+    # No text is right everywhere: counted are the different first accepted answers, two or more.
+    return len({truths[0] for truths in true_forms})
 
 
 def _text_right_everywhere(
@@ -282,10 +282,8 @@ def _text_right_everywhere(
 ):
     "The first accepted answer of the first row that is accepted in all rows, as it is written"
     true_forms = _true_forms(rows, task)
-    for text in accepted_answers(rows[0]["answer"]):
-        if all(said_as(text, task) in truths for truths in true_forms):
-            return text
-    return rows[0]["answer"]  # not reached with such rows
+    return next(text for text in accepted_answers(rows[0]["answer"])
+                if all(said_as(text, task) in truths for truths in true_forms))
 
 
 def _commonest_text(answers):

@@ -219,8 +219,8 @@ def _question_of_chat(
     system_texts = [turn.text.strip() for turn in all_turns if turn.role == "system"]
     beside = columns.get("system")  # LLaMA-Factory's form has it in a column beside the turns
     if isinstance(beside, str) and beside.strip() not in system_texts:
-        system_texts.append(beside.strip())
-    for text in system_texts:
+        system_texts.insert(0, beside.strip())
+    for text in reversed(system_texts):  # each is put in front of those that come after it
         if text:
             question = _with_system_in_front(text, question, notes)  # the text, an empty line, the question
     reply = turns[1].text if len(turns) == 2 else None
