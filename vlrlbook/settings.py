@@ -178,9 +178,11 @@ def _typed_values(
 
 
 def _meant(value, default, is_text_or_number):
-    """Return a value as it is meant: "none" is None where that is the default, as messages offer it
+    """Return what a user means by the `value` of a setting whose default is `default`
 
-    A number becomes a text for a setting that takes words or a number: 0 and "0" mean the same."""
+    The text "none" means None where that is the default: messages about settings call it so.
+    `is_text_or_number`: the setting takes words or a number, as when_cut takes "paid" or 0. Then a number
+    becomes a text, so that 0 and "0" are the same setting."""
     if default is None and isinstance(value, str) and value.strip().lower() == "none":
         return None
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
