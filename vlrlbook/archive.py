@@ -583,7 +583,9 @@ def _filled_lines(
     text,  # of main.csv
 ):
     "The lines of main.csv that are not blank, as a list of (line number, list of fields)"
-    text = _without_separator_line(text)  # lines are counted without it
+    # Excel may write a first line `sep=;`, and does not show it: lines are counted without it, as users see
+    # them.
+    text = _without_separator_line(text)
     separator = _separator_of(text)  # a comma, a semicolon or a tab
     # Strict: an unclosed quote would swallow the rest of the file without an error.
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
@@ -591,6 +593,7 @@ def _filled_lines(
     try:
         for fields in reader:
             if any(field.strip() for field in fields):
+                # `DataError` if a stray quotation mark has put several rows into one field
                 refuse_swallowed_rows(fields, separator, "main.csv", reader.line_num)
                 lines.append((reader.line_num, fields))
     except csv.Error as fault:
@@ -614,7 +617,8 @@ def refuse_swallowed_rows(
         if "\n" not in field or separator not in field:
             continue
         lines = field.splitlines()
-        # The first line has the fields behind this one's place, the last line those in front of it.
+        # Were these lines rows, how many separators would each have? Those in front of the field belong to
+        # the first line, those behind it to the last one.
         counts = [line.count(separator) for line in lines]
         counts[0] += place
         counts[-1] += width - 1 - place
@@ -1148,26 +1152,28 @@ def _with_checked_shape(
 class _Share:
     "An amount that threads take parts of, such as pixels in memory: who wants more than is left waits"
     def __init__(self,
-        total: int,  # all of it
+        total: int,  # how much all threads may hold together, such as 100,000,000 pixels
     ):
-        self.total = self.left = total
+        self.total = self.left = total  # left: what no thread holds now
         self.changed = threading.Condition()  # notified when something was given back
 
     def take(self,
-        amount: int,  # wait until so much is left, and take it
+        amount: int,  # how much the calling thread needs, such as the pixels of one picture
     ):
-        "Take a part; one that is larger than the whole is the whole, so that nobody waits for ever"
+        """Wait until `amount` is left, and take it; `give` must follow.
+
+        More than `total` is cut to `total`: a thread would wait for it for ever."""
         amount = min(amount, self.total)
         with self.changed:
             self.changed.wait_for(lambda: self.left >= amount)
             self.left -= amount
 
     def give(self,
-        amount: int,  # that was taken
+        amount: int,  # the same as `take` was called with
     ):
-        "Give a part back"
+        "Give back what `take` took"
         with self.changed:
-            self.left += min(amount, self.total)
+            self.left += min(amount, self.total)  # `take` cut it in the same way
             self.changed.notify_all()
 
 
@@ -1189,14 +1195,14 @@ class _PictureStore:
     def keep(self,
         entry_name: str,  # in the archive
         number: int,  # line of the first row that names it, which becomes the file's name
-        data: bytes,  # the encoded picture; so much was taken of `encoded_bytes`
+        data: bytes,  # the encoded picture; the caller has taken its length from `encoded_bytes`
     ):
         """Decode a picture, write it, and put the result into `results` under `entry_name`.
 
         For a bad picture the result is a `DataError`. What it raises ends the whole archive: a limit that
         `write` meets, a full disk, or a lack of memory."""
         pixels = _pixels_in(data)
-        self.pixels.take(pixels)
+        self.pixels.take(pixels)  # waits while other threads decode as many pixels as memory may hold
         try:
             self._decode_and_write(entry_name, number, data)
         finally:

@@ -42,7 +42,8 @@ class FilmLabels:
     @property
     def reading(self) -> str: # vector, integer, success, progress or regress; missing without labels
         "How the column was read, one word for all frames"
-        kinds = set(self.kinds.tolist()) - {"zero"} # a vector of zeros is a vector
+        # `kinds` has a word for each frame. All are the same, but that vectors of zeros are called "zero".
+        kinds = set(self.kinds.tolist()) - {"zero"}
         return kinds.pop() if kinds else "vector"
 
 
@@ -85,8 +86,8 @@ def read_film_labels(
 
 
 def labels_beside(
-    bins: int, # that a trained classifier tells apart
-    trained_as: str | None, # `reading` of the labels that it was trained on; None: nobody knows
+    bins: int, # how many a trained classifier tells apart, such as 5
+    trained_as: str | None, # `reading` of the labels that it was trained on, such as progress; None: unknown
     values: list, # of the label column, as for `read_film_labels`
     episodes: np.ndarray, # [frames] film of each frame
     moments: np.ndarray, # [frames] its place in the film
@@ -96,33 +97,36 @@ def labels_beside(
 ) -> FilmLabels:
     """Labels that stand beside a classifier's predictions, and are compared with them: in its own bins.
 
-    Where the column cannot be read so there are no labels, and `told` says why."""
-    wanted_bins = progress_bins or bins
-    found = read_film_labels(values, episodes, moments, column, label_as, wanted_bins)
-    if label_as == "auto" and found.reading != "missing":
-        wanted = _reading_beside(found.reading, trained_as, bins)
+    Where the column's labels are not these bins, no frame has a label, and `told` says why."""
+    cut_into = progress_bins or bins
+    labels = read_film_labels(values, episodes, moments, column, label_as, cut_into)
+    if label_as == "auto" and labels.reading != "missing":
+        wanted = _reading_beside(labels.reading, trained_as, bins) # a `reading` such as integer, or None
         if wanted is None:
-            return _not_comparable(found, bins, trained_as, column)
-        if wanted != found.reading:
-            found = read_film_labels(values, episodes, moments, column, wanted, wanted_bins)
-    # Progress is cut into a fixed number of bins, as vectors have one; whole numbers may lack the last ones,
-    # and so may vectors beside a classifier that was trained with more bins than they name.
-    is_cut = found.reading in ("progress", "regress")
-    is_cut = is_cut or found.reading == "vector" and trained_as in ("progress", "regress")
-    fits = found.num_classes == bins if is_cut else found.num_classes <= bins
-    return found if fits else _not_comparable(found, bins, trained_as, column)
+            return _not_comparable(labels, bins, trained_as, column)
+        if wanted != labels.reading:
+            labels = read_film_labels(values, episodes, moments, column, wanted, cut_into)
+    # Bin 3 of 5 is another progress than bin 3 of 4, so the numbers of bins must be equal where bins are
+    # parts of a progress. Else bins are mere numbers, of which the column may lack the last ones.
+    is_cut = labels.reading in ("progress", "regress")
+    is_cut = is_cut or labels.reading == "vector" and trained_as in ("progress", "regress")
+    fits = labels.num_classes == bins if is_cut else labels.num_classes <= bins
+    return labels if fits else _not_comparable(labels, bins, trained_as, column)
 
 
 def _reading_beside(
-    reading, # as which auto has read the column, by its values alone
-    trained_as, # as which the classifier's labels were read; None: nobody knows
-    bins, # that the classifier tells apart
+    reading, # what the column looks like by its values alone: vector, integer, success or progress
+    trained_as, # how the labels were read on which the classifier was trained: the same, or regress; or None
+    bins, # how many the classifier tells apart
 ):
-    "As which a column is read so that its labels are the classifier's bins; None: it has no such labels"
+    """How to read a column so that its labels are the classifier's bins: one of `readings`.
+
+    None if its labels cannot be these bins."""
     if reading == "success": # only 0 and 1, which may also be bins, or a progress that ends in success
+        # A vector's bins are numbered too, so beside them 0 and 1 are the first two bins.
         by_training = dict(vector="integer", integer="integer", success="success", progress="progress",
                            regress="regress")
-        # 0 and 1 are all of two bins; of more of them success would be the last
+        # If nobody knows how it was trained: 0 and 1 are all of two bins; of more, success would be the last.
         return by_training.get(trained_as, "success" if bins == 2 else None)
     if reading == "progress": # numbers between 0 and 1; a classifier of successes has no bin for a half
         return {"success": None, "regress": "regress"}.get(trained_as, "progress")
@@ -130,12 +134,14 @@ def _reading_beside(
 
 
 def _not_comparable(
-    labels, # `FilmLabels` that a column holds
-    bins, # that the classifier tells apart
-    trained_as, # as which its labels were read, or None
+    labels, # `FilmLabels` of the column
+    bins, # how many the classifier tells apart
+    trained_as, # how the labels were read on which it was trained, such as success; None: nobody knows
     column, # name of the label column
 ):
-    "The `FilmLabels` of frames whose labels are not the classifier's bins: none, and `told` says why"
+    """`FilmLabels` with no label for any frame, in place of `labels`, which are not the classifier's bins.
+
+    Its `told`, the sentence for users, says why."""
     read_as = labels.told.partition("; ")[0] # how the column was read, without the frames in each bin
     trained = f", trained on labels of the kind {trained_as}" if trained_as else ""
     none_instead = no_labels(len(labels.bins))
@@ -266,7 +272,7 @@ def _from_numbers(
 
 
 def _bins_of_progress(
-    progress, # [frames] from 0 to 1
+    progress, # [frames] from 0 to 1, or a thousandth outside
     reading, # progress or regress
     bins, # how many
 ):
@@ -275,11 +281,13 @@ def _bins_of_progress(
     "progress": of 5 bins of equal width, 0.3 is in bin 1 (0.2 to 0.4). "regress": of the 5 marks 0, 0.25,
     0.5, 0.75 and 1, mark 1 is the nearest to 0.3."""
     if reading == "regress":
-        # What is learnt is the number; its bin is for metrics. 0.3 is scaled to 1.2 and rounded to 1.
+        # What is learnt is the number; its bin is for metrics. 0.3 is scaled to 1.2 and rounded to 1. The
+        # scaled numbers lie from 0 to bins - 1, since `_scaled_progress` clips them.
         nearest_marks = np.rint(_scaled_progress(progress, bins)).astype(int)
         return nearest_marks, f"learnt as progress between {bins} marks"
+    # The tolerance: 0.7 in float32 is a little less than 0.7, and would miss the bin that begins there.
     bins_begun = np.floor(progress * bins + BORDER_TOLERANCE).astype(int)
-    # clip: 1.0 belongs to the last bin, and progress may lie a thousandth outside of 0 to 1.
+    # clip: 1.0 belongs to the last bin, and what lies outside of 0 to 1 to the first or the last.
     equal_bins = np.clip(bins_begun, 0, bins - 1)
     return equal_bins, f"taken as progress and cut into {bins} bins"
 

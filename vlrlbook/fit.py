@@ -1108,7 +1108,8 @@ def _facts_of(run):
 
 def _usable_bytes(run, size):
     "How many bytes of a card that is sold as `size` GB a `Run` may take: less with vLLM on the same card"
-    at_hand, _ = _at_hand.get(size, (size, ""))  # GiB
+    # GiB that PyTorch finds on it, such as 22.0 where 24 GB are sold; any other size counts in full
+    at_hand, _ = _at_hand.get(size, (size, ""))
     share = 1.0  # of the card
     if run.settings.use_vllm and run.settings.vllm_mode == "colocate":
         share -= run.settings.vllm_gpu_memory_utilization  # vLLM's engine lies on the same card
@@ -1183,21 +1184,24 @@ def _table_of_cards(found):
             batch = f"{groups} × {found['run']['G']}" if groups else "not one group"
             row[f"{name}: largest step of one pass"] = batch
         rows.append(row)
+    # a sentence such as " Counted with … of 24 GB 22.0 GiB (L4).", or an empty text
+    usable_sizes = _told_at_hand(found["cards"])
     # not_counted: this module's tuple of texts about memory that is in no number above
-    caption = f"groups × answers.{_told_at_hand(found['cards'])} Not counted: " + "; ".join(not_counted)
+    caption = f"groups × answers.{usable_sizes} Not counted: " + "; ".join(not_counted)
     return Table(rows, caption)
 
 
 def _told_at_hand(rows_of_cards):
-    """What is counted of the cards in a table, as a sentence that begins with a space; or an empty text
+    """The sentence of a table's caption that says how many GiB the cards really have; "" if none is known
 
-    ` Counted with what the smallest card of a name has: of 24 GB 22.0 GiB (L4).`"""
-    told = []
-    for card in rows_of_cards:  # a dict each; `gb` is the name by which the card is sold
+    ` Counted with what the smallest card of a name has: of 24 GB 22.0 GiB (L4).` A program can use less than
+    the GB by which a card is sold. The space in front joins it to the sentence before."""
+    sizes = []
+    for card in rows_of_cards:  # a dict each; `gb`: GB by which the card is sold, such as 24
         if card["gb"] in _at_hand:
-            at_hand, name = _at_hand[card["gb"]]
-            told.append(f"of {card['gb']} GB {at_hand} GiB ({name})")
-    return f" Counted with what the smallest card of a name has: {', '.join(told)}." if told else ""
+            at_hand, name = _at_hand[card["gb"]]  # GiB that PyTorch finds, and on which card
+            sizes.append(f"of {card['gb']} GB {at_hand} GiB ({name})")
+    return f" Counted with what the smallest card of a name has: {', '.join(sizes)}." if sizes else ""
 
 
 # Real steps, to compare with

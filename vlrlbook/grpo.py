@@ -97,7 +97,7 @@ def make_trainer(
     model, # with its adapter on, if it has one
     processor, # of the model
     dataset, # `datasets.Dataset` from `vlrlbook.data`
-    recorder=None, # see `rewards.for_trl`
+    recorder=None, # called with (texts, parts, samples, state) after each batch; None: nothing is recorded
     log: RunLog = None, # gets a row per logged step
     held_out: list = None, # `Sample`s that are asked every `eval_steps`; None asks nothing
 ): # trl.GRPOTrainer
@@ -107,7 +107,7 @@ def make_trainer(
     # group's prompt once, give pictures to vLLM, and write a checkpoint completely or not at all.
     class Trainer(LookTwice, RefillGroups, SharedPrompt, PicturesForVLLM, CommittedCheckpoints, GRPOTrainer):
         refill = settings.refill # read by RefillGroups
-        leaves_out_unpaid = settings.when_cut == "masked" # read by KnownRewards: no loss on cut ones
+        leaves_out_unpaid = settings.when_cut == "masked" # read by RefillGroups: no loss on cut answers
         vllm_sleep_level = settings.vllm_sleep_level # read by PicturesForVLLM
 
     reward = _reward_for_trl(settings, model, processor, recorder)
@@ -232,13 +232,14 @@ def run(
 
     # Where weights are spread over processes (`parted`), no process can generate by itself.
     measures = measure and not parted(trainer)
+    # before, after: dicts with the keys greedy and sampled, each a list of texts for each sample
     if measures: before = predict_together(trainer.accelerator, model, processor, samples, settings)
     # Not earlier: who stops a run up to here, such as to resume the one before it, finds that untouched.
     if first: as_it_began(settings, checkpoint, train) # moves an earlier run aside
     if measures:
         same = SamePictures(processor, samples, settings, output / "pictures.json", resumed=bool(checkpoint))
         if first:
-            same.keep("first", 0, same.of_all(before)) # the answers to a few pictures, at step 0
+            same.keep("first", 0, same.of_all(before)) # of_all: of all answers those to a few pictures
             trainer.add_callback(same) # asks about these pictures again in the middle
     trainer.train(resume_from_checkpoint=checkpoint)
 

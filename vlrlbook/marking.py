@@ -573,11 +573,13 @@ def greedy_flips(
     needed = ("question", "answer", "answer_type", "question_type", "before_greedy", "after_greedy")
     # without sampled answers, since `score_rows` would mark all of them for nothing
     greedy_rows = [{name: row[name] for name in needed if name in row} for row in rows]
-    if not {"before_greedy", "after_greedy"} <= set(columns(greedy_rows)):
+    answer_columns = columns(greedy_rows)  # names of the columns with answers
+    if not {"before_greedy", "after_greedy"} <= set(answer_columns):
         return None
     scored = score_rows(greedy_rows, task, reward)  # column → mark → array, a number per row
     mark = flip_mark(task)  # a mark that is 1 or 0, such as exact
-    return flips(scored["before_greedy"][mark], scored["after_greedy"][mark], pictures_of(rows))
+    pictures = pictures_of(rows)  # a name per row; None where no two rows share a picture
+    return flips(scored["before_greedy"][mark], scored["after_greedy"][mark], pictures)
 
 
 # What needs no picture

@@ -73,11 +73,12 @@ def as_it_began(
     # Rows that are drawn, not read from a file, follow from the settings.
     fingerprint = _fingerprint_of_rows(train) if settings.data else None
     has_model = any(Path(settings.output_dir).glob("model*.safetensors"))
+    # Patterns of a model's files, which are moved aside together with `_leaves`: results.json, the report, …
     weights = _weights + (_of_whole_model if has_model else ())
-    # A new run (no checkpoint) writes begun_with.json into output_dir; a resumed one is compared with it.
     # The rank and scale of an adapter that goes on training are its own, whatever older versions wrote down.
-    free = may_differ | set(settings_of_adapter(settings.adapter))
-    same_run(settings, checkpoint, free, leaves=_leaves, weights=weights, compare_only=compare_only,
+    not_compared = may_differ | set(settings_of_adapter(settings.adapter))  # names of settings
+    # A new run (no checkpoint) writes begun_with.json into output_dir; a resumed one is compared with it.
+    same_run(settings, checkpoint, not_compared, leaves=_leaves, weights=weights, compare_only=compare_only,
              rows_of_data=fingerprint)
 
 
@@ -394,7 +395,8 @@ def push(
     "Upload the run's folder to its repository on the hub; SettingsError that names the folder if that fails"
     from huggingface_hub import HfApi
     repository, folder = settings.hub_model_id, Path(settings.output_dir)
-    kept_here = KEPT_HERE + (_ROWS if settings.data else [])  # pictures of people, paths, checkpoints
+    # Patterns of files: pictures, checkpoints; of somebody's own data the answers (`_ROWS`) as well
+    kept_here = KEPT_HERE + (_ROWS if settings.data else [])
     try:
         hub = HfApi()
         hub.create_repo(repository, private=True, exist_ok=True)
@@ -403,6 +405,7 @@ def push(
                   "everybody can read what is pushed")
         not_pushed = kept_here + _WITH_PATHS
         hub.upload_folder(repo_id=repository, folder_path=str(folder), ignore_patterns=not_pushed)
+        # The files in `_WITH_PATHS` hold paths of this machine: copies without these are pushed instead.
         for name, content in _for_everybody(settings).items():
             hub.upload_file(repo_id=repository, path_in_repo=name, path_or_fileobj=content)
     except Exception as e:
@@ -435,11 +438,11 @@ def _without_paths(
     if isinstance(content, list):
         return [_without_paths(value, private) for value in content]
     if not isinstance(content, dict):
-        return _shown_to_everybody(content, private)
+        return _shown_to_everybody(content, private)  # a number as it is, a path as its last name
     shown: dict = {}
     for name, value in content.items():
         if name == "reward" and isinstance(value, str):
-            shown[name] = reward_without_paths(value)
+            shown[name] = reward_without_paths(value)  # such as reward_model:DIR, a path within a text
         elif name in PRIVATE and isinstance(value, str):
             shown[name] = None
         elif name == "system_prompt":  # a text, also where it begins as a path does: /no_think

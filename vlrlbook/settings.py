@@ -179,9 +179,11 @@ def _typed_values(
 
 
 def _meant(value, none_is_none, is_text_or_number):
-    """Return a value as it is meant: the text "none" is None if `none_is_none`, as messages offer it
+    """Return what a user means by the `value` of a setting
 
-    A number becomes a text for a setting that takes words or a number: 0 and "0" mean the same."""
+    `none_is_none`: the text "none" means None, since messages about settings call their default so.
+    `is_text_or_number`: the setting takes words or a number, as when_cut takes "paid" or 0. Then a number
+    becomes a text, so that 0 and "0" are the same setting."""
     if none_is_none and isinstance(value, str) and value.strip().lower() == "none":
         return None
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -265,8 +265,8 @@ class Looker:
 
     @property
     def calls(self) -> int:
-        "How many calls there were in this answer, with those that were refused"
-        return self._looks
+        "How often the model has called the tool in this answer, refused calls included"
+        return self._looks  # `_look`, which answers a call, counts it
 
     def zoom(self, x1: int, y1: int, x2: int, y2: int) -> list:
         """

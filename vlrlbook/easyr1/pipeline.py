@@ -151,18 +151,20 @@ def _do_export(run, model):
     """Do the stage `export`, and `dry_run`, which checks what it has written
 
     `run`: `_Stages`, whose `do` calls a function with the stage's folder, unless the stage was done before
-    with the same settings. `model`: to train from, a directory or a hub id."""
-    s = run.settings # `QuickStartSettings`
+    with the same `depends_on` and `is_whole` finds its files there. `model`: to train from, a directory or a
+    hub id."""
+    s = run.settings # `QuickStartSettings`; s.drawn: how many questions are drawn where there is no data
     # A hash of the content: a file with a new date alone does not repeat the export.
     rows_hash = None if s.data is None else sha256_of(s.data) # None: questions are drawn
     depends_on = [rows_hash, s.image_dir, s.drawn, s.reward, s.version, s.overrides, s.seed]
     # The reward's code as it is exported, and the pictures: either may change under the same name.
     reward_code = hashlib.sha256(reward_file(s.reward).encode()).hexdigest()
     depends_on += [reward_code, _pictures_key(s)]
+    # can_continue: an export that has lost files is moved aside and made anew.
     run.do("export", depends_on, lambda folder: _export_stage(s, model, folder), is_whole=_is_undamaged,
            can_continue=False)
     export = run.folder("export")
-    # []: a stage depends on the stages before it, too, and on nothing else here.
+    # []: nothing but the stages before it, on which every stage depends anyway
     run.do("dry_run", [], lambda folder: _dry_run_stage(s, export, folder), is_whole=_has_results)
 
 def _weights_key(folder):

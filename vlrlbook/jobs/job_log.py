@@ -67,6 +67,7 @@ def last_line_of(
     try:
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
+            # Only the last 16 KiB are read, since a log may be large; of a longer line its end is returned.
             file.seek(max(0, size - remembered_bytes))
             text = file.read().decode("utf-8", "replace")
     except OSError:

@@ -21,7 +21,9 @@ __all__ = ["gpu_count", "devices_of", "WaitingJobs"]
 def gpu_count(
     device_files: str | Path = "/dev",  # where the system keeps its device files
 ) -> int:  # 0 also where GPUs are none of NVIDIA's, or have no files, as under WSL
-    "Count NVIDIA's GPUs by the files that its driver makes for them, so that neither torch nor it is asked"
+    """Count NVIDIA's GPUs by the files that its driver makes for them, such as /dev/nvidia0.
+
+    Neither torch nor nvidia-smi is needed for it."""
     return len(list(Path(device_files).glob("nvidia[0-9]*")))
 
 
@@ -79,8 +81,9 @@ class WaitingJobs:
             # A stop by order is no failure of the job, so the start after it must not count:
             # `restarts_after` has taken one off (1 → 0, 0 → -1), which is added again here.
             count = row["restarts"] + 1
-            # The words for the log are chosen by the move that interrupted the job, since its number of
-            # restarts does not tell a stop by order from a supervisor that was killed.
+            # The words for the log are chosen by the reason with which the job was interrupted, since its
+            # number of restarts does not tell a stop by order from a supervisor that was killed. A
+            # supervisor that was ordered to stop writes an outcome: its reason begins with this text.
             was_stopped_by_order = self._latest_reason(row["job_id"]).startswith(told_by_outcome)
             by_itself = f"start {count} of {restarts} by itself"
             why = "goes on after a stop" if was_stopped_by_order else by_itself
@@ -97,7 +100,7 @@ class WaitingJobs:
     def _give_up(self,
         row,  # of the ledger's table of jobs: an interrupted job that was restarted too often
     ):
-        """End a job whose attempts were cut off again and again, with the reason, as failed.
+        """End a job as failed, with the reason, since its attempts were interrupted again and again.
 
         As interrupted it would wait for ever: its owner could not see that nothing comes any more, and its
         upload could not be removed. As every failed job it can be resumed where there is a checkpoint."""
@@ -105,6 +108,7 @@ class WaitingJobs:
         starts = row["restarts"] + 1
         times = "once" if starts == 1 else f"{starts} times without a new checkpoint"
         reason = self._latest_reason(job_id)
+        # not_started: "could not be started", with which the reason begins if there was no supervisor
         error_code = "trainer.start" if reason.startswith(not_started) else "trainer.killed"
         message = f"interrupted {times}, the last time: {reason}"
         # Only the supervisor itself could say why it ended, if it was not killed.

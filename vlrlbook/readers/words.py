@@ -24,6 +24,7 @@ def normalise_answer(
     """An answer in the form in which the VQA challenge compares answers
 
     Lower case, Unicode's NFKC form, number words of one word as digits, no articles, no punctuation."""
+    # cut, since a model may write any length, and an answer must be read in milliseconds
     plain = unicodedata.normalize("NFKC", str(text)[:_most_normalised]).lower()
     # once more in NFKC: an accent may stand behind a letter now
     plain = unicodedata.normalize("NFKC", re.sub(r"['’`]", "", plain))
@@ -56,7 +57,7 @@ def answer_words(
     keep_articles: bool = False,  # "a" may be a name: hepatitis A
 ) -> list:  # of words and numbers, in one spelling
     "The words of an answer as they are compared: 3 for 3.0, % for percent, meniere for Ménière, no articles"
-    # in one spelling; of a long text only its beginning
+    # in one spelling; from_start: of a long text the first 2,000 characters; keep_powers: 5² becomes 5^2
     plain = plain_text(str(text), from_start=True, keep_powers=True)
     if not plain.isascii():
         plain = _without_accents(plain)
@@ -96,11 +97,12 @@ def _words_of_token(
     token = tokens[i]
     if is_number(token):
         words = _words_of_number(token)  # mostly one word: its digits
+        # is_minus_word: the token before is the word `minus`
         return ["-" + words[0], *words[1:]] if is_minus_word(tokens, i - 1) else words
     if is_minus_word(tokens, i):
         return []  # minus 5 is -5: the number has the sign
     if token.kind in ("mark", "line"):
-        # % + < > = and others change what a number says
+        # % + < > = always change what is said; other marks in some places only, such as / in 1/2
         return [token.text] if token.text in _kept_marks or _is_telling_mark(tokens, i) else []
     if token.text == "sqrt":
         return ["√"]
@@ -140,6 +142,7 @@ def _is_sign_before(
     i,  # place of a hyphen
 ):
     "Whether a hyphen is the sign of what follows, as in -x, -√2, -sin x and -(x+1), not a bullet or X-ray"
+    # `tokens` begins and ends with 8 empty edge tokens (`margin`), so that neighbours are always there
     hyphen, before, following = tokens[i], tokens[i - 1], tokens[i + 1]
     if hyphen.glued and (before.kind in ("word", "number", "han") or before.text in (")", "]", "%", "-")):
         return False

@@ -116,10 +116,10 @@ def _numbers_of(names):
 
 
 def _own_numbers(columns, count):
-    """The number of each of `count` options where the row itself numbers them; else None.
+    """The row's own numbers of its `count` options, in their order, such as [0, 1, 2]; None if it has none.
 
-    So do {"0": …, "1": …}, the labels of ARC's dict, and columns from option0 on. Columns from option1 on are
-    no such case: beside them some sets count answers from 0."""
+    It has some in {"0": …, "1": …}, in {"text": […], "label": ["1", "2"]} of the data set ARC, and in columns
+    from option0 on. Columns from option1 on are no such case: beside them some sets count answers from 0."""
     name = columns.name_of("options")  # None if the row has no column that holds all options
     if name is None:
         return list(range(count)) if _counts_from_zero(columns) else None
@@ -129,12 +129,13 @@ def _own_numbers(columns, count):
         return None
     labels = as_list(values.get("label"))  # of ARC, beside its list `text`
     if as_list(values.get("text")) is not None:
-        numbers = _numbers_of(labels or [])
+        numbers = _numbers_of(labels or [])  # None unless all are different whole numbers
         return numbers if numbers is not None and len(numbers) == count else None
     numbers = _numbers_of(values)
     if numbers is None:
         return None
-    return sorted(numbers)[:count]  # options without a text at the end are left out
+    # sorted, as `_of_dict` sorts the options; [:count] leaves out those without a text at the end
+    return sorted(numbers)[:count]
 
 
 def _of_columns(columns):
@@ -153,7 +154,7 @@ def _of_columns(columns):
     filled = [value for value in values.values() if not is_nothing(value)]  # neither None nor NaN
     if len(filled) < 2:  # a single column such as A is something else
         return []
-    _refuse_column_beyond(columns, first)
+    _refuse_column_beyond(columns, first)  # `DataError` for an eleventh option, such as option11
     columns.read.update(name_of_letter.values())  # so that they are not reported as unread
     return [values.get(letter) for letter in _letters]
 
@@ -275,8 +276,10 @@ class NumberedAnswer:
 
     @property
     def can_be_place(self) -> bool:
-        "Whether the number can be the place of an option, by the row's own count, or else from 0 or from 1"
-        return self.number in (range(len(self.options) + 1) if self.keys is None else self.keys)
+        "Whether the number can be an option's place: one of `keys`, or else counted from 0 or from 1"
+        if self.keys is not None:  # the numbers that the row itself gives its options
+            return self.number in self.keys
+        return self.number in range(len(self.options) + 1)  # of four options: 0 to 3, or 1 to 4
 
     @property
     def among_numbers(self) -> bool:
@@ -302,25 +305,30 @@ _few = 6  # one row in so many
 def option_places(
     answers: list,  # of `NumberedAnswer`, those of all rows of a file or of one row
 ) -> Places:
-    """What a number means as an answer in a file of multiple choice questions.
+    """What a number means as an answer in a file of multiple choice questions: an option's text or place.
 
-    A row whose number is neither a text nor a possible place of its options tells nothing: it is wrong."""
-    possible = [answer for answer in answers if answer.text is None and answer.can_be_place]
-    # Those without a number among their options can only be places; the others may tell texts from places.
-    places = [answer for answer in possible if not answer.among_numbers]
-    against_texts = [answer for answer in possible if answer.among_numbers]
+    The answer 3 beside the options 2, 3, 4 may be the second option's text, or the third place. Rows that
+    allow one reading only decide for the file. A number that is neither a text nor a possible place of its
+    row's options is wrong, and decides nothing."""
+    only_places = [answer for answer in answers if answer.text is None and answer.can_be_place]
+    # dog, cat and the answer 1: a place, but no sign of what a number means where options are numbers
+    beside_words = [answer for answer in only_places if not answer.among_numbers]
+    # 2, 3, 4 and the answer 1: a place, although the options are numbers
+    against_texts = [answer for answer in only_places if answer.among_numbers]
     among_numbers = [answer for answer in answers if answer.among_numbers]
+    # 20, 30, 40 and the answer 30: a text
     has_only_text = any(answer.text is not None and not answer.can_be_place for answer in answers)
 
-    # Some wrong rows must not turn all texts of a file into places. Of up to five options that are their own
-    # places, counted from 0, about a fifth of the answers is 0, which is no text.
+    # At least one row in 6 (`_few`) must be against texts, so that a few wrong rows decide nothing. One in 5
+    # would be too strict: of answers beside the options 1 to 5, counted from 0, only 0, a fifth, is no text.
     if len(against_texts) * _few >= max(1, len(among_numbers)):
-        are_texts = None if has_only_text else False
-    elif has_only_text or not (places or against_texts):
+        are_texts = None if has_only_text else False  # None: the rows contradict each other
+    elif has_only_text or not (beside_words or against_texts):
         are_texts = True  # also if no answer is a number
     else:
         are_texts = None
-    counted = [answer for answer in answers if answer.can_be_place] if are_texts is False else places
+    # The rows that may show whether places are counted from 0 or from 1.
+    counted = [answer for answer in answers if answer.can_be_place] if are_texts is False else beside_words
     return Places(_first_place(counted), are_texts)
 
 
@@ -375,10 +383,11 @@ def chosen_option(
     "Find the option that an answer names; `DataError` if it names none, or if that is not certain"
     numbered = numbered_answer(raw, options, columns)
     if numbered is None or not numbered.can_be_place:
-        return _option_of_text(answer, options, columns)  # `DataError` if it is no option's text
+        return _option_of_text(answer, options, columns)  # `DataError` if it names no option
+    # are_texts: in this file the answer 3 beside the options 2, 3, 4 is the option "3", not a place.
     if places.are_texts and numbered.among_numbers:
         return _option_of_text(answer, options, columns)
-    index = _option_index(numbered, places, columns)
+    index = _option_index(numbered, places, columns)  # from 0; `DataError` if the place is not certain
     notes.append(_place_note(numbered, places))
     return _letters[index]
 
@@ -432,9 +441,11 @@ def _option_index(
 
     `DataError` if there is no such option, or nobody knows from where it counts or whether it is a text."""
     number, options = numbered.number, numbered.options
-    index = _index_of_place(numbered, places.first)  # None: nobody knows
-    text = numbered.text
+    index = _index_of_place(numbered, places.first)  # None: it may be counted from 0 or from 1
+    text = numbered.text  # the option that writes this number, such as "3"; None if there is none
+    # are_texts is False: the file's rows show that a number is a place. None: they leave it open.
     may_be_text = text is not None and places.are_texts is not False
+    # No doubt where both readings lead to the same option: "2" is the second option, counted from 1.
     if may_be_text and (index is None or options[index:index + 1] != [text]):
         _raise_error(columns, f"the answer {number} is one option's text and may be another's place: "
                               "write its letter")
@@ -444,7 +455,8 @@ def _option_index(
     if not 0 <= index < len(options):
         _raise_error(columns, f"the answer {number} is no place among {len(options)} options "
                               f"(counted from {places.first})")
-    if numbered.keys is None and _are_reordered(columns):
+    # "B. dog", "A. cat" of the row are cat, dog in `options`: the place may count in either order.
+    if numbered.keys is None and _are_reordered(columns):  # keys: the row's own numbers of its options
         _raise_error(columns, f"the answer {number} is a place among options whose letters are not in order: "
                               "write its letter")
     return index

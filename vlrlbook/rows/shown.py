@@ -9,12 +9,14 @@ __all__ = ["pictures_shown", "unread_columns"]
 
 def pictures_shown(
     columns,  # `Columns` of the row
-    turn_pictures: list,  # of the chat: paths, bytes; for a mere place None or an index
+    turn_pictures: list,  # one for each picture part of the chat: a path, bytes, None or an index
     notes: list,  # sentences about pictures that are not used are added to it
     kind: str,  # vqa or preference: what the codes of errors begin with
 ) -> list:  # of paths and bytes, in the order in which the question shows them
     """The pictures that a row shows, from its column of pictures, from its chat, or from both.
 
+    A part of the chat with None or an index is a place: there a picture of the column is shown, the next one
+    for None, the second one for the index 1.
     Raises `DataError` if no picture would be shown though some other column looks like one."""
     name = columns.name_of("image")  # of the column of pictures in this file, or None
     code = "vqa.images" if kind == "vqa" else "preference.image"
@@ -35,19 +37,20 @@ def pictures_shown(
     if column_pictures and len(chat_pictures) == len(turn_pictures):
         notes.append(f"the pictures stand in the chat; column {name!r} is not read")
         return chat_pictures
-    # Each place in the chat takes one of the column's pictures. Without places the column is empty here, and
-    # the chat's own are returned.
+    # Some parts hold pictures, others are places, which take the column's. Or no part is a place: then the
+    # column is empty here, and the chat's pictures are returned as they are.
     return _with_filled_places(turn_pictures, column_pictures, f"{kind}.marks", columns.number)
 
 
 def _ordered(
     column_pictures,  # of the row's column: paths and bytes
-    indices,  # which of them the chat's places show, in the order of the places, counted from 0
-    turn_pictures,  # of the chat: paths, bytes; for a mere place None or an index
+    indices,  # those among `turn_pictures`, such as [1, 0]: the chat shows the column's second picture first
+    turn_pictures,  # one for each picture part of the chat: a path, bytes, None or an index
     code,  # of an error
     number,  # of the row, for an error
 ):
     "The column's pictures in the order of the chat's places; `DataError` unless each picture has one place"
+    # None beside an index: nobody knows which picture that place shows.
     if None in turn_pictures or sorted(indices) != list(range(len(column_pictures))):
         count = len(column_pictures)
         message = f"parts of the chat show pictures {indices} by index and the row holds {count}"
@@ -56,14 +59,15 @@ def _ordered(
 
 
 def _with_filled_places(
-    turn_pictures,  # of the chat: paths, bytes; for a mere place None or an index
+    turn_pictures,  # one for each picture part of the chat: a path, bytes, None or an index
     column_pictures,  # of the row's column: paths and bytes
     code,  # of an error
     number,  # of the row, for an error
 ):
-    """The chat's pictures, where each place takes the column's next one; `DataError` unless as many.
+    """The chat's pictures, where each place (None or an index) takes the column's next one.
 
-    a.png, None, b.png of the chat and c.png of the column become a.png, c.png, b.png."""
+    a.png, None, b.png of the chat and c.png of the column become a.png, c.png, b.png. `DataError` unless the
+    column has as many pictures as there are places."""
     is_place = [not isinstance(picture, (str, bytes)) for picture in turn_pictures]
     places = sum(is_place)
     if places != len(column_pictures):

@@ -184,7 +184,9 @@ def _death_of(
 
 
 def _cannot_import(stderr):
-    "Whether a Python process, by its last words, lacks a module, which no archive can be blamed for"
+    """Whether the process that reads an archive died because Python could not import a module.
+
+    Then the server is badly installed, and the archive may be good. `stderr`: bytes the process wrote."""
     # The last line of a traceback is the exception.
     last_line = stderr.rstrip().rpartition(b"\n")[2]
     return last_line.startswith((b"ImportError:", b"ModuleNotFoundError:"))

@@ -89,7 +89,7 @@ class RunLog:
             self._read_on()
 
     def _read_on(self):
-        """Add to `self.read` the rows that were added to the file; begin anew if it is another file.
+        """Add to `self.read`, a `_Rows`, what was added to the file; begin anew if it is another file.
 
         Must be called with the lock `self.reading` held."""
         try:
@@ -100,10 +100,11 @@ class RunLog:
         state = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
         if state == self.read.state:
             return  # nothing was written since the last time
-        if stat.st_ino != self.read.inode:
+        if stat.st_ino != self.read.inode:  # another file has this name now
             self.read = _Rows(stat.st_ino)
         try:
             with open(self.path, "rb") as file:
+                # It begins anew, too, where the bytes that were read are no longer in the file.
                 self._read_new_lines(file)
         except OSError as error:
             # The path is a folder, or the disk fails. Only logged: the job's state must still be told to
