@@ -310,6 +310,10 @@ def test_a_row_s_own_numbers_of_its_options_count():
     lettered = dict(options=["B. dog", "A. cat", "C. cow"])
     found, told = answers_of([lettered | dict(answer=0), lettered | dict(answer="B"), dict(options=["A. a", "B. b"], answer=0)])
     assert found == {2: "B", 3: "A"} and "not in order" in told[1]
+    for own in (dict(options={"0": "B. dog", "1": "A. cat"}), dict(option0="B. dog", option1="A. cat"),
+                dict(choices={"text": ["B. dog", "A. cat"], "label": ["0", "1"]})):
+        found, told = answers_of([own | dict(answer=0), own | dict(answer="B")])
+        assert found == {2: "B"} and "not in order" in told[1]
 
 
 @pytest.mark.parametrize("name", ["option{}", "option {}", "Choice_{}", "opt{}"])

@@ -456,7 +456,8 @@ def _option_index(
         _raise_error(columns, f"the answer {number} is no place among {len(options)} options "
                               f"(counted from {places.first})")
     # "B. dog", "A. cat" of the row are cat, dog in `options`: the place may count in either order.
-    if numbered.keys is None and _are_reordered(columns):  # keys: the row's own numbers of its options
+    # The row's own numbers of its options are in the row's order, too.
+    if _are_reordered(columns):
         _raise_error(columns, f"the answer {number} is a place among options whose letters are not in order: "
                               "write its letter")
     return index
