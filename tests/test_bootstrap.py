@@ -92,3 +92,30 @@ def test_the_command_brings_its_own_kernel(monkeypatch):
     assert cli.main(["run", "00_core", "out.ipynb", "-p", "a", "1"]) == 0
     words, env = seen[0]
     assert words[:3] == [sys.executable, "-m", "papermill"] and words[-3:] == ["-p", "a", "1"] and env["JUPYTER_PATH"].startswith(first)
+
+
+def test_a_copy_of_a_chapter_is_run_by_its_path(monkeypatch, tmp_path):
+    from vlrlbook import chapters, cli
+    ran = []
+    monkeypatch.setattr(chapters.subprocess, "call", lambda words, env: ran.append(words) or 0)
+    (tmp_path / "copy").mkdir()
+    (tmp_path / "copy" / "05_grpo.ipynb").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    for name in ("copy/05_grpo.ipynb", "./copy/05_grpo.ipynb", str(tmp_path / "copy" / "05_grpo.ipynb")):
+        assert cli.main(["run", name, "out.ipynb"]) == 0
+        assert ran[-1][-2] == str(chapters.Path(name))
+    for name in ("05_grpo.ipynb", "05_grpo", "grpo"):
+        cli.main(["run", name, "out.ipynb"])
+        assert ran[-1][-2] == str(chapters.notebook("05_grpo"))
+    for name in ("other/05_grpo.ipynb", "copy/05_grpo", "copy/06.ipynb"):
+        with pytest.raises(SystemExit, match="no such file"): cli.main(["run", name, "out.ipynb"])
+    assert len(ran) == 6
+
+
+@pytest.mark.parametrize("words", [["05_grpo", "-p", "lr", "5e-5", "out.ipynb"], ["-p", "lr", "5e-5", "05_grpo", "out.ipynb"],
+                                   ["05_grpo", "--parameters", "lr", "5e-5"]])
+def test_an_option_before_the_output_is_no_file(words, monkeypatch):
+    from vlrlbook import chapters, cli
+    monkeypatch.setattr(chapters.subprocess, "call", lambda words, env: pytest.fail("papermill was started"))
+    with pytest.raises(SystemExit, match="stands before the output; expected such as: vlrlbook run 05_grpo out.ipynb -p lr 5e-5"):
+        cli.main(["run", *words])

@@ -1009,3 +1009,16 @@ def test_no_two_answers_share_a_seed(monkeypatch):
             assert len(set(of_way)) == len(of_way)
             used += of_way if way == "sampled" else []
     assert len(set(used)) == len(used) == 40
+
+
+def test_predictions_are_not_written_over_themselves(tmp_path, monkeypatch):
+    from vlrlbook.cli import main
+    text = json.dumps(dict(question="q", answer="yes", prediction="yes", id=0)) + "\n"
+    (tmp_path / "p.jsonl").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    for out in ("p.jsonl", str(tmp_path / "p.jsonl")):
+        with pytest.raises(SystemExit, match="the output is the input, whose other columns would be lost"):
+            main(["predictions", "p.jsonl", out, "--form", "lmms-eval", "--column", "prediction"])
+    assert (tmp_path / "p.jsonl").read_text() == text
+    main(["predictions", "p.jsonl", "q.jsonl", "--form", "lmms-eval", "--column", "prediction"])
+    assert json.loads((tmp_path / "q.jsonl").read_text())["target"] == "yes"

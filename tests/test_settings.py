@@ -196,6 +196,16 @@ def test_an_option_wins_over_another_name_in_the_file(tmp_path):
     assert (s.lr, s.when_cut) == (1e-4, "masked")
 
 
+def test_an_empty_folder_or_model_is_refused():
+    "As `--output_dir \"$NOT_SET\"` gives it, before anything is loaded"
+    from vlrlbook.aloha_settings import AlohaSettings
+    from vlrlbook.reward_model_settings import RewardModelSettings
+    for cls in (GRPOSettings, AlohaSettings, RewardModelSettings):
+        with pytest.raises(SettingsError, match="output_dir is empty"): read_settings(cls, dict(output_dir=""))
+        with pytest.raises(SettingsError, match="model is empty"): read_settings(cls, dict(model="", size="tiny"))
+    with pytest.raises(SettingsError, match="ckpt_dir is empty"): read_settings(AlohaSettings, dict(ckpt_dir=""))
+
+
 def test_each_word_of_a_setting_is_kept():
     "The word none too, where it is a value and no way to write that nothing is given"
     from vlrlbook import aloha_settings, reward_model_settings, settings as of_grpo

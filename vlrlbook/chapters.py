@@ -69,17 +69,29 @@ def own_python() -> list:  # words of a command line; behind them come `-m` or `
 
 
 def run_chapter(
-    name: str,  # as for `notebook`
+    name: str,  # as for `notebook`, or the path of a notebook
     out: str | Path,  # the notebook that the run writes; folders above it are made
     options: list,  # as papermill takes them, such as ["-p", "lr", "5e-5"]
 ) -> int:  # papermill's exit status
-    "Run a chapter as a papermill job in a process of its own; return its exit status"
+    """Run a chapter, or a user's copy of one, with papermill in a process of its own; return its exit status
+
+    SystemExit if there is no such chapter or file."""
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     # PYTHONUTF8: where the locale is C, papermill would write letters outside ASCII as question marks.
     # JUPYTER_PATH: the kernel is looked for in the package first.
     environment = {**os.environ, "PYTHONUTF8": "1", "JUPYTER_PATH": kernels_path()}
-    command = [*own_python(), "-m", "papermill", str(notebook(name)), str(out), *options]
+    command = [*own_python(), "-m", "papermill", str(_notebook_to_run(name)), str(out), *options]
     return subprocess.call(command, env=environment)
+
+
+def _notebook_to_run(name):
+    "The user's own notebook, where `name` is the path of one; else the chapter of that name"
+    path = Path(name)
+    if path.suffix == ".ipynb" and path.is_file():  # such as a copy that `vlrlbook notebooks` wrote
+        return path
+    if path.name != name:  # a path with folders in it is meant as a file
+        raise SystemExit(f"vlrlbook: no such file: {name}")
+    return notebook(name)
 
 
 def kernels_path() -> str:

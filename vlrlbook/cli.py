@@ -355,6 +355,8 @@ def predictions(args, rest):  # args: read by argparse; rest: words unknown to i
     --predictions`"""
     from vlrlbook.evaluation import read_predictions
     from vlrlbook.prediction_files import save_predictions_as
+    if Path(args.out).exists() and Path(args.out).samefile(args.predictions):
+        raise ValueError(f"{args.out}: the output is the input, whose other columns would be lost")
     rows = read_predictions(args.predictions)
     # form: of the other program, lmms-eval or vlmevalkit; column: which answers, such as after_greedy
     row_count = save_predictions_as(args.form, rows, args.column, args.out)
@@ -809,7 +811,8 @@ def parser() -> argparse.ArgumentParser:
     command = partial(_add_command, commands)  # takes (function, name, *options)
     # `vlrlbook --help` lists them in this order. `teaching_commands` and the like add several each.
     command(run, "run",
-            (["chapter"], dict(help="such as 05_grpo")), (["out"], dict(help="executed notebook to write")))
+            (["chapter"], dict(help="such as 05_grpo, or the path of a notebook")),
+            (["out"], dict(help="executed notebook to write")))
     command(notebooks, "notebooks", (["out_dir"], dict(help="new folder")))
     teaching_commands(command)
     command(doctor, "doctor",
@@ -866,7 +869,9 @@ takes_keys = ("export-easyr1", "export-verl", "dry-run")
 
 def main(argv=None):
     "Entry point of the console command; an error that the user can mend becomes one line, and exit status 1"
-    args, rest = parser().parse_known_args(argv)  # rest: the words that argparse does not know
+    words = sys.argv[1:] if argv is None else argv
+    _refuse_early_options(words)
+    args, rest = parser().parse_known_args(words)  # rest: the words that argparse does not know
     _refuse_unknown_words(args.command, rest)  # exits, unless this command reads such words itself
     if args.function is not doctor:  # the doctor must start where NumPy, which core needs, is missing
         from vlrlbook.core import quiet_libraries
@@ -893,6 +898,17 @@ def _import_message(
     if extra is None:
         return None
     return f'{error.name} is not installed: pip install "vlrlbook[{extra}]"'
+
+
+def _refuse_early_options(
+    words,  # of the command line, without the program's name
+):
+    "Exit if `vlrlbook run` has one of papermill's options before the output"
+    # They are unknown to argparse, which would take their values for the chapter and the output.
+    options = [word for word in words[1:3] if word.startswith("-") and word not in ("-", "-h", "--help")]
+    if words[:1] == ["run"] and options:
+        sys.exit(f"vlrlbook run: {options[0]} stands before the output; expected such as: "
+                 "vlrlbook run 05_grpo out.ipynb -p lr 5e-5")
 
 
 def _refuse_unknown_words(

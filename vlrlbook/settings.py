@@ -424,6 +424,8 @@ class Settings:
                 setattr(self, name, value)
         # All in one message, so that nobody has to start a job on a cluster once for each mistake.
         problems = [text for is_broken, text in self.rules() if is_broken]
+        for name in ("model", "output_dir", "ckpt_dir"): # empty: a variable of the shell that was not set
+            if getattr(self, name, None) == "": problems.append(f"{name} is empty")
         if problems:
             raise SettingsError("; ".join(problems))
 
