@@ -65,6 +65,49 @@ def test_pictures_keep_their_bytes_unless_they_would_be_spoilt(tmp_path):
         assert image.mode == "RGB" and 100 < sum(image.convert("L").tobytes()) / 56**2 < 155 # a plain convert makes it white
 
 
+def drawn(number): return [Image.new("RGB", (28, 28), (number * 5 % 256, 0, number // 50))]
+
+
+def as_easyr1_reads(path, tmp_path):
+    "The rows of a file through `datasets`, with which EasyR1 reads it"
+    from datasets import load_dataset
+    return load_dataset("json", data_files=str(path), split="train", cache_dir=str(tmp_path / "cache"))
+
+
+@pytest.mark.parametrize("dates", [[f"2019-05-{i:02}" for i in range(1, 29)], [f"2019-05-{i:02} 12:30" for i in range(1, 29)],
+                                   [f"2019-05-{i:02}T00:00:00Z" for i in range(1, 29)]])
+def test_dates_stay_texts_for_easyr1(tmp_path, dates):
+    "`datasets` takes a column of dates alone for points in time"
+    samples = [Sample("When?", date, drawn(i), "vqa", i) for i, date in enumerate(dates)]
+    folder = export_easyr1(samples, "verbatim", dict(SMALL, rollout_batch_size=8, global_batch_size=8), tmp_path / "out", val=samples[:4])
+    for name, wanted in (("train.jsonl", dates), ("val.jsonl", dates[:4])):
+        read = as_easyr1_reads(folder / name, tmp_path)["answer"]
+        assert all(isinstance(truth, str) for truth in read)
+        paid = ask_reward_file(folder / "reward.py", [([date], truth) for date, truth in zip(wanted, read)])
+        assert [parts["overall"] for [parts] in paid] == [1.0] * len(wanted)
+
+
+def test_other_truths_than_dates_are_written_as_they_are(tmp_path):
+    answers = ["2019", "May 2019", "05/01/2019", "12:30", "2019-05-01 was a day", "2019-05", "yes", "3"] * 5
+    samples = [Sample("When?", answer, drawn(i), "vqa", i) for i, answer in enumerate(answers)]
+    folder = export_easyr1(samples, "verbatim", SMALL, tmp_path / "out", val=samples[:4])
+    assert [row["answer"] for row in rows(folder / "train.jsonl")] == answers
+
+
+@pytest.mark.parametrize("before", [3, 60])
+def test_easyr1_can_read_rows_whose_first_picture_comes_late(tmp_path, before):
+    "`datasets` takes the types of columns from the first 10 MB; a row with a picture is moved there"
+    text = "word " * 40_000 # 200 kB: 60 rows are 12 MB
+    samples = [Sample(f"{text}{i}", "yes", [], "text", i) for i in range(before)]
+    samples += [Sample(f"<image>What? {i}", "no", drawn(i), "text", i) for i in range(before, before + 40)]
+    folder = export_easyr1(samples, "accuracy", SMALL, tmp_path / "out", val=samples[-4:], template="{{ content }}")
+    read = as_easyr1_reads(folder / "train.jsonl", tmp_path)
+    moved = before == 60
+    numbers = [int(prompt.split()[-1].removeprefix("word")) for prompt in read["prompt"]]
+    assert numbers == ([60, *range(60), *range(61, 100)] if moved else list(range(43)))
+    assert sorted(p.name for p in folder.iterdir() if "train" in p.name) == ["train.jsonl", "train.sh"]
+
+
 def test_counting_needs_no_template(tmp_path, processor):
     folder = export_easyr1(synthetic_counting(40), "counting", SMALL, tmp_path / "out")
     assert (folder / "prompt.jinja").read_text() == "{{ content | trim }}"

@@ -7,7 +7,7 @@ __all__ = ['easyr1_messages', 'rendered_prompt', 'reward_file', 'ask_reward_file
            'undecoded_rows', 'export_verl', 'verl_overrides']
 
 # %% ../../nbs/09b_export.ipynb #nb7d4ff4
-import ast, hashlib, importlib, importlib.util, inspect, json, re, shlex, subprocess, sys
+import ast, hashlib, importlib, importlib.util, inspect, json, re, shlex, shutil, subprocess, sys
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -694,13 +694,44 @@ def _write_rows(dataset, path, template):
     folder.mkdir(exist_ok=True)
     stored = {} # path of a picture file → its name in the export, so that each file is read once
     rows = 0
-    with open(path, "w", encoding="utf-8") as f:
+    first_picture = None # (place in the file, line) of the first row with a picture
+    with open(path, "wb") as f:
         for number, question, answer, pictures in _checked_rows(dataset, template):
             names = [_stored_name(picture, number, folder, stored) for picture in pictures]
-            row = dict(prompt=question, answer=answer, images=names)
-            f.write(json.dumps(row, ensure_ascii=False) + "\n")
+            row = dict(prompt=question, answer=_kept_as_text(answer), images=names)
+            line = (json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8")
+            if names and first_picture is None:
+                first_picture = f.tell(), line
+            f.write(line)
             rows += 1
+    # `datasets`, with which EasyR1 reads the file, takes the types of the columns from the first 10 MB. If no
+    # row there has a picture, it stops at the first that has one.
+    if first_picture and first_picture[0] > _types_are_from:
+        _move_to_front(path, *first_picture)
     return rows
+
+_types_are_from = 10_000_000 # bytes, a little less than the 10 << 20 that `datasets` reads at a time
+
+def _move_to_front(path, place, line):
+    "Rewrite a file with one `line` (bytes) at its beginning instead of at `place`, a number of bytes"
+    changed = path.with_name(f"{path.name}.changed")
+    with open(path, "rb") as old, open(changed, "wb") as new:
+        new.write(line)
+        while old.tell() < place:
+            new.write(old.readline())
+        old.readline() # the line itself
+        shutil.copyfileobj(old, new)
+    changed.replace(path)
+
+# A date, perhaps with a time, as pyarrow reads it: 2019-05-01, 2019-05-01T12:30:00Z, 2019-05-01 12:30+02:00
+_date_or_time = re.compile(r"\d{4}-\d\d-\d\d([ T][\d:]+(Z|[+-][\d:]+)?)?")
+
+def _kept_as_text(answer):
+    """An answer as it is written for EasyR1: with a blank behind a date, else unchanged
+
+    `datasets` takes a column in which all texts are dates for points in time, so that the reward would get
+    `2019-05-01 00:00:00`. It leaves one with the blank a text, and the reward file takes the blank off."""
+    return f"{answer} " if _date_or_time.fullmatch(answer) else answer
 
 def _stored_name(picture, number, folder, stored):
     """The name of a picture's file in the `folder` of the export; writes the file unless it is there already
