@@ -18,7 +18,15 @@ def pictures_shown(
     Raises `DataError` if no picture would be shown though some other column looks like one."""
     name = columns.name_of("image")  # of the column of pictures in this file, or None
     code = "vqa.images" if kind == "vqa" else "preference.image"
-    column_pictures = picture_list(columns.row[name], columns.number, code) if name is not None else []
+    names = [name] if name is not None else []
+    if kind == "vqa":  # two pictures of a preference may be the two answers
+        names += columns.numbered_pictures()  # image_1, image_2, …; none where `name` is a column
+    if name is None and names:
+        name = names[0]
+        notes.append(f"pictures stand in numbered columns, from {str(name)!r} on")
+    column_pictures = []
+    for picture_column in names:
+        column_pictures += picture_list(columns.row[picture_column], columns.number, code)
     chat_pictures = [picture for picture in turn_pictures if isinstance(picture, (str, bytes))]
     indices = [picture for picture in turn_pictures if isinstance(picture, int)]
     if indices and column_pictures:
