@@ -371,6 +371,47 @@ def test_train_sh_of_verl(tmp_path):
     shellcheck(folder / "train.sh")
 
 
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home/models/m").mkdir(parents=True)
+    return tmp_path / "home"
+
+
+def test_a_model_in_the_home_folder_for_easyr1(tmp_path, home):
+    "EasyR1 takes the ~ for a name, and asks the hub for it"
+    folder = export_easyr1(synthetic_vqa(80), "vqa", SMALL | dict(model_path="~/models/m"), tmp_path / "out")
+    assert f"model_path: {home}/models/m\n" in (folder / "config.yaml").read_text()
+    for key in ("model_path", "save_checkpoint_path"):
+        with pytest.raises(SettingsError, match=f"{key} = '~/none': EasyR1 does not know ~"):
+            export_easyr1(synthetic_vqa(80), "vqa", SMALL | {key: "~/none"}, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_model_in_the_home_folder_for_verl(tmp_path, home):
+    settings_ = {"train_batch_size": 32, "actor_rollout_ref.model.path": "~/models/m", "trainer.default_local_dir": "~/ck"}
+    folder = export_verl(synthetic_vqa(80), "vqa", settings_, tmp_path / "out")
+    words = launched(folder, tmp_path, HOME="/somewhere else")[0]["argv"] # that of the machine where it runs
+    assert {"actor_rollout_ref.model.path=/somewhere else/models/m", "trainer.default_local_dir=/somewhere else/ck"} <= set(words)
+    assert [p["code"] for p in dry_run(folder, progress=False).problems if p["code"] != "model.processor"] == []
+    old = (folder / "train.sh").read_text().replace("$HOME/", "~/") # as earlier exports have it
+    (folder / "train.sh").write_text(old)
+    [problem] = [p for p in dry_run(folder, progress=False).problems if p["code"] == "model.missing"]
+    assert problem["file"] == "actor_rollout_ref.model.path" and "the engine does not know ~" in problem["message"]
+
+
+def test_a_path_with_a_tilde_in_a_config_of_easyr1(tmp_path, home):
+    (home / "rows.jsonl").touch()
+    (tmp_path / "reward.py").touch()
+    (tmp_path / "c.yaml").write_text(
+        "data: {train_files: ~/rows.jsonl, val_files: ~/rows.jsonl, rollout_batch_size: 8}\n"
+        "worker: {actor: {model: {model_path: ~/models/m}, global_batch_size: 8}, "
+        "rollout: {n: 16, tensor_parallel_size: 1}, reward: {reward_function: reward.py}}\n")
+    problems = dry_run(tmp_path / "c.yaml", progress=False).problems
+    assert [p["file"] for p in problems] == ["data.train_files", "data.val_files", "worker.actor.model.model_path"]
+    assert all("the engine does not know ~" in p["message"] for p in problems)
+
+
 def shellcheck(path):
     subprocess.run(["bash", "-n", str(path)], check=True)
     if not shutil.which("shellcheck"): pytest.skip("shellcheck is not installed")

@@ -534,7 +534,26 @@ def _export_settings(settings, version):
         raise SettingsError(f"{', '.join(wrong)}: an export writes these files itself")
     if version != "verl": # verl's rows hold the pictures themselves
         checked.values["data.image_dir"] = _image_folder
+        _write_out_home(checked)
     return checked
+
+# Keys of EasyR1 that name a folder of the machine
+_folder_keys = ("worker.actor.model.model_path", "worker.actor.model.tokenizer_path",
+                "trainer.save_checkpoint_path", "trainer.load_checkpoint_path")
+
+def _write_out_home(checked):
+    """Replace the ~ of folders in the settings (`EngineSettings`) of EasyR1, which takes it for a name
+
+    SettingsError for a folder that is not on this machine, since another one may have another home. verl's
+    train.sh lets bash do this, on the machine where it runs."""
+    for key in _folder_keys:
+        written = checked.values.get(key)
+        if isinstance(written, str) and written.startswith("~"):
+            folder = Path(written).expanduser()
+            if not folder.exists():
+                raise SettingsError(f"{key} = {written!r}: EasyR1 does not know ~, and there is no such folder "
+                                    "on this machine; write the whole path that it has where EasyR1 will run")
+            checked.values[key] = str(folder)
 
 # %% ../../nbs/09b_export.ipynb #nf9d00bd
 _image_folder = "images" # in an export for EasyR1: the rows name their pictures relative to it
@@ -934,10 +953,13 @@ def _bash_path(path):
     """A path escaped for double quotes in bash; one that begins with ./ or ../ is made absolute by $PWD
 
     `./a` → `$PWD/a`, `../a` → `$PWD/../a`, `/a/$b` → `/a/\\$b`; a hub id such as `Qwen/Qwen2.5-VL-3B` stays.
-    train.sh runs in its own folder, but Ray's workers have other working directories."""
+    train.sh runs in its own folder, but Ray's workers have other working directories. `~/a` → `$HOME/a`, since
+    bash leaves a ~ in quotes as it is, and so does verl."""
     quoted = re.sub(r'(["$`\\])', r"\\\1", path.removeprefix("./")) # a backslash before " $ ` and backslash
     if path.startswith(("./", "../")):
         return "$PWD/" + quoted
+    if path.startswith("~/"):
+        return "$HOME/" + quoted.removeprefix("~/")
     return quoted
 
 # %% ../../nbs/09b_export.ipynb #n90da575

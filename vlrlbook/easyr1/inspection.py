@@ -715,9 +715,22 @@ def _missing_files(settings, folder, engine):
     for key, name, code in _named_files(settings.values, engine): # `code`: of the problem if it is missing
         if not name:
             problems.append(_problem(key, code, "is not set"))
+        elif name.startswith("~") and not _is_home_written(folder, key, name):
+            message = f"{name}: the engine does not know ~ and would not find it; write the whole path"
+            problems.append(_problem(key, code, message))
         elif not (folder / Path(name).expanduser()).exists():
             problems.append(_missing_file(key, name, code))
     return problems
+
+def _is_home_written(folder, key, name):
+    """Whether train.sh in the folder of an export for verl sets `key` to the path `name` with $HOME for its ~
+
+    Exports by older versions of vlrlbook hand on the ~ itself, which bash leaves as it is between quotes."""
+    launcher = folder / "train.sh"
+    if not launcher.is_file():
+        return False
+    place = name.replace("~", "$HOME", 1)
+    return f'"{key}={place}"' in launcher.read_text(encoding="utf-8")
 
 def _missing_file(key, name, code):
     "The problem, a dict, of a setting `key` whose file `name` is missing; its code is `code` or data.hub"
