@@ -260,6 +260,29 @@ def own_reward(tmp_path, monkeypatch, name, source):
     return importlib.import_module(name).reward("a", "b"), ask_reward_file(tmp_path / "out.py", [(["a"], "b")])[0][0]
 
 
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="this Python cannot read the module itself")
+@pytest.mark.parametrize("name, line, line_number", [
+    ("same_quotes", 'text = f"{d["k"]}"', 4), ("same_quotes_deep", "text = f'{len(f'{completion}')}'", 4),
+    ("same_quotes_nested", """text = f"{d['k'] + f'{d["k"]}'}\"""", 4), ("a_backslash", "text = f'{chr(10).join([\"\\n\"])}'", 4),
+    ("a_comment", 'text = f"""{completion # why\n    }"""', 4), ("a_break", 'text = f"{len(\n    completion)}"', 4),
+    ("triple_in_triple", 'text = f"""{"""a"""}"""', 4), ("in_the_format", 'text = f"{1.0:{d["w"]}}"', 4)])
+def test_f_strings_of_python_3_12_are_refused(tmp_path, monkeypatch, name, line, line_number):
+    "`ast.parse` takes them for any version"
+    source = f"import re\n\ndef reward(completion, answer, d={{'k': 'x', 'w': 5}}):\n    {line}\n    return dict(overall=1.0)\n"
+    with pytest.raises(SettingsError, match=f"{name}, line {line_number}: Python before 3.12 cannot read the f-string"):
+        own_reward(tmp_path, monkeypatch, name, source)
+
+
+@pytest.mark.parametrize("number, line", list(enumerate([
+    'text = f"{d[\'k\']}"', "text = f'{d[\"k\"]!r:>{5}}\\n'", 'text = f"""{d["k"]} "quoted" \\t"""', 'text = f"""{\n    d["k"]}"""',
+    'text = f"{{" + "\\n" + f"a{d}b" # {"', 'text = f"it\'s {len(answer)} \\\\"', "text = 'plain \\n' \"{d['k']}\"",
+    'text = rf"\\d{completion}" f\'{answer}"\'', 'text = f"{completion}" "{" + "}"'])))
+def test_other_f_strings_travel(tmp_path, monkeypatch, number, line):
+    source = f"def reward(completion, answer, d={{'k': 'x', 'w': 5}}):\n    {line}\n    return dict(overall=float(len(text)))\n"
+    ours, exported = own_reward(tmp_path, monkeypatch, f"f_string_{number}", source)
+    assert ours == exported and ours["overall"] > 0
+
+
 @pytest.mark.parametrize("name, source, paid", [
     ("with_fields", "from dataclasses import dataclass, fields\nfrom typing import ClassVar\n@dataclass\nclass Parts:\n    a: float\n"
      "    most: ClassVar[float] = 3.0\ndef reward(completion, answer): return dict(overall=Parts(2.0).a + len(fields(Parts)))\n", 3.0),

@@ -7,7 +7,7 @@ __all__ = ['easyr1_messages', 'rendered_prompt', 'reward_file', 'ask_reward_file
            'undecoded_rows', 'export_verl', 'verl_overrides']
 
 # %% ../../nbs/09b_export.ipynb #nb7d4ff4
-import ast, hashlib, importlib, importlib.util, inspect, json, re, shlex, shutil, subprocess, sys
+import ast, hashlib, importlib, importlib.util, inspect, io, json, re, shlex, shutil, subprocess, sys, tokenize
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -184,7 +184,9 @@ class _Statements:
         if (module, number) in self.copied: # under another of its names, or on the way here
             return
         _check_inner_imports(node, module) # SettingsError for one that the cluster could not follow
-        self.copied[module, number] = "\n".join(lines[_first_line(node) - 1:node.end_lineno])
+        source = "\n".join(lines[_first_line(node) - 1:node.end_lineno])
+        _check_f_strings(source, module, _first_line(node)) # SettingsError for one that only Python 3.12 reads
+        self.copied[module, number] = source
         # Of the names that it uses, without builtins and local names, the statements are needed, too.
         used_here = _used_names(node) & set(defined_by)
         self.collect(module, sorted(used_here))
@@ -377,6 +379,28 @@ def _check_inner_imports(node, module):
             raise SettingsError(f"{module}, line {part.lineno}: `{ast.unparse(part)}` inside a function or a "
                                 "block would fail on the cluster; write `from … import …` at the module's "
                                 "top, which copies what the reward uses")
+
+def _check_f_strings(source, module, first_line):
+    """Raise SettingsError for an f-string in a statement's `source` that Python before 3.12 cannot read
+
+    Since 3.12 an expression in an f-string may hold the string's own quotes, a backslash, a comment, and line
+    breaks also between single quotes. `ast.parse` accepts these with any feature_version. `module` and
+    `first_line` (of the statement) are for the message. Python before 3.12 has read the module without them."""
+    quotes = [] # of the f-strings around a token, the outermost first, such as " or """
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        kind = tokenize.tok_name[token.type] # before 3.12 an f-string is one token of the kind STRING
+        if kind == "FSTRING_END":
+            quotes.pop()
+        # The text of an f-string, unlike the expressions in it, may hold what it likes.
+        around = quotes[:-1] if kind == "FSTRING_MIDDLE" else quotes
+        is_break = kind in ("NL", "NEWLINE") and any(len(quote) == 1 for quote in around)
+        is_new = "\\" in token.string or kind == "COMMENT" or is_break
+        if around and (is_new or any(quote in token.string for quote in around)):
+            raise SettingsError(f"{module}, line {first_line + token.start[0] - 1}: Python before 3.12 cannot read "
+                                "the f-string there, and EasyR1 and verl run on older ones: give what stands "
+                                "in its braces a name in a line before it")
+        if kind == "FSTRING_START":
+            quotes.append(token.string.lstrip("rRfFbBuU"))
 
 def _bound_name(alias):
     "The name that an import binds: `import os.path` binds `os`"
