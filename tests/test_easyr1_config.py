@@ -105,6 +105,54 @@ def test_all_faults_stand_in_one_message():
     assert str(e.value).count(";") == 2
 
 
+@pytest.mark.parametrize("word, value", [
+    ("+trainer.x=1e-3", 0.001), ("+trainer.x=[0.9, 1e-3]", [0.9, 0.001]), ("+trainer.x=.5", 0.5), ("+trainer.x=1.5E4", 15000.0),
+    ("+trainer.x=2.", 2.0), ("+trainer.x=1_000", 1000), ("+trainer.x=-3", -3), ("+trainer.x=0", 0), ("+trainer.x=null", None),
+    ("+trainer.x=TRUE", True), ("+trainer.x=yes", "yes"), ("+trainer.x=off", "off"), ("+trainer.x=010", "010"),
+    ("+trainer.x=0x10", "0x10"), ("+trainer.x=12:30", "12:30"), ("+trainer.x=2025-01-15", "2025-01-15"), ("+trainer.x=e3", "e3"),
+    ("+trainer.x='1e-3'", "1e-3"), ('+trainer.x="1"', "1"), ("+trainer.x=1.2.3", "1.2.3"), ("+trainer.x=", ""),
+    ("reward.custom_reward_function.reward_kwargs={weight: 1e-3, name: no}", dict(weight=0.001, name="no")),
+    ("trainer.experiment_name=12:30", "12:30"), ("trainer.experiment_name=007", "007"), ("trainer.experiment_name=no", "no"),
+    ("trainer.experiment_name=2025-01-15", "2025-01-15"), ("trainer.project_name=1.10", "1.10"), ("trainer.project_name=true", "true"),
+    ("trainer.project_name='a b'", "a b"), ("actor_rollout_ref.actor.optim.lr=1e-6", 1e-6),
+    ("actor_rollout_ref.actor.use_kl_loss=no", False), ("actor_rollout_ref.rollout.n=0x10", 16)])
+def test_words_are_read_as_hydra_reads_them(word, value):
+    "A name stays as it is written, and a key of a known type takes what YAML knows"
+    [(key, said)] = engine_settings(parse_overrides([word], "verl"), "verl").given.items()
+    assert key == word.partition("=")[0] and said == value and type(said) is type(value)
+
+
+@pytest.mark.parametrize("word, value", [
+    ("worker.rollout.val_override_config={temperature: 1e-1, n: 1}", dict(temperature=0.1, n=1)),
+    ("worker.reward.reward_function_kwargs={w: 1e-3, on: no, day: 2025-01-15}", {"w": 0.001, True: False, "day": "2025-01-15"}),
+    ("trainer.experiment_name=2025-01-15", "2025-01-15"), ("trainer.experiment_name=12:30", "12:30"),
+    ("trainer.experiment_name=1e3", "1e3"), ("trainer.experiment_name=007", "007"), ("worker.actor.optim.lr=1e-6", 1e-6),
+    ("trainer.experiment_name=run-7", "run-7"), ("data.shuffle=no", False), ("worker.rollout.n=010", 8)])
+def test_words_and_files_are_read_as_easyr1_reads_them(tmp_path, word, value):
+    key, _, text = word.partition("=")
+    assert engine_settings(parse_overrides([word]), "0.3.2").given[key] == value
+    *sections, last = key.split(".")
+    (tmp_path / "c.yaml").write_text("{" + ": {".join([*sections, f"{last}: {text}"]) + "}" * (len(sections) + 1))
+    read = read_engine_yaml_part(tmp_path / "c.yaml", key)
+    if not isinstance(value, str) or "-" in value: assert read == value # EasyR1 itself takes 12:30 and 007 for numbers
+
+
+def read_engine_yaml_part(path, key):
+    "What a file of a single key says, in which the batches and the model of EasyR1's defaults need not fit"
+    from vlrlbook.easyr1.config import _checked_keys, _flattened, _read_sections, known_keys
+    written, faults = _checked_keys(_flattened(_read_sections(path), known_keys("0.3.2")), "0.3.2")
+    assert not faults
+    return written[key]
+
+
+def test_a_text_that_easyr1_would_read_as_a_number_is_quoted(tmp_path):
+    given_ = {"trainer.experiment_name": "1e-3", "trainer.project_name": "2025-01-15", "worker.actor.optim.lr": 1e-5}
+    (tmp_path / "c.yaml").write_text(engine_settings(given_).yaml())
+    text = (tmp_path / "c.yaml").read_text()
+    assert "experiment_name: '1e-3'\n" in text and "project_name: '2025-01-15'\n" in text
+    assert read_engine_yaml(tmp_path / "c.yaml").values.items() >= given_.items()
+
+
 def test_yaml_by_hand(tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text("data: {train_files: a, val_files: b, seed: 7}\nworker: {actor: {model: {model_path: m}, optim: {lr: "

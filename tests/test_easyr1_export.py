@@ -65,6 +65,49 @@ def test_pictures_keep_their_bytes_unless_they_would_be_spoilt(tmp_path):
         assert image.mode == "RGB" and 100 < sum(image.convert("L").tobytes()) / 56**2 < 155 # a plain convert makes it white
 
 
+def drawn(number): return [Image.new("RGB", (28, 28), (number * 5 % 256, 0, number // 50))]
+
+
+def as_easyr1_reads(path, tmp_path):
+    "The rows of a file through `datasets`, with which EasyR1 reads it"
+    from datasets import load_dataset
+    return load_dataset("json", data_files=str(path), split="train", cache_dir=str(tmp_path / "cache"))
+
+
+@pytest.mark.parametrize("dates", [[f"2019-05-{i:02}" for i in range(1, 29)], [f"2019-05-{i:02} 12:30" for i in range(1, 29)],
+                                   [f"2019-05-{i:02}T00:00:00Z" for i in range(1, 29)]])
+def test_dates_stay_texts_for_easyr1(tmp_path, dates):
+    "`datasets` takes a column of dates alone for points in time"
+    samples = [Sample("When?", date, drawn(i), "vqa", i) for i, date in enumerate(dates)]
+    folder = export_easyr1(samples, "verbatim", dict(SMALL, rollout_batch_size=8, global_batch_size=8), tmp_path / "out", val=samples[:4])
+    for name, wanted in (("train.jsonl", dates), ("val.jsonl", dates[:4])):
+        read = as_easyr1_reads(folder / name, tmp_path)["answer"]
+        assert all(isinstance(truth, str) for truth in read)
+        paid = ask_reward_file(folder / "reward.py", [([date], truth) for date, truth in zip(wanted, read)])
+        assert [parts["overall"] for [parts] in paid] == [1.0] * len(wanted)
+
+
+def test_other_truths_than_dates_are_written_as_they_are(tmp_path):
+    answers = ["2019", "May 2019", "05/01/2019", "12:30", "2019-05-01 was a day", "2019-05", "yes", "3"] * 5
+    samples = [Sample("When?", answer, drawn(i), "vqa", i) for i, answer in enumerate(answers)]
+    folder = export_easyr1(samples, "verbatim", SMALL, tmp_path / "out", val=samples[:4])
+    assert [row["answer"] for row in rows(folder / "train.jsonl")] == answers
+
+
+@pytest.mark.parametrize("before", [3, 60])
+def test_easyr1_can_read_rows_whose_first_picture_comes_late(tmp_path, before):
+    "`datasets` takes the types of columns from the first 10 MB; a row with a picture is moved there"
+    text = "word " * 40_000 # 200 kB: 60 rows are 12 MB
+    samples = [Sample(f"{text}{i}", "yes", [], "text", i) for i in range(before)]
+    samples += [Sample(f"<image>What? {i}", "no", drawn(i), "text", i) for i in range(before, before + 40)]
+    folder = export_easyr1(samples, "accuracy", SMALL, tmp_path / "out", val=samples[-4:], template="{{ content }}")
+    read = as_easyr1_reads(folder / "train.jsonl", tmp_path)
+    moved = before == 60
+    numbers = [int(prompt.split()[-1].removeprefix("word")) for prompt in read["prompt"]]
+    assert numbers == ([60, *range(60), *range(61, 100)] if moved else list(range(43)))
+    assert sorted(p.name for p in folder.iterdir() if "train" in p.name) == ["train.jsonl", "train.sh"]
+
+
 def test_counting_needs_no_template(tmp_path, processor):
     folder = export_easyr1(synthetic_counting(40), "counting", SMALL, tmp_path / "out")
     assert (folder / "prompt.jinja").read_text() == "{{ content | trim }}"
@@ -217,6 +260,29 @@ def own_reward(tmp_path, monkeypatch, name, source):
     return importlib.import_module(name).reward("a", "b"), ask_reward_file(tmp_path / "out.py", [(["a"], "b")])[0][0]
 
 
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="this Python cannot read the module itself")
+@pytest.mark.parametrize("name, line, line_number", [
+    ("same_quotes", 'text = f"{d["k"]}"', 4), ("same_quotes_deep", "text = f'{len(f'{completion}')}'", 4),
+    ("same_quotes_nested", """text = f"{d['k'] + f'{d["k"]}'}\"""", 4), ("a_backslash", "text = f'{chr(10).join([\"\\n\"])}'", 4),
+    ("a_comment", 'text = f"""{completion # why\n    }"""', 4), ("a_break", 'text = f"{len(\n    completion)}"', 4),
+    ("triple_in_triple", 'text = f"""{"""a"""}"""', 4), ("in_the_format", 'text = f"{1.0:{d["w"]}}"', 4)])
+def test_f_strings_of_python_3_12_are_refused(tmp_path, monkeypatch, name, line, line_number):
+    "`ast.parse` takes them for any version"
+    source = f"import re\n\ndef reward(completion, answer, d={{'k': 'x', 'w': 5}}):\n    {line}\n    return dict(overall=1.0)\n"
+    with pytest.raises(SettingsError, match=f"{name}, line {line_number}: Python before 3.12 cannot read the f-string"):
+        own_reward(tmp_path, monkeypatch, name, source)
+
+
+@pytest.mark.parametrize("number, line", list(enumerate([
+    'text = f"{d[\'k\']}"', "text = f'{d[\"k\"]!r:>{5}}\\n'", 'text = f"""{d["k"]} "quoted" \\t"""', 'text = f"""{\n    d["k"]}"""',
+    'text = f"{{" + "\\n" + f"a{d}b" # {"', 'text = f"it\'s {len(answer)} \\\\"', "text = 'plain \\n' \"{d['k']}\"",
+    'text = rf"\\d{completion}" f\'{answer}"\'', 'text = f"{completion}" "{" + "}"'])))
+def test_other_f_strings_travel(tmp_path, monkeypatch, number, line):
+    source = f"def reward(completion, answer, d={{'k': 'x', 'w': 5}}):\n    {line}\n    return dict(overall=float(len(text)))\n"
+    ours, exported = own_reward(tmp_path, monkeypatch, f"f_string_{number}", source)
+    assert ours == exported and ours["overall"] > 0
+
+
 @pytest.mark.parametrize("name, source, paid", [
     ("with_fields", "from dataclasses import dataclass, fields\nfrom typing import ClassVar\n@dataclass\nclass Parts:\n    a: float\n"
      "    most: ClassVar[float] = 3.0\ndef reward(completion, answer): return dict(overall=Parts(2.0).a + len(fields(Parts)))\n", 3.0),
@@ -326,6 +392,47 @@ def test_train_sh_of_verl(tmp_path):
     assert verl_overrides(engine_settings(dict(lora_rank=8), "verl")).count(
         "actor_rollout_ref.model.lora_alpha=16") == 1 # the true alpha, default or not
     shellcheck(folder / "train.sh")
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home/models/m").mkdir(parents=True)
+    return tmp_path / "home"
+
+
+def test_a_model_in_the_home_folder_for_easyr1(tmp_path, home):
+    "EasyR1 takes the ~ for a name, and asks the hub for it"
+    folder = export_easyr1(synthetic_vqa(80), "vqa", SMALL | dict(model_path="~/models/m"), tmp_path / "out")
+    assert f"model_path: {home}/models/m\n" in (folder / "config.yaml").read_text()
+    for key in ("model_path", "save_checkpoint_path"):
+        with pytest.raises(SettingsError, match=f"{key} = '~/none': EasyR1 does not know ~"):
+            export_easyr1(synthetic_vqa(80), "vqa", SMALL | {key: "~/none"}, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_model_in_the_home_folder_for_verl(tmp_path, home):
+    settings_ = {"train_batch_size": 32, "actor_rollout_ref.model.path": "~/models/m", "trainer.default_local_dir": "~/ck"}
+    folder = export_verl(synthetic_vqa(80), "vqa", settings_, tmp_path / "out")
+    words = launched(folder, tmp_path, HOME="/somewhere else")[0]["argv"] # that of the machine where it runs
+    assert {"actor_rollout_ref.model.path=/somewhere else/models/m", "trainer.default_local_dir=/somewhere else/ck"} <= set(words)
+    assert [p["code"] for p in dry_run(folder, progress=False).problems if p["code"] != "model.processor"] == []
+    old = (folder / "train.sh").read_text().replace("$HOME/", "~/") # as earlier exports have it
+    (folder / "train.sh").write_text(old)
+    [problem] = [p for p in dry_run(folder, progress=False).problems if p["code"] == "model.missing"]
+    assert problem["file"] == "actor_rollout_ref.model.path" and "the engine does not know ~" in problem["message"]
+
+
+def test_a_path_with_a_tilde_in_a_config_of_easyr1(tmp_path, home):
+    (home / "rows.jsonl").touch()
+    (tmp_path / "reward.py").touch()
+    (tmp_path / "c.yaml").write_text(
+        "data: {train_files: ~/rows.jsonl, val_files: ~/rows.jsonl, rollout_batch_size: 8}\n"
+        "worker: {actor: {model: {model_path: ~/models/m}, global_batch_size: 8}, "
+        "rollout: {n: 16, tensor_parallel_size: 1}, reward: {reward_function: reward.py}}\n")
+    problems = dry_run(tmp_path / "c.yaml", progress=False).problems
+    assert [p["file"] for p in problems] == ["data.train_files", "data.val_files", "worker.actor.model.model_path"]
+    assert all("the engine does not know ~" in p["message"] for p in problems)
 
 
 def shellcheck(path):

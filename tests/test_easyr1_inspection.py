@@ -2,6 +2,7 @@
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from easyr1_cases import copied, export, processor, rows
@@ -66,6 +67,32 @@ def test_an_accident_is_named_with_its_row(export, tmp_path, processor, name, sp
     problems = dry_run(folder, processor=processor, progress=False, processes=1).problems
     assert any(p["file"] == "train.jsonl" and p["row"] == 41 and p["code"] == code and message in p["message"] for p in problems), problems
     assert {p["row"] for p in problems} == {41}
+
+
+@pytest.mark.parametrize("answers, is_wrong", [
+    (["2019-05-01", "2019-05-02"], True), (["2019-05-01 ", "2019-05-02 "], False), (["2019-05-01", "May"], False)])
+def test_truths_that_easyr1_takes_for_points_in_time(export, tmp_path, processor, answers, is_wrong):
+    folder = copied(export, tmp_path)
+    found = rows(folder / "val.jsonl")
+    for i, row in enumerate(found): row["answer"] = answers[i % 2]
+    (folder / "val.jsonl").write_text("".join(json.dumps(r) + "\n" for r in found))
+    problems = dry_run(folder, processor=processor, progress=False, processes=1).problems
+    assert [(p["file"], p["row"], p["code"]) for p in problems] == [("val.jsonl", None, "row.type")] * is_wrong
+    assert all("points in time" in p["message"] and "'answer'" in p["message"] for p in problems)
+
+
+@pytest.mark.parametrize("engine, name, before, told", [
+    ("easyr1", "train.jsonl", 60, 1), ("easyr1", "train.json", 60, 1), ("easyr1", "train.jsonl", 3, 0), ("easyr1", "train.jsonl", 0, 0),
+    ("verl", "train.jsonl", 60, 0)])
+def test_rows_without_pictures_that_fill_what_easyr1_reads_first(tmp_path, engine, name, before, told):
+    from vlrlbook.easyr1.inspection import _type_problems
+    context = SimpleNamespace(engine=engine, folder=tmp_path, answer_key="answer", image_key="images")
+    plain = dict(prompt="Yes? " + "word " * 40_000, answer="yes", images=[]) # 200 kB: 60 rows are 12 MB
+    order = [plain] * before + [plain | dict(images=["a.png"])] + [plain] * 60
+    (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in order))
+    problems = _type_problems(context, name)
+    assert [(p["file"], p["row"], p["code"]) for p in problems] == [(name, None, "row.type")] * told
+    assert all("no row of the first 10 MB has a picture" in p["message"] for p in problems)
 
 
 VERL_ROW = dict(prompt=[dict(role="user", content="Is 3 odd?")], images=None, reward_model=dict(style="rule", ground_truth="yes"))

@@ -2,6 +2,7 @@
 import json
 import sys
 import time
+from datetime import date, datetime
 from pathlib import Path
 
 import numpy as np
@@ -316,6 +317,16 @@ def test_other_engines_may_hand_on_a_list_of_truths_in_any_form(name, truth):
 def test_a_single_truth_of_another_engine_is_a_text(truth, said):
     assert for_verl(load_reward("verbatim"))("x", said, truth)["score"] == 1
     assert for_verl(load_reward("verbatim"))("x", "none", truth)["score"] == 0
+
+
+@pytest.mark.parametrize("truth, said", [
+    (datetime(2019, 5, 1), "2019-05-01"), (datetime(2019, 5, 1, 12, 30), "2019-05-01 12:30:00"), (date(2019, 5, 1), "2019-05-01"),
+    (np.datetime64("2019-05-01T00:00:00"), "2019-05-01"), ("2019-05-01 ", "2019-05-01"), ("2019-05-01", "2019-05-01"),
+    ("2019-05-01 00:00:00", "2019-05-01 00:00:00"), ("12:00:00", "12:00:00")])
+def test_a_date_that_an_engine_made_of_a_text_is_the_text_again(truth, said):
+    def as_written(completion, answer): return dict(overall=float(completion == answer))
+    assert for_easyr1(as_written)([dict(response=said, response_length=1, ground_truth=truth)])[0]["overall"] == 1
+    assert for_verl(as_written)("x", said, truth)["score"] == 1
 
 
 @pytest.mark.parametrize("said, truth, pay", [("yeah", ["yes", "yeah"], 1), (" yeah ", '["yes", "yeah"]', 1), ("Yeah", ["yes", "yeah"], 0),

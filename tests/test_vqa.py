@@ -11,10 +11,12 @@ from vlrlbook.data import DataError, convert_vqa, published_split, read_rows, sp
 from vlrlbook.rewards import (answer_kind, choice_letters, for_easyr1, for_verl, format_reward, load_reward, normalise_answer,
                               normalise_table, read_count, read_number, vqa_accuracy, vqa_table, word_overlap,
                               yes_or_no)
+from vlrlbook.rows.columns import read_keys
 from vlrlbook.rows.gate import inspect_vqa
 from vlrlbook.rows.pictures import picture_list
 from vlrlbook.rows.preferences import read_preference_row
 from vlrlbook.rows.values import as_list
+from vlrlbook.rows.vqa import read_vqa_row
 
 real = pytest.mark.skipif(not SHARED.exists(), reason="the folder with real samples is not beside this checkout")
 
@@ -506,3 +508,21 @@ def test_a_converted_picture_is_what_training_sees(tmp_path):
 def test_parts_of_a_turn_are_joined_and_keep_their_line_breaks(parts, text):
     from vlrlbook.rows.chat import read_turns
     assert read_turns([dict(role="user", content=parts)])[0].text == text
+
+
+@pytest.mark.parametrize("columns, keys, told", [
+    (dict(hint="Magnets attract."), None, "hint"), (dict(context="A bird sits in a tree."), None, "context"),
+    (dict(hint="nan"), None, None), (dict(hint=""), None, None), (dict(hint=None), None, None), (dict(category="x"), None, None),
+    (dict(hint="Magnets attract."), "system=hint", None)])
+def test_a_text_that_may_belong_to_the_question_has_a_note_of_its_own(columns, keys, told):
+    row = read_vqa_row(dict(question="Which?", image="a.png", answer="no", **columns), keys=read_keys(keys))
+    notes = [note for note in row.notes if "may belong to the question" in note]
+    assert len(notes) == bool(told) and all(f"--keys system={told}" in note for note in notes)
+    assert ("Magnets" in row.question) == bool(keys)
+
+
+@pytest.mark.parametrize("options, left_out", [(dict(A="x", B="y", C="nan"), True), (dict(A="x", B="y", C="nan", D="z"), False),
+                                               (dict(option1="x", option2="y", option3="nan"), True), (dict(A="x", B="nan"), False)])
+def test_options_that_are_left_out_are_told(options, left_out):
+    row = read_vqa_row(dict(question="Which?", image="a.png", answer="A", **options))
+    assert any('"nan" are left out' in note for note in row.notes) == left_out

@@ -967,7 +967,15 @@ def _truth_of(ground_truth):
     # pandas reads a column of lists as arrays of NumPy, whose `tolist` gives the list (or a single value)
     if hasattr(ground_truth, "tolist"):
         ground_truth = ground_truth.tolist()
-    return ground_truth if isinstance(ground_truth, (list, tuple)) else str(ground_truth)
+    if isinstance(ground_truth, (list, tuple)):
+        return ground_truth
+    text = str(ground_truth)
+    # `datasets`, with which EasyR1 reads its rows, takes a column of dates alone for points in time.
+    if hasattr(ground_truth, "isoformat"):
+        return text.removesuffix(" 00:00:00")
+    # An export writes a blank behind a date, so that it stays a text.
+    is_date = re.match(r"\d{4}-\d\d-\d\d", text)
+    return text.removesuffix(" ") if is_date else text
 
 # %% ../nbs/02_rewards.ipynb #n3aeaad7
 def for_verl(

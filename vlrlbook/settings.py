@@ -1119,17 +1119,18 @@ def _strict_json(text):
 
 def strict_yaml(
     text: str, # a YAML document
+    loader=None, # PyYAML's SafeLoader, or a subclass that reads numbers and texts in another way; None: it
 ): # its content, such as a dict
     "Parse YAML; yaml.YAMLError, with line and column, if it is none or if a key stands twice in a mapping"
     import yaml
-    return yaml.load(text, _strict_loader())
+    return yaml.load(text, _strict_loader(loader or yaml.SafeLoader))
 
 
 @cache
-def _strict_loader():
-    "A subclass of PyYAML's SafeLoader that raises YAMLError for a key that stands twice in a mapping"
+def _strict_loader(loader):
+    "A subclass of a loader of PyYAML that raises YAMLError for a key that stands twice in a mapping"
     import yaml
-    class StrictLoader(yaml.SafeLoader):
+    class StrictLoader(loader):
         def construct_mapping(self, node, deep=False):
             "Make a dict of a mapping's node; YAMLError if a key stands twice"
             # Overrides SafeConstructor.construct_mapping (read in PyYAML 6.0), which keeps the last of two

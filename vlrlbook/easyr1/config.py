@@ -7,7 +7,7 @@ __all__ = ['verl_release', 'unlisted_in_verl', 'moved_in_verl', 'house_values', 
            'verl_name', 'short_names', 'EngineSettings', 'engine_settings', 'read_engine_yaml', 'parse_overrides']
 
 # %% ../../nbs/09a_config.ipynb #nc320bd6
-import csv, difflib, json
+import csv, difflib, json, re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -272,7 +272,8 @@ class EngineSettings:
     def yaml(self) -> str:
         "The whole config file"
         import yaml
-        return yaml.safe_dump(self.nested(), sort_keys=False, allow_unicode=True, width=1000)
+        return yaml.dump(self.nested(), Dumper=_easyr1_dumper(), sort_keys=False, allow_unicode=True,
+                         width=1000)
 
     def explain(self, everything: bool = False) -> Table:
         """A table of keys with value, the engine's default, who set the value, and meaning
@@ -720,7 +721,7 @@ def _read_sections(path):
     import yaml
     try:
         text = path.read_text(encoding="utf-8")
-        sections = strict_yaml(text) # refuses a key that stands twice
+        sections = strict_yaml(text, _engine_loader("easyr1")) # refuses a key that stands twice
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
         why = " ".join(str(e).split())[:200] # PyYAML's messages have several lines
         raise SettingsError(f"{path.name}: cannot be read ({why})") from e
@@ -741,8 +742,54 @@ def parse_overrides(
         key = full_names.get(name, name)
         if version == "verl":
             key = verl_name(key) # an older name becomes today's
-        out[key] = _yaml_value(word, value)
+        out[key] = _value_of_word(word, value, key, version)
     return out
+
+# What the engines' readers of settings take for a float. EasyR1's is OmegaConf (read in 2.4.0), which unlike
+# PyYAML takes 1e-3 for one; verl's is Hydra (read in 1.3.8).
+_floats = {"easyr1": r"""[-+]?[0-9]+(_[0-9]+)*\.[0-9_]*([eE][-+]?[0-9]+)?
+                         |[-+]?[0-9]+(_[0-9]+)*[eE][-+]?[0-9]+
+                         |\.[0-9]+(_[0-9]+)*([eE][-+][0-9]+)?
+                         |[-+]?[0-9]+(_[0-9]+)*(:[0-5]?[0-9])+\.[0-9_]*
+                         |[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)""",
+           "verl": r"""[-+]?(0|[1-9](_?[0-9])*)\.([eE][-+]?[0-9](_?[0-9])*)?
+                       |[-+]?(0|[1-9](_?[0-9])*)?\.[0-9](_?[0-9])*([eE][-+]?[0-9](_?[0-9])*)?
+                       |[-+]?(0|[1-9](_?[0-9])*)[eE][-+]?[0-9](_?[0-9])*
+                       |[-+]?\.?([iI][nN][fF]|[nN][aA][nN])"""}
+# Hydra knows neither octal numbers (010), nor minutes and seconds (12:30), nor yes, no, on and off.
+_hydra_int = r"[-+]?(0|[1-9](_?[0-9])*)"
+_hydra_bool = "[tT][rR][uU][eE]|[fF][aA][lL][sS][eE]"
+
+@cache
+def _engine_loader(engine):
+    """A loader for PyYAML that reads numbers, dates and words as an engine does
+
+    `engine`: easyr1 or verl."""
+    import yaml
+    class EngineLoader(yaml.SafeLoader):
+        "PyYAML's SafeLoader with other patterns"
+    patterns = {"float": _floats[engine], "timestamp": None} # None: such as 2025-01-15 is a text
+    if engine == "verl":
+        patterns |= {"int": _hydra_int, "bool": _hydra_bool}
+    tags = {f"tag:yaml.org,2002:{name}": pattern for name, pattern in patterns.items()}
+    # `yaml_implicit_resolvers`: first character → [(tag, pattern)], the first pattern that fits wins.
+    EngineLoader.yaml_implicit_resolvers = {
+        first: [pair for pair in pairs if pair[0] not in tags]
+        for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+    for tag, pattern in tags.items():
+        if pattern: # None as the first character: any
+            EngineLoader.add_implicit_resolver(tag, re.compile(rf"^(?:{pattern})$", re.VERBOSE), None)
+    return EngineLoader
+
+@cache
+def _easyr1_dumper():
+    "PyYAML's SafeDumper, which also puts quotes around a text such as 1e-3: EasyR1 would read it as a number"
+    import yaml
+    class EasyR1Dumper(yaml.SafeDumper):
+        "PyYAML's SafeDumper with another pattern of floats"
+    pattern = re.compile(rf"^(?:{_floats['easyr1']})$", re.VERBOSE)
+    EasyR1Dumper.add_implicit_resolver("tag:yaml.org,2002:float", pattern, None)
+    return EasyR1Dumper
 
 def _name_and_value(word):
     "(`a.b`, `c`) of a word `a.b=c`; SettingsError if it has no such form or names what no export can hold"
@@ -756,13 +803,22 @@ def _name_and_value(word):
                             "questions")
     return name, value
 
-def _yaml_value(word, text):
-    """Read the text behind the = of a word as YAML: "4" → 4, "[a, b]" → ["a", "b"], "true" → True
+def _value_of_word(word, text, key, version):
+    """Read the text behind the = of a word as its engine does: "4" → 4, "[a, b]" → ["a", "b"], "true" → True
 
-    SettingsError, which names the whole `word`, if it is no YAML."""
+    `key`: dotted; one that takes a text keeps a number as it is written. `version`: 0.3.2 or current
+    (EasyR1), verl, or None. SettingsError, which names the whole `word`, if it is no YAML."""
     import yaml
+    about = known_keys(version).get(key) if version else None # None also for a key that Hydra adds
+    # Where a number or a yes is wanted, verl's keys take also what YAML knows and Hydra does not: no, 0x10.
+    is_clear = about is not None and about.kind in ("bool", "int", "float")
+    loader = _engine_loader("verl" if version == "verl" and not is_clear else "easyr1")
     try:
         # `a=` means an empty text; YAML would read it as null.
-        return yaml.safe_load(text) if text else ""
+        value = yaml.load(text, loader) if text else ""
+        # A run named 007 or 12:30 must not become 7 or 750. Of a key with choices no word is a number.
+        if about and about.kind == "str" and not about.choices and isinstance(value, (bool, int, float)):
+            return yaml.compose(text, loader).value
+        return value
     except yaml.YAMLError as e:
         raise SettingsError(f"{word!r}: the value is no YAML") from e

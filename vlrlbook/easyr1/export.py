@@ -7,7 +7,7 @@ __all__ = ['easyr1_messages', 'rendered_prompt', 'reward_file', 'ask_reward_file
            'undecoded_rows', 'export_verl', 'verl_overrides']
 
 # %% ../../nbs/09b_export.ipynb #nb7d4ff4
-import ast, hashlib, importlib, importlib.util, inspect, json, re, shlex, subprocess, sys
+import ast, hashlib, importlib, importlib.util, inspect, io, json, re, shlex, shutil, subprocess, sys, tokenize
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -184,7 +184,9 @@ class _Statements:
         if (module, number) in self.copied: # under another of its names, or on the way here
             return
         _check_inner_imports(node, module) # SettingsError for one that the cluster could not follow
-        self.copied[module, number] = "\n".join(lines[_first_line(node) - 1:node.end_lineno])
+        source = "\n".join(lines[_first_line(node) - 1:node.end_lineno])
+        _check_f_strings(source, module, _first_line(node)) # SettingsError for one that only Python 3.12 reads
+        self.copied[module, number] = source
         # Of the names that it uses, without builtins and local names, the statements are needed, too.
         used_here = _used_names(node) & set(defined_by)
         self.collect(module, sorted(used_here))
@@ -378,6 +380,28 @@ def _check_inner_imports(node, module):
                                 "block would fail on the cluster; write `from … import …` at the module's "
                                 "top, which copies what the reward uses")
 
+def _check_f_strings(source, module, first_line):
+    """Raise SettingsError for an f-string in a statement's `source` that Python before 3.12 cannot read
+
+    Since 3.12 an expression in an f-string may hold the string's own quotes, a backslash, a comment, and line
+    breaks also between single quotes. `ast.parse` accepts these with any feature_version. `module` and
+    `first_line` (of the statement) are for the message. Python before 3.12 has read the module without them."""
+    quotes = [] # of the f-strings around a token, the outermost first, such as " or """
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        kind = tokenize.tok_name[token.type] # before 3.12 an f-string is one token of the kind STRING
+        if kind == "FSTRING_END":
+            quotes.pop()
+        # The text of an f-string, unlike the expressions in it, may hold what it likes.
+        around = quotes[:-1] if kind == "FSTRING_MIDDLE" else quotes
+        is_break = kind in ("NL", "NEWLINE") and any(len(quote) == 1 for quote in around)
+        is_new = "\\" in token.string or kind == "COMMENT" or is_break
+        if around and (is_new or any(quote in token.string for quote in around)):
+            raise SettingsError(f"{module}, line {first_line + token.start[0] - 1}: Python before 3.12 cannot read "
+                                "the f-string there, and EasyR1 and verl run on older ones: give what stands "
+                                "in its braces a name in a line before it")
+        if kind == "FSTRING_START":
+            quotes.append(token.string.lstrip("rRfFbBuU"))
+
 def _bound_name(alias):
     "The name that an import binds: `import os.path` binds `os`"
     return alias.asname or alias.name.split(".")[0]
@@ -534,7 +558,26 @@ def _export_settings(settings, version):
         raise SettingsError(f"{', '.join(wrong)}: an export writes these files itself")
     if version != "verl": # verl's rows hold the pictures themselves
         checked.values["data.image_dir"] = _image_folder
+        _write_out_home(checked)
     return checked
+
+# Keys of EasyR1 that name a folder of the machine
+_folder_keys = ("worker.actor.model.model_path", "worker.actor.model.tokenizer_path",
+                "trainer.save_checkpoint_path", "trainer.load_checkpoint_path")
+
+def _write_out_home(checked):
+    """Replace the ~ of folders in the settings (`EngineSettings`) of EasyR1, which takes it for a name
+
+    SettingsError for a folder that is not on this machine, since another one may have another home. verl's
+    train.sh lets bash do this, on the machine where it runs."""
+    for key in _folder_keys:
+        written = checked.values.get(key)
+        if isinstance(written, str) and written.startswith("~"):
+            folder = Path(written).expanduser()
+            if not folder.exists():
+                raise SettingsError(f"{key} = {written!r}: EasyR1 does not know ~, and there is no such folder "
+                                    "on this machine; write the whole path that it has where EasyR1 will run")
+            checked.values[key] = str(folder)
 
 # %% ../../nbs/09b_export.ipynb #nf9d00bd
 _image_folder = "images" # in an export for EasyR1: the rows name their pictures relative to it
@@ -695,13 +738,44 @@ def _write_rows(dataset, path, template):
     folder.mkdir(exist_ok=True)
     stored = {} # path of a picture file → its name in the export, so that each file is read once
     rows = 0
-    with open(path, "w", encoding="utf-8") as f:
+    first_picture = None # (place in the file, line) of the first row with a picture
+    with open(path, "wb") as f:
         for number, question, answer, pictures in _checked_rows(dataset, template):
             names = [_stored_name(picture, number, folder, stored) for picture in pictures]
-            row = dict(prompt=question, answer=answer, images=names)
-            f.write(json.dumps(row, ensure_ascii=False) + "\n")
+            row = dict(prompt=question, answer=_kept_as_text(answer), images=names)
+            line = (json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8")
+            if names and first_picture is None:
+                first_picture = f.tell(), line
+            f.write(line)
             rows += 1
+    # `datasets`, with which EasyR1 reads the file, takes the types of the columns from the first 10 MB. If no
+    # row there has a picture, it stops at the first that has one.
+    if first_picture and first_picture[0] > _types_are_from:
+        _move_to_front(path, *first_picture)
     return rows
+
+_types_are_from = 10_000_000 # bytes, a little less than the 10 << 20 that `datasets` reads at a time
+
+def _move_to_front(path, place, line):
+    "Rewrite a file with one `line` (bytes) at its beginning instead of at `place`, a number of bytes"
+    changed = path.with_name(f"{path.name}.changed")
+    with open(path, "rb") as old, open(changed, "wb") as new:
+        new.write(line)
+        while old.tell() < place:
+            new.write(old.readline())
+        old.readline() # the line itself
+        shutil.copyfileobj(old, new)
+    changed.replace(path)
+
+# A date, perhaps with a time, as pyarrow reads it: 2019-05-01, 2019-05-01T12:30:00Z, 2019-05-01 12:30+02:00
+_date_or_time = re.compile(r"\d{4}-\d\d-\d\d([ T][\d:]+(Z|[+-][\d:]+)?)?")
+
+def _kept_as_text(answer):
+    """An answer as it is written for EasyR1: with a blank behind a date, else unchanged
+
+    `datasets` takes a column in which all texts are dates for points in time, so that the reward would get
+    `2019-05-01 00:00:00`. It leaves one with the blank a text, and the reward file takes the blank off."""
+    return f"{answer} " if _date_or_time.fullmatch(answer) else answer
 
 def _stored_name(picture, number, folder, stored):
     """The name of a picture's file in the `folder` of the export; writes the file unless it is there already
@@ -904,10 +978,13 @@ def _bash_path(path):
     """A path escaped for double quotes in bash; one that begins with ./ or ../ is made absolute by $PWD
 
     `./a` → `$PWD/a`, `../a` → `$PWD/../a`, `/a/$b` → `/a/\\$b`; a hub id such as `Qwen/Qwen2.5-VL-3B` stays.
-    train.sh runs in its own folder, but Ray's workers have other working directories."""
+    train.sh runs in its own folder, but Ray's workers have other working directories. `~/a` → `$HOME/a`, since
+    bash leaves a ~ in quotes as it is, and so does verl."""
     quoted = re.sub(r'(["$`\\])', r"\\\1", path.removeprefix("./")) # a backslash before " $ ` and backslash
     if path.startswith(("./", "../")):
         return "$PWD/" + quoted
+    if path.startswith("~/"):
+        return "$HOME/" + quoted.removeprefix("~/")
     return quoted
 
 # %% ../../nbs/09b_export.ipynb #n90da575

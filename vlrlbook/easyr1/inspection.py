@@ -514,6 +514,8 @@ def _check_and_count_rows(context, settings, tally, result, processes, progress)
     train_files = _row_files(context.folder, settings["train_files"])
     files = train_files + _row_files(context.folder, settings["val_files"])
     started = time.perf_counter()
+    for name in files:
+        tally.problems += _type_problems(context, name)
     # `_check_rows` writes the number of rows of each file into `tally.rows`.
     for row_result in _check_rows(files, context, processes, progress, tally.rows):
         tally.add(row_result)
@@ -714,9 +716,22 @@ def _missing_files(settings, folder, engine):
     for key, name, code in _named_files(settings.values, engine): # `code`: of the problem if it is missing
         if not name:
             problems.append(_problem(key, code, "is not set"))
+        elif name.startswith("~") and not _is_home_written(folder, key, name):
+            message = f"{name}: the engine does not know ~ and would not find it; write the whole path"
+            problems.append(_problem(key, code, message))
         elif not (folder / Path(name).expanduser()).exists():
             problems.append(_missing_file(key, name, code))
     return problems
+
+def _is_home_written(folder, key, name):
+    """Whether train.sh in the folder of an export for verl sets `key` to the path `name` with $HOME for its ~
+
+    Exports by older versions of vlrlbook hand on the ~ itself, which bash leaves as it is between quotes."""
+    launcher = folder / "train.sh"
+    if not launcher.is_file():
+        return False
+    place = name.replace("~", "$HOME", 1)
+    return f'"{key}={place}"' in launcher.read_text(encoding="utf-8")
 
 def _missing_file(key, name, code):
     "The problem, a dict, of a setting `key` whose file `name` is missing; its code is `code` or data.hub"
@@ -824,6 +839,44 @@ def _read_rows(path):
         for number, line in enumerate(f, 1):
             if line.strip():
                 yield number, _json_or_error(line)
+
+_bytes_at_a_time = 10 << 20 # of JSON, that `datasets` reads: each column gets the type of the first ones
+
+def _type_problems(context, name):
+    """Problems (dicts) of a file whose columns EasyR1 takes for something else than what its rows hold
+
+    EasyR1 reads it with `datasets`, which finds the type of a column in the values of many rows. `context`:
+    a `_RowContext`; `name`: of the file."""
+    if context.engine == "verl" or Path(name).suffix not in (".json", ".jsonl"): # parquet holds its types
+        return []
+    answer_key, image_key = context.answer_key, context.image_key
+    parts = list(_types_of_parts(context.folder / name)) # dicts, column → type
+    messages = []
+    if any(types.get(answer_key, "").startswith("timestamp") for types in parts):
+        messages.append(f"all texts under {answer_key!r} are dates, so EasyR1 takes them for points in time "
+                        "and the reward gets no text; a blank behind each date keeps it one")
+    are_empty = ["item: null" in types.get(image_key, "") for types in parts] # no picture in any row
+    if are_empty and are_empty[0] and not all(are_empty):
+        messages.append(f"no row of the first 10 MB has a picture, so EasyR1 takes {image_key!r} for empty "
+                        "and stops at the first picture; put a row with one first")
+    return [_problem(name, "row.type", message) for message in messages]
+
+def _types_of_parts(path):
+    """Yield the types that pyarrow finds in each 10 MB of a file of JSON lines: column → type as a text
+
+    It ends at a part that cannot be read, whose rows are reported one by one, and before a JSON list."""
+    import pyarrow as pa
+    import pyarrow.json as pj
+    with open(path, "rb") as f:
+        while part := f.read(_bytes_at_a_time):
+            if part.startswith(b"["):
+                return
+            part += f.readline() # the rest of its last line
+            try:
+                schema = pj.read_json(io.BytesIO(part), pj.ReadOptions(block_size=len(part))).schema
+            except pa.ArrowException:
+                return
+            yield {field.name: str(field.type) for field in schema}
 
 def _json_or_error(text):
     """What a text (a line, or a whole file) holds as JSON; a ValueError, returned, not raised, if it is none

@@ -49,6 +49,8 @@ picture_suffixes = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", "
                     ".heif", ".avif", ".dcm", ".ppm", ".svg", ".nii")
 # Columns, by `plain_name`, that name the picture by its number in another table
 _picture_numbers = ("imageid", "imgid", "pictureid", "imageids", "imageindex", "imgidx")
+# Columns, by `plain_name`, that hold one picture each of those of a row, as in MMMU and BLINK
+_numbered_picture = re.compile(r"(?:image|img|picture|photo)(\d{1,2})")
 # How the base64 of a PNG, JPEG, GIF, WEBP and of a data URL begins
 _base64_marks = ("iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR", "data:image/")
 
@@ -260,6 +262,25 @@ class Columns:
         if role in self.keys:  # then the user has named the column, and no other counts
             return self.keys[role] in self.row
         return any(plain in self._by_plain_name for plain in _plain_roles[role])
+
+    def numbered_pictures(self) -> list:  # names
+        """Columns image_1, image_2, … with a value, in the order of their numbers. They count as read.
+
+        None of them is taken if another column has the role image, or if none of them looks like pictures."""
+        if "image" in self.keys or self._column_for("image") is not None:
+            return []
+        taken = set(self.keys.values())  # by the user for another role
+        by_number = {}  # number → name
+        for name, value in self.row.items():
+            numbered = _numbered_picture.fullmatch(plain_name(name))
+            is_empty = is_nothing(value) or (isinstance(value, str) and not value.strip())
+            if numbered and not is_empty and name not in taken:
+                by_number.setdefault(int(numbered[1]), name)
+        names = [by_number[number] for number in sorted(by_number)]
+        if not any(holds_pictures(self.row[name]) for name in names):
+            return []
+        self.read.update(names)
+        return names
 
     def there(self) -> str:
         "The names of all columns as one text, for messages; cut after 120 characters"

@@ -24,7 +24,8 @@ def marked_question(
 ) -> str:  # with as many `<image>` as pictures, or with the question's marks unchanged
     """Replace each mark of a picture, such as `<|image_1|>` or `<img>`, by `<image>`.
 
-    Marks with numbers other than 1, 2, … for all pictures are words of the question, which stays unchanged.
+    Marks with numbers other than 1, 2, … for all pictures are words of the question, which stays unchanged;
+    but not 1, 2, … beyond the pictures, which name one that is missing.
     Else a `DataError` is raised if there are not as many marks as pictures."""
     _refuse_other_marks(question, code, number)  # of a video, or with the name of a file inside
     marks = list(_any_mark.finditer(question))  # of <image>, <|image_1|>, <img 2> and the like
@@ -45,10 +46,13 @@ def marked_question(
 def _numbers_are_words(marks, pictures):
     """True if the marks of a question have numbers that are not 1, 2, … up to `pictures`, how many it shows.
 
-    With two pictures: True for "<image 2>" and for "<image 2> <image 1>", False for "<image> <image>".
+    With two pictures: True for "<image 2>" and for "<image 2> <image 1>", False for "<image> <image>" and for
+    "<image 1> <image 2> <image 3>", where one is missing.
     The marks are matches of the pattern for <image 1>, whose group 1 is the number or empty."""
     numbers = [int(mark[1]) for mark in marks if mark[1]]
-    return bool(numbers) and numbers != list(range(1, pictures + 1))
+    counts_up = numbers == list(range(1, len(marks) + 1))  # 1, 2, … in all marks
+    one_is_missing = counts_up and len(marks) > pictures
+    return bool(numbers) and numbers != list(range(1, pictures + 1)) and not one_is_missing
 
 
 def _refuse_other_marks(question, code, number):

@@ -156,7 +156,33 @@ def _of_columns(columns):
         return []
     _refuse_column_beyond(columns, first)  # `DataError` for an eleventh option, such as option11
     columns.read.update(name_of_letter.values())  # so that they are not reported as unread
-    return [values.get(letter) for letter in _letters]
+    return _without_nan_at_end([values.get(letter) for letter in _letters])
+
+
+def _without_nan_at_end(values):
+    """The values of option A to J, with None for the last ones where they are the text "nan".
+
+    MMBench as lmms-lab publishes it holds this text for an option that a row does not have. Two options stay
+    at least. "NaN" may be an answer, and so may a "nan" that stands before another option."""
+    values = list(values)
+    for place in range(len(values) - 1, 1, -1):
+        if isinstance(values[place], str) and values[place].strip() == "nan":
+            values[place] = None
+        elif not is_nothing(values[place]):
+            break
+    return values
+
+
+def _has_nan_column(columns, count):
+    "Whether a column behind the row's `count` options holds the text nan, so that it was left out"
+    if columns.name_of("options") is not None:  # one column holds all options
+        return False
+    first = 0 if _counts_from_zero(columns) else 1
+    for name, value in columns.row.items():
+        letter = _letter_of_column(str(name).strip(), first)
+        if letter and letter in _letters[count:] and isinstance(value, str) and value.strip() == "nan":
+            return True
+    return False
 
 
 def _refuse_column_beyond(columns, first):
@@ -238,6 +264,8 @@ def with_options(
         _raise_error(columns, "the question lists the same options under other letters")
 
     notes.append("the options stand under the question")
+    if _has_nan_column(columns, len(options)):
+        notes.append('options whose text is "nan" are left out')
     option_lines = [f"{letter}. {text}" for letter, text in zip(letters, options)]
     return "\n".join([question, *option_lines])
 

@@ -2,9 +2,10 @@
 
 Questions and preferences ask the same. Written by hand."""
 from ..archive import DataError
+from .columns import plain_name
 from .pictures import picture_list
 
-__all__ = ["pictures_shown", "unread_columns"]
+__all__ = ["pictures_shown", "unread_columns", "belonging_columns", "is_said"]
 
 
 def pictures_shown(
@@ -20,7 +21,15 @@ def pictures_shown(
     Raises `DataError` if no picture would be shown though some other column looks like one."""
     name = columns.name_of("image")  # of the column of pictures in this file, or None
     code = "vqa.images" if kind == "vqa" else "preference.image"
-    column_pictures = picture_list(columns.row[name], columns.number, code) if name is not None else []
+    names = [name] if name is not None else []
+    if kind == "vqa":  # two pictures of a preference may be the two answers
+        names += columns.numbered_pictures()  # image_1, image_2, …; none where `name` is a column
+    if name is None and names:
+        name = names[0]
+        notes.append(f"pictures stand in numbered columns, from {str(name)!r} on")
+    column_pictures = []
+    for picture_column in names:
+        column_pictures += picture_list(columns.row[picture_column], columns.number, code)
     chat_pictures = [picture for picture in turn_pictures if isinstance(picture, (str, bytes))]
     indices = [picture for picture in turn_pictures if isinstance(picture, int)]
     if indices and column_pictures:
@@ -100,3 +109,23 @@ def unread_columns(
     "Columns with a value that were not read, except those of pictures, which `pictures_shown` notes itself"
     picture_columns = columns.unread_pictures()
     return [str(name) for name in columns.unread() if name not in picture_columns]
+
+
+# Columns, by `plain_name`, without which some questions of MMBench, ScienceQA and M3CoT cannot be answered. In
+# other sets a hint gives the solution away, so that they are not read unless the user says so.
+_belonging = ("hint", "context", "passage")
+
+
+def belonging_columns(
+    columns,  # `Columns` of the row, when all else of it was read
+) -> list:  # names
+    "Columns that were not read and that may belong to the question, since they hold a text to it"
+    names = [name for name in columns.unread() if plain_name(name) in _belonging]
+    return [str(name) for name in names if is_said(columns.row[name])]
+
+
+def is_said(
+    value,  # of a column
+) -> bool:
+    "True for a text that says something: not an empty one, nor the nan that stands for one in MMBench"
+    return isinstance(value, str) and value.strip() not in ("", "nan")

@@ -14,7 +14,7 @@ from .columns import Columns, empty_columns, plain_name
 from .marks import marked_question
 from .options import Places, chosen_option, numbered_answer, option_places, row_options, whole_number
 from .options import with_options
-from .shown import pictures_shown, unread_columns
+from .shown import belonging_columns, is_said, pictures_shown, unread_columns
 from .values import ClassName, as_list, listed, refuse_half_characters, row_text
 
 __all__ = ["VQARow", "Habits", "file_habits", "read_vqa_row"]
@@ -79,6 +79,8 @@ def _row_of_columns(
         notes.append("the answer is a letter, and no options are known")
     pictures = pictures_shown(columns, turn_pictures, notes, kind="vqa")  # paths and bytes
     question = _question_with_marks(question, len(pictures), notes, columns.number)
+    for name in belonging_columns(columns):  # such as a hint
+        notes.append(f"column {name!r} may belong to the question and is not read: if so, say --keys system={name}")
     return VQARow(question, answer, pictures, notes=notes, unread=unread_columns(columns))
 
 
@@ -199,7 +201,7 @@ def _question_of_text(
         if isinstance(input_text, str) and input_text.strip():
             question = f"{question}\n{input_text.strip()}"
     system = columns.get("system")  # the value of the column of this role, or None
-    if isinstance(system, str) and system.strip():
+    if is_said(system):
         question = _with_system_in_front(system, question, notes)
     return question
 
@@ -218,7 +220,7 @@ def _question_of_chat(
     question = turns[0].text.strip()
     system_texts = [turn.text.strip() for turn in all_turns if turn.role == "system"]
     beside = columns.get("system")  # LLaMA-Factory's form has it in a column beside the turns
-    if isinstance(beside, str) and beside.strip() not in system_texts:
+    if is_said(beside) and beside.strip() not in system_texts:
         system_texts.insert(0, beside.strip())
     for text in reversed(system_texts):  # each is put in front of those that come after it
         if text:
