@@ -1,5 +1,6 @@
 """Archives and tables from strangers: each class of fault has its code, nothing is half-written, and only named files are unpacked."""
 import io
+import json
 import os
 import stat
 import threading
@@ -565,3 +566,25 @@ def test_a_broken_picture_inside_a_row_is_named_without_a_folder(tmp_path):
     assert convert_vqa(tmp_path / "x.parquet", tmp_path / "out.jsonl", skip_bad_rows=True) == 2
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert rows[1]["images"] == ["elsewhere.png"] and open_picture((tmp_path / rows[0]["images"][0]).read_bytes()).size == (32, 24)
+
+
+def test_rows_written_into_another_folder_lead_to_their_pictures(tmp_path):
+    "Readers look beside the file that they read; a picture that is not there, and one by its whole path, stay as they are"
+    from vlrlbook.data import convert_vqa
+    from vlrlbook.rows.files import read_rows
+    for name in ("in/pics/a.png", "whole.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 40)).save(tmp_path / name)
+    paths = ["pics/a.png", str(tmp_path / "whole.png"), "pics/gone.png"]
+    rows = [dict(question=f"{number}?", answer="yes", images=[path]) for number, path in enumerate(paths)]
+    written(tmp_path / "in" / "rows.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "elsewhere" / "deep").mkdir(parents=True)
+    (tmp_path / "linked").symlink_to(tmp_path / "elsewhere" / "deep")
+    for folder, first in (("in", "pics/a.png"), ("elsewhere", "../in/pics/a.png"), ("linked", "../../in/pics/a.png")):
+        out = tmp_path / folder / "out.jsonl"
+        assert convert_vqa(tmp_path / "in" / "rows.jsonl", out) == 3
+        images = [row["images"][0] for _, row in read_rows(out)]
+        assert images == [first, *paths[1:]] and (out.parent / first).exists()
+    for name in ("o.csv", "o.TSV", "o.parquet"):
+        with pytest.raises(ValueError, match="JSON lines are written; expected a name such as o.jsonl"):
+            convert_vqa(tmp_path / "in" / "rows.jsonl", tmp_path / name)

@@ -206,6 +206,22 @@ def test_an_empty_folder_or_model_is_refused():
     with pytest.raises(SettingsError, match="ckpt_dir is empty"): read_settings(AlohaSettings, dict(ckpt_dir=""))
 
 
+def test_a_path_in_a_file_may_begin_at_home(tmp_path, monkeypatch):
+    "No shell has replaced the ~ there: the run went into a folder of that name"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "run.yaml").write_text("output_dir: ~/runs/mine\nsystem_prompt: ~ about 3\n")
+    s = load_settings(tmp_path / "run.yaml")
+    assert (s.output_dir, s.system_prompt) == (str(tmp_path / "runs" / "mine"), "~ about 3")
+    assert load_settings(tmp_path / "run.yaml", output_dir="a~b").output_dir == "a~b"
+
+
+def test_a_seed_that_numpy_cannot_take_is_refused():
+    from vlrlbook.aloha_settings import AlohaSettings
+    for cls in (GRPOSettings, AlohaSettings):
+        with pytest.raises(SettingsError, match="seed = 4294967296: expected less than 2..32"): read_settings(cls, dict(seed=2**32))
+        assert read_settings(cls, dict(seed=2**32 - 1)).seed == 2**32 - 1
+
+
 def test_each_word_of_a_setting_is_kept():
     "The word none too, where it is a value and no way to write that nothing is given"
     from vlrlbook import aloha_settings, reward_model_settings, settings as of_grpo

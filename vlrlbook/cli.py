@@ -107,8 +107,9 @@ def convert_vqa(args, rest):  # args: read by argparse; rest: words unknown to i
     # "question=problem", or None. tell is called with the report of what was left out.
     row_count = convert_vqa(args.input_jsonl, args.output_jsonl, args.image_dir, args.split, args.keys,
                             args.skip_bad_rows, tell=print)
-    parts = ", parted into _train and _test" if args.split else ""
-    print(f"{row_count} rows in {args.output_jsonl}{parts}")
+    out = Path(args.output_jsonl)
+    files = [out.with_stem(f"{out.stem}_{part}") for part in ("train", "test")] if args.split else [out]
+    print(f"{row_count} rows in {' and '.join(map(str, files))}")
     if args.split == "published":
         rows = [row for _, row in read_rows(args.input_jsonl)]  # it yields (line number, row)
         # leaking: the share of the test pictures that are in the train part, too

@@ -315,7 +315,7 @@ def vqa_row(
 def convert_vqa(
     input_jsonl: str | Path, # .json, .jsonl, .csv, .tsv or .parquet in any of the forms
     output_jsonl: str | Path, # file of EasyR1 rows to write, whole or not at all
-    image_dir: str | Path | None = None, # folder of relative picture paths; None: they stay, unchecked
+    image_dir: str | Path | None = None, # folder of relative picture paths; None: the input's, unchecked
     split: str = None, # picture: hold a fifth out; published: VQA-RAD's own split; None: one file
     keys: str | dict | None = None, # which column holds what, such as "question=problem image=scan"
     skip_bad_rows: bool = False, # leave bad rows out instead of stopping at the first
@@ -332,7 +332,9 @@ def convert_vqa(
     kept, report = read_vqa_file(input_jsonl, image_dir, keys, skip_bad_rows, look=open_pictures)
     if not open_pictures:
         # The pictures may be elsewhere, so those that are not beside the file of rows are no error.
-        _note_missing(kept, Path(input_jsonl).parent, report)
+        folder = Path(input_jsonl).parent
+        _note_missing(kept, folder, report)
+        kept = _seen_from(output.parent, kept, folder)
 
     files = {output: range(len(kept))} # output file → indices in `kept` of its rows
     if split:
@@ -359,6 +361,8 @@ def _check_conversion(output, input_jsonl, split):
         raise ValueError(f"split = {split!r}{nearest(str(split), splits)}")
     if output.resolve() == Path(input_jsonl).resolve():
         raise ValueError(f"{output.name}: the output is the input, whose other columns would be lost")
+    if output.suffix.lower() in (".csv", ".tsv", ".parquet"): # readers would go by the name
+        raise ValueError(f"{output.name}: JSON lines are written; expected a name such as {output.stem}.jsonl")
 
 def _with_ending(path, ending):
     "Add an ending to a file's name: rows.jsonl and \"train\" give rows_train.jsonl"
@@ -413,6 +417,24 @@ def _write_picture(picture, output):
     with new_file(file) as aside: # a hidden file, renamed to `file` when all is written
         aside.write_bytes(data)
     return file
+
+def _seen_from(
+    target, # folder of the file that will be written
+    kept, # (row number, `VQARow`) of each good row
+    folder, # of the file that was read, in which relative paths of pictures begin
+):
+    "The rows with relative paths of pictures that begin in `target`; a picture that is not found keeps its path"
+    if target.resolve() == folder.resolve():
+        return kept
+    def moved(picture, number):
+        "The path of one picture; bytes stay as they are"
+        if isinstance(picture, bytes) or os.path.isabs(picture): return picture
+        try: file = located(picture, folder, number)
+        except DataError: return picture
+        # Both without symbolic links, since `..` leads out of the folder that a link stands for.
+        return os.path.relpath(Path(file).resolve(), target.resolve())
+    return [(number, replace(row, pictures=[moved(picture, number) for picture in row.pictures]))
+            for number, row in kept]
 
 def _note_missing(
     kept, # (row number, `VQARow`) of each good row

@@ -25,7 +25,7 @@ from .run_data import cost, drawn_apart, frozen_seed, held_out_seed, load_data
 from .run_files import announce, as_it_began, check_hub, finish, may_differ, model_card, parted
 from .run_files import prediction_rows, push, results_of, save_predictions, save_run
 from .run_records import Completions, HeldOutReward, Recorder, SamePictures, chosen_pictures, told_together
-from .settings import GRPOSettings, SettingsError, by_task, largest_batch, load_settings, named_options
+from .settings import GRPOSettings, SettingsError, by_task, flag_names, largest_batch, load_settings, named_options
 from .settings import presets, read_settings, save_settings, service_settings, whole_groups
 from .shared_prompt import SharedPrompt, share_prompts, sharing_state
 from .training import CommittedCheckpoints, Interrupted, RunLogCallback, StopWhenAsked
@@ -287,7 +287,7 @@ def main(
     parser.add_argument("--config", help="a .yaml or .json file with settings")
     args, rest = parser.parse_known_args(argv)
     try:
-        options = named_options(rest) # --name value of each setting, as a dict
+        options = named_options(rest, flag_names(GRPOSettings)) # --name value of each setting, as a dict
         if args.config: settings = load_settings(args.config, **options)
         else: settings = read_settings(GRPOSettings, options)
     except SettingsError as e: raise SystemExit(f"vlrlbook.grpo: {e}")

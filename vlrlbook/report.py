@@ -446,7 +446,7 @@ def report_html(
     "The report of a run as one HTML page; SettingsError where the folder holds no run"
     folder = Path(folder)
     if not (folder / "results.json").exists():
-        raise SettingsError(f"{folder.name}: no results.json there, so this is no finished run")
+        raise SettingsError(f"{folder.name or folder}: no results.json there, so this is no finished run")
 
     results = _results_in(folder)
     # Older runs, and runs that were not measured, have no pictures.json.

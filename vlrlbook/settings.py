@@ -148,6 +148,12 @@ def read_settings(
     return settings
 
 
+# Settings of all classes that hold the path of a file or folder. `model` is none of them, since it may be the
+# name of one on the hub; a `~` in it is replaced where the model is loaded.
+_paths = {"data", "image_dir", "adapter", "head", "output_dir", "ckpt_dir", "data_dir", "resume", "predictions",
+          "train_data", "eval_data", "test_data", "labelled_set", "questions", "reward_model", "lora_model"}
+
+
 def _typed_values(
     cls, # a dataclass of settings; it may have `aliases`, other names of some of them
     given, # name → value, as the user wrote them, such as {"learning_rate": "5e-5"}
@@ -164,6 +170,8 @@ def _typed_values(
             is_text_or_number = name in getattr(cls, "texts_or_numbers", ())
             none_is_none = defaults[name] is None and name not in getattr(cls, "with_word_none", ())
             value = _meant(value, none_is_none, is_text_or_number)
+            # A shell has done this for a path of its command line, but nobody for one in a file of settings.
+            if name in _paths and isinstance(value, str): value = os.path.expanduser(value)
         if name not in defaults:
             problems.append(_unknown(written, _all_names(cls)))
         elif name in values: # under its own name and under another: we cannot tell which is meant
@@ -426,6 +434,8 @@ class Settings:
         problems = [text for is_broken, text in self.rules() if is_broken]
         for name in ("model", "output_dir", "ckpt_dir"): # empty: a variable of the shell that was not set
             if getattr(self, name, None) == "": problems.append(f"{name} is empty")
+        seed = getattr(self, "seed", 0)
+        if seed >= 2**32: problems.append(f"seed = {seed}: expected less than 2**32, as NumPy's generator takes it")
         if problems:
             raise SettingsError("; ".join(problems))
 
