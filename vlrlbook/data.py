@@ -362,7 +362,8 @@ def _check_conversion(output, input_jsonl, split):
     if output.resolve() == Path(input_jsonl).resolve():
         raise ValueError(f"{output.name}: the output is the input, whose other columns would be lost")
     if output.suffix.lower() in (".csv", ".tsv", ".parquet"): # readers would go by the name
-        raise ValueError(f"{output.name}: JSON lines are written; expected a name such as {output.stem}.jsonl")
+        cure = f"expected a name such as {output.stem}.jsonl"
+        raise ValueError(f"{output.name}: JSON lines are written; {cure}")
 
 def _with_ending(path, ending):
     "Add an ending to a file's name: rows.jsonl and \"train\" give rows_train.jsonl"
@@ -423,7 +424,7 @@ def _seen_from(
     kept, # (row number, `VQARow`) of each good row
     folder, # of the file that was read, in which relative paths of pictures begin
 ):
-    "The rows with relative paths of pictures that begin in `target`; a picture that is not found keeps its path"
+    "The rows with relative paths of pictures that begin in `target`; where there is no file, with the old path"
     if target.resolve() == folder.resolve():
         return kept
     def moved(picture, number):
