@@ -7,7 +7,8 @@ __all__ = ['easyr1_messages', 'rendered_prompt', 'reward_file', 'ask_reward_file
            'undecoded_rows', 'export_verl', 'verl_overrides']
 
 # %% ../../nbs/09b_export.ipynb #nb7d4ff4
-import ast, hashlib, importlib, importlib.util, inspect, io, json, re, shlex, shutil, subprocess, sys, tokenize
+import ast, hashlib, importlib, importlib.util, inspect, io, json, re, shlex, shutil, subprocess, sys
+import tokenize
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -185,7 +186,7 @@ class _Statements:
             return
         _check_inner_imports(node, module) # SettingsError for one that the cluster could not follow
         source = "\n".join(lines[_first_line(node) - 1:node.end_lineno])
-        _check_f_strings(source, module, _first_line(node)) # SettingsError for one that only Python 3.12 reads
+        _check_f_strings(source, module, _first_line(node)) # SettingsError for one of Python 3.12 alone
         self.copied[module, number] = source
         # Of the names that it uses, without builtins and local names, the statements are needed, too.
         used_here = _used_names(node) & set(defined_by)
@@ -385,7 +386,7 @@ def _check_f_strings(source, module, first_line):
 
     Since 3.12 an expression in an f-string may hold the string's own quotes, a backslash, a comment, and line
     breaks also between single quotes. `ast.parse` accepts these with any feature_version. `module` and
-    `first_line` (of the statement) are for the message. Python before 3.12 has read the module without them."""
+    `first_line` (of the statement) are for the message."""
     quotes = [] # of the f-strings around a token, the outermost first, such as " or """
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         kind = tokenize.tok_name[token.type] # before 3.12 an f-string is one token of the kind STRING
@@ -396,9 +397,10 @@ def _check_f_strings(source, module, first_line):
         is_break = kind in ("NL", "NEWLINE") and any(len(quote) == 1 for quote in around)
         is_new = "\\" in token.string or kind == "COMMENT" or is_break
         if around and (is_new or any(quote in token.string for quote in around)):
-            raise SettingsError(f"{module}, line {first_line + token.start[0] - 1}: Python before 3.12 cannot read "
-                                "the f-string there, and EasyR1 and verl run on older ones: give what stands "
-                                "in its braces a name in a line before it")
+            line = first_line + token.start[0] - 1
+            raise SettingsError(f"{module}, line {line}: Python before 3.12 cannot read the f-string there, "
+                                "and EasyR1 and verl run on older ones: give what stands in its braces a "
+                                "name in a line before it")
         if kind == "FSTRING_START":
             quotes.append(token.string.lstrip("rRfFbBuU"))
 
@@ -575,8 +577,9 @@ def _write_out_home(checked):
         if isinstance(written, str) and written.startswith("~"):
             folder = Path(written).expanduser()
             if not folder.exists():
-                raise SettingsError(f"{key} = {written!r}: EasyR1 does not know ~, and there is no such folder "
-                                    "on this machine; write the whole path that it has where EasyR1 will run")
+                raise SettingsError(f"{key} = {written!r}: EasyR1 does not know ~, and there is no such "
+                                    "folder on this machine; write the whole path that it has where EasyR1 "
+                                    "will run")
             checked.values[key] = str(folder)
 
 # %% ../../nbs/09b_export.ipynb #nf9d00bd
@@ -978,7 +981,7 @@ def _bash_path(path):
     """A path escaped for double quotes in bash; one that begins with ./ or ../ is made absolute by $PWD
 
     `./a` → `$PWD/a`, `../a` → `$PWD/../a`, `/a/$b` → `/a/\\$b`; a hub id such as `Qwen/Qwen2.5-VL-3B` stays.
-    train.sh runs in its own folder, but Ray's workers have other working directories. `~/a` → `$HOME/a`, since
+    train.sh runs in its own folder, but Ray's workers have other working directories. `~/a` → `$HOME/a`:
     bash leaves a ~ in quotes as it is, and so does verl."""
     quoted = re.sub(r'(["$`\\])', r"\\\1", path.removeprefix("./")) # a backslash before " $ ` and backslash
     if path.startswith(("./", "../")):

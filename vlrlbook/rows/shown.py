@@ -111,8 +111,8 @@ def unread_columns(
     return [str(name) for name in columns.unread() if name not in picture_columns]
 
 
-# Columns, by `plain_name`, without which some questions of MMBench, ScienceQA and M3CoT cannot be answered. In
-# other sets a hint gives the solution away, so that they are not read unless the user says so.
+# Columns, by `plain_name`, without which some questions of MMBench, ScienceQA and M3CoT cannot be answered.
+# In other sets a hint gives the solution away, so that they are not read unless the user says so.
 _belonging = ("hint", "context", "passage")
 
 

@@ -80,7 +80,8 @@ def _row_of_columns(
     pictures = pictures_shown(columns, turn_pictures, notes, kind="vqa")  # paths and bytes
     question = _question_with_marks(question, len(pictures), notes, columns.number)
     for name in belonging_columns(columns):  # such as a hint
-        notes.append(f"column {name!r} may belong to the question and is not read: if so, say --keys system={name}")
+        cure = f"if so, say --keys system={name}"
+        notes.append(f"column {name!r} may belong to the question and is not read: {cure}")
     return VQARow(question, answer, pictures, notes=notes, unread=unread_columns(columns))
 
 
