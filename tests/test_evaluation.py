@@ -931,6 +931,31 @@ def test_refused(given_, message):
     with pytest.raises(SettingsError, match=message): read_settings(EvaluationSettings, given_)
 
 
+@pytest.mark.parametrize("sign", ["begun_with.json", "training_args.json"])
+def test_the_records_of_a_training_are_not_replaced(tmp_path, sign):
+    "Its results.json was replaced without a word, and its log was removed"
+    (tmp_path / "adapter_config.json").write_text("{}")
+    read_settings(EvaluationSettings, dict(adapter=str(tmp_path), output_dir=str(tmp_path))) # a folder with an adapter alone
+    (tmp_path / sign).write_text("{}")
+    for given_ in (dict(adapter=str(tmp_path)), dict(predictions=str(tmp_path / sign)), dict(model=TINY, resume=False)):
+        with pytest.raises(SettingsError, match="a training has its records there.*take .*evaluation'"):
+            read_settings(EvaluationSettings, given_ | dict(output_dir=str(tmp_path)))
+    read_settings(EvaluationSettings, dict(adapter=str(tmp_path), output_dir=str(tmp_path / "evaluation")))
+
+
+def test_a_refused_evaluation_leaves_the_log(tmp_path):
+    given_ = dict(model=TINY, eval_samples=2, eval_answers=1, max_completion_length=1, controls=False, output_dir=str(tmp_path))
+    log, settings = tmp_path / "run_log.csv", read_settings(EvaluationSettings, given_)
+    log.write_text("step,reward\n1,0.5\n")
+    (tmp_path / "predictions.jsonl").write_text("{}\n")
+    with pytest.raises(SettingsError, match="resume = false begins anew"): evaluate(settings)
+    assert log.read_text() == "step,reward\n1,0.5\n", "what is refused changes nothing"
+    evaluate(read_settings(EvaluationSettings, given_ | dict(resume=False)))
+    assert "pictures" in log.read_text() and "reward" not in log.read_text()
+    evaluate(settings) # all is answered: the speed of the earlier session is not this one's
+    assert not log.exists()
+
+
 # ---- real questions
 
 @pytest.mark.skipif(not (SHARED / "vqa_rad").exists(), reason="the folder with VQA-RAD is not beside this checkout")

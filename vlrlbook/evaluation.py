@@ -917,7 +917,7 @@ def gather(
     # more_fields: row number → further fields for the row's line in the predictions file
     dataset, more_fields = load_set(s)
     output = Path(s.output_dir)
-    log = _new_log(output)
+    log = RunLog(output / "run_log.csv")  # its first row replaces the file that an earlier session left
     zoom_calls = looks_of_run(s.adapter or base, s.asked_task)  # most calls of the tool `zoom` in an answer
     rows = compare(
         base, s.adapter, dataset, output / "predictions.jsonl",
@@ -925,13 +925,16 @@ def gather(
         batch_size=s.eval_batch_size, seed=s.seed, resume=s.resume, log=log, processes=s.processes,
         controls=s.controls, extras=more_fields, engine=_vllm_options(s), looks=zoom_calls,
         max_image_size=s.max_image_size, use_4bit=s.use_4bit)
+    _remove_older_log(log)
     return rows, dataset, log
 
-def _new_log(folder):
-    "An empty log in a folder: the speed in one of an earlier session may be that of another machine"
-    log_file = folder / "run_log.csv"
-    log_file.unlink(missing_ok=True)
-    return RunLog(log_file)
+def _remove_older_log(log):
+    """Remove the log file of an earlier session if this one had nothing left to ask, and so wrote none.
+
+    The speed in it may be that of another machine. Not before the answers are there: what is refused, or
+    fails, must leave the folder as it was."""
+    if not log.is_written:
+        log.path.unlink(missing_ok=True)
 
 def _vllm_options(settings):
     "vLLM's share of GPU memory, and its longest prompt with answer in tokens, as a dict; None without vLLM"

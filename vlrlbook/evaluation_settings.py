@@ -154,3 +154,10 @@ class EvaluationSettings(Settings):
         yield no_model, f"adapter = {self.adapter!r}: no adapter_config.json and no config.json there"
         has_other_input = bool(self.predictions) and bool(self.model or self.adapter or self.data)
         yield has_other_input, "predictions are scored as they are: leave out model, adapter and data"
+        # A training writes the first of these files when it begins and the second one with its model. Its
+        # results.json, predictions.jsonl and run_log.csv would be replaced by those of the evaluation.
+        files_of_training = ("begun_with.json", "training_args.json")
+        has_training = any(Path(self.output_dir, name).exists() for name in files_of_training)
+        yield has_training, (
+            f"output_dir = {self.output_dir!r}: a training has its records there, which this would replace; "
+            f"take {str(Path(self.output_dir, 'evaluation'))!r}")
