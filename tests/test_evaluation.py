@@ -154,6 +154,21 @@ def test_rows_of_one_picture_are_drawn_together():
     assert joint[1] - joint[0] > 2 * (lone[1] - lone[0])
 
 
+def test_a_row_without_a_picture_leaves_the_others_together():
+    "One text-only row made all questions of all pictures independent: intervals of a third of their width"
+    rows = [dict(picture=f"p{i // 10}") for i in range(120)]
+    right = [float(i // 10 % 3 > 0) for i in range(120)]
+    together = metric("after_greedy", right, pictures_of(rows), mark="accuracy")["ci95"]
+    for alone in ({}, dict(picture=""), dict(picture=None)):
+        pictures = pictures_of([*rows, alone, alone])
+        assert len(set(pictures)) == 14 and pictures[:120] == [r["picture"] for r in rows]
+        low, high = metric("after_greedy", [*right, 0.0, 0.0], pictures, mark="accuracy")["ci95"]
+        assert high - low > 0.9 * (together[1] - together[0])
+    # no shared picture, or none at all: each row counts as one
+    for lone in ([], [{}, {}], [dict(picture="")] * 3, [dict(picture="a"), dict(picture="b"), {}, {}]):
+        assert pictures_of(lone) is None
+
+
 def test_swapping():
     assert swap_consistency([(1, 0), (0, 1)], [(0, 1), (1, 0)])["consistent"] == 1
     always_first = swap_consistency([(1, 0)] * 4, [(1, 0)] * 4)

@@ -470,10 +470,13 @@ def pictures_of(
 ) -> list | None:  # a name per row; None where no two rows share a picture, or where the file does not say
     """The picture of each row, for intervals that resample pictures instead of rows
 
-    Rows with one picture are not independent of each other: the bootstrap must draw them together."""
+    Rows with one picture are not independent of each other: the bootstrap must draw them together. A row
+    without a picture shares it with no other one, and gets a name of its own."""
     pictures = [row.get("picture") for row in rows]
-    some_are_shared = len(set(pictures)) < len(pictures)
-    return pictures if all(pictures) and some_are_shared else None
+    named = [picture for picture in pictures if picture]
+    if len(set(named)) == len(named):  # no two rows share one
+        return None
+    return [picture or f"no picture, row {i}" for i, picture in enumerate(pictures)]
 
 
 def group_names(
