@@ -38,8 +38,9 @@ from .metrics import with_interval
 from .pointing import drawn_for, in_scale_of
 from .prediction_files import as_ours
 from .rewards import accepted_answers, is_right, load_reward
+from .rows.gate import RowReport
 from .rows.values import listed
-from .settings import SettingsError, nearest
+from .settings import SettingsError, nearest, trained_rewards
 from .verdict import questions, verdict_line, verdict_of
 from .zoom import synthetic_zoom
 
@@ -852,9 +853,10 @@ def load_set(
     if s.data is None:
         dataset = _drawn_samples(s)
     else:
-        dataset, more_fields = _rows_of_file(s)  # more_fields: {} for other tasks than VQA
+        # all_rows: also those whose truth earns too little; more_fields: {} for other tasks than VQA
+        dataset, all_rows, more_fields = _rows_of_file(s)
         if s.split == "held-out":
-            _, dataset = split_by_picture(dataset, seed=s.split_seed)  # training rows, held-out rows
+            dataset = _held_out(s, dataset, all_rows)
     # At most eval_samples rows. Drawn samples are never more; of a file's held-out rows a training chooses
     # the same ones, by the same seed.
     return rows_by_chance(dataset, s.eval_samples, s.split_seed), more_fields
@@ -884,24 +886,58 @@ def _rows_of_file(
 ):
     """Read a file of questions as a training does, so that its split gives the same held-out rows.
 
-    Returns the data set, and a dict: row number → further fields for the row's line in the predictions file,
-    such as question_type."""
+    Returns the data set; all rows, also those left out of it for a truth that earns too little; and a dict:
+    row number → further fields for the row's line in the predictions file, such as question_type."""
     s, task = settings, settings.asked_task
-    dataset, report = read_task_rows(s.data, task, s.image_dir, s.keys, s.skip_bad_rows)
+    all_rows, report = read_task_rows(s.data, task, s.image_dir, s.keys, s.skip_bad_rows)
     if task == "pointing":
         # Boxes are rewritten in pixels or thousandths, as the asked model writes its own (`base_of`: the
         # model under the adapter).
-        dataset = in_scale_of(dataset, s.model or base_of(s.adapter), s.max_image_size)
+        all_rows = in_scale_of(all_rows, s.model or base_of(s.adapter), s.max_image_size)
 
     # A row whose true answer earns too little to learn from (`check_truth`) is left out, as in training, so
     # that the split is the same. With skip_bad_rows it is listed in the report, else it is a DataError.
     reward = load_reward(s.reward or task)  # a task's own reward has the task's name
-    dataset = with_good_truths(dataset, reward, s.skip_bad_rows, report)
+    dataset = with_good_truths(all_rows, reward, s.skip_bad_rows, report)
     if report.skipped or report.notes:
         print(report)
     dataset = _with_training_prompt(s, dataset, report)
     more_fields = _fields_of_questions(s.data, dataset) if s.asks_vqa else {}
-    return dataset, more_fields
+    return dataset, all_rows, more_fields
+
+def _held_out(
+    settings,  # EvaluationSettings: split_seed is that of the training
+    dataset,  # rows whose truth earns enough in the asked reward
+    all_rows,  # of the same file
+):
+    """The rows that the training held out.
+
+    A training with another reward may have left out other rows, and then its split was another one. It is
+    made again with that reward, where the model's own run says that it was trained on this file."""
+    s = settings
+    trained_by = s.trained_with.get("reward") if s.was_trained_on_data else None
+    if trained_by in (None, s.reward or s.asked_task):
+        _, held_out = split_by_picture(dataset, seed=s.split_seed)  # training rows, held-out rows
+        return held_out
+    _, held_out = split_by_picture(_rows_of_training(all_rows, trained_by), seed=s.split_seed)
+    numbers = set(held_out["row"])
+    return dataset.select([i for i, number in enumerate(dataset["row"]) if number in numbers])
+
+def _rows_of_training(
+    all_rows,  # of the file
+    reward,  # name of the training's reward
+):
+    "The rows that a training with that reward has read: those whose truth earns enough in it"
+    if trained_rewards(reward):  # a trained model scores by its own judgement: no row was left out
+        return all_rows
+    try:
+        loaded = load_reward(reward)
+    except (ValueError, ImportError) as error:
+        print(f"split: the training's reward cannot be loaded ({error}). If it left rows out of the file, "
+              "some rows that are called held-out here were trained on.")
+        return all_rows
+    # The report is thrown away: the rows that are left out here are no fault of the asked reward.
+    return with_good_truths(all_rows, loaded, True, RowReport())
 
 # %% ../nbs/06_evaluation.ipynb #na38da7c
 def gather(
