@@ -274,6 +274,7 @@ def test_the_types_of_a_question():
         assert group_names(row("yes", question_type=empty), "vqa") == ["yes/no"]
     assert group_names(row("yes", question_type="PRES, pres"), "vqa") == ["PRES"], "each once"
     assert group_names(row("yes", question_type=["PRES", "POS"]), "vqa") == ["PRES", "POS"]
+    assert group_names(row("yes", question_type="['PRES', 'POS']"), "vqa") == ["PRES", "POS"], "a list in a table's cell"
     assert group_names(row("yes", question_type=3), "vqa") == ["3"]
     assert group_names(row("yes"), "vqa") == ["yes/no"] and group_names(row("A photo of 3 discs"), "counting") == ["3"]
 
@@ -844,6 +845,32 @@ def test_vqa_rows_are_asked_with_their_prompt(tmp_path):
     assert by_name["before_greedy/accuracy"]["value"] == 0 and by_name["before_greedy/accuracy"]["interval"] == "Wilson over pictures"
     everything = evaluate(read_settings(EvaluationSettings, settings | dict(split="all", output_dir=str(tmp_path / "all"), controls=False)))
     assert {m["name"]: m for m in everything["metrics"]}["before_greedy/accuracy"]["n"] == 24
+
+
+@pytest.mark.parametrize("types, groups", [
+    (["PRES", "POS"], ["PRES", "POS"]), ("POS, PRES", ["POS", "PRES"]), (float("nan"), ["yes/no"]), (None, ["yes/no"]), ([], ["yes/no"]),
+    (" pres ", ["PRES"]), ([None, "pos"], ["POS"]), (7, ["7"])])
+def test_types_of_a_data_file_are_those_of_its_cells(tmp_path, types, groups):
+    "A list became the group ['PRES', an empty cell the group NAN"
+    draw_discs(3, random.Random(0)).save(tmp_path / "a.png")
+    line = json.dumps(dict(question="Is it?", answer="yes", image="a.png", question_type=types, answer_type=float("nan")))
+    (tmp_path / "mine.jsonl").write_text(line + "\n")
+    given_ = dict(model=TINY, data=str(tmp_path / "mine.jsonl"), split="all")
+    dataset, more = load_set(read_settings(EvaluationSettings, given_))
+    assert group_names(dict(answer="yes") | more[1], "vqa") == groups and "answer_type" not in more[1]
+    assert json.loads(json.dumps(more[1])) == more[1]
+
+
+def test_a_continued_file_has_the_types_of_now(tmp_path):
+    from vlrlbook.evaluation import _earlier_rows
+    path, plan = tmp_path / "p.jsonl", dict(seed=1)
+    _earlier_rows(path, plan, [[0, 1]], resume=True)
+    path.write_text('{"row": 1, "a_greedy": ["é"]}\n{"row": 2, "question_type": "OLD", "a_greedy": ["b"]}\n', encoding="utf-8")
+    before = path.read_bytes()
+    assert _earlier_rows(path, plan, [[0, 1]], resume=True)[0] == {"row": 1, "a_greedy": ["é"]} and path.read_bytes() == before
+    rows = _earlier_rows(path, plan, [[0, 1]], True, {1: {"question_type": "NEW"}, 2: {"question_type": ["A", "B"]}})
+    assert [r["question_type"] for r in rows] == ["NEW", ["A", "B"]] and [r["a_greedy"] for r in rows] == [["é"], ["b"]]
+    assert [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] == rows
 
 
 def test_a_row_whose_truth_earns_nothing_is_told_of(tmp_path, capsys):

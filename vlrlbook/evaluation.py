@@ -38,8 +38,10 @@ from .metrics import with_interval
 from .pointing import drawn_for, in_scale_of
 from .prediction_files import as_ours
 from .rewards import accepted_answers, is_right, load_reward
+from .rows.columns import Columns, is_nothing
 from .rows.gate import RowReport
-from .rows.values import listed
+from .rows.options import row_options
+from .rows.values import as_list, listed
 from .settings import SettingsError, nearest, trained_rewards
 from .verdict import questions, verdict_line, verdict_of
 from .zoom import synthetic_zoom
@@ -173,7 +175,7 @@ def compare(
     with panel_of(processes, base, adapter, names, sampling, loading, engine=engine) as panel:
         order = by_length(panel.processor, dataset)  # row numbers, longest prompt first
         batches = [order[i:i + batch_size] for i in range(0, len(order), batch_size)]
-        rows = _earlier_rows(path, plan, batches, resume)  # answered by the run that was killed
+        rows = _earlier_rows(path, plan, batches, resume, extras)  # answered by the run that was killed
         log = RunLog() if log is None else log
         return rows + _ask(panel, dataset, batches, done=len(rows), lenders=lenders, path=path, seed=seed,
                            more_fields=extras or {}, log=log)
@@ -269,8 +271,12 @@ def _earlier_rows(
     plan,  # dict of all that the answers depend on
     batches,  # lists of row numbers, in the order in which they are asked; equal plans have equal batches
     resume,  # False: begin a new file
+    more_fields=None,  # number of a row → further fields for its line, such as question_type
 ):
-    "Read the rows that a killed run has answered, and cut its file after the last whole batch"
+    """Read the rows that a killed run has answered, and cut its file after the last whole batch.
+
+    Their further fields are those of now: the answers do not depend on them, and the user may have added a
+    column to the data since."""
     if path is None:
         return []
     path = Path(path)
@@ -283,8 +289,10 @@ def _earlier_rows(
     _refuse_other_plan(path, _written_plan(path, plan_file), plan)  # SettingsError if they differ
     lines = _whole_lines(path)
     kept_lines = lines[:_answered_in_full(batches, len(lines))]
-    write_whole(path, "".join(line + "\n" for line in kept_lines))
-    return [json.loads(line) for line in kept_lines]
+    rows = [json.loads(line) for line in kept_lines]
+    rows = [row | (more_fields or {}).get(row["row"], {}) for row in rows]
+    write_whole(path, _as_lines(rows))
+    return rows
 
 def _refuse_other_plan(
     path,  # of the predictions file
@@ -400,14 +408,17 @@ def _line(
     # `|` keeps the value on its right.
     return fields | more_fields.get(sample.row, {}) | texts
 
+def _as_lines(rows):
+    "Rows, dicts, as the text of a JSONL file"
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
 def _append(
     path,  # of a JSONL file
     rows,  # dicts
 ):
     "Add rows at the end of a JSONL file; they are on the disk when this returns"
-    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
     with open(path, "a", encoding="utf-8") as file:
-        file.write("".join(lines))
+        file.write(_as_lines(rows))
         file.flush()
         os.fsync(file.fileno())  # without it they would be lost if the machine stopped now
 
@@ -839,10 +850,18 @@ def _fields_of_questions(
     for number, question in zip(dataset["row"], dataset["question"]):
         fields = dict(question=question.removesuffix(prompt_end))
         for name in ("answer_type", "question_type"):
-            if raw_rows[number].get(name):
-                fields[name] = str(raw_rows[number][name]).strip()
+            types = _type_words(raw_rows[number].get(name))
+            if types:
+                fields[name] = types
         more_fields[number] = fields
     return more_fields
+
+def _type_words(value):
+    "The types in a cell of question_type or answer_type: a text, or a list of texts; \"\" for an empty cell"
+    values = as_list(value)  # None if the cell holds no list
+    if values is not None:
+        return [str(word).strip() for word in values if not is_nothing(word)]
+    return "" if is_nothing(value) else str(value).strip()
 
 # %% ../nbs/06_evaluation.ipynb #c029
 def load_set(

@@ -23,6 +23,7 @@ from .rewards import accepted_answers, answer_kind, answer_text, box_reward, cou
 from .rewards import is_right
 from .rewards import load_reward, normalise_answer, on_batch, point_reward, read_count, vqa_accuracy
 from .rewards import word_overlap
+from .rows.values import listed
 # as a reward and a mark it stood here first; `vlrlbook.answers:verbatim` goes on naming it
 from .rewards import verbatim_reward as verbatim
 
@@ -502,6 +503,8 @@ def _question_types(
     "The types of a question in capitals, each once; an empty list where the row names none"
     if value is None or isinstance(value, float) and math.isnan(value):  # an empty cell of a table
         return []
+    if isinstance(value, str):  # a table may hold a list as text, such as "['POS', 'PRES']"
+        value = listed(value) or value
     texts = value if isinstance(value, (list, tuple)) else [value]
     words = ",".join(map(str, texts)).split(",")
     types = [word.strip().upper() for word in words if word.strip()]
