@@ -394,6 +394,23 @@ def test_answers_that_pandas_wrote_into_a_table_are_lists_again(tmp_path, capsys
         assert ("after_sampled was read as lists of texts (6)" in told) == (name != "p.parquet"), told
 
 
+@pytest.mark.parametrize("row, said, right", [
+    (dict(A="cat", B="dog", C="cow", D="pig", answer="B"), ["B", "dog", "(B) dog", "B. dog", "a dog", "A", "cat", "b and d"], [1, 1, 1, 1, 1, 0, 0, 0]),
+    (dict(options=["cat", "dog"], answer="A"), ["cat", "dog", "A"], [1, 0, 1]),
+    (dict(A="cat", B="dog", C=float("nan"), D=None, answer="B"), ["dog", "cat"], [1, 0]),
+    # words that name no single option: the letter alone counts, as before
+    (dict(A="B", B="A", answer="B"), ["B", "A"], [1, 0]), (dict(A="dog", B="Dog", answer="B"), ["B", "dog"], [1, 0]),
+    (dict(A="cat", B="dog", answer="D"), ["D", "dog"], [1, 0]), (dict(A="cat", C="dog", answer="C"), ["C", "dog"], [1, 0]),
+    (dict(answer="B"), ["B", "dog"], [1, 0]), (dict(A="cat", B="dog", answer="dog"), ["dog", "B"], [1, 0])])
+def test_the_words_of_an_option_are_its_letter(tmp_path, capsys, row, said, right):
+    "A model that answers in words was reported lower than by VLMEvalKit itself"
+    path = write_lines(tmp_path / "p.jsonl", [dict(question="What animal?", prediction=text) | row for text in said])
+    rows = read_predictions(path)
+    assert score_rows(rows, "vqa")["prediction"]["accuracy"].tolist() == right
+    assert (rows[0]["answer"] != row["answer"]) == ("option's letter" in capsys.readouterr().out)
+    assert [r["answer"] for r in read_predictions(path, with_options=False)] == [row["answer"]] * len(said)
+
+
 @pytest.mark.parametrize("lines, column, kept", [
     (["answer,prediction", "yes,\"['yes', 'no']\""], "prediction", ["['yes', 'no']"]),  # what another program's model said
     (["answer,a_greedy", "yes,\"['yes', 'no']\""], "a_greedy", ["['yes', 'no']"]),  # a best guess is one text

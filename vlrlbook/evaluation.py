@@ -37,7 +37,8 @@ from .metrics import mcnemar, metric, pair_metrics, share_ci, spearman, swap_con
 from .metrics import with_interval
 from .pointing import drawn_for, in_scale_of
 from .prediction_files import as_ours
-from .rewards import accepted_answers, is_right, load_reward
+from .readers.choices import truth_letters
+from .rewards import accepted_answers, is_right, load_reward, normalise_answer
 from .rows.columns import Columns, is_nothing
 from .rows.gate import RowReport
 from .rows.options import row_options
@@ -425,6 +426,7 @@ def _append(
 # %% ../nbs/06_evaluation.ipynb #c024
 def read_predictions(
     path: str | Path,  # JSON or JSONL: of an evaluation, a GRPO run, or rows with answer and prediction
+    with_options: bool = True,  # where the truth is an option's letter, its words are right, too
 ) -> list:  # rows in the form of an evaluation, each column a list of texts
     "Read a predictions file; raise DataError with the row's number at the first bad row"
     file = Path(path).name
@@ -432,6 +434,8 @@ def read_predictions(
     # (number, row): the number is that of the line, empty lines count
     numbered = _with_lists(read_rows(path), notes)
     rows = [_prediction_row(row, number, file, notes) for number, row in numbered]
+    if with_options:
+        rows = [_with_option_words(row, notes) for row in rows]
     # `columns` are the fields that hold answers, such as after_greedy: all rows must have the same.
     all_columns = set(columns(rows))
     for (number, _), row in zip(numbered, rows):
@@ -543,6 +547,29 @@ def _refuse_no_truth(
         advice = _advice_for_other_chapters(row)  # for a row of scores: which command reads its file; else ""
         message = f"no truth in field 'answer'{problem}{advice}"
         raise DataError("predictions.answer", message, **place)
+
+def _with_option_words(
+    row,  # dict from `_prediction_row`; VLMEvalKit's have a column for each option: A, B, C, …
+    notes,  # a `Counter`; counts the rows whose truth is changed
+):
+    "A row whose truth is an option's letter, with the option's words as a second accepted answer"
+    letter = row["answer"].strip()
+    options = _options_in(row) if _is_letter(letter) else []
+    place = ord(letter) - ord("A") if options else 0
+    # Words that are a letter, or those of two options, do not tell which option is meant.
+    words = [normalise_answer(option) for option in options]
+    is_clear = len(set(words)) == len(words) and not any(map(truth_letters, options))
+    if not options or place >= len(options) or not is_clear:
+        return row
+    notes["the truth is an option's letter: the option's words are right, too"] += 1
+    return row | dict(answer=json.dumps([letter, options[place]], ensure_ascii=False))
+
+def _options_in(row):
+    "The options of a multiple-choice question as texts, in the order of their letters; [] if the row has none"
+    try:
+        return row_options(Columns(row))
+    except DataError:  # columns of such names that hold something else
+        return []
 
 def _is_letter(text):
     "Tell whether a text is one capital letter, such as that of a choice"
