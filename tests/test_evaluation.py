@@ -154,6 +154,21 @@ def test_rows_of_one_picture_are_drawn_together():
     assert joint[1] - joint[0] > 2 * (lone[1] - lone[0])
 
 
+def test_a_row_without_a_picture_leaves_the_others_together():
+    "One text-only row made all questions of all pictures independent: intervals of a third of their width"
+    rows = [dict(picture=f"p{i // 10}") for i in range(120)]
+    right = [float(i // 10 % 3 > 0) for i in range(120)]
+    together = metric("after_greedy", right, pictures_of(rows), mark="accuracy")["ci95"]
+    for alone in ({}, dict(picture=""), dict(picture=None)):
+        pictures = pictures_of([*rows, alone, alone])
+        assert len(set(pictures)) == 14 and pictures[:120] == [r["picture"] for r in rows]
+        low, high = metric("after_greedy", [*right, 0.0, 0.0], pictures, mark="accuracy")["ci95"]
+        assert high - low > 0.9 * (together[1] - together[0])
+    # no shared picture, or none at all: each row counts as one
+    for lone in ([], [{}, {}], [dict(picture="")] * 3, [dict(picture="a"), dict(picture="b"), {}, {}]):
+        assert pictures_of(lone) is None
+
+
 def test_swapping():
     assert swap_consistency([(1, 0), (0, 1)], [(0, 1), (1, 0)])["consistent"] == 1
     always_first = swap_consistency([(1, 0)] * 4, [(1, 0)] * 4)
@@ -259,6 +274,7 @@ def test_the_types_of_a_question():
         assert group_names(row("yes", question_type=empty), "vqa") == ["yes/no"]
     assert group_names(row("yes", question_type="PRES, pres"), "vqa") == ["PRES"], "each once"
     assert group_names(row("yes", question_type=["PRES", "POS"]), "vqa") == ["PRES", "POS"]
+    assert group_names(row("yes", question_type="['PRES', 'POS']"), "vqa") == ["PRES", "POS"], "a list in a table's cell"
     assert group_names(row("yes", question_type=3), "vqa") == ["3"]
     assert group_names(row("yes"), "vqa") == ["yes/no"] and group_names(row("A photo of 3 discs"), "counting") == ["3"]
 
@@ -376,6 +392,23 @@ def test_answers_that_pandas_wrote_into_a_table_are_lists_again(tmp_path, capsys
             {c: r[c] for c in columns([r])} | dict(answer=r["answer"]) for r in expected], name
         told = capsys.readouterr().out
         assert ("after_sampled was read as lists of texts (6)" in told) == (name != "p.parquet"), told
+
+
+@pytest.mark.parametrize("row, said, right", [
+    (dict(A="cat", B="dog", C="cow", D="pig", answer="B"), ["B", "dog", "(B) dog", "B. dog", "a dog", "A", "cat", "b and d"], [1, 1, 1, 1, 1, 0, 0, 0]),
+    (dict(options=["cat", "dog"], answer="A"), ["cat", "dog", "A"], [1, 0, 1]),
+    (dict(A="cat", B="dog", C=float("nan"), D=None, answer="B"), ["dog", "cat"], [1, 0]),
+    # words that name no single option: the letter alone counts, as before
+    (dict(A="B", B="A", answer="B"), ["B", "A"], [1, 0]), (dict(A="dog", B="Dog", answer="B"), ["B", "dog"], [1, 0]),
+    (dict(A="cat", B="dog", answer="D"), ["D", "dog"], [1, 0]), (dict(A="cat", C="dog", answer="C"), ["C", "dog"], [1, 0]),
+    (dict(answer="B"), ["B", "dog"], [1, 0]), (dict(A="cat", B="dog", answer="dog"), ["dog", "B"], [1, 0])])
+def test_the_words_of_an_option_are_its_letter(tmp_path, capsys, row, said, right):
+    "A model that answers in words was reported lower than by VLMEvalKit itself"
+    path = write_lines(tmp_path / "p.jsonl", [dict(question="What animal?", prediction=text) | row for text in said])
+    rows = read_predictions(path)
+    assert score_rows(rows, "vqa")["prediction"]["accuracy"].tolist() == right
+    assert (rows[0]["answer"] != row["answer"]) == ("option's letter" in capsys.readouterr().out)
+    assert [r["answer"] for r in read_predictions(path, with_options=False)] == [row["answer"]] * len(said)
 
 
 @pytest.mark.parametrize("lines, column, kept", [
@@ -831,6 +864,32 @@ def test_vqa_rows_are_asked_with_their_prompt(tmp_path):
     assert {m["name"]: m for m in everything["metrics"]}["before_greedy/accuracy"]["n"] == 24
 
 
+@pytest.mark.parametrize("types, groups", [
+    (["PRES", "POS"], ["PRES", "POS"]), ("POS, PRES", ["POS", "PRES"]), (float("nan"), ["yes/no"]), (None, ["yes/no"]), ([], ["yes/no"]),
+    (" pres ", ["PRES"]), ([None, "pos"], ["POS"]), (7, ["7"])])
+def test_types_of_a_data_file_are_those_of_its_cells(tmp_path, types, groups):
+    "A list became the group ['PRES', an empty cell the group NAN"
+    draw_discs(3, random.Random(0)).save(tmp_path / "a.png")
+    line = json.dumps(dict(question="Is it?", answer="yes", image="a.png", question_type=types, answer_type=float("nan")))
+    (tmp_path / "mine.jsonl").write_text(line + "\n")
+    given_ = dict(model=TINY, data=str(tmp_path / "mine.jsonl"), split="all")
+    dataset, more = load_set(read_settings(EvaluationSettings, given_))
+    assert group_names(dict(answer="yes") | more[1], "vqa") == groups and "answer_type" not in more[1]
+    assert json.loads(json.dumps(more[1])) == more[1]
+
+
+def test_a_continued_file_has_the_types_of_now(tmp_path):
+    from vlrlbook.evaluation import _earlier_rows
+    path, plan = tmp_path / "p.jsonl", dict(seed=1)
+    _earlier_rows(path, plan, [[0, 1]], resume=True)
+    path.write_text('{"row": 1, "a_greedy": ["é"]}\n{"row": 2, "question_type": "OLD", "a_greedy": ["b"]}\n', encoding="utf-8")
+    before = path.read_bytes()
+    assert _earlier_rows(path, plan, [[0, 1]], resume=True)[0] == {"row": 1, "a_greedy": ["é"]} and path.read_bytes() == before
+    rows = _earlier_rows(path, plan, [[0, 1]], True, {1: {"question_type": "NEW"}, 2: {"question_type": ["A", "B"]}})
+    assert [r["question_type"] for r in rows] == ["NEW", ["A", "B"]] and [r["a_greedy"] for r in rows] == [["é"], ["b"]]
+    assert [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] == rows
+
+
 def test_a_row_whose_truth_earns_nothing_is_told_of(tmp_path, capsys):
     "The report was printed before such rows were added to it"
     draw_discs(3, random.Random(0)).save(tmp_path / "a.png")
@@ -929,6 +988,31 @@ def test_parameters_cell_equals_settings():
                                              ({"prompt": "vqa"}, "there is no 'prompt'"), ({"resume": "maybe"}, "expected bool")])
 def test_refused(given_, message):
     with pytest.raises(SettingsError, match=message): read_settings(EvaluationSettings, given_)
+
+
+@pytest.mark.parametrize("sign", ["begun_with.json", "training_args.json"])
+def test_the_records_of_a_training_are_not_replaced(tmp_path, sign):
+    "Its results.json was replaced without a word, and its log was removed"
+    (tmp_path / "adapter_config.json").write_text("{}")
+    read_settings(EvaluationSettings, dict(adapter=str(tmp_path), output_dir=str(tmp_path))) # a folder with an adapter alone
+    (tmp_path / sign).write_text("{}")
+    for given_ in (dict(adapter=str(tmp_path)), dict(predictions=str(tmp_path / sign)), dict(model=TINY, resume=False)):
+        with pytest.raises(SettingsError, match="a training has its records there.*take .*evaluation'"):
+            read_settings(EvaluationSettings, given_ | dict(output_dir=str(tmp_path)))
+    read_settings(EvaluationSettings, dict(adapter=str(tmp_path), output_dir=str(tmp_path / "evaluation")))
+
+
+def test_a_refused_evaluation_leaves_the_log(tmp_path):
+    given_ = dict(model=TINY, eval_samples=2, eval_answers=1, max_completion_length=1, controls=False, output_dir=str(tmp_path))
+    log, settings = tmp_path / "run_log.csv", read_settings(EvaluationSettings, given_)
+    log.write_text("step,reward\n1,0.5\n")
+    (tmp_path / "predictions.jsonl").write_text("{}\n")
+    with pytest.raises(SettingsError, match="resume = false begins anew"): evaluate(settings)
+    assert log.read_text() == "step,reward\n1,0.5\n", "what is refused changes nothing"
+    evaluate(read_settings(EvaluationSettings, given_ | dict(resume=False)))
+    assert "pictures" in log.read_text() and "reward" not in log.read_text()
+    evaluate(settings) # all is answered: the speed of the earlier session is not this one's
+    assert not log.exists()
 
 
 # ---- real questions

@@ -102,6 +102,45 @@ def test_a_sorted_file_is_measured_on_rows_of_every_kind(tmp_path):
     assert set(everything["answer"]) == {"1", "2", "3"}
 
 
+def pays_yes(completion, answer):
+    "A reward under which a truth other than yes earns nothing"
+    return dict(overall=float(completion == answer == "yes"))
+
+
+@pytest.mark.parametrize("trained, asked", [
+    (dict(seed=7), {}), (dict(seed=7, skip_bad_rows=True, reward="test_grpo:pays_yes"), dict(skip_bad_rows=True)),
+    (dict(seed=7), dict(reward="f1"))])
+def test_held_out_rows_of_an_evaluation_were_not_trained_on(tmp_path, capsys, trained, asked):
+    "The split was made with seed 43 and the task's reward, whatever the run had"
+    lines = []
+    for i in range(60):
+        Image.new("RGB", (8, 8), (i, 2 * i, 3)).save(tmp_path / f"{i}.png")
+        lines.append(json.dumps(dict(question="Is it?", answer="yes" if i % 3 else "no", image=f"{i}.png")))
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    given, run = dict(task="vqa", data=str(tmp_path / "rows.jsonl")), tmp_path / "run"
+    settings = read_settings(GRPOSettings, {**SHORT, **given, **trained, "output_dir": str(run)})
+    train, held, _ = load_data(settings)
+    run.mkdir()
+    (run / "adapter_config.json").write_text(json.dumps(dict(base_model_name_or_path="tiny-qwen2_5_vl")))
+
+    def held_out(**more):
+        evaluation = read_settings(EvaluationSettings, given | asked | dict(adapter=str(run)) | more)
+        return set(load_set(evaluation)[0]["row"])
+    assert held_out() & set(train["row"]), "without the run's settings nobody can tell"
+    (run / "training_args.json").write_text(json.dumps(dict(settings=dataclasses.asdict(settings))))
+    assert held_out() and held_out() <= {i + 1 for i in range(60)} - set(train["row"])
+    assert held_out() >= set(held["row"]) # of which the run measures a few
+    assert held_out(split_seed=7) == held_out() and len(held_out(split="all", split_seed=43)) == 60
+    with pytest.raises(SettingsError, match="split_seed = 43: the model was trained on this file with seed = 7"): held_out(split_seed=43)
+    # a training's reward that is not here, and a file of another program with that name
+    (run / "training_args.json").write_text(json.dumps(dict(settings=dataclasses.asdict(settings) | dict(reward="not_here:score"))))
+    capsys.readouterr()
+    assert held_out() and "reward cannot be loaded" in capsys.readouterr().out
+    for other in ("[]", "{}", '{"settings": 3}'):
+        (run / "training_args.json").write_text(other)
+        assert read_settings(EvaluationSettings, given | dict(adapter=str(run))).split_seed == 43
+
+
 def test_a_missing_picture_of_a_vqa_row_is_named(tmp_path):
     path = write_rows(tmp_path)
     (tmp_path / "7.png").unlink()

@@ -13,6 +13,7 @@ from vlrlbook.data import DataError
 from vlrlbook.marking import baselines, counted, gain, greedy_flips, marks, merged
 from vlrlbook.metrics import difference, difference_ci, flips, tango
 from vlrlbook.report import StageCards, changed_settings, curve_words, report_html, write_report
+from vlrlbook.rewards import load_reward
 from vlrlbook.run_files import save_predictions
 from vlrlbook.verdict import commonest, good_outcomes, outcomes, read_answers, read_verdict, verdict_line, verdict_of
 
@@ -276,6 +277,26 @@ def test_an_answer_may_hold_what_python_takes_for_a_line_break(tmp_path, mark):
 def test_baselines_of_a_set():
     rows = [dict(question="How many?", answer=f"A photo of {n} discs") for n in (3, 3, 3, 4)]
     assert baselines(rows, "counting") == dict(majority=0.75, blind_reward=pytest.approx((3 + 0.85) / 4))
+
+
+@pytest.mark.parametrize("reward, task, truths, expected", [
+    ("vqa", "vqa", ["yes", "no"], 0.55), ("0.5*accuracy + 0.5*format", "vqa", ["yes", "yes", "no", "no"], 0.75),
+    ("format", "vqa", ["yes", "no"], 1.0),
+    ("0.9*counting + 0.1*format", "counting", ["3", "3", "3", "4"], 0.9 * (3 + 0.85) / 4 + 0.1),
+    # a form that earns nothing changes nothing
+    ("accuracy", "vqa", ["yes", "no"], 0.5), ("f1", "vqa", ["yes", "no"], 0.5), ("counting", "counting", ["3", "3", "3", "4"], (3 + 0.85) / 4)])
+def test_a_blind_answer_has_the_form_that_is_paid_for(reward, task, truths, expected):
+    "The thought and the tags need no picture; the best blind answer lacked them, so the line was too low"
+    rows = [dict(question="?", answer=truth) for truth in truths * 3]
+    found = baselines(rows, task, load_reward(reward))
+    assert found["blind_reward"] == pytest.approx(expected)
+    assert found["majority"] == baselines(rows, task)["majority"] == max(map(truths.count, truths)) / len(truths)
+
+
+def test_the_form_and_one_answer_beat_no_blind_answer():
+    rows = vqa([("Is it there?", ("yes", "no")[i % 2], "I do not know", "yes") for i in range(300)])
+    answers = {q["name"]: q["answer"] for q in verdict_of(rows, "vqa")["questions"]}
+    assert answers["beats_blind_reward"] == "no"
 
 
 def test_equal_answers_are_merged():

@@ -358,7 +358,7 @@ def predictions(args, rest):  # args: read by argparse; rest: words unknown to i
     from vlrlbook.prediction_files import save_predictions_as
     if Path(args.out).exists() and Path(args.out).samefile(args.predictions):
         raise ValueError(f"{args.out}: the output is the input, whose other columns would be lost")
-    rows = read_predictions(args.predictions)
+    rows = read_predictions(args.predictions, with_options=False)  # truths as they are written
     # form: of the other program, lmms-eval or vlmevalkit; column: which answers, such as after_greedy
     row_count = save_predictions_as(args.form, rows, args.column, args.out)
     print(f"{args.out}: {row_count} rows of {args.column} as {args.form} keeps them")

@@ -37,9 +37,13 @@ from .metrics import mcnemar, metric, pair_metrics, share_ci, spearman, swap_con
 from .metrics import with_interval
 from .pointing import drawn_for, in_scale_of
 from .prediction_files import as_ours
-from .rewards import accepted_answers, is_right, load_reward
-from .rows.values import listed
-from .settings import SettingsError, nearest
+from .readers.choices import truth_letters
+from .rewards import accepted_answers, is_right, load_reward, normalise_answer
+from .rows.columns import Columns, is_nothing
+from .rows.gate import RowReport
+from .rows.options import row_options
+from .rows.values import as_list, listed
+from .settings import SettingsError, nearest, trained_rewards
 from .verdict import questions, verdict_line, verdict_of
 from .zoom import synthetic_zoom
 
@@ -172,7 +176,7 @@ def compare(
     with panel_of(processes, base, adapter, names, sampling, loading, engine=engine) as panel:
         order = by_length(panel.processor, dataset)  # row numbers, longest prompt first
         batches = [order[i:i + batch_size] for i in range(0, len(order), batch_size)]
-        rows = _earlier_rows(path, plan, batches, resume)  # answered by the run that was killed
+        rows = _earlier_rows(path, plan, batches, resume, extras)  # answered by the run that was killed
         log = RunLog() if log is None else log
         return rows + _ask(panel, dataset, batches, done=len(rows), lenders=lenders, path=path, seed=seed,
                            more_fields=extras or {}, log=log)
@@ -268,8 +272,12 @@ def _earlier_rows(
     plan,  # dict of all that the answers depend on
     batches,  # lists of row numbers, in the order in which they are asked; equal plans have equal batches
     resume,  # False: begin a new file
+    more_fields=None,  # number of a row → further fields for its line, such as question_type
 ):
-    "Read the rows that a killed run has answered, and cut its file after the last whole batch"
+    """Read the rows that a killed run has answered, and cut its file after the last whole batch.
+
+    Their further fields are those of now: the answers do not depend on them, and the user may have added a
+    column to the data since."""
     if path is None:
         return []
     path = Path(path)
@@ -282,8 +290,10 @@ def _earlier_rows(
     _refuse_other_plan(path, _written_plan(path, plan_file), plan)  # SettingsError if they differ
     lines = _whole_lines(path)
     kept_lines = lines[:_answered_in_full(batches, len(lines))]
-    write_whole(path, "".join(line + "\n" for line in kept_lines))
-    return [json.loads(line) for line in kept_lines]
+    rows = [json.loads(line) for line in kept_lines]
+    rows = [row | (more_fields or {}).get(row["row"], {}) for row in rows]
+    write_whole(path, _as_lines(rows))
+    return rows
 
 def _refuse_other_plan(
     path,  # of the predictions file
@@ -399,20 +409,24 @@ def _line(
     # `|` keeps the value on its right.
     return fields | more_fields.get(sample.row, {}) | texts
 
+def _as_lines(rows):
+    "Rows, dicts, as the text of a JSONL file"
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
 def _append(
     path,  # of a JSONL file
     rows,  # dicts
 ):
     "Add rows at the end of a JSONL file; they are on the disk when this returns"
-    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
     with open(path, "a", encoding="utf-8") as file:
-        file.write("".join(lines))
+        file.write(_as_lines(rows))
         file.flush()
         os.fsync(file.fileno())  # without it they would be lost if the machine stopped now
 
 # %% ../nbs/06_evaluation.ipynb #c024
 def read_predictions(
     path: str | Path,  # JSON or JSONL: of an evaluation, a GRPO run, or rows with answer and prediction
+    with_options: bool = True,  # where the truth is an option's letter, its words are right, too
 ) -> list:  # rows in the form of an evaluation, each column a list of texts
     "Read a predictions file; raise DataError with the row's number at the first bad row"
     file = Path(path).name
@@ -420,6 +434,8 @@ def read_predictions(
     # (number, row): the number is that of the line, empty lines count
     numbered = _with_lists(read_rows(path), notes)
     rows = [_prediction_row(row, number, file, notes) for number, row in numbered]
+    if with_options:
+        rows = [_with_option_words(row, notes) for row in rows]
     # `columns` are the fields that hold answers, such as after_greedy: all rows must have the same.
     all_columns = set(columns(rows))
     for (number, _), row in zip(numbered, rows):
@@ -531,6 +547,29 @@ def _refuse_no_truth(
         advice = _advice_for_other_chapters(row)  # for a row of scores: which command reads its file; else ""
         message = f"no truth in field 'answer'{problem}{advice}"
         raise DataError("predictions.answer", message, **place)
+
+def _with_option_words(
+    row,  # dict from `_prediction_row`; VLMEvalKit's have a column for each option: A, B, C, …
+    notes,  # a `Counter`; counts the rows whose truth is changed
+):
+    "A row whose truth is an option's letter, with the option's words as a second accepted answer"
+    letter = row["answer"].strip()
+    options = _options_in(row) if _is_letter(letter) else []
+    place = ord(letter) - ord("A") if options else 0
+    # Words that are a letter, or those of two options, do not tell which option is meant.
+    words = [normalise_answer(option) for option in options]
+    is_clear = len(set(words)) == len(words) and not any(map(truth_letters, options))
+    if not options or place >= len(options) or not is_clear:
+        return row
+    notes["the truth is an option's letter: the option's words are right, too"] += 1
+    return row | dict(answer=json.dumps([letter, options[place]], ensure_ascii=False))
+
+def _options_in(row):
+    "The options of a multiple-choice question as texts, in the order of their letters; [] if the row has none"
+    try:
+        return row_options(Columns(row))
+    except DataError:  # columns of such names that hold something else
+        return []
 
 def _is_letter(text):
     "Tell whether a text is one capital letter, such as that of a choice"
@@ -838,10 +877,18 @@ def _fields_of_questions(
     for number, question in zip(dataset["row"], dataset["question"]):
         fields = dict(question=question.removesuffix(prompt_end))
         for name in ("answer_type", "question_type"):
-            if raw_rows[number].get(name):
-                fields[name] = str(raw_rows[number][name]).strip()
+            types = _type_words(raw_rows[number].get(name))
+            if types:
+                fields[name] = types
         more_fields[number] = fields
     return more_fields
+
+def _type_words(value):
+    "The types in a cell of question_type or answer_type: a text, or a list of texts; \"\" for an empty cell"
+    values = as_list(value)  # None if the cell holds no list
+    if values is not None:
+        return [str(word).strip() for word in values if not is_nothing(word)]
+    return "" if is_nothing(value) else str(value).strip()
 
 # %% ../nbs/06_evaluation.ipynb #c029
 def load_set(
@@ -852,9 +899,10 @@ def load_set(
     if s.data is None:
         dataset = _drawn_samples(s)
     else:
-        dataset, more_fields = _rows_of_file(s)  # more_fields: {} for other tasks than VQA
+        # all_rows: also those whose truth earns too little; more_fields: {} for other tasks than VQA
+        dataset, all_rows, more_fields = _rows_of_file(s)
         if s.split == "held-out":
-            _, dataset = split_by_picture(dataset, seed=s.split_seed)  # training rows, held-out rows
+            dataset = _held_out(s, dataset, all_rows)
     # At most eval_samples rows. Drawn samples are never more; of a file's held-out rows a training chooses
     # the same ones, by the same seed.
     return rows_by_chance(dataset, s.eval_samples, s.split_seed), more_fields
@@ -884,24 +932,58 @@ def _rows_of_file(
 ):
     """Read a file of questions as a training does, so that its split gives the same held-out rows.
 
-    Returns the data set, and a dict: row number → further fields for the row's line in the predictions file,
-    such as question_type."""
+    Returns the data set; all rows, also those left out of it for a truth that earns too little; and a dict:
+    row number → further fields for the row's line in the predictions file, such as question_type."""
     s, task = settings, settings.asked_task
-    dataset, report = read_task_rows(s.data, task, s.image_dir, s.keys, s.skip_bad_rows)
+    all_rows, report = read_task_rows(s.data, task, s.image_dir, s.keys, s.skip_bad_rows)
     if task == "pointing":
         # Boxes are rewritten in pixels or thousandths, as the asked model writes its own (`base_of`: the
         # model under the adapter).
-        dataset = in_scale_of(dataset, s.model or base_of(s.adapter), s.max_image_size)
+        all_rows = in_scale_of(all_rows, s.model or base_of(s.adapter), s.max_image_size)
 
     # A row whose true answer earns too little to learn from (`check_truth`) is left out, as in training, so
     # that the split is the same. With skip_bad_rows it is listed in the report, else it is a DataError.
     reward = load_reward(s.reward or task)  # a task's own reward has the task's name
-    dataset = with_good_truths(dataset, reward, s.skip_bad_rows, report)
+    dataset = with_good_truths(all_rows, reward, s.skip_bad_rows, report)
     if report.skipped or report.notes:
         print(report)
     dataset = _with_training_prompt(s, dataset, report)
     more_fields = _fields_of_questions(s.data, dataset) if s.asks_vqa else {}
-    return dataset, more_fields
+    return dataset, all_rows, more_fields
+
+def _held_out(
+    settings,  # EvaluationSettings: split_seed is that of the training
+    dataset,  # rows whose truth earns enough in the asked reward
+    all_rows,  # of the same file
+):
+    """The rows that the training held out.
+
+    A training with another reward may have left out other rows, and then its split was another one. It is
+    made again with that reward, where the model's own run says that it was trained on this file."""
+    s = settings
+    trained_by = s.trained_with.get("reward") if s.was_trained_on_data else None
+    if trained_by in (None, s.reward or s.asked_task):
+        _, held_out = split_by_picture(dataset, seed=s.split_seed)  # training rows, held-out rows
+        return held_out
+    _, held_out = split_by_picture(_rows_of_training(all_rows, trained_by), seed=s.split_seed)
+    numbers = set(held_out["row"])
+    return dataset.select([i for i, number in enumerate(dataset["row"]) if number in numbers])
+
+def _rows_of_training(
+    all_rows,  # of the file
+    reward,  # name of the training's reward
+):
+    "The rows that a training with that reward has read: those whose truth earns enough in it"
+    if trained_rewards(reward):  # a trained model scores by its own judgement: no row was left out
+        return all_rows
+    try:
+        loaded = load_reward(reward)
+    except (ValueError, ImportError) as error:
+        print(f"split: the training's reward cannot be loaded ({error}). If it left rows out of the file, "
+              "some rows that are called held-out here were trained on.")
+        return all_rows
+    # The report is thrown away: the rows that are left out here are no fault of the asked reward.
+    return with_good_truths(all_rows, loaded, True, RowReport())
 
 # %% ../nbs/06_evaluation.ipynb #na38da7c
 def gather(
@@ -917,7 +999,7 @@ def gather(
     # more_fields: row number → further fields for the row's line in the predictions file
     dataset, more_fields = load_set(s)
     output = Path(s.output_dir)
-    log = _new_log(output)
+    log = RunLog(output / "run_log.csv")  # its first row replaces the file that an earlier session left
     zoom_calls = looks_of_run(s.adapter or base, s.asked_task)  # most calls of the tool `zoom` in an answer
     rows = compare(
         base, s.adapter, dataset, output / "predictions.jsonl",
@@ -925,13 +1007,16 @@ def gather(
         batch_size=s.eval_batch_size, seed=s.seed, resume=s.resume, log=log, processes=s.processes,
         controls=s.controls, extras=more_fields, engine=_vllm_options(s), looks=zoom_calls,
         max_image_size=s.max_image_size, use_4bit=s.use_4bit)
+    _remove_older_log(log)
     return rows, dataset, log
 
-def _new_log(folder):
-    "An empty log in a folder: the speed in one of an earlier session may be that of another machine"
-    log_file = folder / "run_log.csv"
-    log_file.unlink(missing_ok=True)
-    return RunLog(log_file)
+def _remove_older_log(log):
+    """Remove the log file of an earlier session if this one had nothing left to ask, and so wrote none.
+
+    The speed in it may be that of another machine. Not before the answers are there: what is refused, or
+    fails, must leave the folder as it was."""
+    if not log.is_written:
+        log.path.unlink(missing_ok=True)
 
 def _vllm_options(settings):
     "vLLM's share of GPU memory, and its longest prompt with answer in tokens, as a dict; None without vLLM"

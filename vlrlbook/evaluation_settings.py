@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from .settings import Settings, by_task, nearest
+from .settings import Settings, by_task, nearest, settings_of_run
 
 __all__ = ["presets", "EvaluationSettings"]
 
@@ -23,6 +23,9 @@ presets = {
         max_completion_length=(64, 512, 128, 1024), max_image_size=512)}
 
 
+default_seed = 43  # of a GRPO run, and so of the split of its file
+
+
 @dataclass
 class EvaluationSettings(Settings):
     "An evaluation; chapter 06's parameters cell holds the same names, types, defaults and comments"
@@ -36,7 +39,7 @@ class EvaluationSettings(Settings):
     #   name
     skip_bad_rows: bool = False  # Leave bad rows out and list them; False stops at the first
     split: str = "held-out"  # held-out: the part of data that chapter 05 keeps from training; all: every row
-    split_seed: int = 43  # The seed of that training run
+    split_seed: int = None  # The seed of that training run; None: the one in the model's folder, else 43
     predictions: str = None  # Score this file (of chapter 05, of this one, or question/answer/prediction)
     #   without a model
     task: str = None  # counting, vqa, pointing or zoom; None: by the kind of data, for predictions counting
@@ -73,7 +76,21 @@ class EvaluationSettings(Settings):
         for name, value in presets[self.size].items():
             # A tuple holds a value for each of `tasks` (counting, vqa, …); any other value is of all of them.
             values[name] = value[task_index] if isinstance(value, tuple) else value
-        return values
+        seed = self.trained_with.get("seed")
+        return values | dict(split_seed=default_seed if seed is None else seed)
+
+    @property
+    def trained_with(self) -> dict:
+        "The settings of the GRPO run whose folder `adapter` or `model` is: name → value; empty if it is none"
+        return settings_of_run(self.adapter or self.model)
+
+    @property
+    def was_trained_on_data(self) -> bool:
+        "Tell whether the model's own run has read the file `data`, as far as its settings tell"
+        trained_on = self.trained_with.get("data")
+        if not (trained_on and self.data):
+            return False
+        return Path(trained_on).resolve() == Path(self.data).resolve()
 
     @property
     def asks_vqa(self) -> bool:
@@ -108,10 +125,19 @@ class EvaluationSettings(Settings):
         for name in ("seed", "split_seed"):
             value = getattr(self, name)
             yield value < 0, f"{name} = {value}: expected 0 or more"
+        yield from self._split_rules()
         # `nearest` ends a message with a proposal, such as ": did you mean 'all'?".
         splits = ["held-out", "all"]
         yield self.split not in splits, f"split = {self.split!r}{nearest(str(self.split), splits)}"
         yield self.task not in (None, *tasks), f"task = {self.task!r}{nearest(str(self.task), list(tasks))}"
+
+    def _split_rules(self):
+        "Yield (is wrong, message): another seed than that of the training would hold out rows it trained on"
+        seed = self.trained_with.get("seed", self.split_seed)
+        is_leaky = self.split == "held-out" and self.was_trained_on_data and seed != self.split_seed
+        yield is_leaky, (
+            f"split_seed = {self.split_seed}: the model was trained on this file with seed = {seed}, and held "
+            "out other rows; leave split_seed out")
 
     def _vllm_rules(self):
         "Yield (is wrong, message): the two settings of vLLM alone, and then those that exclude use_vllm"
@@ -154,3 +180,10 @@ class EvaluationSettings(Settings):
         yield no_model, f"adapter = {self.adapter!r}: no adapter_config.json and no config.json there"
         has_other_input = bool(self.predictions) and bool(self.model or self.adapter or self.data)
         yield has_other_input, "predictions are scored as they are: leave out model, adapter and data"
+        # A training writes the first of these files when it begins and the second one with its model. Its
+        # results.json, predictions.jsonl and run_log.csv would be replaced by those of the evaluation.
+        files_of_training = ("begun_with.json", "training_args.json")
+        has_training = any(Path(self.output_dir, name).exists() for name in files_of_training)
+        yield has_training, (
+            f"output_dir = {self.output_dir!r}: a training has its records there, which this would replace; "
+            f"take {str(Path(self.output_dir, 'evaluation'))!r}")

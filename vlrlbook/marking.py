@@ -23,6 +23,7 @@ from .rewards import accepted_answers, answer_kind, answer_text, box_reward, cou
 from .rewards import is_right
 from .rewards import load_reward, normalise_answer, on_batch, point_reward, read_count, vqa_accuracy
 from .rewards import word_overlap
+from .rows.values import listed
 # as a reward and a mark it stood here first; `vlrlbook.answers:verbatim` goes on naming it
 from .rewards import verbatim_reward as verbatim
 
@@ -470,10 +471,13 @@ def pictures_of(
 ) -> list | None:  # a name per row; None where no two rows share a picture, or where the file does not say
     """The picture of each row, for intervals that resample pictures instead of rows
 
-    Rows with one picture are not independent of each other: the bootstrap must draw them together."""
+    Rows with one picture are not independent of each other: the bootstrap must draw them together. A row
+    without a picture shares it with no other one, and gets a name of its own."""
     pictures = [row.get("picture") for row in rows]
-    some_are_shared = len(set(pictures)) < len(pictures)
-    return pictures if all(pictures) and some_are_shared else None
+    named = [picture for picture in pictures if picture]
+    if len(set(named)) == len(named):  # no two rows share one
+        return None
+    return [picture or f"no picture, row {i}" for i, picture in enumerate(pictures)]
 
 
 def group_names(
@@ -499,6 +503,8 @@ def _question_types(
     "The types of a question in capitals, each once; an empty list where the row names none"
     if value is None or isinstance(value, float) and math.isnan(value):  # an empty cell of a table
         return []
+    if isinstance(value, str):  # a table may hold a list as text, such as "['POS', 'PRES']"
+        value = listed(value) or value
     texts = value if isinstance(value, (list, tuple)) else [value]
     words = ",".join(map(str, texts)).split(",")
     types = [word.strip().upper() for word in words if word.strip()]
@@ -594,7 +600,7 @@ def best_blind(
 
     It shows what can be earned without looking at the pictures. VQA has a group for each type of question,
     other tasks one group of all rows. The candidates are the group's own truths; where a row accepts several
-    answers, each of them is one."""
+    answers, each of them is one. Where the form with a thought and tags earns more, they are tried in it, too."""
     # [0]: of several types of a question the main one, which data sets name first
     group_of_each = [group_names(row, task)[0] if task == "vqa" else "" for row in rows]
     rows_of_group = {}  # group → its rows
@@ -616,13 +622,36 @@ def _best_for_all(
     accepted: Counter = Counter()  # one text that is right → how many rows accept it
     for row in rows:
         accepted.update(dict.fromkeys(accepted_answers(row["answer"]), 1))
+    candidates = _blind_candidates(accepted, task, most)  # texts
+    if _earns_by_its_form(candidates, rows, pay):
+        candidates = candidates + list(map(_in_tags, candidates))
     best, most_earned = "", -math.inf
-    for candidate in _blind_candidates(accepted, task, most):  # texts; the earliest one wins a tie
+    for candidate in candidates:  # the earliest one wins a tie
         # `fsum` rounds the same on every Python, so that the same candidate wins
         earned = math.fsum(count * pay(candidate, row_with[truth]) for truth, count in truths.items())
         if earned > most_earned:
             best, most_earned = candidate, earned
     return best
+
+
+def _in_tags(text):
+    "An answer in the form that VQA's prompt asks for, and for which the reward `format` pays"
+    return f"<think>a guess</think><answer>{text}</answer>"
+
+
+def _earns_by_its_form(
+    candidates,  # texts, the commonest truth first; empty where there is none
+    rows,  # dicts with the truth, `answer`
+    pay,  # (text, row) → what the text earns as an answer to the row
+):
+    """Whether an answer in thought and tags earns more than the bare one, tried with one candidate and its row
+
+    One row will do, since a form is paid for in every row, and a reward may be slow."""
+    if not candidates:
+        return False
+    text = candidates[0]
+    row = next((row for row in rows if text in accepted_answers(row["answer"])), rows[0])
+    return pay(_in_tags(text), row) > pay(text, row)
 
 
 def _blind_candidates(

@@ -25,7 +25,7 @@ from .folders import read_header, write_whole
 __all__ = ["SettingsError", "nearest", "as_type", "finite_number", "read_settings", "flag_names",
            "named_options", "names_since", "settings_help", "size_by_model", "Settings", "answers_a_step",
            "whole_groups_problem", "largest_batch", "drawn_rows_of_an_epoch", "presets", "by_task",
-           "GRPOSettings", "settings_of_adapter", "reward_terms", "trained_rewards", "reward_without_paths",
+           "GRPOSettings", "settings_of_run", "settings_of_adapter", "reward_terms", "trained_rewards", "reward_without_paths",
            "untrained_reward",
            "whole_groups", "service_settings", "save_settings", "names_and_values", "strict_yaml",
            "load_settings"]
@@ -864,6 +864,16 @@ class GRPOSettings(Settings):
         for kind, folder in trained_rewards(self.reward):
             problem = untrained_reward(kind, folder) # a message, or None
             yield bool(problem), f"reward = {self.reward!r}, {kind}:{folder}: {problem}"
+
+
+def settings_of_run(
+    folder: str | Path | None, # of a run, or the name of a model; None: there is none
+) -> dict: # name → value; empty where the folder holds none
+    "Return the settings of the run that made a folder, from the file that it wrote beside its model"
+    if not folder:
+        return {}
+    settings = _read_object(Path(folder) / "training_args.json").get("settings")
+    return settings if isinstance(settings, dict) else {} # another program's file of that name
 
 
 def settings_of_adapter(
