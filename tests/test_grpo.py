@@ -243,6 +243,34 @@ def test_refill_replaces_silent_groups_and_says_what_it_cost(tmp_path):
     assert all(r["silent_left"] <= r["silent"] for r in rows) and any(r["extra_answers"] > 0 for r in rows)
 
 
+@pytest.mark.parametrize("logging_steps", [1, 3])
+def test_a_row_of_the_log_tells_of_the_steps_own_answers_and_not_of_refills(tmp_path, logging_steps):
+    "A refill's few groups weighed as much as the whole step: the reward of the log was a mean of means"
+    log, _ = trained(dict(output_dir=str(tmp_path), refill=3, reward="test_grpo:half_silent", num_generations=2, batch_size=16,
+                          max_steps=3, logging_steps=logging_steps, keep_completions=True))
+    answers = [json.loads(line) for line in (tmp_path / "completions.jsonl").read_text().splitlines()]
+    own_rewards = []
+    for step in (1, 2, 3):
+        rewards = [row["overall"] for row in answers if row["step"] == step]
+        assert len(rewards) > 16  # answers of refills are kept too, behind the step's own
+        own_rewards.append(rewards[:16])
+    expected = [sum(rewards) / 16 for rewards in own_rewards]
+    silent = [sum(a == b for a, b in zip(r[::2], r[1::2])) / 8 for r in own_rewards]
+    if logging_steps == 3: expected, silent = [sum(expected) / 3], [sum(silent) / 3]
+    assert [row["reward"] for row in log.rows if row.get("reward") is not None] == pytest.approx(expected)
+    assert [row["silent"] for row in log.rows if row.get("silent") is not None] == pytest.approx(silent)
+
+
+def test_what_only_a_refill_noted_is_taken_back_and_all_else_stays():
+    trainer = grpo.RefillGroups.__new__(grpo.RefillGroups)
+    trainer._metrics = dict(train=dict(reward=[0.5], num_tokens=[10]))
+    counts = trainer._values_logged()
+    trainer._metrics["train"] |= dict(num_tokens=[14], odd=[1.0])
+    trainer._metrics["train"]["reward"].append(0.9)
+    trainer._log_no_more_than(counts)
+    assert trainer._metrics["train"] == dict(reward=[0.5], num_tokens=[14])
+
+
 def brief(completion, answer): return dict(overall=1.0 - 0.01 * (len(completion) % 3))
 def large(completion, answer): return dict(overall=123.456)
 

@@ -83,13 +83,32 @@ class RefillGroups(KnownRewards):
                 break
             extra_answers += most_silent * G
             prompts = self._new_prompts(most_silent, attempt)  # so many rows of the data set, each G times
+            values_before = self._values_logged()
             new_batch = super()._generate_and_score_completions(prompts)
+            self._log_no_more_than(values_before)
             batch = swap_groups(batch, new_batch, G)  # only its groups that are not silent are taken
         # The new answers have other lengths, and TRL divides the loss by the number of all answers' tokens.
         tokens_of_all = self._tokens_of_all(batch)
         self._log_shares(batch, extra_answers / len(inputs))
         # `rewards` is a field of ours: TRL gets a batch with the fields that it makes itself.
         return _without_rewards(batch) | {"num_items_in_batch": tokens_of_all}
+
+    def _values_logged(self):
+        "How many values TRL has noted of each number since it last logged: a dict, name → count"
+        return {name: len(values) for name, values in self._metrics["train"].items()}
+
+    def _log_no_more_than(self, counts):
+        """Take back the numbers that TRL noted of a refill: `counts` are those of before, as `_values_logged`.
+
+        TRL (1.16) notes reward, lengths and parts of each call and logs the plain mean over the calls. A few
+        refilled groups would weigh as much as the whole step, so a row of the log tells of the step's own
+        sample, and `extra_answers` of the refills. If a new TRL keeps its numbers elsewhere, they are mixed
+        again."""
+        metrics = self._metrics["train"]  # name → list; the count of all tokens is one value, set anew
+        for name, values in list(metrics.items()):
+            del values[counts.get(name, 0):]
+            if not values:  # only the refill had such a number; TRL would log None for it
+                del metrics[name]
 
     def _log_shares(self, batch, extra_share):
         """Log which share of the batch is in silent groups after the swaps, and how many answers they took.
