@@ -13,7 +13,8 @@ from vlrlbook.core import RunLog, SettingsError, read_settings
 from vlrlbook.data import DataError, load_vqa, preflight
 from vlrlbook.grpo import GRPOSettings, grpo_config, load_data, load_policy, make_trainer, push, run
 from vlrlbook.run_records import Completions
-from vlrlbook.training import NotANumber
+from vlrlbook.training import NotANumber, check_schedule
+from vlrlbook.trl_words import check_optimizer, check_transformers_words
 
 PICTURES = {
     "mixed": lambda i: [[], [i], [i, i + 1]][i % 3],  # a third each with none, one and two
@@ -311,6 +312,52 @@ def test_words_of_transformers_are_looked_up(tmp_path):
                         (dict(lr_scheduler_type="cosin"), "did you mean 'cosine'")):
         with pytest.raises(SettingsError, match=told):
             grpo_config(read_settings(GRPOSettings, given | dict(output_dir=str(tmp_path))), twin_processor("qwen2_5_vl"))
+
+
+def test_every_schedule_is_made_or_refused(tmp_path):
+    "What the check lets pass, TRL takes and transformers makes, without a setting more"
+    from transformers import SchedulerType, get_scheduler
+    from vlrlbook.models import twin_processor
+    processor, refused = twin_processor("qwen2_5_vl"), {}
+    for name in (str(member.value) for member in SchedulerType):
+        settings = read_settings(GRPOSettings, dict(lr_scheduler_type=name, warmup_steps=2, max_steps=10, output_dir=str(tmp_path)))
+        try:
+            check_transformers_words(settings)
+        except SettingsError as error:
+            refused[name] = str(error)
+            continue
+        assert grpo_config(settings, processor).lr_scheduler_type == name
+        get_scheduler(name, torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=1.0), 2, 10)
+    assert "min_lr" in refused["cosine_with_min_lr"] and "num_decay_steps" in refused["warmup_stable_decay"]
+    assert "evaluations" in refused["reduce_lr_on_plateau"] and all("linear" in told for told in refused.values())
+    assert not {"linear", "cosine", "constant", "constant_with_warmup", "cosine_with_restarts", "polynomial", "inverse_sqrt"} & set(refused)
+
+
+def test_a_schedule_by_evaluations_needs_some():
+    check_schedule("reduce_lr_on_plateau", evaluates=True)
+    with pytest.raises(SettingsError, match="this run has none"): check_schedule("reduce_lr_on_plateau")
+
+
+@pytest.mark.parametrize("given, told", [(dict(lr_scheduler_type="cosine_with_min_lr"), "min_lr"), (dict(optim="adamw"), "did you mean")])
+def test_a_run_is_refused_before_its_model_is_loaded(tmp_path, monkeypatch, given, told):
+    monkeypatch.setattr("vlrlbook.grpo.load_policy", lambda settings: pytest.fail("the model was loaded"))
+    with pytest.raises(SettingsError, match=told): run(read_settings(GRPOSettings, SHORT | given | dict(output_dir=str(tmp_path))))
+
+
+def test_an_optimizer_that_cannot_be_made_is_named(tmp_path):
+    from transformers import TrainingArguments
+    check_optimizer(TrainingArguments(output_dir=str(tmp_path), optim="adamw_torch", use_cpu=True))
+    with pytest.raises(SettingsError, match="'grokadamw' cannot be made here"):
+        check_optimizer(TrainingArguments(output_dir=str(tmp_path), optim="grokadamw", use_cpu=True))
+
+
+@pytest.mark.parametrize("given, is_told", [
+    (dict(warmup_steps=1000, max_steps=200), True), (dict(warmup_steps=200, max_steps=200, lr_scheduler_type="cosine"), True),
+    (dict(warmup_steps=199, max_steps=200), False), (dict(max_steps=1), False), (dict(warmup_steps=1000, num_epochs=1), False),
+    (dict(warmup_steps=1000, max_steps=200, lr_scheduler_type="constant"), False)])
+def test_a_warmup_as_long_as_the_run_is_told(capsys, given, is_told):
+    check_transformers_words(read_settings(GRPOSettings, given))
+    assert ("the run ends before the learning rate" in capsys.readouterr().out) == is_told
 
 
 def test_names_that_others_give():

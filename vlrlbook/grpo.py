@@ -30,8 +30,8 @@ from .settings import presets, read_settings, save_settings, service_settings, w
 from .shared_prompt import SharedPrompt, share_prompts, sharing_state
 from .training import CommittedCheckpoints, Interrupted, RunLogCallback, StopWhenAsked
 from .training import find_checkpoint, resume_log
-from .trl_words import check_transformers_words, checkpointing_name, end_tokens, grpo_config, logged_as
-from .trl_words import same_in_trl
+from .trl_words import check_optimizer, check_transformers_words, checkpointing_name, end_tokens
+from .trl_words import grpo_config, logged_as, same_in_trl
 from .verdict import not_measured
 from .vllm_sampling import PicturesForVLLM
 from .warm_twins import len_of_answers, lessons, supervised, warm_start, warm_weights
@@ -221,6 +221,7 @@ def run(
     started, output = time.time(), Path(settings.output_dir)
     checkpoint = find_checkpoint(output, settings.resume) # None: from the beginning
     check_hub(settings.hub_model_id) # raises where nobody may push to it
+    check_transformers_words(settings) # an optimizer or a schedule that transformers cannot make
     set_seed(settings.seed)
     first = int(os.environ.get("RANK", 0)) == 0 # of all processes
     train, held_out, model, processor = _load(settings, first)
@@ -229,6 +230,7 @@ def run(
     samples = to_samples(held_out)
     log = resume_log(output / "run_log.csv", checkpoint) if first else None
     trainer = make_trainer(settings, model, processor, train, log=log, held_out=samples)
+    check_optimizer(trainer.args) # it may need a package that is not here
 
     # Where weights are spread over processes (`parted`), no process can generate by itself.
     measures = measure and not parted(trainer)
