@@ -1,6 +1,7 @@
 """Rows as they come, runs that go wrong, and the settings that people use: GRPO on files with and without pictures in a row."""
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,12 +10,16 @@ import pytest
 import torch
 from conftest import ROOT
 from PIL import Image, ImageDraw
-from vlrlbook.core import RunLog, SettingsError, read_settings
-from vlrlbook.data import DataError, load_vqa, preflight
+from vlrlbook.answers import generate_ids, speakers
+from vlrlbook.core import RunLog, SettingsError, read_settings, set_seed
+from vlrlbook.data import DataError, load_vqa, preflight, to_samples
 from vlrlbook.grpo import GRPOSettings, grpo_config, load_data, load_policy, make_trainer, push, run
+from vlrlbook.model_files import without_own_sampling
+from vlrlbook.models import add_lora, load_vlm
 from vlrlbook.run_records import Completions
 from vlrlbook.training import NotANumber, check_schedule
 from vlrlbook.trl_words import check_optimizer, check_transformers_words
+from vlrlbook.warm_twins import warm_start
 
 PICTURES = {
     "mixed": lambda i: [[], [i], [i, i + 1]][i % 3],  # a third each with none, one and two
@@ -380,3 +385,84 @@ def test_top_k_narrows_what_is_sampled(files, tmp_path):
     trained(files, tmp_path, save_steps=0, max_steps=1, top_k=1, keep_completions=True)
     rows = [json.loads(line) for line in (tmp_path / "completions.jsonl").read_text().splitlines()]
     assert all(len({row["answer"] for row in rows[first:first + 4]}) == 1 for first in range(0, 16, 4))
+
+
+# ---- a model's own generation config
+
+@pytest.fixture(scope="module")
+def start():
+    "Folder of a twin after a few supervised steps: its answers are not all alike"
+    return Path(warm_start("qwen2_5_vl", SHORT["warm_steps"], task="vqa"))
+
+
+def with_config(start, folder, **own):
+    "A copy of a model whose generation_config.json says more"
+    shutil.copytree(start, folder)
+    path = folder / "generation_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | own))
+    return folder
+
+
+def of(folder, files, **more):
+    given = SHORT | dict(size="tiny", model=str(folder), data=str(files / "one.jsonl"), max_steps=1, save_steps=0, lora_r=4)
+    return read_settings(GRPOSettings, given | more)
+
+
+def asked(folder, files, tmp_path):
+    "Greedy and sampled answers of a policy before its training"
+    settings = of(folder, files, output_dir=str(tmp_path / "out"))
+    model, processor = load_policy(settings)
+    samples = to_samples(load_data(settings)[1])[:3]
+    return [generate_ids(model, processor, samples, n, t, max_new_tokens=8) for n, t in ((1, 0.0), (4, 1.0))]
+
+
+@pytest.mark.parametrize("own", [
+    dict(min_p=0.9), dict(min_new_tokens=7), dict(num_beams=4), dict(typical_p=0.2, do_sample=True), dict(epsilon_cutoff=0.1),
+    dict(stop_strings=["a"]), dict(return_dict_in_generate=True, output_scores=True), dict(num_return_sequences=3, do_sample=True),
+    dict(no_repeat_ngram_size=1, bad_words_ids=[[300]])])
+def test_answers_are_by_the_settings_alone(start, files, tmp_path, capsys, own):
+    wanted = asked(start, files, tmp_path)
+    assert "generation_config" not in capsys.readouterr().out
+    assert asked(with_config(start, tmp_path / "own", **own), files, tmp_path) == wanted
+    told = capsys.readouterr().out
+    assert all(f"{name} = " in told for name in own if name != "do_sample"), told
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_both_ways_of_sampling_train_alike(start, files, tmp_path, shared):
+    folder, lengths = with_config(start, tmp_path / "own", min_new_tokens=7, num_beams=2, exponential_decay_length_penalty=[2, 1.5]), []
+    for model in (start, folder):
+        settings = of(model, files, output_dir=str(tmp_path / "out"), shared_prompt=shared)
+        set_seed(1)
+        trainer = make_trainer(settings, *load_policy(settings), load_data(settings)[0])
+        trainer.train()
+        assert trainer.sharing == shared
+        lengths.append(trainer.state.log_history[0]["completions/mean_length"])
+    assert lengths[0] == lengths[1]
+
+
+def test_what_is_said_twice_stays_and_is_not_told(start, tmp_path, capsys):
+    "Values that every caller gives itself, and values that say nothing"
+    folder = with_config(start, tmp_path / "own", temperature=0.7, top_k=1, top_p=0.5, repetition_penalty=1.05, do_sample=True,
+                         max_length=30, cache_implementation="static", num_beams=1, min_length=0)
+    model = without_own_sampling(load_vlm(str(folder))[0], str(folder))
+    kept = model.generation_config
+    assert kept.cache_implementation == "static" and kept.eos_token_id == load_vlm(str(start))[0].generation_config.eos_token_id is not None
+    assert "left out" not in capsys.readouterr().out
+
+
+def test_a_whole_model_keeps_its_generation_config(start, files, tmp_path):
+    folder = with_config(start, tmp_path / "own", min_p=0.25, temperature=0.7)
+    run(of(folder, files, output_dir=str(tmp_path / "out"), use_lora=False), measure=False)
+    kept = json.loads((tmp_path / "out" / "generation_config.json").read_text())
+    assert (kept["min_p"], kept["temperature"]) == (0.25, 0.7) and kept["eos_token_id"]
+
+
+def test_a_finished_model_is_asked_by_the_settings_alone(start, tmp_path, capsys):
+    folder = with_config(start, tmp_path / "own", min_p=0.9)
+    loaded, _ = speakers(str(start), str(folder))
+    assert [model.generation_config.min_p for _, model, _ in loaded] == [None, None]
+    assert "own: its generation_config.json sets min_p = 0.9" in capsys.readouterr().out
+    add_lora(load_vlm(str(folder))[0], r=2, alpha=4, dropout=0.0).save_pretrained(tmp_path / "adapter")
+    loaded, _ = speakers(str(folder), str(tmp_path / "adapter"))
+    assert [model.generation_config.min_p for _, model, _ in loaded] == [None, None]

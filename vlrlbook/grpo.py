@@ -18,6 +18,7 @@ from .answers import gain, generate_answers, marks, predict, summary
 from .core import RunLog, peak_memory_mb, quiet_libraries, run_facts, set_seed, write_whole
 from .data import drawn_questions, preflight, to_samples
 from .marking import baselines
+from .model_files import without_own_sampling
 from .models import add_lora, load_vlm, tiny_twin
 from .refill import RefillGroups, silent_groups, swap_groups
 from .rewards import for_trl, load_reward
@@ -167,6 +168,7 @@ def load_policy(
         source = warm_start(family, s.warm_steps, task=s.task, looks=s.max_looks)
     model, processor = load_vlm(source, adapter=s.adapter, trainable=True, attention=s.attention,
                                 use_4bit=s.use_4bit, max_image_size=s.max_image_size)
+    without_own_sampling(model, source) # such as min_p: a run samples and measures by its settings alone
     if s.use_lora and not s.adapter:
         model = add_lora(model, s.lora_r, s.lora_alpha, s.lora_dropout, s.lora_vision)
     return model, processor
