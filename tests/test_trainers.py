@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from vlrlbook.answers import generate_ids, speakers
 from vlrlbook.core import RunLog, SettingsError, read_settings, set_seed
 from vlrlbook.data import DataError, load_vqa, preflight, to_samples
-from vlrlbook.grpo import GRPOSettings, grpo_config, load_data, load_policy, make_trainer, push, run
+from vlrlbook.grpo import GRPOSettings, _weights_to_train, grpo_config, load_data, load_policy, make_trainer, push, run
 from vlrlbook.model_files import without_own_sampling
 from vlrlbook.models import add_lora, load_vlm
 from vlrlbook.run_records import Completions
@@ -466,3 +466,55 @@ def test_a_finished_model_is_asked_by_the_settings_alone(start, tmp_path, capsys
     add_lora(load_vlm(str(folder))[0], r=2, alpha=4, dropout=0.0).save_pretrained(tmp_path / "adapter")
     loaded, _ = speakers(str(folder), str(tmp_path / "adapter"))
     assert [model.generation_config.min_p for _, model, _ in loaded] == [None, None]
+
+
+# ---- number types of what trains
+
+@pytest.fixture
+def as_on_a_gpu(monkeypatch):
+    "Weights are loaded in bfloat16, as on a GPU, where nothing else is said"
+    from vlrlbook import models
+    own = models.pick_dtype
+    for module in ("models", "grpo"):
+        monkeypatch.setattr(f"vlrlbook.{module}.pick_dtype", lambda name="auto": torch.bfloat16 if name == "auto" else own(name))
+
+
+def test_all_weights_train_in_float32(start, files, tmp_path, as_on_a_gpu, capsys):
+    "At a usual rate of full training every weight with a gradient moves; in bfloat16 nearly none did"
+    settings = of(start, files, output_dir=str(tmp_path), use_lora=False, lr=1e-6, lr_scheduler_type="constant")
+    model, processor = load_policy(settings)
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("all weights train")]
+    assert len(told) == 1 and "float32" in told[0] and {weight.dtype for weight in model.parameters()} == {torch.float32}
+    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    set_seed(1)
+    make_trainer(settings, model, processor, load_data(settings)[0]).train()
+    # Of words that no answer holds and no prompt has there is no gradient: the language model's layers are looked at.
+    layers = [name for name in before if "language_model.layers" in name and name.endswith("proj.weight")]
+    moved = [(model.get_parameter(name) != before[name]).float().mean() for name in layers]
+    assert torch.stack(moved).mean() > 0.9
+
+
+def test_adapters_are_loaded_as_before(start, files, tmp_path, as_on_a_gpu, capsys):
+    model, _ = load_policy(of(start, files, output_dir=str(tmp_path)))
+    types = {weight.requires_grad: weight.dtype for weight in model.parameters()}
+    assert types == {False: torch.bfloat16, True: torch.float32}
+    assert "all weights train" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("given, wanted", [
+    (dict(use_lora=False), dict(dtype="float32", attention="auto")),
+    (dict(use_lora=False, attention="eager"), dict(dtype="float32", attention="eager")),
+    (dict(use_lora=False, attention="flash_attention_2"), dict(dtype="float32", attention="sdpa")),
+    (dict(attention="flash_attention_2"), dict(dtype="auto", attention="flash_attention_2")),
+    (dict(use_4bit=True), dict(dtype="auto", attention="auto"))])
+def test_what_is_loaded_where_there_is_a_gpu(as_on_a_gpu, capsys, given, wanted):
+    settings = read_settings(GRPOSettings, dict(size="gpu", use_4bit=False) | given)
+    assert _weights_to_train(settings) == wanted
+    told = capsys.readouterr().out
+    assert ("float32" in told) == (not settings.use_lora) and ("reads no float32" in told) == (given.get("attention") == "flash_attention_2"
+                                                                                               and not settings.use_lora)
+
+
+def test_a_cpu_says_nothing(capsys):
+    assert _weights_to_train(read_settings(GRPOSettings, dict(use_lora=False))) == dict(dtype="auto", attention="auto")
+    assert capsys.readouterr().out == ""

@@ -19,7 +19,7 @@ from .core import RunLog, peak_memory_mb, quiet_libraries, run_facts, set_seed, 
 from .data import drawn_questions, preflight, to_samples
 from .marking import baselines
 from .model_files import without_own_sampling
-from .models import add_lora, load_vlm, tiny_twin
+from .models import add_lora, load_vlm, pick_dtype, tiny_twin
 from .refill import RefillGroups, silent_groups, swap_groups
 from .rewards import for_trl, load_reward
 from .run_data import cost, drawn_apart, frozen_seed, held_out_seed, load_data
@@ -155,6 +155,18 @@ def _callbacks(
     return callbacks
 
 # %% ../nbs/05_grpo.ipynb #c034
+def _weights_to_train(settings):
+    "Number type and attention of the model that will be trained, as `load_vlm` takes them; tells what differs"
+    dtype, attention = "auto", settings.attention
+    if settings.use_lora or pick_dtype() == torch.float32: # PEFT keeps an adapter itself in float32
+        return dict(dtype=dtype, attention=attention)
+    # A bfloat16 has 8 binary digits: a step of 1e-6 on a weight of 0.01 would be rounded to nothing.
+    told = "all weights train, so they and the optimizer are float32; bfloat16 is computed with (autocast)"
+    if attention == "flash_attention_2": # it reads half precision only
+        told, attention = f"{told}; attention: sdpa, since flash-attn reads no float32", "sdpa"
+    if os.environ.get("RANK", "0") == "0": print(told)
+    return dict(dtype="float32", attention=attention)
+
 def load_policy(
     settings: GRPOSettings, # a checked object
 ): # model with its adapter, processor
@@ -166,8 +178,8 @@ def load_policy(
         family = source.removeprefix("tiny-") # such as qwen2_5_vl
         # Returns the trained model's directory; `looks`: most calls of the tool `zoom` in an answer.
         source = warm_start(family, s.warm_steps, task=s.task, looks=s.max_looks)
-    model, processor = load_vlm(source, adapter=s.adapter, trainable=True, attention=s.attention,
-                                use_4bit=s.use_4bit, max_image_size=s.max_image_size)
+    model, processor = load_vlm(source, adapter=s.adapter, trainable=True, use_4bit=s.use_4bit,
+                                max_image_size=s.max_image_size, **_weights_to_train(s))
     without_own_sampling(model, source) # such as min_p: a run samples and measures by its settings alone
     if s.use_lora and not s.adapter:
         model = add_lora(model, s.lora_r, s.lora_alpha, s.lora_dropout, s.lora_vision)
