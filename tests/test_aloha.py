@@ -322,6 +322,14 @@ def test_a_run_goes_on_as_it_began_or_not_at_all(short_run, tmp_path, other, tol
     assert before == {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
+def test_a_schedule_that_cannot_be_made_is_refused_before_the_films_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("vlrlbook.aloha._data_of_run", lambda *given: pytest.fail("films were read"))
+    for given, told in ((dict(lr_scheduler_type="cosine_with_min_lr"), "min_lr"), (dict(lr_scheduler_type="linaer"), "mean 'linear'"),
+                        (dict(lr_scheduler_type="reduce_lr_on_plateau", val_share=0.0), "this run has none")):
+        settings = read_settings(AlohaSettings, SHORT | given | dict(output_dir=str(tmp_path)))
+        with pytest.raises(SettingsError, match=told): train_classifier(settings)
+
+
 def test_a_run_that_goes_on_may_be_longer_and_lie_elsewhere(short_run, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(short_run.settings.output_dir, folder)

@@ -101,6 +101,23 @@ def test_settings_change_what_they_should():
     assert gpu_twin(shared_prompt=False, use_lora=False, beta=0.1)["weights"] == 2 * whole["weights"]
 
 
+def test_all_weights_are_counted_in_float32_and_adapters_as_they_were():
+    config = twin_config("qwen2_5_vl", twin_processor("qwen2_5_vl").tokenizer, 128, 2)
+    numbers = {}
+    for given in (dict(use_lora=False), dict(use_lora=True), dict(use_lora=True, use_4bit=True, model="Qwen/Qwen2.5-VL-3B-Instruct")):
+        run = fit.run_of(read_settings(GRPOSettings, SHORT | given), config, gpu=True)
+        assert run.dtype == (torch.bfloat16 if given["use_lora"] else torch.float32)
+        assert fit._number_type(run) == ("bfloat16" if given["use_lora"] else "bfloat16 (weights float32)")
+        core, model, _ = fit._meta_model(run, 2, 2)
+        numbers[len(numbers)] = sum(weight.numel() for weight in core.parameters())
+        if not given["use_lora"]:
+            counted = fit._byte_counts(run.settings, model, set())
+            # Weight, gradient and both of Adam's moments: 4 bytes each.
+            assert (counted["weights"], counted["trained"], counted["state"]) == (4 * numbers[0], 4 * numbers[0], 8 * numbers[0])
+    on_cpu = fit.run_of(read_settings(GRPOSettings, SHORT | dict(use_lora=False)), config, gpu=False)
+    assert on_cpu.dtype == torch.float32 and fit._number_type(on_cpu) == "float32"
+
+
 def test_eager_attention_keeps_scores_and_fused_attention_does_not():
     assert gpu_twin(attention="eager", shared_prompt=False)["training"] > gpu_twin(attention="sdpa", shared_prompt=False)["training"]
 

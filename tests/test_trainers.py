@@ -1,6 +1,7 @@
 """Rows as they come, runs that go wrong, and the settings that people use: GRPO on files with and without pictures in a row."""
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,11 +10,16 @@ import pytest
 import torch
 from conftest import ROOT
 from PIL import Image, ImageDraw
-from vlrlbook.core import RunLog, SettingsError, read_settings
-from vlrlbook.data import DataError, load_vqa, preflight
-from vlrlbook.grpo import GRPOSettings, grpo_config, load_data, load_policy, make_trainer, push, run
+from vlrlbook.answers import generate_ids, speakers
+from vlrlbook.core import RunLog, SettingsError, read_settings, set_seed
+from vlrlbook.data import DataError, load_vqa, preflight, to_samples
+from vlrlbook.grpo import GRPOSettings, _weights_to_train, grpo_config, load_data, load_policy, make_trainer, push, run
+from vlrlbook.model_files import without_own_sampling
+from vlrlbook.models import add_lora, load_vlm
 from vlrlbook.run_records import Completions
-from vlrlbook.training import NotANumber
+from vlrlbook.training import NotANumber, check_schedule
+from vlrlbook.trl_words import check_optimizer, check_transformers_words
+from vlrlbook.warm_twins import warm_start
 
 PICTURES = {
     "mixed": lambda i: [[], [i], [i, i + 1]][i % 3],  # a third each with none, one and two
@@ -313,6 +319,52 @@ def test_words_of_transformers_are_looked_up(tmp_path):
             grpo_config(read_settings(GRPOSettings, given | dict(output_dir=str(tmp_path))), twin_processor("qwen2_5_vl"))
 
 
+def test_every_schedule_is_made_or_refused(tmp_path):
+    "What the check lets pass, TRL takes and transformers makes, without a setting more"
+    from transformers import SchedulerType, get_scheduler
+    from vlrlbook.models import twin_processor
+    processor, refused = twin_processor("qwen2_5_vl"), {}
+    for name in (str(member.value) for member in SchedulerType):
+        settings = read_settings(GRPOSettings, dict(lr_scheduler_type=name, warmup_steps=2, max_steps=10, output_dir=str(tmp_path)))
+        try:
+            check_transformers_words(settings)
+        except SettingsError as error:
+            refused[name] = str(error)
+            continue
+        assert grpo_config(settings, processor).lr_scheduler_type == name
+        get_scheduler(name, torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=1.0), 2, 10)
+    assert "min_lr" in refused["cosine_with_min_lr"] and "num_decay_steps" in refused["warmup_stable_decay"]
+    assert "evaluations" in refused["reduce_lr_on_plateau"] and all("linear" in told for told in refused.values())
+    assert not {"linear", "cosine", "constant", "constant_with_warmup", "cosine_with_restarts", "polynomial", "inverse_sqrt"} & set(refused)
+
+
+def test_a_schedule_by_evaluations_needs_some():
+    check_schedule("reduce_lr_on_plateau", evaluates=True)
+    with pytest.raises(SettingsError, match="this run has none"): check_schedule("reduce_lr_on_plateau")
+
+
+@pytest.mark.parametrize("given, told", [(dict(lr_scheduler_type="cosine_with_min_lr"), "min_lr"), (dict(optim="adamw"), "did you mean")])
+def test_a_run_is_refused_before_its_model_is_loaded(tmp_path, monkeypatch, given, told):
+    monkeypatch.setattr("vlrlbook.grpo.load_policy", lambda settings: pytest.fail("the model was loaded"))
+    with pytest.raises(SettingsError, match=told): run(read_settings(GRPOSettings, SHORT | given | dict(output_dir=str(tmp_path))))
+
+
+def test_an_optimizer_that_cannot_be_made_is_named(tmp_path):
+    from transformers import TrainingArguments
+    check_optimizer(TrainingArguments(output_dir=str(tmp_path), optim="adamw_torch", use_cpu=True))
+    with pytest.raises(SettingsError, match="'grokadamw' cannot be made here"):
+        check_optimizer(TrainingArguments(output_dir=str(tmp_path), optim="grokadamw", use_cpu=True))
+
+
+@pytest.mark.parametrize("given, is_told", [
+    (dict(warmup_steps=1000, max_steps=200), True), (dict(warmup_steps=200, max_steps=200, lr_scheduler_type="cosine"), True),
+    (dict(warmup_steps=199, max_steps=200), False), (dict(max_steps=1), False), (dict(warmup_steps=1000, num_epochs=1), False),
+    (dict(warmup_steps=1000, max_steps=200, lr_scheduler_type="constant"), False)])
+def test_a_warmup_as_long_as_the_run_is_told(capsys, given, is_told):
+    check_transformers_words(read_settings(GRPOSettings, given))
+    assert ("the run ends before the learning rate" in capsys.readouterr().out) == is_told
+
+
 def test_names_that_others_give():
     given = dict(mask_truncated_completions="true", per_device_train_batch_size=16, attn_implementation="eager", optimizer="sgd")
     settings = read_settings(GRPOSettings, given)
@@ -333,3 +385,136 @@ def test_top_k_narrows_what_is_sampled(files, tmp_path):
     trained(files, tmp_path, save_steps=0, max_steps=1, top_k=1, keep_completions=True)
     rows = [json.loads(line) for line in (tmp_path / "completions.jsonl").read_text().splitlines()]
     assert all(len({row["answer"] for row in rows[first:first + 4]}) == 1 for first in range(0, 16, 4))
+
+
+# ---- a model's own generation config
+
+@pytest.fixture(scope="module")
+def start():
+    "Folder of a twin after a few supervised steps: its answers are not all alike"
+    return Path(warm_start("qwen2_5_vl", SHORT["warm_steps"], task="vqa"))
+
+
+def with_config(start, folder, **own):
+    "A copy of a model whose generation_config.json says more"
+    shutil.copytree(start, folder)
+    path = folder / "generation_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | own))
+    return folder
+
+
+def of(folder, files, **more):
+    given = SHORT | dict(size="tiny", model=str(folder), data=str(files / "one.jsonl"), max_steps=1, save_steps=0, lora_r=4)
+    return read_settings(GRPOSettings, given | more)
+
+
+def asked(folder, files, tmp_path):
+    "Greedy and sampled answers of a policy before its training"
+    settings = of(folder, files, output_dir=str(tmp_path / "out"))
+    model, processor = load_policy(settings)
+    samples = to_samples(load_data(settings)[1])[:3]
+    return [generate_ids(model, processor, samples, n, t, max_new_tokens=8) for n, t in ((1, 0.0), (4, 1.0))]
+
+
+@pytest.mark.parametrize("own", [
+    dict(min_p=0.9), dict(min_new_tokens=7), dict(num_beams=4), dict(typical_p=0.2, do_sample=True), dict(epsilon_cutoff=0.1),
+    dict(stop_strings=["a"]), dict(return_dict_in_generate=True, output_scores=True), dict(num_return_sequences=3, do_sample=True),
+    dict(no_repeat_ngram_size=1, bad_words_ids=[[300]])])
+def test_answers_are_by_the_settings_alone(start, files, tmp_path, capsys, own):
+    wanted = asked(start, files, tmp_path)
+    assert "generation_config" not in capsys.readouterr().out
+    assert asked(with_config(start, tmp_path / "own", **own), files, tmp_path) == wanted
+    told = capsys.readouterr().out
+    assert all(f"{name} = " in told for name in own if name != "do_sample"), told
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_both_ways_of_sampling_train_alike(start, files, tmp_path, shared):
+    folder, lengths = with_config(start, tmp_path / "own", min_new_tokens=7, num_beams=2, exponential_decay_length_penalty=[2, 1.5]), []
+    for model in (start, folder):
+        settings = of(model, files, output_dir=str(tmp_path / "out"), shared_prompt=shared)
+        set_seed(1)
+        trainer = make_trainer(settings, *load_policy(settings), load_data(settings)[0])
+        trainer.train()
+        assert trainer.sharing == shared
+        lengths.append(trainer.state.log_history[0]["completions/mean_length"])
+    assert lengths[0] == lengths[1]
+
+
+def test_what_is_said_twice_stays_and_is_not_told(start, tmp_path, capsys):
+    "Values that every caller gives itself, and values that say nothing"
+    folder = with_config(start, tmp_path / "own", temperature=0.7, top_k=1, top_p=0.5, repetition_penalty=1.05, do_sample=True,
+                         max_length=30, cache_implementation="static", num_beams=1, min_length=0)
+    model = without_own_sampling(load_vlm(str(folder))[0], str(folder))
+    kept = model.generation_config
+    assert kept.cache_implementation == "static" and kept.eos_token_id == load_vlm(str(start))[0].generation_config.eos_token_id is not None
+    assert "left out" not in capsys.readouterr().out
+
+
+def test_a_whole_model_keeps_its_generation_config(start, files, tmp_path):
+    folder = with_config(start, tmp_path / "own", min_p=0.25, temperature=0.7)
+    run(of(folder, files, output_dir=str(tmp_path / "out"), use_lora=False), measure=False)
+    kept = json.loads((tmp_path / "out" / "generation_config.json").read_text())
+    assert (kept["min_p"], kept["temperature"]) == (0.25, 0.7) and kept["eos_token_id"]
+
+
+def test_a_finished_model_is_asked_by_the_settings_alone(start, tmp_path, capsys):
+    folder = with_config(start, tmp_path / "own", min_p=0.9)
+    loaded, _ = speakers(str(start), str(folder))
+    assert [model.generation_config.min_p for _, model, _ in loaded] == [None, None]
+    assert "own: its generation_config.json sets min_p = 0.9" in capsys.readouterr().out
+    add_lora(load_vlm(str(folder))[0], r=2, alpha=4, dropout=0.0).save_pretrained(tmp_path / "adapter")
+    loaded, _ = speakers(str(folder), str(tmp_path / "adapter"))
+    assert [model.generation_config.min_p for _, model, _ in loaded] == [None, None]
+
+
+# ---- number types of what trains
+
+@pytest.fixture
+def as_on_a_gpu(monkeypatch):
+    "Weights are loaded in bfloat16, as on a GPU, where nothing else is said"
+    from vlrlbook import models
+    own = models.pick_dtype
+    for module in ("models", "grpo"):
+        monkeypatch.setattr(f"vlrlbook.{module}.pick_dtype", lambda name="auto": torch.bfloat16 if name == "auto" else own(name))
+
+
+def test_all_weights_train_in_float32(start, files, tmp_path, as_on_a_gpu, capsys):
+    "At a usual rate of full training every weight with a gradient moves; in bfloat16 nearly none did"
+    settings = of(start, files, output_dir=str(tmp_path), use_lora=False, lr=1e-6, lr_scheduler_type="constant")
+    model, processor = load_policy(settings)
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("all weights train")]
+    assert len(told) == 1 and "float32" in told[0] and {weight.dtype for weight in model.parameters()} == {torch.float32}
+    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    set_seed(1)
+    make_trainer(settings, model, processor, load_data(settings)[0]).train()
+    # Of words that no answer holds and no prompt has there is no gradient: the language model's layers are looked at.
+    layers = [name for name in before if "language_model.layers" in name and name.endswith("proj.weight")]
+    moved = [(model.get_parameter(name) != before[name]).float().mean() for name in layers]
+    assert torch.stack(moved).mean() > 0.9
+
+
+def test_adapters_are_loaded_as_before(start, files, tmp_path, as_on_a_gpu, capsys):
+    model, _ = load_policy(of(start, files, output_dir=str(tmp_path)))
+    types = {weight.requires_grad: weight.dtype for weight in model.parameters()}
+    assert types == {False: torch.bfloat16, True: torch.float32}
+    assert "all weights train" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("given, wanted", [
+    (dict(use_lora=False), dict(dtype="float32", attention="auto")),
+    (dict(use_lora=False, attention="eager"), dict(dtype="float32", attention="eager")),
+    (dict(use_lora=False, attention="flash_attention_2"), dict(dtype="float32", attention="sdpa")),
+    (dict(attention="flash_attention_2"), dict(dtype="auto", attention="flash_attention_2")),
+    (dict(use_4bit=True), dict(dtype="auto", attention="auto"))])
+def test_what_is_loaded_where_there_is_a_gpu(as_on_a_gpu, capsys, given, wanted):
+    settings = read_settings(GRPOSettings, dict(size="gpu", use_4bit=False) | given)
+    assert _weights_to_train(settings) == wanted
+    told = capsys.readouterr().out
+    assert ("float32" in told) == (not settings.use_lora) and ("reads no float32" in told) == (given.get("attention") == "flash_attention_2"
+                                                                                               and not settings.use_lora)
+
+
+def test_a_cpu_says_nothing(capsys):
+    assert _weights_to_train(read_settings(GRPOSettings, dict(use_lora=False))) == dict(dtype="auto", attention="auto")
+    assert capsys.readouterr().out == ""

@@ -43,7 +43,8 @@ from .settings import SettingsError, nearest, read_settings
 from .models import BackboneWithHead, add_lora, hidden_size, limit_pixels, load_vlm, save_processor
 from .models import vision_marker_ids
 from .rewards import answer_text
-from .training import CommittedCheckpoints, RunLogCallback, find_checkpoint, resume_log, same_run
+from .training import CommittedCheckpoints, RunLogCallback, check_schedule, find_checkpoint
+from .training import resume_log, same_run
 try:
     from lerobot.configs.rewards import RewardModelConfig
 except ImportError as error:
@@ -1603,6 +1604,7 @@ def train_classifier(
 ) -> AlohaRun: # every process gets one; files are written by the first
     "Read the data, train a classifier, judge it on held-out films and save it with its results"
     s, start = settings, time.time()
+    check_schedule(s.lr_scheduler_type, evaluates=s.val_share > 0) # each validation is an evaluation
     set_seed(s.seed)
     checkpoint = find_checkpoint(s.output_dir, s.resume) # None: from the beginning
     # frames: an `AlohaFrames` of the whole data set; parts: three more of it, that share no film.

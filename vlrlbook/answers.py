@@ -20,6 +20,7 @@ from .geometry import box_fault, rescaled, scale_of_family, unit_of
 # All of them, so that old imports from here and the reward setting `vlrlbook.answers:verbatim` keep working.
 from .marking import answer_marks, counting_marks, gain, is_closed, marks, summary
 from .marking import verbatim, vqa_marks, word_scores
+from .model_files import without_own_sampling
 from .models import load_vlm, vision_marker_ids
 from .pointing import drawn_side, shown_size, with_boxes_drawn
 from .readers.boxes import box_truth, read_box_truth, read_boxes
@@ -229,6 +230,7 @@ def speakers(
     if adapter is None or not _is_adapter(adapter):
         return _whole_models(names, (base, adapter), loading)
     model, processor = load_vlm(str(base), adapter=str(adapter), **loading)
+    without_own_sampling(model, str(base))  # such as min_p: answers are sampled as the settings say
     before, after = names
     return [(before, model, model.disable_adapter), (after, model, nullcontext)], processor
 
@@ -249,7 +251,8 @@ def _whole_models(
     loaded = {}  # name → (model, processor)
     for name, folder in zip(names, folders):
         if folder:
-            loaded[name] = load_vlm(str(folder), **loading)
+            model, processor = load_vlm(str(folder), **loading)
+            loaded[name] = (without_own_sampling(model, str(folder)), processor)
     # A whole trained model has its base's processor, so the first serves both; one at least is loaded.
     _, processor = next(iter(loaded.values()))
     return [(name, model, nullcontext) for name, (model, _) in loaded.items()], processor

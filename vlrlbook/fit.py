@@ -94,7 +94,12 @@ class Run:
     # of one prompt: input_ids and mm_token_type_ids [1, P], image_grid_thw [pictures, 3], and as `patches`
     # the shape of pixel_values: (patches of all pictures, numbers of a patch)
     prompt: dict
-    gpu: bool  # bfloat16 and kernels of a GPU; otherwise float32 and those of a CPU
+    gpu: bool  # computed in bfloat16, with kernels of a GPU; otherwise float32 and those of a CPU
+
+    @property
+    def dtype(self) -> torch.dtype:
+        "Number type of the weights: bfloat16 on a GPU under an adapter, float32 where all of them train"
+        return torch.bfloat16 if self.gpu and self.settings.use_lora else torch.float32
 
     @property
     def C(self) -> int:
@@ -449,9 +454,8 @@ def _meta_model(run, layers, blocks):
     from transformers import AutoModelForImageTextToText
     settings = run.settings
     with torch.device("meta"):  # shapes without memory
-        dtype = torch.bfloat16 if run.gpu else torch.float32
         config = _shortened(run.config, layers, blocks)
-        core = AutoModelForImageTextToText.from_config(config, dtype=dtype)
+        core = AutoModelForImageTextToText.from_config(config, dtype=run.dtype)
         # flash-attn needs a GPU. On one, sdpa runs a kernel that holds as much.
         core.set_attn_implementation("eager" if settings.attention == "eager" else "sdpa")
         quantised = _cast_for_4bit(core) if settings.use_4bit else set()  # ids of the weights in 4 bits
@@ -476,7 +480,8 @@ def _byte_counts(
     trained = [w for w in parameters if w.requires_grad]
     weights = sum(_weight_bytes(w, id(w) in quantised) for w in parameters)
     if settings.beta and not settings.use_lora:
-        # The reference model is a second copy; with an adapter it is this model, adapter switched off.
+        # The reference model is a second copy, which TRL 1.16 loads in float32 too; with an adapter it is
+        # this model, adapter switched off.
         weights *= 2
     return dict(
         weights=weights,
@@ -740,7 +745,8 @@ def _logits(
     weight = small.core.get_output_embeddings().weight  # [words, size]: the whole model's, and fake
     tokens = _scored_tokens(run, rows, shared)  # how many the head gets
     with mode:  # fake tensors: shapes without numbers
-        hidden = torch.empty(tokens, weight.shape[1], dtype=torch.bfloat16 if run.gpu else torch.float32)
+        # In the weights' type: between layers, autocast adds what they return to the embeddings' numbers.
+        hidden = torch.empty(tokens, weight.shape[1], dtype=run.dtype)
         targets = torch.empty(tokens, dtype=torch.long)
     hidden.requires_grad_()
     with _counting(run, small) as counter, _autocast(run):
@@ -1027,7 +1033,7 @@ def _last_token_bytes(
     else:
         # Attention copies keys and values (hence 2 ·) of one layer at a time, repeated for every head.
         size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-        number_bytes = 2 if run.gpu else 4  # bfloat16 or float32
+        number_bytes = run.dtype.itemsize  # 2 or 4: rotary positions are computed in the weights' type
         cached_tokens = rows * (run.P + run.C)  # also if prompts are shared: each row has a copy of its own
         of_layer = 2 * cached_tokens * text.num_attention_heads * size * number_bytes
     # Scores of all words: 4 copies, while they are changed (temperature, top-k) and drawn from, of 4 bytes.
@@ -1103,7 +1109,14 @@ def _facts_of(run):
     "What was counted (a `Run`), for people: model, tokens, answers of a group (G), number type"
     return dict(model=run.settings.model, prompt_tokens=run.P, answer_tokens=run.C,
                 G=run.settings.num_generations, recomputes=run.recomputes,
-                number_type="bfloat16" if run.gpu else "float32")
+                number_type=_number_type(run))
+
+
+def _number_type(run):
+    "In which numbers a `Run` computes, for people; where its weights are of another type, theirs too"
+    if run.gpu and run.dtype == torch.float32:
+        return "bfloat16 (weights float32)"
+    return "bfloat16" if run.gpu else "float32"
 
 
 def _usable_bytes(run, size):
@@ -1218,7 +1231,7 @@ def real_model(
     on_gpu = torch.cuda.is_available()
     torch.manual_seed(0)  # the same weights in every run
     with torch.device("cuda" if on_gpu else "cpu"):
-        dtype = torch.bfloat16 if on_gpu else torch.float32
+        dtype = run.dtype if on_gpu else torch.float32
         model = AutoModelForImageTextToText.from_config(config, dtype=dtype)
     # No token ends an answer, so that every answer gets the full length that was counted.
     model.generation_config.update(eos_token_id=None, pad_token_id=processor.tokenizer.pad_token_id)

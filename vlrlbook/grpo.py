@@ -18,7 +18,8 @@ from .answers import gain, generate_answers, marks, predict, summary
 from .core import RunLog, peak_memory_mb, quiet_libraries, run_facts, set_seed, write_whole
 from .data import drawn_questions, preflight, to_samples
 from .marking import baselines
-from .models import add_lora, load_vlm, tiny_twin
+from .model_files import without_own_sampling
+from .models import add_lora, load_vlm, pick_dtype, tiny_twin
 from .refill import RefillGroups, silent_groups, swap_groups
 from .rewards import for_trl, load_reward
 from .run_data import cost, drawn_apart, frozen_seed, held_out_seed, load_data
@@ -30,8 +31,8 @@ from .settings import presets, read_settings, save_settings, service_settings, w
 from .shared_prompt import SharedPrompt, share_prompts, sharing_state
 from .training import CommittedCheckpoints, Interrupted, RunLogCallback, StopWhenAsked
 from .training import find_checkpoint, resume_log
-from .trl_words import check_transformers_words, checkpointing_name, end_tokens, grpo_config, logged_as
-from .trl_words import same_in_trl
+from .trl_words import check_optimizer, check_transformers_words, checkpointing_name, end_tokens
+from .trl_words import grpo_config, logged_as, same_in_trl
 from .verdict import not_measured
 from .vllm_sampling import PicturesForVLLM
 from .warm_twins import len_of_answers, lessons, supervised, warm_start, warm_weights
@@ -154,6 +155,18 @@ def _callbacks(
     return callbacks
 
 # %% ../nbs/05_grpo.ipynb #c034
+def _weights_to_train(settings):
+    "Number type and attention of the model that will be trained, as `load_vlm` takes them; tells what differs"
+    dtype, attention = "auto", settings.attention
+    if settings.use_lora or pick_dtype() == torch.float32: # PEFT keeps an adapter itself in float32
+        return dict(dtype=dtype, attention=attention)
+    # A bfloat16 has 8 binary digits: a step of 1e-6 on a weight of 0.01 would be rounded to nothing.
+    told = "all weights train, so they and the optimizer are float32; bfloat16 is computed with (autocast)"
+    if attention == "flash_attention_2": # it reads half precision only
+        told, attention = f"{told}; attention: sdpa, since flash-attn reads no float32", "sdpa"
+    if os.environ.get("RANK", "0") == "0": print(told)
+    return dict(dtype="float32", attention=attention)
+
 def load_policy(
     settings: GRPOSettings, # a checked object
 ): # model with its adapter, processor
@@ -165,8 +178,9 @@ def load_policy(
         family = source.removeprefix("tiny-") # such as qwen2_5_vl
         # Returns the trained model's directory; `looks`: most calls of the tool `zoom` in an answer.
         source = warm_start(family, s.warm_steps, task=s.task, looks=s.max_looks)
-    model, processor = load_vlm(source, adapter=s.adapter, trainable=True, attention=s.attention,
-                                use_4bit=s.use_4bit, max_image_size=s.max_image_size)
+    model, processor = load_vlm(source, adapter=s.adapter, trainable=True, use_4bit=s.use_4bit,
+                                max_image_size=s.max_image_size, **_weights_to_train(s))
+    without_own_sampling(model, source) # such as min_p: a run samples and measures by its settings alone
     if s.use_lora and not s.adapter:
         model = add_lora(model, s.lora_r, s.lora_alpha, s.lora_dropout, s.lora_vision)
     return model, processor
@@ -221,6 +235,7 @@ def run(
     started, output = time.time(), Path(settings.output_dir)
     checkpoint = find_checkpoint(output, settings.resume) # None: from the beginning
     check_hub(settings.hub_model_id) # raises where nobody may push to it
+    check_transformers_words(settings) # an optimizer or a schedule that transformers cannot make
     set_seed(settings.seed)
     first = int(os.environ.get("RANK", 0)) == 0 # of all processes
     train, held_out, model, processor = _load(settings, first)
@@ -229,6 +244,7 @@ def run(
     samples = to_samples(held_out)
     log = resume_log(output / "run_log.csv", checkpoint) if first else None
     trainer = make_trainer(settings, model, processor, train, log=log, held_out=samples)
+    check_optimizer(trainer.args) # it may need a package that is not here
 
     # Where weights are spread over processes (`parted`), no process can generate by itself.
     measures = measure and not parted(trainer)

@@ -342,12 +342,14 @@ class _LocalModel:
     def __init__(self, settings):
         "Load the model that the `JudgeSettings` name, for judging only"
         # Imported only here, since these need torch: a judge behind an endpoint needs none.
+        from .model_files import without_own_sampling
         from .models import load_vlm
         from .trl_words import end_tokens
         self.settings = settings
         self.model, self.processor = load_vlm(
             settings.model, adapter=settings.adapter, use_4bit=settings.use_4bit,
             max_image_size=settings.max_image_size)
+        without_own_sampling(self.model, settings.model)  # it replies as the judge's settings say
         self.model.requires_grad_(False)  # it only judges
         self.end_token_ids = end_tokens(self.model, self.processor)  # each of them ends a reply
         # Seconds that a batch may take before the judge counts as hung. Ten minutes leave room for what only

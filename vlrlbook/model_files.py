@@ -1,20 +1,22 @@
-"""The files of a model directory: weights are replaced while every other byte stays, and configs are
-rewritten so that transformers 4 can read them.
+"""The files of a model directory: weights are replaced while every other byte stays, configs are rewritten
+so that transformers 4 can read them, and what a generation_config.json adds to sampling is set aside.
 
 Written by hand, not exported from a notebook. No torch when imported."""
+import copy
 import fnmatch
 import json
+import os
 import re
 import shutil
 from pathlib import Path
 
-from .folders import header_length, new_folder, read_header, write_json
+from .folders import header_length, new_file, new_folder, read_header, write_json
 from .settings import SettingsError, nearest
 
 __all__ = ["other_weights", "copy_descriptions", "weight_files", "read_header", "stored_dtype",
            "replace_weights",
            "config_with_dtype", "only_for_transformers_5", "for_transformers_4", "export_for_transformers_4",
-           "known_to_transformers_4"]
+           "known_to_transformers_4", "without_own_sampling", "keep_own_sampling"]
 
 # Weights in formats that this package does not write. A copy of them beside merged weights would be the
 # weights of the old model.
@@ -543,3 +545,72 @@ def _named_tokens(config):
         if re.fullmatch(r"\w+_token", key) and key not in usual and isinstance(value, str):
             named_tokens[key] = value
     return named_tokens
+
+
+# Sampling
+
+# What stays of a model's generation config. Its special tokens, and how the same numbers are computed:
+_stays = {"bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "use_cache",
+          "cache_implementation", "cache_config", "max_cache_len", "compile_config", "disable_compile",
+          "transformers_version", "_from_model_config"}
+# Whoever asks a model here gives these a value, which wins over the model's: they are taken out without a
+# word, since contradictions among them (a temperature without do_sample) would keep a model from being saved.
+_always_given = {"max_new_tokens", "max_length", "do_sample", "temperature", "top_k", "top_p",
+                 "repetition_penalty", "suppress_tokens"}
+
+
+def without_own_sampling(
+    model, # of transformers or PEFT, as loaded; changed in place, and returned
+    name: str, # of the model, for the printed line
+):
+    """Take out of a model's generation config what would change its answers beside the settings of a run.
+
+    Such as min_p, min_new_tokens or num_beams: TRL, transformers and the shared prompt heed different ones,
+    and a run would measure other answers than it trains on. A printed line names those that had an effect.
+    `keep_own_sampling` writes the whole config into the folder of a trained model."""
+    core = model.get_base_model() if hasattr(model, "get_base_model") else model # under an adapter
+    own = getattr(core, "generation_config", None)
+    if own is None: # a model that generates nothing
+        return model
+    kind = type(own)
+    # Names that transformers itself knows (read in 5.17 to 5.24); others are not read by it.
+    named = [key for key in kind().to_dict() if key not in _stays and getattr(own, key, None) is not None]
+    with_effect = [key for key in named if key not in _always_given and _has_effect(own, key)]
+    told = [f"{key} = {getattr(own, key)!r}" for key in with_effect]
+    if named:
+        core.own_generation_config = own # for `keep_own_sampling`
+        core.generation_config = copy.deepcopy(own)
+        for key in named:
+            setattr(core.generation_config, key, kind().to_dict()[key])
+    is_first_process = os.environ.get("RANK", "0") == "0"
+    if told and is_first_process:
+        print(f"{Path(name).name}: its generation_config.json sets {', '.join(told)}, which is left out: "
+              "answers are sampled as the settings say")
+    return model
+
+
+def _has_effect(config, key):
+    "Whether a value of a generation config is more than a default or an empty one that is written down"
+    value = getattr(config, key)
+    # A private method of GenerationConfig in 5.17 to 5.24: what None stands for, such as num_beams 1.
+    defaults = getattr(config, "_get_default_generation_params", dict)()
+    neutral = {"min_length": 0, "num_return_sequences": 1, "num_beam_groups": 1, "typical_p": 1.0,
+               "epsilon_cutoff": 0.0, "eta_cutoff": 0.0, "length_penalty": 1.0, "diversity_penalty": 0.0,
+               "encoder_repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "min_p": 0.0} | defaults
+    is_empty = value is False or value in ("", [], {}, ())
+    return not is_empty and value != neutral.get(key)
+
+
+def keep_own_sampling(
+    model, # a whole model that was saved into `folder`
+    folder: str | Path, # of its files
+):
+    "Write the generation config that a model was loaded with, whole again, into the folder of its files"
+    own = getattr(model, "own_generation_config", None) # of `without_own_sampling`, if it took something out
+    if own is None:
+        return
+    for key in ("bos_token_id", "eos_token_id", "pad_token_id"): # a trainer may have changed them
+        setattr(own, key, getattr(model.generation_config, key))
+    # Not `save_pretrained`, which refuses a config that it finds contradictory: others may have written it.
+    with new_file(Path(folder) / "generation_config.json") as aside:
+        own.to_json_file(aside)

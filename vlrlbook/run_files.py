@@ -14,6 +14,7 @@ from .data import picture_key
 from .folders import manifest_name
 from .judge import about_judge
 from .marking import pictures_of
+from .model_files import keep_own_sampling
 from .models import save_processor
 from .report import write_report
 from .settings import GRPOSettings, SettingsError, reward_without_paths, settings_of_adapter, trained_rewards
@@ -284,9 +285,12 @@ def save_run(
         trainer.save_model(str(output))  # gathers the weights: every process must call it
     if not trainer.is_world_process_zero():
         return
+    model = trainer.accelerator.unwrap_model(trainer.model)
     if not is_sharded:
         # `save_model` would also write a pickle, training_args.bin.
-        trainer.accelerator.unwrap_model(trainer.model).save_pretrained(output)
+        model.save_pretrained(output)
+    if not settings.use_lora:
+        keep_own_sampling(model, output)  # of a whole model also what the run itself did not sample by
     save_processor(processor, output)
     arguments = {"settings": asdict(settings), "trl": json.loads(trainer.args.to_json_string())}
     write_json(output / "training_args.json", arguments)

@@ -19,10 +19,10 @@ from transformers import TrainerCallback, TrainerState
 from .core import RunLog, progress_bar
 from .folders import checkpoint_folders, checkpoint_step, damage, move_earlier_run, move_newer_checkpoints
 from .folders import new_file, new_folder, newest_whole_checkpoint, surplus_checkpoints, write_json
-from .settings import SettingsError
+from .settings import SettingsError, nearest
 
-__all__ = ["NotANumber", "CommittedCheckpoints", "find_checkpoint", "same_run", "resume_log",
-           "RunLogCallback", "Interrupted", "StopWhenAsked"]
+__all__ = ["NotANumber", "CommittedCheckpoints", "check_schedule", "find_checkpoint", "same_run",
+           "resume_log", "RunLogCallback", "Interrupted", "StopWhenAsked"]
 
 # What a mixin is mixed into: a type checker looks there for what the mixin takes from `self` and `super()`.
 if TYPE_CHECKING:
@@ -251,6 +251,42 @@ class StopAtNaN(TrainerCallback):
 
 
 # Going on after a stop
+
+# Schedules that change the learning rate by what an evaluation of transformers' own found. Without one
+# TrainingArguments refuses them (read in transformers 5.17 to 5.24; releases without `greedy` do not list it).
+_by_evaluation = ("reduce_lr_on_plateau", "greedy")
+
+
+def check_schedule(
+    name: str,  # lr_scheduler_type
+    evaluates: bool = False,  # whether the run has evaluations of transformers' own
+):
+    "Raise SettingsError where transformers does not know a schedule, or cannot make it for a run here"
+    from transformers import SchedulerType
+    problems = {}  # name of each schedule → why it cannot be made, or None
+    for member in SchedulerType:
+        known = str(member.value)
+        problems[known] = _schedule_problem(known, evaluates)
+    usable = [known for known, problem in problems.items() if problem is None]
+    if name not in problems:
+        raise SettingsError(f"lr_scheduler_type = {name!r}{nearest(name, usable)}")
+    if problems[name]:
+        choices = ", ".join(usable)
+        raise SettingsError(f"lr_scheduler_type = {name!r}: {problems[name]}; expected one of {choices}")
+
+
+def _schedule_problem(name, evaluates):
+    "Return why a schedule that transformers knows cannot be made for a run here, as a text; None if it can"
+    from transformers import get_scheduler
+    if name in _by_evaluation and not evaluates:
+        return "it goes by transformers' own evaluations, and this run has none"
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=1.0)  # of one number, to try it on
+    try:
+        get_scheduler(name, optimizer, num_warmup_steps=1, num_training_steps=10)
+    except (TypeError, ValueError) as error:  # it has arguments without a default: no setting gives them
+        return f"it needs what no setting gives ({error})"
+    return None
+
 
 def find_checkpoint(
     output_dir: str | Path,  # of the run

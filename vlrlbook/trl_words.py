@@ -2,15 +2,17 @@
 
 Chapter 05 builds its trainer with them. Read in TRL 1.16 and transformers 5.17 to 5.24. Written by hand, not
 exported from a notebook."""
+import os
 from dataclasses import fields
 
 import torch
 
 from .models import vision_marker_ids
 from .settings import GRPOSettings, SettingsError, nearest, whole_groups
+from .training import check_schedule
 
-__all__ = ["same_in_trl", "logged_as", "grpo_config", "check_transformers_words", "checkpointing_name",
-           "end_tokens"]
+__all__ = ["same_in_trl", "logged_as", "grpo_config", "check_transformers_words", "check_optimizer",
+           "checkpointing_name", "end_tokens"]
 
 # Names that TRL's GRPOConfig and `GRPOSettings` share.
 same_in_trl = (
@@ -89,15 +91,43 @@ def _no_picture_marks(settings, processor):
 def check_transformers_words(
     settings: GRPOSettings,  # a checked object
 ):
-    "Raise SettingsError if transformers does not know the optimizer or the schedule of the learning rate"
-    from transformers import SchedulerType
+    """Raise SettingsError if transformers does not know the optimizer or the schedule of the learning rate
+
+    Or if it cannot make the schedule. A warm-up as long as the run is told on a printed line."""
     from transformers.training_args import OptimizerNames
-    # Here, before the model is loaded; transformers would refuse them only afterwards.
-    for name, enum in (("optim", OptimizerNames), ("lr_scheduler_type", SchedulerType)):
-        value = getattr(settings, name)
-        valid_values = [str(member.value) for member in enum]
-        if value not in valid_values:
-            raise SettingsError(f"{name} = {value!r}{nearest(value, valid_values)}")
+    # `run` asks before the model is loaded; transformers would refuse them only afterwards.
+    optimizers = [str(member.value) for member in OptimizerNames]
+    if settings.optim not in optimizers:
+        raise SettingsError(f"optim = {settings.optim!r}{nearest(settings.optim, optimizers)}")
+    check_schedule(settings.lr_scheduler_type)
+    _tell_long_warmup(settings)
+
+
+def _tell_long_warmup(settings):
+    "Print a line where a run ends before its learning rate has come to the full one"
+    # No error: a run that began so can be resumed, and a few steps of a longer run may only be tried out.
+    warmup, steps = settings.warmup_steps, settings.max_steps
+    # These two have no warm-up. `steps` is -1 where the rows and num_epochs decide.
+    has_warmup = settings.lr_scheduler_type not in ("constant", "reduce_lr_on_plateau")
+    is_first_process = os.environ.get("RANK", "0") == "0"
+    if has_warmup and is_first_process and 0 < steps <= warmup:
+        print(f"warmup_steps = {warmup} with max_steps = {steps}: the run ends before the learning rate is "
+              f"lr = {settings.lr:g}")
+
+
+def check_optimizer(
+    arguments,  # `transformers.TrainingArguments`, such as from `grpo_config`
+):
+    "Raise SettingsError if transformers cannot make the optimizer here, such as for want of a package"
+    from transformers import Trainer
+    # In 5.17 to 5.24 a static method: the optimizer's class and its arguments. It imports what the optimizer
+    # needs, which transformers itself does when the training begins.
+    try:
+        Trainer.get_optimizer_cls_and_kwargs(arguments)
+    except (ImportError, ValueError) as error:
+        name = getattr(arguments.optim, "value", arguments.optim)
+        on_one_line = " ".join(str(error).split())
+        raise SettingsError(f"optim = {str(name)!r} cannot be made here: {on_one_line}") from error
 
 
 def checkpointing_name(
