@@ -26,7 +26,7 @@ from .readers.boxes import box_truth, read_box_truth, read_boxes
 from .readers.counts import read_count
 from .readers.tokens import final_answer
 from .readers.turns import last_turn, on_one_line
-from .settings import SettingsError, by_task, presets
+from .settings import SettingsError, by_task, presets, settings_of_run
 from .zoom import with_looks_drawn
 from .zoom_turns import converse, eye_of
 
@@ -437,7 +437,7 @@ def system_of_run(
     folder: str | Path,  # of a run, or the name of a model
 ) -> str | None:  # its `system_prompt`
     "The system prompt with which a run trained its model; None where there was none or `folder` is of no run"
-    return _settings_of_run(folder).get("system_prompt")
+    return settings_of_run(folder).get("system_prompt")
 
 
 def looks_of_run(
@@ -447,16 +447,10 @@ def looks_of_run(
     "How many calls of the tool `zoom` an answer may hold: as in the run of `folder`, else as in the preset"
     if task != "zoom":
         return 0
-    max_looks = _settings_of_run(folder).get("max_looks")  # None for the name of a model
+    max_looks = settings_of_run(folder).get("max_looks")  # None for the name of a model
     if max_looks is None:
         return by_task["zoom"]["tiny"]["max_looks"]  # the preset for a GPU has the same number
     return max_looks
-
-
-def _settings_of_run(folder):
-    "The settings of the run that made a folder, as a dict; an empty one where the folder holds none"
-    path = Path(folder, "training_args.json")  # every training writes it beside its model
-    return json.loads(path.read_text(encoding="utf-8"))["settings"] if path.exists() else {}
 
 
 def _trained_with(folder):
@@ -464,7 +458,7 @@ def _trained_with(folder):
 
     Keys: task, max_completion_length, max_image_size, and those in `sampled_by`: temperature, top_p, top_k,
     min_p. `folder`: of a run, or the name of a model. What no run's settings say comes from the presets."""
-    settings = _settings_of_run(folder)  # empty for the name of a model
+    settings = settings_of_run(folder)  # empty for the name of a model
     task = settings.get("task") or "counting"
     size = settings.get("size") or ("tiny" if str(folder).startswith("tiny-") else "gpu")
     defaults = presets[size] | by_task[task][size]  # setting → value; the task's own counts more

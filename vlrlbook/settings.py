@@ -25,10 +25,9 @@ from .folders import read_header, write_whole
 __all__ = ["SettingsError", "nearest", "as_type", "finite_number", "read_settings", "flag_names",
            "named_options", "names_since", "settings_help", "size_by_model", "Settings", "answers_a_step",
            "whole_groups_problem", "largest_batch", "drawn_rows_of_an_epoch", "presets", "by_task",
-           "GRPOSettings", "settings_of_adapter", "reward_terms", "trained_rewards", "reward_without_paths",
-           "untrained_reward",
-           "whole_groups", "service_settings", "save_settings", "names_and_values", "strict_yaml",
-           "load_settings"]
+           "GRPOSettings", "settings_of_run", "settings_of_adapter", "reward_terms", "trained_rewards",
+           "reward_without_paths", "untrained_reward", "whole_groups", "service_settings",
+           "save_settings", "names_and_values", "strict_yaml", "load_settings"]
 
 
 class SettingsError(ValueError):
@@ -852,6 +851,23 @@ class GRPOSettings(Settings):
         for kind, folder in trained_rewards(self.reward):
             problem = untrained_reward(kind, folder) # a message, or None
             yield bool(problem), f"reward = {self.reward!r}, {kind}:{folder}: {problem}"
+
+
+def settings_of_run(
+    folder: str | Path, # of a run, or the name of a model
+) -> dict: # name → value; empty where the folder holds none
+    """Return the settings of the run that trained the model in a folder
+
+    SettingsError where the file that holds them is damaged."""
+    path = Path(folder, "training_args.json") # every training of chapter 05 writes it beside its model
+    if not path.exists():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error: # no JSON, or no UTF-8
+        raise SettingsError(f"{path}: cannot be read ({str(error)[:200]})") from error
+    settings = content.get("settings") if isinstance(content, dict) else None
+    return settings if isinstance(settings, dict) else {} # another program's file of that name holds none
 
 
 def settings_of_adapter(
