@@ -1095,6 +1095,7 @@ def test_no_two_answers_share_a_seed(monkeypatch):
     assert len(set(used)) == len(used) == 40
 
 
+<<<<<<< HEAD
 def test_predictions_are_not_written_over_themselves(tmp_path, monkeypatch):
     from vlrlbook.cli import main
     text = json.dumps(dict(question="q", answer="yes", prediction="yes", id=0)) + "\n"
@@ -1106,3 +1107,53 @@ def test_predictions_are_not_written_over_themselves(tmp_path, monkeypatch):
     assert (tmp_path / "p.jsonl").read_text() == text
     main(["predictions", "p.jsonl", "q.jsonl", "--form", "lmms-eval", "--column", "prediction"])
     assert json.loads((tmp_path / "q.jsonl").read_text())["target"] == "yes"
+=======
+# ---- the size of what is asked
+
+REAL = "Qwen/Qwen2.5-VL-3B-Instruct"
+ANSWERS_AND_PICTURES = ("size", "max_image_size", "max_completion_length", "temperature")
+
+
+def filled(**given):
+    "The settings of an evaluation that say how large pictures are and how long answers"
+    settings = read_settings(EvaluationSettings, given)
+    return [getattr(settings, name) for name in ANSWERS_AND_PICTURES]
+
+
+def run_folder(folder, base, **settings):
+    "A folder with what tells how a run of ours has trained its adapter"
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(json.dumps(dict(base_model_name_or_path=base)))
+    if settings: (folder / "training_args.json").write_text(json.dumps(dict(settings=settings)))
+    return str(folder)
+
+
+def test_a_real_model_is_measured_by_its_own_preset(tmp_path, capsys):
+    "It was asked with pictures of 112 pixels and answers of 24 tokens, without a word"
+    assert filled(model=REAL, task="vqa") == ["gpu", 512, 512, 0.2]
+    assert "size = gpu, since model = 'Qwen/Qwen2.5-VL-3B-Instruct' is no tiny twin" in capsys.readouterr().err
+    assert filled(adapter=run_folder(tmp_path / "run", REAL)) == ["gpu", 512, 64, 0.2]
+    assert filled(model=REAL, task="vqa", size="tiny") == ["tiny", 112, 24, 1.0]
+    assert filled(model=REAL, max_image_size=96) == ["gpu", 96, 64, 0.2]
+
+
+def test_twins_are_measured_as_ever(tmp_path, capsys):
+    "Runs of twins, too: whatever their own lengths were"
+    twin = run_folder(tmp_path / "run", TINY, task="vqa", max_completion_length=4, max_image_size=56)
+    for given in ({}, dict(model=TINY), dict(adapter=twin), dict(model=TINY, adapter=twin), dict(model=twin)):
+        assert filled(**given, task="vqa") == ["tiny", 112, 24, 1.0]
+    assert filled(adapter=twin, task="vqa", size="gpu") == ["gpu", 512, 512, 0.2] and not capsys.readouterr().err
+
+
+def test_a_run_is_measured_with_its_own_lengths(tmp_path, capsys):
+    run = run_folder(tmp_path / "run", REAL, task="vqa", max_completion_length=300, max_image_size=640, temperature=0.7)
+    assert filled(adapter=run, task="vqa") == filled(model=REAL, adapter=run, task="vqa", size="gpu") == ["gpu", 640, 300, 0.2]
+    assert f"max_completion_length = 300, max_image_size = 640, as {run} was trained" in capsys.readouterr().err
+    assert filled(adapter=run, task="vqa", max_image_size=96) == ["gpu", 96, 300, 0.2]
+    assert "max_image_size" not in capsys.readouterr().err
+    assert filled(adapter=run, task="counting") == ["gpu", 512, 64, 0.2], "the answers of another task have other lengths"
+    (tmp_path / "run" / "training_args.json").write_text("{")
+    with pytest.raises(SettingsError, match="training_args.json: cannot be read"): filled(adapter=run)
+    (tmp_path / "run" / "training_args.json").write_text("[]")
+    assert filled(adapter=run) == ["gpu", 512, 64, 0.2], "a file of another program"
+>>>>>>> 51b5a8c7b40aa4d08a2c4543d55cac05bccd0123

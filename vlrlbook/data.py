@@ -424,7 +424,7 @@ def _seen_from(
     kept, # (row number, `VQARow`) of each good row
     folder, # of the file that was read, in which relative paths of pictures begin
 ):
-    "The rows with relative paths of pictures that begin in `target`; where there is no file, with the old path"
+    "The rows with relative paths of pictures from `target` on; where there is no file, with the old path"
     if target.resolve() == folder.resolve():
         return kept
     def moved(picture, number):

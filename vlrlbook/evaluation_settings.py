@@ -3,11 +3,17 @@
 Chapter 06 shows them at work; its parameters cell holds the fields of the class once more, for papermill.
 Written by hand, not exported from a notebook."""
 import importlib.util
+import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+<<<<<<< HEAD
 from .settings import Settings, by_task, nearest, settings_of_run
+=======
+from .settings import Settings, by_task, nearest, settings_of_run, size_by_model
+>>>>>>> 51b5a8c7b40aa4d08a2c4543d55cac05bccd0123
 
 __all__ = ["presets", "EvaluationSettings"]
 
@@ -29,7 +35,8 @@ default_seed = 43  # of a GRPO run, and so of the split of its file
 @dataclass
 class EvaluationSettings(Settings):
     "An evaluation; chapter 06's parameters cell holds the same names, types, defaults and comments"
-    size: str = "tiny"  # tiny: a million parameters on a CPU; gpu: the counting system's defaults
+    size: str = None  # tiny: a million parameters on a CPU; gpu: the counting system's defaults; None: by
+    #   model
     model: str = None  # Hub id, directory, or tiny-qwen2_5_vl and the like for an untrained twin; None: what
     #   the adapter was trained on
     adapter: str = None  # Directory of a LoRA adapter, or of a whole trained model
@@ -67,15 +74,21 @@ class EvaluationSettings(Settings):
     resume: bool = True  # Go on where a killed run of the same settings stopped; false begins anew
     presets: ClassVar[dict] = presets
 
-    def filled_in(self):
-        """Return the default values that depend on `size` and on the task: name of a setting → value.
+    def wanted_model(self):
+        "The model that is asked, or else the adapter, whose files name the model under it; None without both"
+        return self.model or self.adapter
 
-        With size tiny and task vqa: {"eval_samples": 500, …, "max_completion_length": 24, …}."""
+    def filled_in(self):
+        """Return the default values that depend on `size`, on the task and on the run that trained the model.
+
+        Name of a setting → value. With size tiny and task vqa: {"eval_samples": 500, …,
+        "max_completion_length": 24, …}."""
         task_index = tasks.index(self.asked_task)
         values = {}
         for name, value in presets[self.size].items():
             # A tuple holds a value for each of `tasks` (counting, vqa, …); any other value is of all of them.
             values[name] = value[task_index] if isinstance(value, tuple) else value
+<<<<<<< HEAD
         seed = self.trained_with.get("seed")
         return values | dict(split_seed=default_seed if seed is None else seed)
 
@@ -91,6 +104,29 @@ class EvaluationSettings(Settings):
         if not (trained_on and self.data):
             return False
         return Path(trained_on).resolve() == Path(self.data).resolve()
+=======
+        return values | self._as_trained()
+
+    def _as_trained(self):
+        """Return and print how long answers and how large pictures were in the run that trained the model.
+
+        Name of a setting → value, for those of the two that are not given. Empty for a tiny model, for one
+        that no run of ours has trained, and for a run of another task than the questions."""
+        trained = self.adapter or self.model
+        is_large = self.size == "gpu" and size_by_model(self.wanted_model()) == "gpu"
+        if not (trained and is_large):
+            return {}
+        run = settings_of_run(trained)  # {} for a model that brings no settings of a run
+        if run.get("task") != self.asked_task:
+            return {}
+        values = {}
+        for name in ("max_completion_length", "max_image_size"):
+            if getattr(self, name) is None and run.get(name):
+                values[name] = run[name]
+        if values:
+            _say_as_trained(values, trained)
+        return values
+>>>>>>> 51b5a8c7b40aa4d08a2c4543d55cac05bccd0123
 
     @property
     def asks_vqa(self) -> bool:
@@ -180,6 +216,7 @@ class EvaluationSettings(Settings):
         yield no_model, f"adapter = {self.adapter!r}: no adapter_config.json and no config.json there"
         has_other_input = bool(self.predictions) and bool(self.model or self.adapter or self.data)
         yield has_other_input, "predictions are scored as they are: leave out model, adapter and data"
+<<<<<<< HEAD
         # A training writes the first of these files when it begins and the second one with its model. Its
         # results.json, predictions.jsonl and run_log.csv would be replaced by those of the evaluation.
         files_of_training = ("begun_with.json", "training_args.json")
@@ -187,3 +224,13 @@ class EvaluationSettings(Settings):
         yield has_training, (
             f"output_dir = {self.output_dir!r}: a training has its records there, which this would replace; "
             f"take {str(Path(self.output_dir, 'evaluation'))!r}")
+=======
+
+
+def _say_as_trained(values, trained):
+    "Print which `values`, a dict, are of the run that made the folder `trained`; in the first process only"
+    # torchrun and accelerate give each process its number in RANK
+    if os.environ.get("RANK", "0") == "0":
+        settings = ", ".join(f"{name} = {value}" for name, value in values.items())
+        print(f"{settings}, as {trained} was trained; write them to choose others", file=sys.stderr)
+>>>>>>> 51b5a8c7b40aa4d08a2c4543d55cac05bccd0123

@@ -25,10 +25,16 @@ from .folders import read_header, write_whole
 __all__ = ["SettingsError", "nearest", "as_type", "finite_number", "read_settings", "flag_names",
            "named_options", "names_since", "settings_help", "size_by_model", "Settings", "answers_a_step",
            "whole_groups_problem", "largest_batch", "drawn_rows_of_an_epoch", "presets", "by_task",
+<<<<<<< HEAD
            "GRPOSettings", "settings_of_run", "settings_of_adapter", "reward_terms", "trained_rewards", "reward_without_paths",
            "untrained_reward",
            "whole_groups", "service_settings", "save_settings", "names_and_values", "strict_yaml",
            "load_settings"]
+=======
+           "GRPOSettings", "settings_of_run", "settings_of_adapter", "reward_terms", "trained_rewards",
+           "reward_without_paths", "untrained_reward", "whole_groups", "service_settings",
+           "save_settings", "names_and_values", "strict_yaml", "load_settings"]
+>>>>>>> 51b5a8c7b40aa4d08a2c4543d55cac05bccd0123
 
 
 class SettingsError(ValueError):
@@ -435,7 +441,8 @@ class Settings:
         for name in ("model", "output_dir", "ckpt_dir"): # empty: a variable of the shell that was not set
             if getattr(self, name, None) == "": problems.append(f"{name} is empty")
         seed = getattr(self, "seed", 0)
-        if seed >= 2**32: problems.append(f"seed = {seed}: expected less than 2**32, as NumPy's generator takes it")
+        if seed >= 2**32: # NumPy's generators take no larger one
+            problems.append(f"seed = {seed}: expected less than 2**32")
         if problems:
             raise SettingsError("; ".join(problems))
 
@@ -867,6 +874,7 @@ class GRPOSettings(Settings):
 
 
 def settings_of_run(
+<<<<<<< HEAD
     folder: str | Path | None, # of a run, or the name of a model; None: there is none
 ) -> dict: # name → value; empty where the folder holds none
     "Return the settings of the run that made a folder, from the file that it wrote beside its model"
@@ -874,6 +882,22 @@ def settings_of_run(
         return {}
     settings = _read_object(Path(folder) / "training_args.json").get("settings")
     return settings if isinstance(settings, dict) else {} # another program's file of that name
+=======
+    folder: str | Path, # of a run, or the name of a model
+) -> dict: # name → value; empty where the folder holds none
+    """Return the settings of the run that trained the model in a folder
+
+    SettingsError where the file that holds them is damaged."""
+    path = Path(folder, "training_args.json") # every training of chapter 05 writes it beside its model
+    if not path.exists():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error: # no JSON, or no UTF-8
+        raise SettingsError(f"{path}: cannot be read ({str(error)[:200]})") from error
+    settings = content.get("settings") if isinstance(content, dict) else None
+    return settings if isinstance(settings, dict) else {} # another program's file of that name holds none
+>>>>>>> 51b5a8c7b40aa4d08a2c4543d55cac05bccd0123
 
 
 def settings_of_adapter(
