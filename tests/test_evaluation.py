@@ -1095,7 +1095,6 @@ def test_no_two_answers_share_a_seed(monkeypatch):
     assert len(set(used)) == len(used) == 40
 
 
-<<<<<<< HEAD
 def test_predictions_are_not_written_over_themselves(tmp_path, monkeypatch):
     from vlrlbook.cli import main
     text = json.dumps(dict(question="q", answer="yes", prediction="yes", id=0)) + "\n"
@@ -1107,7 +1106,8 @@ def test_predictions_are_not_written_over_themselves(tmp_path, monkeypatch):
     assert (tmp_path / "p.jsonl").read_text() == text
     main(["predictions", "p.jsonl", "q.jsonl", "--form", "lmms-eval", "--column", "prediction"])
     assert json.loads((tmp_path / "q.jsonl").read_text())["target"] == "yes"
-=======
+
+
 # ---- the size of what is asked
 
 REAL = "Qwen/Qwen2.5-VL-3B-Instruct"
@@ -1156,4 +1156,3 @@ def test_a_run_is_measured_with_its_own_lengths(tmp_path, capsys):
     with pytest.raises(SettingsError, match="training_args.json: cannot be read"): filled(adapter=run)
     (tmp_path / "run" / "training_args.json").write_text("[]")
     assert filled(adapter=run) == ["gpu", 512, 64, 0.2], "a file of another program"
->>>>>>> 51b5a8c7b40aa4d08a2c4543d55cac05bccd0123

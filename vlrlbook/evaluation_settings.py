@@ -9,11 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-<<<<<<< HEAD
-from .settings import Settings, by_task, nearest, settings_of_run
-=======
 from .settings import Settings, by_task, nearest, settings_of_run, size_by_model
->>>>>>> 51b5a8c7b40aa4d08a2c4543d55cac05bccd0123
 
 __all__ = ["presets", "EvaluationSettings"]
 
@@ -88,9 +84,8 @@ class EvaluationSettings(Settings):
         for name, value in presets[self.size].items():
             # A tuple holds a value for each of `tasks` (counting, vqa, …); any other value is of all of them.
             values[name] = value[task_index] if isinstance(value, tuple) else value
-<<<<<<< HEAD
         seed = self.trained_with.get("seed")
-        return values | dict(split_seed=default_seed if seed is None else seed)
+        return values | self._as_trained() | dict(split_seed=default_seed if seed is None else seed)
 
     @property
     def trained_with(self) -> dict:
@@ -104,8 +99,6 @@ class EvaluationSettings(Settings):
         if not (trained_on and self.data):
             return False
         return Path(trained_on).resolve() == Path(self.data).resolve()
-=======
-        return values | self._as_trained()
 
     def _as_trained(self):
         """Return and print how long answers and how large pictures were in the run that trained the model.
@@ -116,7 +109,7 @@ class EvaluationSettings(Settings):
         is_large = self.size == "gpu" and size_by_model(self.wanted_model()) == "gpu"
         if not (trained and is_large):
             return {}
-        run = settings_of_run(trained)  # {} for a model that brings no settings of a run
+        run = self.trained_with
         if run.get("task") != self.asked_task:
             return {}
         values = {}
@@ -126,7 +119,6 @@ class EvaluationSettings(Settings):
         if values:
             _say_as_trained(values, trained)
         return values
->>>>>>> 51b5a8c7b40aa4d08a2c4543d55cac05bccd0123
 
     @property
     def asks_vqa(self) -> bool:
@@ -216,7 +208,6 @@ class EvaluationSettings(Settings):
         yield no_model, f"adapter = {self.adapter!r}: no adapter_config.json and no config.json there"
         has_other_input = bool(self.predictions) and bool(self.model or self.adapter or self.data)
         yield has_other_input, "predictions are scored as they are: leave out model, adapter and data"
-<<<<<<< HEAD
         # A training writes the first of these files when it begins and the second one with its model. Its
         # results.json, predictions.jsonl and run_log.csv would be replaced by those of the evaluation.
         files_of_training = ("begun_with.json", "training_args.json")
@@ -224,7 +215,6 @@ class EvaluationSettings(Settings):
         yield has_training, (
             f"output_dir = {self.output_dir!r}: a training has its records there, which this would replace; "
             f"take {str(Path(self.output_dir, 'evaluation'))!r}")
-=======
 
 
 def _say_as_trained(values, trained):
@@ -233,4 +223,3 @@ def _say_as_trained(values, trained):
     if os.environ.get("RANK", "0") == "0":
         settings = ", ".join(f"{name} = {value}" for name, value in values.items())
         print(f"{settings}, as {trained} was trained; write them to choose others", file=sys.stderr)
->>>>>>> 51b5a8c7b40aa4d08a2c4543d55cac05bccd0123

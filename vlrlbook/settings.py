@@ -25,16 +25,9 @@ from .folders import read_header, write_whole
 __all__ = ["SettingsError", "nearest", "as_type", "finite_number", "read_settings", "flag_names",
            "named_options", "names_since", "settings_help", "size_by_model", "Settings", "answers_a_step",
            "whole_groups_problem", "largest_batch", "drawn_rows_of_an_epoch", "presets", "by_task",
-<<<<<<< HEAD
-           "GRPOSettings", "settings_of_run", "settings_of_adapter", "reward_terms", "trained_rewards", "reward_without_paths",
-           "untrained_reward",
-           "whole_groups", "service_settings", "save_settings", "names_and_values", "strict_yaml",
-           "load_settings"]
-=======
            "GRPOSettings", "settings_of_run", "settings_of_adapter", "reward_terms", "trained_rewards",
            "reward_without_paths", "untrained_reward", "whole_groups", "service_settings",
            "save_settings", "names_and_values", "strict_yaml", "load_settings"]
->>>>>>> 51b5a8c7b40aa4d08a2c4543d55cac05bccd0123
 
 
 class SettingsError(ValueError):
@@ -874,22 +867,13 @@ class GRPOSettings(Settings):
 
 
 def settings_of_run(
-<<<<<<< HEAD
     folder: str | Path | None, # of a run, or the name of a model; None: there is none
 ) -> dict: # name → value; empty where the folder holds none
-    "Return the settings of the run that made a folder, from the file that it wrote beside its model"
-    if not folder:
-        return {}
-    settings = _read_object(Path(folder) / "training_args.json").get("settings")
-    return settings if isinstance(settings, dict) else {} # another program's file of that name
-=======
-    folder: str | Path, # of a run, or the name of a model
-) -> dict: # name → value; empty where the folder holds none
-    """Return the settings of the run that trained the model in a folder
+    """Return the settings of the run that made a folder, from the file that it wrote beside its model
 
-    SettingsError where the file that holds them is damaged."""
-    path = Path(folder, "training_args.json") # every training of chapter 05 writes it beside its model
-    if not path.exists():
+    SettingsError where that file is damaged."""
+    path = Path(folder or "", "training_args.json") # every training of chapter 05 writes it
+    if not folder or not path.exists():
         return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -897,7 +881,6 @@ def settings_of_run(
         raise SettingsError(f"{path}: cannot be read ({str(error)[:200]})") from error
     settings = content.get("settings") if isinstance(content, dict) else None
     return settings if isinstance(settings, dict) else {} # another program's file of that name holds none
->>>>>>> 51b5a8c7b40aa4d08a2c4543d55cac05bccd0123
 
 
 def settings_of_adapter(
