@@ -225,6 +225,14 @@ def _numbers_of_run(trainer, started):
                 shared_prompt=sharing_state(trainer), **run_facts())
 
 # %% ../nbs/05_grpo.ipynb #nb71eaf4
+def _checked_start(settings):
+    "The checkpoint from which a run goes on, or None; raises what would stop the run later, and sets the seed"
+    checkpoint = find_checkpoint(settings.output_dir, settings.resume)
+    check_hub(settings.hub_model_id) # raises where nobody may push to it
+    check_transformers_words(settings) # an optimizer or a schedule that transformers cannot make
+    set_seed(settings.seed)
+    return checkpoint
+
 def run(
     settings: GRPOSettings, # a checked object
     measure: bool = True, # ask the held-out pictures before and after
@@ -233,10 +241,7 @@ def run(
 
     Every process of `accelerate launch` calls it; the first one prints and writes."""
     started, output = time.time(), Path(settings.output_dir)
-    checkpoint = find_checkpoint(output, settings.resume) # None: from the beginning
-    check_hub(settings.hub_model_id) # raises where nobody may push to it
-    check_transformers_words(settings) # an optimizer or a schedule that transformers cannot make
-    set_seed(settings.seed)
+    checkpoint = _checked_start(settings) # None: from the beginning
     first = int(os.environ.get("RANK", 0)) == 0 # of all processes
     train, held_out, model, processor = _load(settings, first)
     # A resumed run must have its settings of before.
