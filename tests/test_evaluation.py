@@ -474,6 +474,23 @@ def test_files_of_chapter_04_are_scored(tmp_path):
     assert found["questions"][0]["answer"] == "yes"
 
 
+@pytest.mark.parametrize("row_", [dict(human_ranking=[0, 1], scores=[1.0, 2.0], response=["a", "b"]), dict(label=0, p0=0.9, p1=0.1)])
+def test_no_verdict_on_answers_that_another_evaluation_left(tmp_path, row_):
+    from vlrlbook.report import report_html
+    from vlrlbook.verdict import read_verdict
+    (tmp_path / "out").mkdir()
+    left = [dict(row=i, answer=str(i % 5), before_greedy=["9"], after_greedy=[str(i % 5)]) for i in range(60)]
+    write_lines(tmp_path / "out" / "predictions.jsonl", left)
+    assert read_verdict(tmp_path / "out")["outcome"] == "better"
+    found = judged(tmp_path, [row_] * 12)
+    assert found["verdict"]["outcome"] == read_verdict(tmp_path / "out")["outcome"] == "not measured"
+    assert "Better" not in report_html(tmp_path / "out")
+    results = json.loads((tmp_path / "out/results.json").read_text())
+    del results["verdict"] # as an older version wrote it
+    (tmp_path / "out/results.json").write_text(json.dumps(results))
+    assert read_verdict(tmp_path / "out")["outcome"] == "not measured"
+
+
 @pytest.mark.parametrize("row, message", [
     (dict(human_ranking=[0, 1], scores=[1.0]), "predictions.scores: row 2"),
     (dict(human_ranking=[0, 1], scores=[1.0, None]), "predictions.scores: row 2"),

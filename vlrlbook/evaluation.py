@@ -44,7 +44,7 @@ from .rows.gate import RowReport
 from .rows.options import row_options
 from .rows.values import as_list, listed
 from .settings import SettingsError, nearest, trained_rewards
-from .verdict import questions, verdict_line, verdict_of
+from .verdict import no_answers, not_measured, questions, verdict_line, verdict_of
 from .zoom import synthetic_zoom
 
 # Marks, questions and settings stood here first, and go on being importable from here.
@@ -759,8 +759,10 @@ def judged_report(
     judge = _judged_scores if kind == "scores" else _judged_bins
     # `question`: a dict that asks and answers whether it is better than a rule that needs no model.
     task, chapters_report, metrics, question = judge(settings.predictions)
-    results = dict(task=task, metrics=metrics, questions=[question], judged=chapters_report,
-                   settings=asdict(settings), **run_facts())  # run_facts: versions, commit and machine
+    # Without a verdict, a report would make one of the answers that another evaluation left in the folder.
+    results = dict(verdict=not_measured(no_answers), task=task, metrics=metrics, questions=[question],
+                   judged=chapters_report, settings=asdict(settings),
+                   **run_facts())  # run_facts: versions, commit and machine
     write_json(Path(settings.output_dir) / "results.json", results)
     write_whole(Path(settings.output_dir) / "metrics.csv", metrics_csv(metrics))
     return results
