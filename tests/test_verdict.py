@@ -371,7 +371,7 @@ def test_the_report_of_an_evaluation_knows_its_settings(tmp_path):
     assert changed_settings(unset) == {}
     (tmp_path / "results.json").write_text(json.dumps(dict(task="vqa", settings=unset)))
     page = report_html(tmp_path)
-    assert "vqa, evaluated" in page and Path(__file__).name in page and "drawn pictures" not in page and "after training" not in page
+    assert "vqa, evaluated" in page and Path(__file__).name in page and "drawn pictures" not in page and "vqa after training" not in page
 
 
 # ---- asking
