@@ -474,6 +474,43 @@ def test_files_of_chapter_04_are_scored(tmp_path):
     assert found["questions"][0]["answer"] == "yes"
 
 
+def test_rows_of_ties_change_no_interval(tmp_path):
+    "With many of them all pairs of one row counted as independent"
+    rows = [dict(response=["a", "b", "c", "d"], human_ranking=[0, 1, 2, 3], scores=[4, 3, 2, 1] if i % 3 else [1, 2, 3, 4]) for i in range(12)]
+    tie = dict(response=["a", "b"], human_ranking=[0, 0], scores=[1, 2])
+    intervals = [judged(tmp_path, rows + [tie] * ties)["metrics"][0]["ci95"] for ties in (0, 30, 70)]
+    assert intervals[0] == intervals[1] == intervals[2] and intervals[0][1] - intervals[0][0] > 0.4
+    alone = [dict(response=["a", "b"], human_ranking=[0, 1], scores=[2, 1] if i % 4 else [1, 2]) for i in range(40)]
+    assert judged(tmp_path, alone + [tie] * 3)["metrics"][0]["ci95"] == wilson(30, 40), "one pair in each row: as before"
+
+
+@pytest.mark.parametrize("films, count", [
+    ([None] * 6, 6), ([float("nan")] * 6, 6), ([3, 3.0, 3, 4, 4.0, 4], 2), (["a", "a", "b", "b", "3", 3.0], 3), ([1, 1, None, None, 2, 2], 4),
+    ([1, 1, 1, 2, 2, 2], 2), ([1.5, 1.5, 1, 1, 2, 2], 3)])
+def test_films_of_frames(tmp_path, films, count):
+    rows = [dict(label=i % 2, p0=0.6, p1=0.4, episode_index=film) for i, film in enumerate(films)]
+    assert len(set(read_bins(write_lines(tmp_path / "b.jsonl", rows))["episodes"])) == count
+    without = [{name: value for name, value in row.items() if name != "episode_index"} for row in rows]
+    assert len(set(read_bins(write_lines(tmp_path / "b.jsonl", without))["episodes"])) == 6
+
+
+@pytest.mark.parametrize("row_", [dict(human_ranking=[0, 1], scores=[1.0, 2.0], response=["a", "b"]), dict(label=0, p0=0.9, p1=0.1)])
+def test_no_verdict_on_answers_that_another_evaluation_left(tmp_path, row_):
+    from vlrlbook.report import report_html
+    from vlrlbook.verdict import read_verdict
+    (tmp_path / "out").mkdir()
+    left = [dict(row=i, answer=str(i % 5), before_greedy=["9"], after_greedy=[str(i % 5)]) for i in range(60)]
+    write_lines(tmp_path / "out" / "predictions.jsonl", left)
+    assert read_verdict(tmp_path / "out")["outcome"] == "better"
+    found = judged(tmp_path, [row_] * 12)
+    assert found["verdict"]["outcome"] == read_verdict(tmp_path / "out")["outcome"] == "not measured"
+    assert "Better" not in report_html(tmp_path / "out")
+    results = json.loads((tmp_path / "out/results.json").read_text())
+    del results["verdict"] # as an older version wrote it
+    (tmp_path / "out/results.json").write_text(json.dumps(results))
+    assert read_verdict(tmp_path / "out")["outcome"] == "not measured"
+
+
 @pytest.mark.parametrize("row, message", [
     (dict(human_ranking=[0, 1], scores=[1.0]), "predictions.scores: row 2"),
     (dict(human_ranking=[0, 1], scores=[1.0, None]), "predictions.scores: row 2"),

@@ -1,15 +1,18 @@
 """What came of a run: the verdict of answers made up so that it is known, intervals of few pictures, the report, asking a model."""
+import dataclasses
 import json
 import re
 from math import comb
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from vlrlbook.answers import ask_model
 from vlrlbook.cli import main as command
-from vlrlbook.core import RunLog, SettingsError, cast
+from vlrlbook.core import RunLog, SettingsError, cast, read_settings
 from vlrlbook.data import DataError
+from vlrlbook.evaluation_settings import EvaluationSettings
 from vlrlbook.marking import baselines, counted, gain, greedy_flips, marks, merged
 from vlrlbook.metrics import difference, difference_ci, flips, tango
 from vlrlbook.report import StageCards, changed_settings, curve_words, report_html, write_report
@@ -355,6 +358,20 @@ def test_the_curve_is_told_by_its_own_numbers():
     assert "0.50 at first and 0.70 at last" in curve_words(log) and "not above" in curve_words(log)
     assert curve_words(RunLog()) == "No step was logged."
     assert changed_settings(dict(size="tiny", task="counting", lr=5e-5, seed=7, data="x.zip")) == dict(seed=7)
+
+
+def test_the_report_of_an_evaluation_knows_its_settings(tmp_path):
+    "They were compared with the defaults of chapter 05, and the data of a file of predictions were drawn pictures"
+    for given in (dict(task="vqa"), dict(task="counting", temperature=0.5)):
+        settings = dataclasses.asdict(read_settings(EvaluationSettings, given))
+        changed = dict(given, seed=3)
+        del changed["task"]
+        assert changed_settings(settings | dict(seed=3, data="x.jsonl")) == changed
+    unset = dataclasses.asdict(read_settings(EvaluationSettings, dict(predictions=__file__)))
+    assert changed_settings(unset) == {}
+    (tmp_path / "results.json").write_text(json.dumps(dict(task="vqa", settings=unset)))
+    page = report_html(tmp_path)
+    assert "vqa, evaluated" in page and Path(__file__).name in page and "drawn pictures" not in page and "vqa after training" not in page
 
 
 # ---- asking

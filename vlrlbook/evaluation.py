@@ -44,7 +44,7 @@ from .rows.gate import RowReport
 from .rows.options import row_options
 from .rows.values import as_list, listed
 from .settings import SettingsError, nearest, trained_rewards
-from .verdict import questions, verdict_line, verdict_of
+from .verdict import no_answers, not_measured, questions, verdict_line, verdict_of
 from .zoom import synthetic_zoom
 
 # Marks, questions and settings stood here first, and go on being importable from here.
@@ -729,6 +729,18 @@ def read_scores(
         rows.append(dict(response=[""] * scores) | row)
     return rows
 
+def _film_of(
+    row,  # dict of a frame; episode_index is the number of its film, if it has one
+    number,  # of the row
+):
+    "The name of a frame's film: 3 and 3.0 are one film, and a frame without a film is one by itself"
+    film = row.get("episode_index")
+    if is_nothing(film):
+        return f"row {number}"
+    # Programs that write tables make floats of whole numbers where other rows have none.
+    is_whole_float = isinstance(film, float) and film.is_integer()
+    return str(int(film) if is_whole_float else film)
+
 def read_bins(
     path: str | Path,  # predictions.jsonl of a classifier of robot films (chapter 04)
 ) -> dict:  # labels, probabilities, episodes, frames: as `classifier_metrics` takes them
@@ -741,7 +753,7 @@ def read_bins(
         labels.append(label)
         probabilities.append(values)
         # The frames of a film are resampled together for the interval. Without films each row counts as one.
-        episodes.append(str(row.get("episode_index", number)))
+        episodes.append(_film_of(row, number))
         frames.append(row.get("frame_index"))
     # Places of frames in their films are only of use if every row has one.
     places = frames if all(map(_is_number, frames)) else None
@@ -759,8 +771,10 @@ def judged_report(
     judge = _judged_scores if kind == "scores" else _judged_bins
     # `question`: a dict that asks and answers whether it is better than a rule that needs no model.
     task, chapters_report, metrics, question = judge(settings.predictions)
-    results = dict(task=task, metrics=metrics, questions=[question], judged=chapters_report,
-                   settings=asdict(settings), **run_facts())  # run_facts: versions, commit and machine
+    # Without a verdict, a report would make one of the answers that another evaluation left in the folder.
+    results = dict(verdict=not_measured(no_answers), task=task, metrics=metrics, questions=[question],
+                   judged=chapters_report, settings=asdict(settings),
+                   **run_facts())  # run_facts: versions, commit and machine
     write_json(Path(settings.output_dir) / "results.json", results)
     write_whole(Path(settings.output_dir) / "metrics.csv", metrics_csv(metrics))
     return results

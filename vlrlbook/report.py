@@ -11,6 +11,7 @@ from pathlib import Path
 
 from .compared import compared_figures
 from .core import RunLog, blue, figure, green, smooth
+from .evaluation_settings import EvaluationSettings
 from .folders import write_whole
 from .marking import counted, merged
 from .readers.turns import on_one_line
@@ -22,8 +23,8 @@ __all__ = ["outcome_colours", "curve_words", "StageCards", "stage_table", "chang
 report_name = "report.html"
 stage_words = {"first": "before training", "middle": "in the middle", "last": "at the end"}
 # Settings that the report leaves out: paths, permissions and how a run was continued explain no result.
-_left_out = ("size", "data", "image_dir", "output_dir", "resume", "adapter", "hub_model_id", "report_to",
-            "vllm_server_base_url")
+_left_out = ("size", "data", "predictions", "image_dir", "output_dir", "resume", "adapter",
+            "hub_model_id", "report_to", "vllm_server_base_url")
 # The report shows the outcome as a word, too, for readers who cannot tell the colours apart.
 _green, _amber, _red, _grey = "#009E73", "#B8860B", "#C0392B", "#666666"
 outcome_colours = {
@@ -215,16 +216,26 @@ def changed_settings(
     "The settings of a run that differ from the defaults of its size and task"
     # Size and task decide which defaults hold.
     size_and_task = {name: settings[name] for name in ("size", "task") if settings.get(name)}
+    kind = EvaluationSettings if _is_evaluation(settings) else GRPOSettings
+    if kind is EvaluationSettings and settings.get("data"):  # without a task its file has told it
+        size_and_task.setdefault("task", "counting" if settings["data"].lower().endswith(".zip") else "vqa")
     try:
-        defaults = asdict(read_settings(GRPOSettings, size_and_task))
+        defaults = asdict(read_settings(kind, size_and_task))
     except SettingsError:
         return {}  # a run of another chapter, or of a later version, has other defaults
     changed = {}
     for name, value in settings.items():
         # `_left_out`: what says nothing about the run itself or stands elsewhere, such as folders and data
-        if name in defaults and name not in _left_out and value != defaults[name]:
+        # None: what was not set, such as the task of a file of predictions
+        is_unset = kind is EvaluationSettings and value is None
+        if name in defaults and name not in _left_out and value != defaults[name] and not is_unset:
             changed[name] = value
     return changed
+
+
+def _is_evaluation(settings):
+    "Whether the settings in a results.json are those of an evaluation, by two names that no training has together"
+    return {"split_seed", "predictions"} <= set(settings)
 
 
 def _about_run(
@@ -280,8 +291,8 @@ def _data_words(
 ):
     "The name of a run's data and how many held-out rows it was measured on, as HTML"
     name = "drawn pictures"  # without a data set the chapter draws its own
-    if settings.get("data"):
-        name = Path(settings["data"]).name
+    if settings.get("data") or settings.get("predictions"):  # predictions: answers that an evaluation scored
+        name = Path(settings.get("data") or settings["predictions"]).name
     words = _text(name)
     if results.get("after"):
         held_out = results["after"]["greedy"]["n"]
@@ -429,9 +440,13 @@ dt { color: #555 } dd { margin: 0 } p { margin: .3rem 0; font-size: .9rem } img 
 
 
 def _title(results):
-    "The title of a report, such as `model, task after training on data`; `results` is that of results.json"
+    """The title of a report: `model, task after training on data`, of an evaluation `model, task, evaluated on
+    data`
+
+    `results` is that of results.json."""
     settings = results.get("settings") or {}
-    title = f"{settings.get('task') or results.get('task') or 'a run'} after training"
+    title = settings.get("task") or results.get("task") or "a run"
+    title += ", evaluated" if _is_evaluation(settings) else " after training"
     # of paths only the last part: a report is sent to people who need not know the machine's folders
     if settings.get("data"):
         title += f" on {Path(settings['data']).name}"

@@ -988,10 +988,12 @@ def pair_report(
     better = [scores[n][i] for n, i, _j in pairs]
     worse = [scores[n][j] for n, _i, j in pairs]
     groups = [rows[n].get("group") or "all" for n, _i, _j in pairs]
-    # Pairs of one row are not independent, so the confidence interval resamples whole rows. With no more
-    # pairs than rows, single pairs are resampled (None).
-    row_numbers = [n for n, _i, _j in pairs] if len(pairs) > len(rows) else None
-    report = pair_metrics(better, worse, groups, _answer_lengths(rows, pairs), clusters=row_numbers)
+    # Pairs of one row are not independent, so the confidence interval resamples whole rows; with one pair in
+    # each row, single pairs (None). Rows without any pair, in which people saw no difference, do not count.
+    row_numbers = [n for n, _i, _j in pairs]
+    several_in_a_row = len(set(row_numbers)) < len(row_numbers)
+    report = pair_metrics(better, worse, groups, _answer_lengths(rows, pairs),
+                          clusters=row_numbers if several_in_a_row else None)
     if backwards:
         # For each pair (score of the worse, score of the better); of answer i the score is now at -1 - i.
         swapped = [(backwards[n][-1 - j], backwards[n][-1 - i]) for n, i, j in pairs]

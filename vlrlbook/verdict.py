@@ -18,8 +18,8 @@ from .readers.turns import last_turn
 from .rewards import accepted_answers, known_rewards, load_reward
 from .settings import by_task, reward_terms
 
-__all__ = ["outcomes", "good_outcomes", "questions", "verdict_of", "not_measured", "read_verdict",
-           "verdict_line", "read_answers", "commonest"]
+__all__ = ["outcomes", "good_outcomes", "questions", "verdict_of", "not_measured", "no_answers",
+           "read_verdict", "verdict_line", "read_answers", "commonest"]
 
 # What came of a run: a word, and what it means. A page colours by it: green is for "better" alone.
 outcomes = {
@@ -441,6 +441,10 @@ def _are_rewards(paid):
     return all(isinstance(paid.get(name), (int, float)) for name in ("before_greedy", "after_greedy"))
 
 
+# Why an evaluation of such a file has no verdict
+no_answers = "The file holds scores or probabilities, and no answers from before and after training."
+
+
 def not_measured(
     why: str = "No answers from before and after training were kept, so nothing can be said.",  # one sentence
 ) -> dict:  # as from `verdict_of`, without a question
@@ -817,6 +821,8 @@ def read_verdict(
     results = results if isinstance(results, dict) else {}
     if _is_verdict(results.get("verdict")):
         return results["verdict"]
+    if "judged" in results:  # of scores or probabilities: predictions.jsonl is of another evaluation
+        return not_measured(no_answers)
     try:
         rows = read_answers(folder / "predictions.jsonl")
     except FileNotFoundError:
