@@ -373,9 +373,11 @@ def finish(
     processor,  # of its model
     settings: GRPOSettings,  # a checked object
     results: dict,  # for results.json and the card; `judges` is added here
+    is_saved: bool = False,  # `save_run` has written the model files already
 ):
     "Write model files, results.json, card and report into `output_dir`; push them if `hub_model_id` is set"
-    save_run(trainer, processor, settings)  # in every process: weights may be spread over them
+    if not is_saved:
+        save_run(trainer, processor, settings)  # in every process: weights may be spread over them
     if not trainer.is_world_process_zero():
         return
     judges = judges_of(settings.reward)  # a dict for each model that gave the reward; empty for a rule

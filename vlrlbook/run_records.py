@@ -18,7 +18,7 @@ from .core import Rollout, RolloutGroup, RunLog, mean_of, thumbnail_url
 from .folders import write_json, write_whole
 from .pointing import with_boxes_drawn
 from .readers.turns import on_one_line
-from .rewards import advantages, is_right, load_reward, on_batch
+from .rewards import advantages, checked_on_batch, is_right, load_reward
 from .zoom import Eye, with_looks_drawn
 from .zoom_turns import eye_for
 
@@ -120,7 +120,7 @@ class HeldOutReward(TrainerCallback):
     ):
         "Load the reward of the run; nothing is asked yet"
         self.processor, self.samples, self.settings, self.log = processor, samples, settings, log
-        self.reward = on_batch(load_reward(settings.reward))  # (texts, samples) → a dict of parts for each
+        self.reward = checked_on_batch(load_reward(settings.reward))  # (texts, samples) → a dict of parts for each
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
         "Override TrainerCallback's, called after each step: every `eval_steps` steps ask, and log the reward"
