@@ -664,6 +664,22 @@ def test_a_run_is_measured_by_the_sampler_with_which_it_trains(tmp_path, given):
     assert (of_no_run["top_p"], of_no_run["top_k"], of_no_run["min_p"]) == (1.0, 0, None)
 
 
+@pytest.mark.parametrize("when_cut, in_training", [("-1", "pays them -1 "), ("masked", "leaves them out"), ("paid", None)])
+def test_results_say_where_training_pays_cut_answers_otherwise(tmp_path, capsys, monkeypatch, when_cut, in_training):
+    "A run that learns to finish gains in `reward`, and nothing in the mean reward before and after: texts do not show what was cut"
+    settings = read_settings(GRPOSettings, {**SHORT, "when_cut": when_cut, "output_dir": str(tmp_path)})
+    samples = [Sample("How many?", "3", [], "counting", row=1)]
+    answers = dict(greedy=[["3 discs and"]], sampled=[["3 discs and"]])
+    results, _ = run_files.results_of(settings, samples, answers, answers, load_reward("counting"))
+    assert results["after"]["sampled"]["mean_reward"] == 1.0 and ("reward_note" in results) == bool(in_training)
+    monkeypatch.setattr(run_files, "write_report", lambda folder: None)
+    grpo.finish(SimpleNamespace(is_world_process_zero=lambda: True), None, settings, results, is_saved=True)
+    kept = json.loads((tmp_path / "results.json").read_text()).get("reward_note", "")
+    printed, card = capsys.readouterr().out, (tmp_path / "README.md").read_text()
+    for text in (kept, printed, card): assert ("as they read; training " + (in_training or "?") in text) == bool(in_training)
+    assert (kept in printed and kept in card) and ("note:" in printed) == bool(in_training)
+
+
 def nan_at_times(completion, answer):
     "Good on the texts of `check_reward`: the truth, nothing, and very long ones"
     return dict(overall=1.0 if completion in (answer, "") or len(completion) > 1000 else float("nan"))
