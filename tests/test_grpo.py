@@ -703,6 +703,48 @@ def test_a_run_is_measured_by_the_sampler_with_which_it_trains(tmp_path, given):
     assert (of_no_run["top_p"], of_no_run["top_k"], of_no_run["min_p"]) == (1.0, 0, None)
 
 
+@pytest.mark.parametrize("when_cut, in_training", [("-1", "pays them -1 "), ("masked", "leaves them out"), ("paid", None)])
+def test_results_say_where_training_pays_cut_answers_otherwise(tmp_path, capsys, monkeypatch, when_cut, in_training):
+    "A run that learns to finish gains in `reward`, and nothing in the mean reward before and after: texts do not show what was cut"
+    settings = read_settings(GRPOSettings, {**SHORT, "when_cut": when_cut, "output_dir": str(tmp_path)})
+    samples = [Sample("How many?", "3", [], "counting", row=1)]
+    answers = dict(greedy=[["3 discs and"]], sampled=[["3 discs and"]])
+    results, _ = run_files.results_of(settings, samples, answers, answers, load_reward("counting"))
+    assert results["after"]["sampled"]["mean_reward"] == 1.0 and ("reward_note" in results) == bool(in_training)
+    monkeypatch.setattr(run_files, "write_report", lambda folder: None)
+    grpo.finish(SimpleNamespace(is_world_process_zero=lambda: True), None, settings, results, is_saved=True)
+    kept = json.loads((tmp_path / "results.json").read_text()).get("reward_note", "")
+    printed, card = capsys.readouterr().out, (tmp_path / "README.md").read_text()
+    for text in (kept, printed, card): assert ("as they read; training " + (in_training or "?") in text) == bool(in_training)
+    assert (kept in printed and kept in card) and ("note:" in printed) == bool(in_training)
+
+
+def nan_at_times(completion, answer):
+    "Good on the texts of `check_reward`: the truth, nothing, and very long ones"
+    return dict(overall=1.0 if completion in (answer, "") or len(completion) > 1000 else float("nan"))
+
+
+def test_a_reward_that_gives_nan_in_training_stops_the_run_with_its_name(tmp_path):
+    with pytest.raises(SettingsError, match="reward 'test_grpo:nan_at_times': a part is no finite number.*for the answer .* to row"):
+        trained(dict(reward="test_grpo:nan_at_times", refill=0, output_dir=str(tmp_path)))
+
+
+def test_the_model_is_saved_before_the_answers_are_marked(tmp_path, monkeypatch):
+    "A reward that failed on an answer after the training cost all steps since the last checkpoint"
+    def failing(*arguments): raise SettingsError("reward 'r': a part is no finite number")
+    monkeypatch.setattr(grpo, "_compared", failing)
+    saved = []
+    own = run_files.save_run
+    for module in (grpo, run_files):
+        monkeypatch.setattr(module, "save_run", lambda *arguments: saved.append(1) or own(*arguments))
+    settings = read_settings(GRPOSettings, {**SHORT, "output_dir": str(tmp_path), "eval_answers": 1, "refill": 0})
+    with pytest.raises(SettingsError, match="reward 'r'"): grpo.run(settings)
+    assert (tmp_path / "adapter_model.safetensors").exists() and (tmp_path / "training_args.json").exists()
+    assert not (tmp_path / "results.json").exists() and saved == [1]
+    grpo.run(settings, measure=False)
+    assert (tmp_path / "results.json").exists() and saved == [1, 1]  # once a run
+
+
 def test_the_command_asks_before_and_after(tmp_path, capsys):
     "`vlrlbook grpo`: verdict first, the same pictures at three steps, the card and the report with the sentence"
     settings = read_settings(GRPOSettings, {**SHORT, "output_dir": str(tmp_path / "run"), "eval_answers": 2})

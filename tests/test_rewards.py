@@ -10,10 +10,12 @@ import pytest
 from conftest import SHARED, needs_torch
 from hypothesis import given, settings, strategies as st
 from vlrlbook.core import Rollout, RolloutGroup, Sample, mean_of
+from vlrlbook.marking import marks, vqa_marks
 from vlrlbook.rewards import (_anls, accepted_answers, advantages, anls_reward, cheats, check_reward, check_truth, count_table,
                               counting_reward, cut_reward, explain_count, final_answer, for_easyr1, for_trl, for_verl,
                               format_reward, format_table, is_cut, load_reward, mix, nasty, read_count, silent_share,
                               staircase, token_f1_reward, vqa_accuracy)
+from vlrlbook.settings import SettingsError
 
 CASES = Path(__file__).parent / "cases"
 OUTSIDE = SHARED.parent / "cases"  # cases that others wrote, where they are at hand
@@ -418,6 +420,74 @@ def test_a_reward_that_cannot_train_is_found(tmp_path, monkeypatch, source, mess
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(__import__("sys").modules, "faulty_reward", raising=False)
     assert message in check_reward(load_reward("faulty_reward:f"))[0]
+
+
+FAULTY_ON_TWO = {  # what a reward returns for "2 discs", or does; the message
+    "dict(overall=float('nan'), x=1)": "a part is no finite number: 'overall' in {'overall': nan, 'x': 1}",
+    "dict(overall=None)": "a part is no finite number: 'overall' in {'overall': None}",
+    "dict(overall=1.0, length=float('inf'))": "a part is no finite number: 'length'",
+    "dict(overall=1e39)": "a part is no finite number: 'overall' in {'overall': 1e+39}",  # inf in a trainer's float32
+    "dict(overall=10 ** 400)": "a part is no finite number: 'overall'",
+    "dict(overall='1.0')": "a part is no finite number: 'overall' in {'overall': '1.0'}",
+    "dict(overall=1.0, why='because')": "a part is no finite number: 'why'",
+    "dict(right=1.0)": "returns {'right': 1.0}, expected a dict with `overall`",
+    "1.0": "returns 1.0, expected a dict with `overall`",
+    "dict(overall=1 / 0)": "raises ZeroDivisionError: division by zero (late_reward.py, line 2)"}
+
+
+@pytest.mark.parametrize("returned, message", FAULTY_ON_TWO.items())
+@pytest.mark.parametrize("batched", [False, True])
+def test_a_reward_that_fails_on_some_answers_only_is_named_with_the_answer(tmp_path, monkeypatch, returned, message, batched):
+    "TRL took NaN and None for answers that are left out, and trained on; marking had no mean, or died without a name"
+    source = f"def f(completion, answer):\n    return {returned} if completion == '2 discs' else dict(overall=1.0)\n"
+    if batched:
+        source = source.replace("def f", "def g") + "def f(texts, samples): return [g(t, s.answer) for t, s in zip(texts, samples)]\n"
+        source += "f.batched = True\n"
+    (tmp_path / "late_reward.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(__import__("sys").modules, "late_reward", raising=False)
+    reward = load_reward("late_reward:f")
+    texts, samples = ["3 discs", "2 discs"], [Sample("How many?", "3", row=row) for row in (7, 9)]
+    asked = (lambda: for_trl(reward)(None, texts, ["3"] * 2, row=[7, 9]), lambda: marks(samples, [[t] for t in texts], reward))
+    if batched and "raises" in message:  # left to whoever wrote it: a judge's own message says more
+        with pytest.raises(ZeroDivisionError): asked[0]()
+        return
+    for ask in asked:
+        with pytest.raises(SettingsError) as error: ask()
+        assert str(error.value).startswith(f"reward 'late_reward:f': {message}"), str(error.value)
+        assert str(error.value).endswith("; for the answer '2 discs' to row 9")
+    if not batched:
+        with pytest.raises(SettingsError, match="reward 'late_reward:f'.*for the answer '2 discs'$"): vqa_marks(
+            "2 discs", dict(question="How many?", answer="3"), reward)
+        with pytest.raises(SettingsError, match=r"reward 'counting \+ f'"):
+            marks(samples, [[t] for t in texts], load_reward("counting + late_reward:f"))
+
+
+def test_a_batched_reward_returns_as_many_parts_as_it_got_answers():
+    def forgets(texts, samples): return [dict(overall=1.0)]
+    forgets.batched = True
+    with pytest.raises(SettingsError, match="forgets' returns 1 items for 2 answers, expected a list with a dict for each"):
+        for_trl(forgets)(None, ["1", "2"], ["3"] * 2)
+
+
+def test_single_numbers_of_numpy_are_numbers_and_come_as_pythons_own():
+    for three in (np.float32(1), np.float16(1), np.int64(1), np.bool_(True), np.array(1.0), 1, True, 1.0):
+        def reward(completion, answer): return dict(overall=three if completion == "3" else 0 * three, size=np.int32(7))
+        assert check_reward(reward) == []
+        kept = []
+        paid = for_trl(reward, lambda texts, parts, *rest: kept.extend(parts), group_size=2)(None, ["3", "4"], ["3"] * 2)
+        assert paid == [1, 0] and json.loads(json.dumps(kept)) == [dict(overall=1, size=7), dict(overall=0, size=7)]
+        assert marks([Sample("", "3", task="counting")], [["3", "4"]], reward)["reward"] == [0.5]
+    for bad in (np.float32("nan"), np.str_("1"), np.array([1.0]), np.complex64(1)):
+        assert "no finite number" in check_reward(lambda completion, answer: dict(overall=bad))[0]
+
+
+@needs_torch
+def test_a_tensor_of_one_number_is_a_number():
+    import torch
+    reward = for_trl(lambda completion, answer: dict(overall=torch.tensor(0.5)))
+    assert reward(None, ["3"], ["3"]) == [0.5] and type(reward(None, ["3"], ["3"])[0]) is float
+    assert "no finite number" in check_reward(lambda completion, answer: dict(overall=torch.tensor([0.5])))[0]
 
 
 def test_a_reward_that_waits_is_slow():

@@ -263,6 +263,7 @@ def run(
             same.keep("first", 0, same.of_all(before)) # of_all: of all answers those to a few pictures
             trainer.add_callback(same) # asks about these pictures again in the middle
     trainer.train(resume_from_checkpoint=checkpoint)
+    save_run(trainer, processor, settings) # now: a reward that fails below must not cost the weights
 
     if measures:
         after = predict_together(trainer.accelerator, trainer.model, processor, samples, settings)
@@ -274,7 +275,7 @@ def run(
     else:
         results = _unmeasured(settings, wanted=measure)
     results |= _numbers_of_run(trainer, started)
-    finish(trainer, processor, settings, results) # writes model, results.json, card and report
+    finish(trainer, processor, settings, results, is_saved=True) # writes results.json, card and report
     if first: announce(results["verdict"])
     return results
 

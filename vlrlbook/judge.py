@@ -17,7 +17,7 @@ from weakref import WeakValueDictionary
 from .chat_endpoint import Endpoint, Reply, address_problem, data_url, is_on_this_machine, key_problem
 from .core import Sample, mean_of, warn_loudly
 from .metrics import kappa, share_ci, spearman
-from .rewards import accepted_answers, on_batch
+from .rewards import accepted_answers, checked_on_batch
 from .settings import SettingsError, names_and_values, nearest, read_settings
 
 __all__ = ["template_fields", "templates", "JudgeError", "JudgeSettings", "load_judge_settings",
@@ -669,8 +669,8 @@ def _earned_and_seconds(reward, completions, samples):
 
     `completions` are texts, `samples` has the `Sample` (question, truth, pictures) of each."""
     started = time.perf_counter()
-    # `on_batch` makes any reward a function of whole batches: a dict of parts for each answer.
-    parts = on_batch(reward)(completions, samples)
+    # This makes any reward a function of whole batches: a dict of parts, all numbers, for each answer.
+    parts = checked_on_batch(reward)(completions, samples)
     seconds = (time.perf_counter() - started) / len(completions)
     return [part["overall"] for part in parts], seconds
 

@@ -21,7 +21,8 @@ from .readers.boxes import answer_form, read_box_truth, read_boxes, say_boxes
 from .readers.turns import last_turn, looks_of
 from .rewards import accepted_answers, answer_kind, answer_text, box_reward, counting_reward, final_answer
 from .rewards import is_right
-from .rewards import load_reward, normalise_answer, on_batch, point_reward, read_count, vqa_accuracy
+from .rewards import checked_on_batch, load_reward, normalise_answer, pay_of, point_reward, read_count
+from .rewards import vqa_accuracy
 from .rewards import word_overlap
 from .rows.values import listed
 # as a reward and a mark it stood here first; `vlrlbook.answers:verbatim` goes on naming it
@@ -108,7 +109,7 @@ def counting_marks(
         verbatim=basic["verbatim"],
         within_one=float(basic["error"] <= 1),  # 0 without a count: nan <= 1 is False
         error=basic["error"],
-        reward=float(reward(text, answer)["overall"]),
+        reward=pay_of(reward, text, answer),
     )
 
 
@@ -129,7 +130,7 @@ def pointing_marks(
         count=parts["count"],
         readable=parts["readable"],
         off_scale=parts["off_scale"],
-        reward=float(reward(text, answer)["overall"]),
+        reward=pay_of(reward, text, answer),
     )
 
 
@@ -192,7 +193,7 @@ def vqa_marks(
         open_f1=_not_applicable if closed else f1,
         answered=parts["answered"],  # 0.0 where the truth is, say, a number and the answer holds none
         verbatim=_verbatim_mark(text, answer, "vqa"),
-        reward=float(reward(text, answer)["overall"]),
+        reward=pay_of(reward, text, answer),
     )
 
 
@@ -248,7 +249,7 @@ def _reward_parts(
     pairs = []
     for sample, texts in zip(samples, answers):
         pairs += [(text, sample) for text in texts]
-    batched_reward, parts = on_batch(reward), []  # `on_batch` lets any reward be called with two lists
+    batched_reward, parts = checked_on_batch(reward), []  # it may be called with two lists, whatever it is
     for start in range(0, len(pairs), _answers_at_once):
         texts, samples_of_texts = zip(*pairs[start:start + _answers_at_once])
         parts += batched_reward(list(texts), list(samples_of_texts))
@@ -703,7 +704,7 @@ def blind_metrics(
         return grade(text, row["answer"], task)
 
     def reward_of(text, row):
-        return float(reward(text, row["answer"])["overall"])
+        return pay_of(reward, text, row["answer"])
 
     return [_blind_metric(rows, task, "majority", main_mark(task), mark_of),
             _blind_metric(rows, task, "blind", "reward", reward_of)]

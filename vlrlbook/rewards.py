@@ -7,13 +7,14 @@ __all__ = ['cheats', 'format_table', 'count_table', 'normalise_table', 'vqa_tabl
            'model_rewards', 'nasty', 'staircase', 'accepted_answers', 'counting_reward', 'advantages', 'format_reward',
            'on_batch', 'mix', 'cut_reward', 'verbatim_reward', 'vqa_accuracy', 'word_overlap', 'token_f1_reward',
            'anls_reward', 'box_reward', 'point_reward', 'box_count_reward', 'box_format_reward', 'explain_boxes',
-           'zoom_reward', 'looks_reward', 'load_reward', 'is_right', 'silent_share', 'completion_text', 'for_trl',
-           'for_easyr1', 'for_verl', 'check_reward', 'check_truth', 'answer_text', 'final_answer', 'is_cut', 'units',
-           'tens', 'chinese', 'read_count', 'explain_count', 'read_number', 'normalise_answer', 'answer_kind',
-           'answer_words', 'yes_or_no', 'choice_letter', 'choice_letters']
+           'zoom_reward', 'looks_reward', 'load_reward', 'is_right', 'silent_share', 'completion_text',
+           'checked_on_batch', 'pay_of', 'for_trl', 'for_easyr1', 'for_verl', 'check_reward', 'check_truth',
+           'answer_text', 'final_answer', 'is_cut', 'units', 'tens', 'chinese', 'read_count', 'explain_count',
+           'read_number', 'normalise_answer', 'answer_kind', 'answer_words', 'yes_or_no', 'choice_letter',
+           'choice_letters']
 
 # %% ../nbs/02_rewards.ipynb #c002
-import importlib, json, math, os, re, signal, sys, threading, time
+import importlib, inspect, json, math, os, re, signal, sys, threading, time, traceback
 from contextlib import contextmanager
 from difflib import get_close_matches
 
@@ -26,7 +27,7 @@ from .readers.counts import explain_count, read_count, read_number
 from .readers.tokens import answer_text, chinese, final_answer, is_cut, tens, units
 from .readers.turns import last_turn, looks_of
 from .readers.words import answer_kind, answer_words, normalise_answer, same_items, same_words, truth_number
-from .settings import reward_terms
+from .settings import SettingsError, reward_terms
 
 _all_ = ["answer_text", "final_answer", "is_cut", "units", "tens", "chinese", "read_count", "explain_count",
          "read_number", "normalise_answer", "answer_kind", "answer_words", "yes_or_no", "choice_letter",
@@ -850,6 +851,117 @@ def completion_text(
     # a list of parts, of which pictures hold no text
     return "".join(part.get("text", "") for part in content)
 
+# %% ../nbs/02_rewards.ipynb #n02rd0cb
+def checked_on_batch(
+    reward, # (completion, answer) → parts; or, marked `batched`, (completions, samples) → list of parts
+): # (completions, samples) → list of parts, a dict of Python's own finite numbers for each completion
+    """A reward as a function of whole batches, as `on_batch` makes it, that looks at all that is returned
+
+    SettingsError, which names the reward and the answer, where a reward raises or a part is no finite number:
+    TRL takes NaN or None for an answer that is left out, and would train on without a word."""
+    is_batched = getattr(reward, "batched", False)
+    def of_batch(completions, samples):
+        if is_batched:
+            parts_list = _one_for_each(reward(completions, samples), completions, reward)
+        else:
+            parts_list = [_parts_or_error(reward, *pair) for pair in zip(completions, samples)]
+        triples = zip(parts_list, completions, samples)
+        return [_plain_parts(parts, reward, text, sample) for parts, text, sample in triples]
+    return of_batch
+
+def pay_of(
+    reward, # (completion, answer) → parts
+    completion: str, # what the model wrote
+    answer, # the truth, or several
+) -> float: # its `overall`
+    "What a reward pays one answer; SettingsError, as `checked_on_batch` raises it, for anything but a number"
+    sample = Sample("", answer) # without a row: it is not known here
+    parts = _parts_or_error(reward, completion, sample)
+    return float(_plain_parts(parts, reward, completion, sample)["overall"])
+
+def _parts_or_error(
+    reward, # (completion, answer) → parts
+    completion, # what the model wrote
+    sample, # its `Sample`
+):
+    "What a reward returns for one answer; SettingsError that says which, if it raises"
+    try:
+        return reward(completion, sample.answer)
+    except Exception as e: # a user's function may raise anything
+        problem = f"raises {type(e).__name__}: {e}{_line_of_user(e)}"
+        raise SettingsError(_about_answer(reward, problem, completion, sample)) from e
+
+def _one_for_each(
+    parts_list, # what a batched reward returned
+    completions, # that it was asked about
+    reward, # for the message
+):
+    "The list that a batched reward returned; SettingsError if it has not as many items as there are answers"
+    if isinstance(parts_list, (list, tuple)) and len(parts_list) == len(completions):
+        return parts_list
+    returned = f"{len(parts_list)} items" if hasattr(parts_list, "__len__") else type(parts_list).__name__
+    raise SettingsError(f"reward {_name_of_reward(reward)!r} returns {returned} for {len(completions)} answers, "
+                        "expected a list with a dict for each")
+
+def _plain_parts(
+    parts, # what a reward returned for one answer
+    reward, # for the message, as the next two
+    completion, # what the model wrote
+    sample, # its `Sample`
+):
+    "The parts of one answer with Python's own numbers; SettingsError if one of them is no finite number"
+    problem = _wrong_parts(parts) # a message, or None
+    if problem:
+        raise SettingsError(_about_answer(reward, problem, completion, sample))
+    return {name: _plain_number(value) for name, value in parts.items()}
+
+# %% ../nbs/02_rewards.ipynb #n02rd0cc
+def _about_answer(reward, problem, completion, sample):
+    "The message about a reward that fails on an answer: which reward, what is wrong, which answer and row"
+    row = "" if sample.row is None else f" to row {sample.row}"
+    # the answer's beginning is enough to know it again
+    return f"reward {_name_of_reward(reward)!r}: {problem}; for the answer {completion[:80]!r}{row}"
+
+def _name_of_reward(
+    reward, # any function, or an object that can be called
+):
+    "What a user calls a reward: my.module:function, `counting + f` for a sum, or the name of its class"
+    name = getattr(reward, "__qualname__", type(reward).__name__)
+    if name.startswith(("mix.", "_batched_mix.")): # a sum: its variable `rewards` is a dict by name
+        return " + ".join(inspect.getclosurevars(reward).nonlocals["rewards"])
+    return f"{reward.__module__}:{name}"
+
+def _line_of_user(
+    error, # what a reward raised
+):
+    "Where in a user's own file an error was raised, as ` (mine.py, line 3)`; empty if it was in this package"
+    package = os.path.dirname(inspect.getfile(SettingsError)) # the folder of vlrlbook
+    for frame in traceback.extract_tb(error.__traceback__)[1:]: # the first is the call in this module
+        if not frame.filename.startswith(package):
+            return f" ({os.path.basename(frame.filename)}, line {frame.lineno})"
+    return ""
+
+def _wrong_parts(
+    parts, # what a reward returned: a dict of finite numbers with `overall`, if it is good
+):
+    "A message saying what is wrong with the parts that a reward returned, or None"
+    if not isinstance(parts, dict) or "overall" not in parts:
+        return f"returns {str(parts)[:60]}, expected a dict with `overall`"
+    for name, value in parts.items():
+        if not _is_finite_number(_plain_number(value)):
+            return f"a part is no finite number: {name!r} in {parts}"[:200]
+    return None
+
+def _is_finite_number(value):
+    "Whether a value is a number that is finite in float32, too, in which a trainer keeps it"
+    # NaN is not below anything. A whole number of any size can be compared, where `isfinite` raises.
+    return isinstance(value, (int, float)) and abs(value) < 3.4e38
+
+def _plain_number(value):
+    "A single number of NumPy or torch, such as np.float32(1) or np.True_, as Python's own; all else as it is"
+    is_single = getattr(value, "ndim", None) == 0 and hasattr(value, "item")
+    return value.item() if is_single else value
+
 # %% ../nbs/02_rewards.ipynb #nf4d5a52
 def for_trl(
     reward, # (completion, answer) → parts, or a batched one
@@ -869,7 +981,7 @@ def for_trl(
         "What TRL calls: the reward of each completion; `answer` and `columns` are those of the data set"
         texts = [completion_text(completion) for completion in completions]
         samples = _samples_of(answer, columns) # question, picture and truth of each answer
-        parts = on_batch(reward)(texts, samples) # a dict per answer
+        parts = checked_on_batch(reward)(texts, samples) # a dict of numbers per answer; it may raise
         if finds_cut_answers:
             are_cut = _which_are_cut(texts, columns.get("completion_ids"), end_tokens)
             # adds the part `cut`; if `when_cut` is a number, a cut answer earns it
@@ -1058,17 +1170,6 @@ def _right_answer(
     # `answer_form`: without what only truths say, such as `in pixels of 112 x 112` behind boxes
     return answer_form(accepted_answers(answer)[0])
 
-def _wrong_parts(
-    parts, # what a reward returned: a dict of finite numbers with `overall`, if it is good
-):
-    "A message saying what is wrong with the parts that a reward returned, or None"
-    if not isinstance(parts, dict) or "overall" not in parts:
-        return f"returns {str(parts)[:60]}, expected a dict with `overall`"
-    for name, value in parts.items():
-        if not isinstance(value, (int, float)) or not math.isfinite(value):
-            return f"a part is no finite number: {name!r} in {parts}"[:200]
-    return None
-
 def _parts_of_one(
     reward, # (completion, answer) → parts; or, marked `batched`, (completions, samples) → list of parts
     text, # a completion
@@ -1150,7 +1251,7 @@ def check_truth(
     no fault of the row: the reward pays no right answer more than this one, or does not look at truths."""
     right_answer = _right_answer(answer)
     earned = _most_paid(reward, right_answer, answer)
-    for_empty, shown = reward("", answer)["overall"], f"the answer {right_answer[:80]!r} earns"
+    for_empty, shown = pay_of(reward, "", answer), f"the answer {right_answer[:80]!r} earns"
     if earned <= for_empty:
         if earned <= 0: return f"{shown} nothing under its own reward"
         return f"{shown} {earned:g} under its own reward, no more than an empty answer does"
@@ -1200,4 +1301,4 @@ def _paid_forms(
 ):
     "What an answer earns in two forms, a list of two numbers: as it is, and with think and answer tags"
     forms = (text, f"<think>.</think><answer>{text}</answer>")
-    return [reward(form, answer)["overall"] for form in forms]
+    return [pay_of(reward, form, answer) for form in forms]

@@ -17,6 +17,7 @@ from .marking import pictures_of
 from .model_files import keep_own_sampling
 from .models import save_processor
 from .report import write_report
+from .run_records import note_on_cut
 from .settings import GRPOSettings, SettingsError, reward_without_paths, settings_of_adapter, trained_rewards
 from .training import same_run
 from .verdict import verdict_line, verdict_of
@@ -182,6 +183,9 @@ def results_of(
         after={how: summary(scores) for how, scores in scores_after.items()},
         gain={how: gain(scores_before[how], scores_after[how], pictures) for how in scores_before},
         baselines=lines or {})
+    note = note_on_cut(settings.when_cut)
+    if note:  # the answers are here as texts: which of them were cut is not known any more
+        results["reward_note"] = note
     return results, rows
 
 
@@ -325,6 +329,8 @@ def _fact_lines(
     "A list in Markdown, as lines: data, reward, models that gave the reward, machine and versions"
     data = Path(settings.data).name if settings.data else "drawn pictures"  # a card shows no folders
     lines = [f"- data: {data}", f"- reward: `{settings.reward}`"]
+    if "reward_note" in results:
+        lines.append(f"- note: {results['reward_note']}")
     # The models that gave the reward, from `judges_of`. Another fingerprint means other files or settings.
     for model in results.get("judges", []):
         lines.append(f"- {model['kind']} that paid: {model['name']}, fingerprint {model['fingerprint']}")
@@ -377,15 +383,19 @@ def finish(
     trainer,  # after training
     processor,  # of its model
     settings: GRPOSettings,  # a checked object
-    results: dict,  # for results.json and the card; `judges` is added here
+    results: dict,  # for results.json and the card; `judges` is added here; a `reward_note` is printed
+    is_saved: bool = False,  # `save_run` has written the model files already
 ):
     "Write model files, results.json, card and report into `output_dir`; push them if `hub_model_id` is set"
-    save_run(trainer, processor, settings)  # in every process: weights may be spread over them
+    if not is_saved:
+        save_run(trainer, processor, settings)  # in every process: weights may be spread over them
     if not trainer.is_world_process_zero():
         return
     judges = judges_of(settings.reward)  # a dict for each model that gave the reward; empty for a rule
     if judges:
         results["judges"] = judges
+    if "reward_note" in results:
+        print(f"note: {results['reward_note']}")
     write_json(Path(settings.output_dir) / "results.json", results)
     write_whole(Path(settings.output_dir) / "README.md", model_card(settings, results))
     write_report(settings.output_dir)

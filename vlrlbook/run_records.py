@@ -18,12 +18,12 @@ from .core import Rollout, RolloutGroup, RunLog, mean_of, thumbnail_url
 from .folders import write_json, write_whole
 from .pointing import with_boxes_drawn
 from .readers.turns import on_one_line
-from .rewards import advantages, is_right, load_reward, on_batch
+from .rewards import advantages, checked_on_batch, is_right, load_reward
 from .zoom import Eye, with_looks_drawn
 from .zoom_turns import eye_for
 
 __all__ = ["Completions", "HeldOutReward", "Recorder", "SamePictures", "scaled_advantages", "chosen_pictures",
-           "told_together"]
+           "note_on_cut", "told_together"]
 
 # Pixels of the longer side of a picture in a file for the web page or the report. A picture of task zoom has
 # what was looked at beside it, in a third of its height, which would be too small to be seen.
@@ -109,8 +109,21 @@ def _step_of(line):
     return step if isinstance(step, int) else None
 
 
+def note_on_cut(
+    when_cut: str,  # the run's setting: paid, masked or a number
+) -> str | None:  # a sentence; None where training pays every answer as it reads, too
+    "Say that measuring pays cut answers otherwise than training does: it has their texts alone"
+    if when_cut == "paid":
+        return None
+    in_training = "leaves them out" if when_cut == "masked" else f"pays them {when_cut}"
+    return ("eval/reward and the mean reward before and after pay answers cut at the token limit as they "
+            f"read; training {in_training} (when_cut = {when_cut})")
+
+
 class HeldOutReward(TrainerCallback):
-    "Every `eval_steps` steps, samples an answer to each held-out picture and logs their mean reward"
+    """Every `eval_steps` steps, samples an answer to each held-out picture and logs their mean reward.
+
+    Each answer is paid as it reads, also one that was cut, whatever `when_cut` says: see `note_on_cut`."""
 
     def __init__(self,
         processor,  # of the model
@@ -120,7 +133,7 @@ class HeldOutReward(TrainerCallback):
     ):
         "Load the reward of the run; nothing is asked yet"
         self.processor, self.samples, self.settings, self.log = processor, samples, settings, log
-        self.reward = on_batch(load_reward(settings.reward))  # (texts, samples) → a dict of parts for each
+        self.reward = checked_on_batch(load_reward(settings.reward))  # (texts, samples) → a dict of parts for each
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
         "Override TrainerCallback's, called after each step: every `eval_steps` steps ask, and log the reward"
@@ -128,7 +141,7 @@ class HeldOutReward(TrainerCallback):
         if state.global_step % self.settings.eval_steps or not state.is_world_process_zero:
             return
         s = self.settings
-        # As TRL samples in training: it is drawn beside that reward as the same quantity.
+        # As TRL samples in training: it is drawn beside that reward. Only cut answers may be paid otherwise.
         sampling = {name: getattr(s, name) for name in sampled_by}
         answers = generate_answers(model, self.processor, self.samples, batch_size=s.eval_batch_size,
                                    max_new_tokens=s.max_completion_length,

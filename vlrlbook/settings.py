@@ -609,8 +609,8 @@ class GRPOSettings(Settings):
     #   takes all
     reward: str = None # A name of page 02, module:function, reward_model:folder, aloha:folder, judge:file,
     #   or a sum: 0.9*counting + 0.1*format
-    when_cut: str = "paid" # What an answer cut at the token limit earns: paid (as it reads), masked (it does
-    #   not count), or a number
+    when_cut: str = "paid" # What an answer cut at the token limit earns in training: paid (as it reads),
+    #   masked (not counted), or a number
     refill: int = None # Rounds of new prompts in place of silent groups, at most (tiny counting 3, else 0:
     #   keep them)
     shared_prompt: bool = True # Read each prompt and its picture once a group (chapter 07), where that is
@@ -664,7 +664,7 @@ class GRPOSettings(Settings):
     eval_batch_size: int = None # Pictures in one batch of the evaluation (tiny 125, pointing 100, zoom 50; gpu
     #   8)
     eval_steps: int = 0 # Steps between looks at the held-out pictures during the run (eval/reward in
-    #   run_log.csv); 0 looks before and after
+    #   run_log.csv, of all as they read); 0: none
     warm_steps: int = None # Supervised steps that give an untrained twin its start (counting 280, vqa 400,
     #   pointing 180, zoom 450)
     logging_steps: int = 5 # Steps between rows of run_log.csv
