@@ -10,12 +10,14 @@ import pytest
 import torch
 from conftest import ROOT
 from PIL import Image, ImageDraw
+from safetensors.torch import save_file
 from vlrlbook.answers import generate_ids, speakers
 from vlrlbook.core import RunLog, SettingsError, read_settings, set_seed
 from vlrlbook.data import DataError, load_vqa, preflight, to_samples
 from vlrlbook.grpo import GRPOSettings, _weights_to_train, grpo_config, load_data, load_policy, make_trainer, push, run
 from vlrlbook.model_files import without_own_sampling
 from vlrlbook.models import add_lora, load_vlm
+from vlrlbook.run_files import as_it_began
 from vlrlbook.run_records import Completions
 from vlrlbook.training import NotANumber, check_schedule
 from vlrlbook.trl_words import check_optimizer, check_transformers_words
@@ -518,3 +520,88 @@ def test_what_is_loaded_where_there_is_a_gpu(as_on_a_gpu, capsys, given, wanted)
 def test_a_cpu_says_nothing(capsys):
     assert _weights_to_train(read_settings(GRPOSettings, dict(use_lora=False))) == dict(dtype="auto", attention="auto")
     assert capsys.readouterr().out == ""
+
+
+# ---- what settings only name
+
+def begun(folder, monkeypatch, processes=1, model=b"old weights", paid=1.0, reward="paid_by_mine:pay", **more):
+    "Settings of a run in `folder`, whose reward, judge and model are files beside it, written anew"
+    (folder / "paid_by_mine.py").write_text(f"def pay(completion, answer): return dict(overall={paid})\n")
+    (folder / "judge.yaml").write_text(f"model: x\ntemperature: {paid}\n")
+    (folder / "model").mkdir(exist_ok=True)
+    save_file({"w": torch.frombuffer(bytearray(model), dtype=torch.uint8)}, folder / "model/model.safetensors")
+    (folder / "model/config.json").write_text(json.dumps(dict(text_config=dict(hidden_size=128))))
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    monkeypatch.syspath_prepend(str(folder))
+    sys.modules.pop("paid_by_mine", None)  # of another test's folder
+    given = dict(model=str(folder / "model"), reward=reward, batch_size=8, num_generations=4, output_dir=str(folder / "run"), refill=0)
+    return read_settings(GRPOSettings, given | more)
+
+
+def goes_on(settings):
+    as_it_began(settings, f"{settings.output_dir}/checkpoint-2", None)
+    as_it_began(settings, f"{settings.output_dir}/checkpoint-2", None, compare_only=True)
+
+
+@pytest.fixture
+def a_run(tmp_path, monkeypatch):
+    "Folder with a run that began in two processes, and its checkpoint"
+    os.makedirs(tmp_path / "run")
+    as_it_began(begun(tmp_path, monkeypatch, processes=2), None, None)
+    os.makedirs(tmp_path / "run/checkpoint-2")
+    return tmp_path
+
+
+@pytest.mark.parametrize("changed, told", [
+    (dict(processes=1), "processes = 2 then, 1 now"), (dict(processes=4), "processes = 2 then, 4 now"),
+    (dict(paid=-1.0), "content of reward paid_by_mine:pay = '[0-9a-f]{16}' then.*take the lines 'content of '"),
+    (dict(model=b"new weights"), "content of model = '[0-9a-f]{16}' then"), (dict(model=b"more weights"), "content of model")])
+def test_a_run_goes_on_with_the_files_and_processes_that_it_began_with(a_run, monkeypatch, changed, told):
+    goes_on(begun(a_run, monkeypatch, processes=2))
+    settings = begun(a_run, monkeypatch, **dict(processes=2) | changed)
+    for compare_only in (True, False):
+        with pytest.raises(SettingsError, match=told):
+            as_it_began(settings, f"{settings.output_dir}/checkpoint-2", None, compare_only=compare_only)
+    goes_on(begun(a_run, monkeypatch, processes=2))
+
+
+def test_what_did_not_change_is_not_refused(a_run, monkeypatch):
+    "Other files beside those, another time of change, an adapter in the model's folder, a run of the release before"
+    settings = begun(a_run, monkeypatch, processes=2, max_steps=9, save_steps=1)
+    (a_run / "another.py").write_text("x = 1\n")
+    os.utime(a_run / "paid_by_mine.py", (1, 1))
+    save_file({"a": torch.ones(2)}, a_run / "model/adapter_model.safetensors")
+    goes_on(settings)
+    path = a_run / "run/begun_with.json"
+    then = {name: value for name, value in json.loads(path.read_text()).items() if name != "processes" and "content of" not in name}
+    path.write_text(json.dumps(then))
+    goes_on(begun(a_run, monkeypatch, processes=1, paid=-1.0, model=b"new weights"))
+    assert json.loads(path.read_text()) == then
+
+
+def test_all_weights_come_from_the_checkpoint(tmp_path, monkeypatch):
+    "With use_lora false the model's folder may be the run's own, into which it has written"
+    os.makedirs(tmp_path / "run")
+    as_it_began(begun(tmp_path, monkeypatch, use_lora=False, reward="counting"), None, None)
+    os.makedirs(tmp_path / "run/checkpoint-2")
+    goes_on(begun(tmp_path, monkeypatch, use_lora=False, reward="counting", model=b"trained weights"))
+    assert not any("content of" in name for name in json.loads((tmp_path / "run/begun_with.json").read_text()))
+
+
+def test_each_term_of_a_reward_has_its_files(tmp_path, monkeypatch):
+    folder = tmp_path / "r/model"
+    os.makedirs(folder)
+    (folder / "reward_model.json").write_text("{}")
+    (folder / "manifest.json").write_text("{}")
+    reward = f"0.5*judge:{tmp_path}/judge.yaml + 0.2*reward_model:{folder} + 0.2*paid_by_mine.pay + 0.1*counting + 0.1*vlrlbook.answers:verbatim"
+    settings = begun(tmp_path, monkeypatch, reward="counting")
+    settings.reward = reward
+    os.makedirs(tmp_path / "run")
+    as_it_began(settings, None, None)
+    first = json.loads((tmp_path / "run/begun_with.json").read_text())
+    named = [name for name in first if name.startswith("content of reward")]
+    assert [name.rpartition("/")[2].rpartition(" ")[2] for name in named] == ["judge.yaml", "model", "paid_by_mine.pay"]
+    for path in (tmp_path / "judge.yaml", folder / "manifest.json", tmp_path / "paid_by_mine.py"):
+        path.write_text(path.read_text() + " ")
+    with pytest.raises(SettingsError) as error: as_it_began(settings, f"{tmp_path}/run/checkpoint-2", None)
+    assert all(name in str(error.value) for name in named)

@@ -6,11 +6,11 @@
 __all__ = ['special_tokens', 'chat_template', 'sentences', 'families', 'vision_marks', 'tiny_tokenizer', 'size_problem',
            'twin_config', 'twin_processor', 'tiny_twin', 'image_token', 'token_kinds', 'vision_marker_ids',
            'save_processor', 'save_model', 'pick_dtype', 'pick_attention', 'four_bit', 'limit_pixels', 'load_vlm',
-           'load_processor', 'with_adapter', 'check_adapter', 'model_type', 'add_lora', 'lora_config', 'merge_lora',
-           'base_files', 'adapted_layers', 'last_real_token', 'hidden_size', 'BackboneWithHead']
+           'load_processor', 'with_adapter', 'weights_digest', 'check_adapter', 'model_type', 'add_lora', 'lora_config',
+           'merge_lora', 'base_files', 'adapted_layers', 'last_real_token', 'hidden_size', 'BackboneWithHead']
 
 # %% ../nbs/00a_models.ipynb #c002
-import importlib.util, json, os, re, warnings
+import hashlib, importlib.util, json, os, re, warnings
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -641,6 +641,18 @@ def _stored_weights(
             first, end = about["data_offsets"]
             stored[name] = ((about["dtype"], about["shape"]), file, begin + first, end - first)
     return stored
+
+def weights_digest(
+    folder: str | Path, # of a model, or no folder: a hub id, or the name of a twin
+): # 16 hexadecimal digits, or None where there are no weights to read
+    "Return digits that change when a model's weights become others, such as by another training"
+    stored = _stored_weights(folder)
+    digest = hashlib.sha256()
+    for name, (kind, file, *place) in sorted(stored.items()):
+        if not file.name.startswith("adapter_"): # a run that trains an adapter may leave it in this folder
+            digest.update(repr((name, kind)).encode())
+            digest.update(_first_bytes(file, *place))
+    return digest.hexdigest()[:16] if stored else None
 
 def _first_bytes(file, place, size):
     "Return the first 64 KiB at most of a weight, which has `size` bytes from byte `place` of a file on"

@@ -5,21 +5,24 @@ uses it around its run. Written by hand, not exported from a notebook."""
 import hashlib
 import json
 import os
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from .answers import gain, marks, summary
 from .core import job_terminal, write_json, write_whole
 from .data import picture_key
-from .folders import manifest_name
+from .folders import manifest_name, sha256_of
 from .judge import about_judge
 from .marking import pictures_of
 from .model_files import keep_own_sampling
-from .models import save_processor
+from .models import save_processor, weights_digest
 from .report import write_report
+from .rewards import load_reward
 from .run_records import note_on_cut
-from .settings import GRPOSettings, SettingsError, reward_without_paths, settings_of_adapter, trained_rewards
-from .training import same_run
+from .settings import GRPOSettings, SettingsError, reward_terms, reward_without_paths, settings_of_adapter
+from .settings import trained_rewards
+from .training import content_of, same_run
 from .verdict import verdict_line, verdict_of
 
 __all__ = ["may_differ", "as_it_began", "check_hub", "prediction_rows", "results_of", "judges_of", "announce",
@@ -70,7 +73,8 @@ def as_it_began(
 ):
     """Save the settings and data of a new run, or check that a resumed run has the same ones.
 
-    SettingsError if a resumed run has other settings (except those in `may_differ`) or other rows of data.
+    SettingsError if a resumed run has other settings (except those in `may_differ`), other rows of data, or
+    another number of processes, or if the reward's own file or the weights behind `model` have changed.
     What another run has left in `output_dir` is moved into a folder earlier-1 there."""
     # Rows that are drawn, not read from a file, follow from the settings.
     fingerprint = _fingerprint_of_rows(train) if settings.data else None
@@ -81,7 +85,47 @@ def as_it_began(
     not_compared = may_differ | set(settings_of_adapter(settings.adapter))  # names of settings
     # A new run (no checkpoint) writes begun_with.json into output_dir; a resumed one is compared with it.
     same_run(settings, checkpoint, not_compared, leaves=_leaves, weights=weights, compare_only=compare_only,
-             rows_of_data=fingerprint)
+             rows_of_data=fingerprint, **_contents(settings))
+
+
+def _contents(settings):
+    """Return digits for what the settings only name: a dict, such as "content of model" → 16 of them
+
+    What cannot be read is left out: the package's own rewards, models of the hub, twins."""
+    digests = {}
+    for _weight, name in reward_terms(settings.reward):
+        digests[f"{content_of}reward {name}"] = _content_of_reward(name)
+    # With use_lora false a checkpoint holds all weights, and the run may leave its own in the model's folder.
+    if settings.use_lora:
+        digests[f"{content_of}model"] = weights_digest(settings.model)
+    return {name: digest for name, digest in digests.items() if digest is not None}
+
+
+def _content_of_reward(name):
+    """Return 16 hexadecimal digits that change with the files of one reward; None where it has none of its own
+
+    `name`: a term of the setting, such as mine:brief_reward, reward_model:FOLDER or judge:FILE."""
+    trained = trained_rewards(name)  # [(kind, path)], or [] for a function
+    for kind, path in trained:
+        return _hash_of_file(path) if kind == "judge" else _fingerprint(Path(path))
+    # module:function or module.function; an empty module is one of the package's own rewards
+    module = name.rpartition(":" if ":" in name else ".")[0]
+    if not module or module.partition(".")[0] == "vlrlbook":
+        return None
+    try:
+        load_reward(name)  # imports the module, also from the current folder
+    except ValueError:  # whoever makes the trainer says what is wrong
+        return None
+    file = getattr(sys.modules.get(module), "__file__", None)  # None for a function of a notebook
+    return file and _hash_of_file(file)
+
+
+def _hash_of_file(path):
+    "Return 16 hexadecimal digits that change with any byte of a file; None where it cannot be read"
+    try:
+        return sha256_of(path)[:16]
+    except OSError:
+        return None
 
 
 def _fingerprint_of_rows(

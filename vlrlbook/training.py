@@ -46,6 +46,7 @@ else:
 
 begun_with = "begun_with.json"  # in a run's folder: the settings with which it began
 log_name = "run_log.csv"  # in a run's folder: a row for each logged step
+content_of = "content of "  # in begun_with.json: begins the names of digits that stand for what files hold
 # Patterns of the files that tell of a run's way up to its checkpoints: a run that goes on needs them.
 _record = (begun_with, log_name, "completions*.jsonl", "pictures.json")
 
@@ -351,7 +352,8 @@ def same_run(
     What another run has left in the folder is moved aside: checkpoints, log, settings, `leaves`, `weights`.
     Then a checkpoint always lies beside the settings that its run began with. SettingsError names settings
     that differ: another learning rate, for example, would have no effect, since the optimizer comes from the
-    checkpoint."""
+    checkpoint. The number of processes must be the same, too: `batch_size` is that of one process."""
+    more["processes"] = int(os.environ.get("WORLD_SIZE", 1))  # set by torchrun and accelerate
     now = {name: value for name, value in (asdict(settings) | more).items() if name not in free}
     if checkpoint is not None:
         _check_unchanged(checkpoint, now, weights_by)  # SettingsError if something has changed
@@ -378,7 +380,16 @@ def _check_unchanged(
         changes = "; ".join(f"{name} = {then[name]!r} then, {now[name]!r} now" for name in sorted(changed))
         raise SettingsError(
             f"resume: a run goes on as it began, and this one began otherwise: {changes}. Give what was "
-            f"given then, or begin anew in another output_dir ({weights_by})")
+            f"given then, or begin anew in another output_dir ({weights_by}){_way_out(changed)}")
+
+
+def _way_out(changed):
+    "Return what else a user can do where files have changed, some of the names `changed`; else an empty text"
+    if not any(name.startswith(content_of) for name in changed):
+        return ""
+    # Such as a reward that raised an exception for one answer, and was mended.
+    return (f"; where the changed files mean the same for this run, take the lines {content_of!r}… out of "
+            f"{begun_with} beside the checkpoint")
 
 
 def _folder_of_run(
