@@ -10,11 +10,12 @@ import subprocess
 import sys
 import threading
 import types
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from conftest import needs_lerobot
+from conftest import ROOT, needs_lerobot
 from vlrlbook import folders
 from vlrlbook.folders import checkpoint_folders, checkpoint_number, checkpoint_step, damage, leftovers
 from vlrlbook.folders import move_earlier_run, move_newer_checkpoints, new_file, new_folder, newest_whole_checkpoint
@@ -245,20 +246,29 @@ def test_the_rename_itself_does_not_replace(tmp_path, monkeypatch):
     assert (tmp_path / "file").read_text() == (tmp_path / "full" / "mine.txt").read_text() == "mine"
 
 
-def test_permissions(tmp_path):
-    "0755 and 0644 whatever the umask says, or what is asked for; nobody else reads what is not finished"
-    before = os.umask(0o077)
-    try:
-        with new_folder(tmp_path / "made") as aside:
-            assert mode(aside) == 0o700
-            write_whole(aside / "file", "x")
-        with new_folder(tmp_path / "own", mode=0o700, aside=tmp_path / ".here") as aside:
-            assert mode(aside) == 0o700
-        with new_folder(tmp_path / "left", mode=None, part="part") as aside:
-            (aside / "part").mkdir(mode=0o750)
+@contextmanager
+def umask(taken):
+    "What new files and folders do not get"
+    before = os.umask(taken)
+    try: yield
     finally: os.umask(before)
-    wanted = {"made": 0o755, "made/file": 0o644, "made/manifest.json": 0o644, "own": 0o700, "left": 0o700}
-    assert {name: mode(tmp_path / name) for name in wanted} == wanted
+
+
+def test_permissions(tmp_path):
+    "As the umask says, or less if that is asked for; nobody else reads what is not finished"
+    for name, taken in (("closed", 0o077), ("usual", 0o022), ("group", 0o002)):
+        with umask(taken):
+            with new_folder(tmp_path / name / "made") as aside:
+                assert mode(aside) == 0o700
+                write_whole(aside / "file", "x")
+            with new_folder(tmp_path / name / "own", mode=0o700, aside=tmp_path / ".here") as aside:
+                assert mode(aside) == 0o700
+            with new_folder(tmp_path / name / "left", mode=None, part="part") as aside:
+                (aside / "part").mkdir()
+                (aside / "part").chmod(0o750)
+        folder, file = 0o777 & ~taken, 0o666 & ~taken
+        wanted = {"made": folder, "made/file": file, "made/manifest.json": file, "own": 0o700, "left": 0o750}
+        assert {part: mode(tmp_path / name / part) for part in wanted} == wanted
 
 
 def test_a_place_of_its_own_and_a_part(tmp_path):
@@ -347,8 +357,93 @@ def test_a_file_is_replaced_when_the_new_one_is_whole(tmp_path):
     with new_file(tmp_path / "a") as aside:
         aside.write_text("new")
         assert aside.name.startswith(".a-") and leftovers(tmp_path / "a") == [aside]
-    assert names(tmp_path) == ["a"] and mode(tmp_path / "a") == 0o644
+    assert names(tmp_path) == ["a"]
     assert (tmp_path / "a").read_text() == "new"
+
+
+@pytest.mark.parametrize("has_status", [True, False], ids=["Linux", "elsewhere"])
+def test_a_file_keeps_its_permissions(tmp_path, monkeypatch, has_status):
+    "Patients' rows that only their owner may read were readable for all after they were written again"
+    before = os.umask(0o022)
+    os.umask(before)
+    if not has_status: monkeypatch.setattr(Path, "read_text", no_space)
+    for name, permissions in (("private", 0o600), ("shared", 0o664), ("read only", 0o444)):
+        (tmp_path / name).write_text("old")
+        (tmp_path / name).chmod(permissions)
+        write_whole(tmp_path / name, "new")
+        assert mode(tmp_path / name) == permissions and (tmp_path / name).read_bytes() == b"new"
+    for taken in (0o077, 0o027):
+        with umask(taken): write_whole(tmp_path / f"{taken}", "new")
+        assert mode(tmp_path / f"{taken}") == 0o666 & ~taken
+    assert os.umask(before) == before, "the umask is as it was"
+
+
+def test_a_link_is_followed(tmp_path):
+    "A link to a file on a large disk was replaced by a file on the small one"
+    disk, run = tmp_path / "disk", tmp_path / "run"
+    for folder in (disk, run): folder.mkdir()
+    (disk / "rows").write_text("old")
+    (disk / "rows").chmod(0o600)
+    (run / "rows").symlink_to(disk / "rows")
+    (run / "next").symlink_to("rows")
+    (run / "new").symlink_to("../disk/new")
+    for name in ("rows", "next", "new"):
+        with pytest.raises(KeyboardInterrupt), new_file(run / name) as aside:
+            aside.write_text("half")
+            assert aside.parent == disk and leftovers(run / name) == [aside]
+            raise KeyboardInterrupt
+        write_whole(run / name, name)
+        assert (run / name).is_symlink() and (run / name).read_text() == name
+    assert names(disk) == ["new", "rows"] and mode(disk / "rows") == 0o600
+    (run / "lost").symlink_to(tmp_path / "unmounted" / "rows")
+    with pytest.raises(FileNotFoundError, match="a link into a folder that is not there, .*unmounted.*run/lost"):
+        write_whole(run / "lost", "x")
+    (run / "folder").symlink_to(disk)
+    with pytest.raises(IsADirectoryError): write_whole(run / "folder", "x")
+    write_whole(run / "folder" / "rows", "by a folder's link")
+    assert names(run) == ["folder", "lost", "new", "next", "rows"] and (run / "rows").read_text() == "by a folder's link"
+
+
+def test_a_pipe_and_a_device_are_written_into(tmp_path):
+    "As root, `--output_jsonl /dev/null` made a file of the machine's /dev/null"
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    (tmp_path / "link").symlink_to("pipe")
+    text = "row\n" * 50_000  # more than a pipe holds at a time
+    for path in (pipe, tmp_path / "link"):
+        with ThreadPoolExecutor(1) as pool:
+            reader = pool.submit(pipe.read_text)
+            write_whole(path, text)
+            assert reader.result() == text
+    (tmp_path / "null").symlink_to(os.devnull)
+    write_whole(tmp_path / "null", text)
+    assert stat.S_ISCHR(os.stat(os.devnull).st_mode) and stat.S_ISFIFO(pipe.stat().st_mode)
+    with pytest.raises(KeyboardInterrupt), new_file(pipe): raise KeyboardInterrupt  # nobody reads: it would wait for ever
+    assert names(tmp_path) == ["link", "null", "pipe"]
+
+
+to_its_stdout = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+from vlrlbook.folders import write_whole
+print("before")
+write_whole(sys.argv[1], "rows\\n")
+print("behind")
+"""
+
+
+@pytest.mark.parametrize("path", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", "link"])
+def test_a_programs_own_output_is_written_into(tmp_path, path):
+    "A pipe, and a file: what is there already stays, and what is printed comes in its order"
+    (tmp_path / "link").symlink_to("/dev/stdout")
+    command = [sys.executable, "-c", to_its_stdout, path]
+    said = subprocess.run(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, check=True).stdout
+    assert said == "before\nrows\nbehind\n"
+    for how, begin in (("w", ""), ("a", "kept\n")):
+        (tmp_path / "log").write_text("kept\n")
+        with (tmp_path / "log").open(how) as log: subprocess.run(command, cwd=tmp_path, stdout=log, check=True)
+        assert (tmp_path / "log").read_text() == begin + said
+    assert names(tmp_path) == ["link", "log"] and (tmp_path / "link").is_symlink()
 
 
 def test_keys_that_become_one_text_lose_no_entry(tmp_path):

@@ -15,6 +15,7 @@ import math
 import os
 import re
 import shutil
+import stat
 import struct
 import sys
 import tempfile
@@ -38,27 +39,111 @@ header_length = struct.Struct("<Q")  # a safetensors file begins with the length
 
 @contextmanager
 def new_file(
-    path: str | Path,  # the file's name once it is complete; a file of that name is replaced
+    path: str | Path,  # the file's name once it is complete; a file of that name is replaced, a link followed
     durable: bool = True,  # bring it to the disk before the rename; False where it can be made again
 ):
     """Yield a hidden path to write to; it is renamed to `path` when the block ends without an error
 
-    After an error it is removed, and a file that was at `path` before is still there."""
+    After an error it is removed, and a file that was at `path` before is still there. What is no file, such
+    as /dev/null, /dev/stdout or a named pipe, is written into at the end, and stays what it is."""
     path = Path(path)
+    if _takes_a_stream(path):
+        with _copied_into(path) as aside:
+            yield aside
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
+    target = _linked_file(path)  # `path`, or where it leads if it is a link
     # `_hidden_prefix` returns `.NAME-`; mkstemp adds random letters
-    handle, name = tempfile.mkstemp(prefix=_hidden_prefix(path), dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=_hidden_prefix(target), dir=target.parent)
     os.close(handle)
     aside = Path(name)
     try:
         yield aside
-        aside.chmod(0o644)  # mkstemp makes files that only their owner can read
+        aside.chmod(_permissions_of(target))  # mkstemp makes files that only their owner can read
         if durable:
             to_disk(aside)
-        os.replace(aside, path)
+        os.replace(aside, target)
     finally:
         # After the rename there is nothing to remove. After an error or Ctrl-C half a file must not stay.
         aside.unlink(missing_ok=True)
+
+
+def _linked_file(path):
+    """Return where a link leads, or a path that is no link as it is
+
+    A rename to the link's own name would put the file in its place, and leave the other as it was."""
+    if not path.is_symlink():
+        return path
+    target = Path(os.path.realpath(path))
+    if not target.parent.is_dir():
+        message = f"a link into a folder that is not there, {target.parent}"
+        raise FileNotFoundError(errno.ENOENT, message, str(path))
+    return target
+
+
+def _permissions_of(path):
+    "Return the permissions of the file at `path`, for the one that replaces it; of a new one as umask says"
+    try:
+        return stat.S_IMODE(path.stat().st_mode)
+    except FileNotFoundError:
+        return 0o666 & ~_umask()
+
+
+def _umask():
+    "Return the permissions that this process takes away from new files and folders"
+    try:
+        status = Path("/proc/self/status").read_text(encoding="utf-8", errors="replace")
+    except OSError:  # no Linux
+        status = ""
+    told = re.search(r"^Umask:\s*([0-7]+)", status, re.MULTILINE)
+    if told:
+        return int(told[1], 8)
+    # Elsewhere it can only be read by setting it. For that moment to a strict one: another thread may make a
+    # file just then.
+    umask = os.umask(0o077)
+    os.umask(umask)
+    return umask
+
+
+def _takes_a_stream(path):
+    "Return True if a path stands for a device, a pipe, a socket, or an open file of this process"
+    try:
+        kind = path.stat().st_mode  # of what a link leads to
+    except OSError:  # nothing is there yet
+        return False
+    is_plain = stat.S_ISREG(kind) or stat.S_ISDIR(kind)
+    return not is_plain or _own_handle(path) is not None
+
+
+@contextmanager
+def _copied_into(path):
+    "Yield a temporary file to write to; its bytes go into a device or pipe when the block ends without error"
+    # Not beside the device: only root may make files in /dev.
+    with tempfile.TemporaryDirectory(prefix="vlrlbook-") as folder:
+        aside = Path(folder) / "stream"
+        aside.touch()
+        yield aside
+        number = _own_handle(path)
+        if number is None:
+            handle = os.open(path, os.O_WRONLY)
+        else:  # opened anew it would begin at its first byte, over what was printed already
+            print(end="", flush=True)
+            handle = os.dup(number)
+        with open(aside, "rb") as source, open(handle, "wb") as stream:
+            shutil.copyfileobj(source, stream)
+
+
+def _own_handle(path):
+    "Return the number of the open file of this process that a path means, 1 for /dev/stdout; None for others"
+    ours = os.path.realpath("/proc/self/fd")  # on Linux, with a link for every open file
+    for _ in range(40):  # links that Linux follows at most
+        folder = os.path.realpath(path.parent)
+        if folder == ours and path.name.isdigit():
+            return int(path.name)
+        if not path.is_symlink():
+            return None
+        path = Path(folder, os.readlink(path))
+    return None
 
 
 def write_whole(
@@ -124,7 +209,7 @@ def new_folder(
     existing: str = "empty",  # what may be there: "none", "empty" (a folder without files), "any" (replaced)
     manifest: bool = True,  # put manifest.json into it, for `damage`
     durable: bool = True,  # bring it all to the disk before the rename; False where it can be made again
-    mode: int | None = 0o755,  # permissions of the finished folder; None leaves them
+    mode: int | None = 0o777,  # permissions of the finished folder, less the umask's; None leaves them
     aside: str | Path | None = None,  # where to write, on the same disk; None: a new hidden folder beside it
     part: str = None,  # name of the folder inside `aside` that is committed; None: all of `aside`
 ):
@@ -141,7 +226,7 @@ def new_folder(
         # `part`: some libraries insist on making their folder themselves, inside `aside`.
         finished = aside if part is None else aside / part
         if mode is not None:
-            finished.chmod(mode)  # a new hidden folder is closed to other users
+            finished.chmod(mode & ~_umask())  # a new hidden folder is closed to other users
         _refuse(path, existing)  # again, since another process may have made the folder in the meantime
         commit_folder(finished, path, manifest=manifest, durable=durable, replace=existing == "any")
     finally:
@@ -284,6 +369,8 @@ def leftovers(
 
     Those of a writer that is still at work look the same."""
     path = Path(path)
+    if path.is_symlink() and not path.is_dir():  # a new file is written beside the one that a link leads to
+        path = Path(os.path.realpath(path))
     # A hidden name is `.NAME-` and the eight random letters of Python's tempfile. A file of a user, such as
     # `.NAME-backup`, must not be taken for one; nor a hidden name of NAME-2, which has a hyphen more.
     hidden_name = re.compile(re.escape(_hidden_prefix(path)) + "[a-z0-9_]{8}")
