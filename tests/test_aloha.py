@@ -330,6 +330,15 @@ def test_a_schedule_that_cannot_be_made_is_refused_before_the_films_are_read(tmp
         with pytest.raises(SettingsError, match=told): train_classifier(settings)
 
 
+@pytest.mark.parametrize("name", ["results.json", "predictions.jsonl"])
+def test_files_that_no_run_has_left_are_not_written_over(tmp_path, monkeypatch, name):
+    monkeypatch.setattr("vlrlbook.aloha._data_of_run", lambda *given: pytest.fail("it began"))
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(SettingsError, match=f"holds {name}, which this run would write over"):
+        train_classifier(read_settings(AlohaSettings, dict(output_dir=str(tmp_path), ckpt_dir=str(tmp_path / "classifier"))))
+    assert (tmp_path / name).read_text() == "mine"
+
+
 def test_a_run_that_goes_on_may_be_longer_and_lie_elsewhere(short_run, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(short_run.settings.output_dir, folder)

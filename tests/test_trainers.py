@@ -17,7 +17,7 @@ from vlrlbook.data import DataError, load_vqa, preflight, to_samples
 from vlrlbook.grpo import GRPOSettings, _weights_to_train, grpo_config, load_data, load_policy, make_trainer, push, run
 from vlrlbook.model_files import without_own_sampling
 from vlrlbook.models import add_lora, load_vlm
-from vlrlbook.run_files import as_it_began
+from vlrlbook.run_files import as_it_began, check_output_dir
 from vlrlbook.run_records import Completions
 from vlrlbook.training import NotANumber, check_schedule
 from vlrlbook.trl_words import check_optimizer, check_transformers_words
@@ -222,6 +222,46 @@ def test_what_may_differ_does(files, tmp_path):
     if not moved.exists(): moved.symlink_to(files)
     found = trained(moved, tmp_path, max_steps=3, save_steps=1, logging_steps=2, resume="true", shared_prompt=False)
     assert found["steps"] == 3
+
+
+@pytest.mark.parametrize("name, more", [("README.md", {}), ("results.json", {}), ("pictures.json", {}), ("completions.jsonl", {}),
+                                        ("tokenizer_config.json", {}), ("adapter_model.safetensors", {}),
+                                        ("config.json", dict(use_lora=False))])
+def test_files_that_no_run_has_left_are_not_written_over(files, tmp_path, monkeypatch, name, more):
+    "A run in a project's folder wrote its model card over the project's README.md, without a word"
+    monkeypatch.setattr("vlrlbook.grpo.load_data", lambda settings: pytest.fail("it began"))
+    (tmp_path / name).write_text("mine")
+    before = contents(tmp_path)
+    with pytest.raises(SettingsError, match=f"output_dir = .*: holds {name}, which this run would write over.*a folder of its own"):
+        trained(files, tmp_path, **more)
+    assert contents(tmp_path) == before
+
+
+def test_many_such_files_are_counted_in_three(tmp_path):
+    for name in ("results.json", "README.md", "pictures.json", "tokenizer.json", "notes.txt"): (tmp_path / name).write_text("mine")
+    with pytest.raises(SettingsError, match="holds README.md, pictures.json, results.json, …, which"):
+        check_output_dir(read_settings(GRPOSettings, dict(output_dir=str(tmp_path))))
+
+
+def test_other_folders_are_taken_as_ever(tmp_path):
+    "New, empty, with hidden files or files of other names; and those of earlier runs, whatever is left of them"
+    def check(name, *file_names, **more):
+        folder = tmp_path / name
+        if file_names: folder.mkdir()
+        for file_name in file_names:
+            path = folder / file_name
+            if path.suffix: path.write_text(json.dumps(dict(settings=dict(task="vqa"))))
+            elif file_name.startswith("."): path.write_text("hidden")
+            else: path.mkdir()
+        check_output_dir(read_settings(GRPOSettings, dict(output_dir=str(folder)) | more))
+    check("new")
+    (tmp_path / "empty").mkdir()
+    check("empty")
+    check("hidden", ".git", ".README.md")
+    check("project", "notes.txt", "rows.jsonl", "config.json", "mine.py")
+    for sign in ("begun_with.json", "run_log.csv", "checkpoint-4", "earlier-1", "training_args.json"):
+        check(sign.split(".")[0], sign, "README.md", "results.json", "adapter_config.json", "tokenizer.json")
+    with pytest.raises(SettingsError, match="holds README.md"): check("drafts", "earlier-drafts", "README.md")
 
 
 def test_the_hub_is_asked_before_anything_is_computed(files, tmp_path, monkeypatch):

@@ -44,6 +44,7 @@ from .models import BackboneWithHead, add_lora, hidden_size, limit_pixels, load_
 from .models import vision_marker_ids
 from .rewards import answer_text
 from .training import CommittedCheckpoints, RunLogCallback, check_schedule, find_checkpoint
+from .training import refuse_other_files
 from .training import resume_log, same_run
 try:
     from lerobot.configs.rewards import RewardModelConfig
@@ -1576,6 +1577,9 @@ may_differ = {
     "eval_steps", "logging_steps", "num_workers", "report_to", # no weight depends on them
 }
 
+# What a run leaves in `output_dir`, besides log, settings, checkpoints and the classifier.
+_left_by_run = ("results.json", "predictions.jsonl")
+
 def as_it_began(
     settings: AlohaSettings, # a checked object
     checkpoint: str | None, # where the run goes on, or None
@@ -1596,7 +1600,7 @@ def as_it_began(
     # A new run writes begun_with.json into output_dir. A resumed one must agree with it, but for the settings
     # in `may_differ`. leaves, weights: names of what is moved aside, if it lies in output_dir.
     same_run(settings, checkpoint, free=may_differ, weights_by=advice, compare_only=compare_only,
-             leaves=("results.json", "predictions.jsonl"), weights=("classifier",), bins=bins,
+             leaves=_left_by_run, weights=("classifier",), bins=bins,
              frames_to_learn=fingerprint)
 
 def train_classifier(
@@ -1607,6 +1611,7 @@ def train_classifier(
     check_schedule(s.lr_scheduler_type, evaluates=s.val_share > 0) # each validation is an evaluation
     set_seed(s.seed)
     checkpoint = find_checkpoint(s.output_dir, s.resume) # None: from the beginning
+    refuse_other_files(s.output_dir, _left_by_run) # a SettingsError if a user's own files would be lost
     # frames: an `AlohaFrames` of the whole data set; parts: three more of it, that share no film.
     frames, parts, bins = _data_of_run(s, checkpoint)
     train, val, _test = parts # `val` and `_test` may be None

@@ -23,8 +23,8 @@ from .models import add_lora, load_vlm, pick_dtype, tiny_twin
 from .refill import RefillGroups, silent_groups, swap_groups
 from .rewards import for_trl, load_reward
 from .run_data import cost, drawn_apart, frozen_seed, held_out_seed, load_data
-from .run_files import announce, as_it_began, check_hub, finish, may_differ, model_card, parted
-from .run_files import prediction_rows, push, results_of, save_predictions, save_run
+from .run_files import announce, as_it_began, check_hub, check_output_dir, finish, may_differ, model_card
+from .run_files import parted, prediction_rows, push, results_of, save_predictions, save_run
 from .run_records import Completions, HeldOutReward, Recorder, SamePictures, chosen_pictures, told_together
 from .settings import GRPOSettings, SettingsError, by_task, flag_names, largest_batch, load_settings, named_options
 from .settings import presets, read_settings, save_settings, service_settings, whole_groups
@@ -228,6 +228,7 @@ def _numbers_of_run(trainer, started):
 def _checked_start(settings):
     "The checkpoint from which a run goes on, or None; raises what would stop the run later, and sets the seed"
     checkpoint = find_checkpoint(settings.output_dir, settings.resume)
+    check_output_dir(settings) # raises where a user's own files would be lost
     check_hub(settings.hub_model_id) # raises where nobody may push to it
     check_transformers_words(settings) # an optimizer or a schedule that transformers cannot make
     set_seed(settings.seed)

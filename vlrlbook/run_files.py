@@ -22,11 +22,11 @@ from .rewards import load_reward
 from .run_records import note_on_cut
 from .settings import GRPOSettings, SettingsError, reward_terms, reward_without_paths, settings_of_adapter
 from .settings import trained_rewards
-from .training import content_of, same_run
+from .training import content_of, refuse_other_files, same_run
 from .verdict import verdict_line, verdict_of
 
-__all__ = ["may_differ", "as_it_began", "check_hub", "prediction_rows", "results_of", "judges_of", "announce",
-           "parted", "save_run", "model_card", "finish", "push", "save_predictions"]
+__all__ = ["may_differ", "as_it_began", "check_output_dir", "check_hub", "prediction_rows", "results_of",
+           "judges_of", "announce", "parted", "save_run", "model_card", "finish", "push", "save_predictions"]
 
 # Settings that may be changed when a run is resumed: where files go, how long it runs, what is only shown or
 # measured, and how the same numbers are computed. A change of any other setting is refused.
@@ -135,6 +135,16 @@ def _fingerprint_of_rows(
     # Without pictures, since hashing them would open every file of a large set.
     columns = [list(dataset[name]) for name in ("row", "question", "answer")]
     return hashlib.sha256(json.dumps(columns).encode()).hexdigest()[:16]
+
+
+def check_output_dir(
+    settings: GRPOSettings,  # a checked object
+):
+    """Raise SettingsError where `output_dir` holds files, of no run of ours, that the run would write over.
+
+    Called before anything is loaded: a README.md of a project, or the tokenizer of a model's folder."""
+    weights = _weights if settings.use_lora else _weights + _of_whole_model
+    refuse_other_files(settings.output_dir, _leaves + weights)
 
 
 def check_hub(

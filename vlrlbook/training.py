@@ -19,9 +19,9 @@ from transformers import TrainerCallback, TrainerState
 from .core import RunLog, progress_bar
 from .folders import checkpoint_folders, checkpoint_step, damage, move_earlier_run, move_newer_checkpoints
 from .folders import new_file, new_folder, newest_whole_checkpoint, surplus_checkpoints, write_json
-from .settings import SettingsError, nearest
+from .settings import SettingsError, nearest, settings_of_run
 
-__all__ = ["NotANumber", "CommittedCheckpoints", "check_schedule", "find_checkpoint", "same_run",
+__all__ = ["NotANumber", "CommittedCheckpoints", "check_schedule", "find_checkpoint", "same_run", "refuse_other_files",
            "resume_log", "RunLogCallback", "Interrupted", "StopWhenAsked"]
 
 # What a mixin is mixed into: a type checker looks there for what the mixin takes from `self` and `super()`.
@@ -414,9 +414,7 @@ def _move_other_run(
     weights,  # patterns of what a later run may begin with
 ):
     "Move what another run has left in a folder aside; what `settings` name, such as an adapter, is copied"
-    # Without these signs of a run, files of such names may be a user's own.
-    has_run = (folder / begun_with).exists() or (folder / log_name).exists() or checkpoint_folders(folder)
-    if not has_run:
+    if not _holds_run(folder):  # files of such names may be a user's own
         return
     with_weights = _files_like(folder, weights)
     named = _named_paths(settings)  # a set: every text of the settings, read as a path
@@ -427,6 +425,32 @@ def _move_other_run(
         needed = [path for path in with_weights if path.resolve() in named]
     # _record: the patterns of settings, log, answers and pictures
     move_earlier_run(folder, _files_like(folder, (*_record, *leaves)) + with_weights, needed)
+
+
+def _holds_run(folder):
+    "Return True if a folder holds signs of a run: its log or settings, checkpoints, or runs moved aside"
+    has_record = (folder / begun_with).exists() or (folder / log_name).exists()
+    if has_record or checkpoint_folders(folder) or any(folder.glob("earlier-[0-9]*")):
+        return True
+    # Of a run of which only the model was kept, or copied, the settings lie beside the weights.
+    return bool(settings_of_run(folder))
+
+
+def refuse_other_files(
+    output_dir: str | Path,  # where a run is to write; it need not be there
+    patterns: tuple,  # of what such a run leaves, such as results.json or tokenizer*
+):
+    """Raise SettingsError where a folder that is no run's holds files that a run would write over
+
+    Called before anything is loaded. What an earlier run has left is no reason: it is moved aside."""
+    folder = Path(output_dir)
+    others = [path.name for path in _files_like(folder, (*patterns, *_record))]
+    if not others or _holds_run(folder):
+        return
+    shown = ", ".join(others[:3]) + (", …" if len(others) > 3 else "")
+    raise SettingsError(
+        f"output_dir = {str(output_dir)!r}: holds {shown}, which this run would write over, and there is no "
+        "earlier run; expected a folder of its own")
 
 
 def _named_paths(settings):
