@@ -44,8 +44,7 @@ from .models import BackboneWithHead, add_lora, hidden_size, limit_pixels, load_
 from .models import vision_marker_ids
 from .rewards import answer_text
 from .training import CommittedCheckpoints, RunLogCallback, check_schedule, find_checkpoint
-from .training import refuse_other_files
-from .training import resume_log, same_run
+from .training import refuse_other_files, resume_log, same_run
 try:
     from lerobot.configs.rewards import RewardModelConfig
 except ImportError as error:

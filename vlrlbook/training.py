@@ -21,8 +21,8 @@ from .folders import checkpoint_folders, checkpoint_step, damage, move_earlier_r
 from .folders import new_file, new_folder, newest_whole_checkpoint, surplus_checkpoints, write_json
 from .settings import SettingsError, nearest, settings_of_run
 
-__all__ = ["NotANumber", "CommittedCheckpoints", "check_schedule", "find_checkpoint", "same_run", "refuse_other_files",
-           "resume_log", "RunLogCallback", "Interrupted", "StopWhenAsked"]
+__all__ = ["NotANumber", "CommittedCheckpoints", "check_schedule", "find_checkpoint", "same_run",
+           "refuse_other_files", "resume_log", "RunLogCallback", "Interrupted", "StopWhenAsked"]
 
 # What a mixin is mixed into: a type checker looks there for what the mixin takes from `self` and `super()`.
 if TYPE_CHECKING:
