@@ -287,7 +287,8 @@ def test_baselines_of_a_set():
     ("format", "vqa", ["yes", "no"], 1.0),
     ("0.9*counting + 0.1*format", "counting", ["3", "3", "3", "4"], 0.9 * (3 + 0.85) / 4 + 0.1),
     # a form that earns nothing changes nothing
-    ("accuracy", "vqa", ["yes", "no"], 0.5), ("f1", "vqa", ["yes", "no"], 0.5), ("counting", "counting", ["3", "3", "3", "4"], (3 + 0.85) / 4)])
+    ("accuracy", "vqa", ["yes", "no"], 0.5), ("f1", "vqa", ["yes", "no"], 0.5),
+    ("counting", "counting", ["3", "3", "3", "4"], (3 + 0.85) / 4)])
 def test_a_blind_answer_has_the_form_that_is_paid_for(reward, task, truths, expected):
     "The thought and the tags need no picture; the best blind answer lacked them, so the line was too low"
     rows = [dict(question="?", answer=truth) for truth in truths * 3]

@@ -260,7 +260,8 @@ def test_a_member_named_feature_keeps_its_class(tmp_path):
     assert parquet_rows(tmp_path / "x.parquet") == [(1, dict(place=dict(feature="right", n=1)))]
 
 
-@pytest.mark.parametrize("note", [b"{", b"[]", b'{"info": {"features": null}}', b'{"info": {"features": ["answer"]}}', b'{"info": {"features": {"answer": {"names": ["yes"], "_type": "ClassLabel"}}}}'])
+@pytest.mark.parametrize("note", [b"{", b"[]", b'{"info": {"features": null}}', b'{"info": {"features": ["answer"]}}',
+                                  b'{"info": {"features": {"answer": {"names": ["yes"], "_type": "ClassLabel"}}}}'])
 def test_a_note_that_names_no_class_or_too_few(tmp_path, note):
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -156,7 +156,7 @@ def _callbacks(
 
 # %% ../nbs/05_grpo.ipynb #c034
 def _weights_to_train(settings):
-    "Number type and attention of the model that will be trained, as `load_vlm` takes them; tells what differs"
+    "Number type and attention of the model that will be trained, as `load_vlm` takes them"
     dtype, attention = "auto", settings.attention
     if settings.use_lora or pick_dtype() == torch.float32: # PEFT keeps an adapter itself in float32
         return dict(dtype=dtype, attention=attention)
@@ -226,7 +226,7 @@ def _numbers_of_run(trainer, started):
 
 # %% ../nbs/05_grpo.ipynb #nb71eaf4
 def _checked_start(settings):
-    "The checkpoint from which a run goes on, or None; raises what would stop the run later, and sets the seed"
+    "The checkpoint from which a run goes on, or None; raises what would stop it later, and sets the seed"
     checkpoint = find_checkpoint(settings.output_dir, settings.resume)
     check_output_dir(settings) # raises where a user's own files would be lost
     check_hub(settings.hub_model_id) # raises where nobody may push to it
