@@ -650,7 +650,7 @@ class GRPOSettings(Settings):
     eval_batch_size: int = None # Pictures in one batch of the evaluation (tiny 125, pointing 100, zoom 50; gpu
     #   8)
     eval_steps: int = 0 # Steps between looks at the held-out pictures during the run (eval/reward in
-    #   run_log.csv, of all as they read); 0: none
+    #   run_log.csv, all as they read); 0: none
     warm_steps: int = None # Supervised steps that give an untrained twin its start (counting 280, vqa 400,
     #   pointing 180, zoom 450)
     logging_steps: int = 5 # Steps between rows of run_log.csv
