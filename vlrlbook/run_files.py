@@ -230,7 +230,7 @@ def results_of(
     paid = _rewards_of_model(scores_before, scores_after, reward)
     rows = prediction_rows(samples, before, after, paid)
     pictures = pictures_of(rows)  # of each row: the interval of a gain resamples pictures, not rows
-    results = dict(
+    results: dict = dict(
         verdict=verdict_of(rows, settings.task, reward),
         settings=asdict(settings),
         before={how: summary(scores) for how, scores in scores_before.items()},
