@@ -156,7 +156,7 @@ def _callbacks(
 
 # %% ../nbs/05_grpo.ipynb #c034
 def _weights_to_train(settings):
-    "Number type and attention of the model that will be trained, as `load_vlm` takes them; tells what differs"
+    "Number type and attention of the model that will be trained, as `load_vlm` takes them"
     dtype, attention = "auto", settings.attention
     if settings.use_lora or pick_dtype() == torch.float32: # PEFT keeps an adapter itself in float32
         return dict(dtype=dtype, attention=attention)
@@ -188,6 +188,7 @@ def load_policy(
 # %% ../nbs/05_grpo.ipynb #xnb71eaf4
 def _load(settings, first):
     "Training and held-out data set, model, processor of a run; SettingsError for rows it cannot train on"
+    check_transformers_words(settings) # an optimizer or a schedule that transformers cannot make
     # Rows are checked last: by the model's processor, which knows how many tokens a prompt has.
     train, held_out, report = load_data(settings) # report: what was wrong with rows, None for drawn ones
     if first and report: print(report) # first: of all processes
@@ -235,7 +236,6 @@ def run(
     started, output = time.time(), Path(settings.output_dir)
     checkpoint = find_checkpoint(output, settings.resume) # None: from the beginning
     check_hub(settings.hub_model_id) # raises where nobody may push to it
-    check_transformers_words(settings) # an optimizer or a schedule that transformers cannot make
     set_seed(settings.seed)
     first = int(os.environ.get("RANK", 0)) == 0 # of all processes
     train, held_out, model, processor = _load(settings, first)
