@@ -633,10 +633,9 @@ def test_each_term_of_a_reward_has_its_files(tmp_path, monkeypatch):
     os.makedirs(folder)
     (folder / "reward_model.json").write_text("{}")
     (folder / "manifest.json").write_text("{}")
-    reward = (f"0.5*judge:{tmp_path}/judge.yaml + 0.2*reward_model:{folder} + 0.2*paid_by_mine.pay + 0.1*counting "
-              "+ 0.1*vlrlbook.answers:verbatim")
     settings = begun(tmp_path, monkeypatch, reward="counting")
-    settings.reward = reward
+    settings.reward = (f"0.5*judge:{tmp_path}/judge.yaml + 0.2*reward_model:{folder} + 0.2*paid_by_mine.pay + 0.1*counting"
+                       " + 0.1*vlrlbook.answers:verbatim")
     os.makedirs(tmp_path / "run")
     as_it_began(settings, None, None)
     first = json.loads((tmp_path / "run/begun_with.json").read_text())

@@ -102,7 +102,7 @@ def _contents(settings):
 
 
 def _content_of_reward(name):
-    """Return 16 hexadecimal digits that change with the files of one reward; None where it has none of its own
+    """Return 16 hexadecimal digits that change with the files of one reward; None where it has none
 
     `name`: a term of the setting, such as mine:brief_reward, reward_model:FOLDER or judge:FILE."""
     trained = trained_rewards(name)  # [(kind, path)], or [] for a function

@@ -254,7 +254,7 @@ class StopAtNaN(TrainerCallback):
 # Going on after a stop
 
 # Schedules that change the learning rate by what an evaluation of transformers' own found. Without one
-# TrainingArguments refuses them (read in transformers 5.17 to 5.24; releases without `greedy` do not list it).
+# TrainingArguments refuses them (read in transformers 5.17 to 5.24).
 _by_evaluation = ("reduce_lr_on_plateau", "greedy")
 
 
