@@ -395,7 +395,8 @@ def test_answers_that_pandas_wrote_into_a_table_are_lists_again(tmp_path, capsys
 
 
 @pytest.mark.parametrize("row, said, right", [
-    (dict(A="cat", B="dog", C="cow", D="pig", answer="B"), ["B", "dog", "(B) dog", "B. dog", "a dog", "A", "cat", "b and d"], [1, 1, 1, 1, 1, 0, 0, 0]),
+    (dict(A="cat", B="dog", C="cow", D="pig", answer="B"), ["B", "dog", "(B) dog", "B. dog", "a dog", "A", "cat", "b and d"],
+     [1, 1, 1, 1, 1, 0, 0, 0]),
     (dict(options=["cat", "dog"], answer="A"), ["cat", "dog", "A"], [1, 0, 1]),
     (dict(A="cat", B="dog", C=float("nan"), D=None, answer="B"), ["dog", "cat"], [1, 0]),
     # words that name no single option: the letter alone counts, as before
@@ -476,7 +477,8 @@ def test_files_of_chapter_04_are_scored(tmp_path):
 
 def test_rows_of_ties_change_no_interval(tmp_path):
     "With many of them all pairs of one row counted as independent"
-    rows = [dict(response=["a", "b", "c", "d"], human_ranking=[0, 1, 2, 3], scores=[4, 3, 2, 1] if i % 3 else [1, 2, 3, 4]) for i in range(12)]
+    rows = [dict(response=["a", "b", "c", "d"], human_ranking=[0, 1, 2, 3], scores=[4, 3, 2, 1] if i % 3 else [1, 2, 3, 4])
+            for i in range(12)]
     tie = dict(response=["a", "b"], human_ranking=[0, 0], scores=[1, 2])
     intervals = [judged(tmp_path, rows + [tie] * ties)["metrics"][0]["ci95"] for ties in (0, 30, 70)]
     assert intervals[0] == intervals[1] == intervals[2] and intervals[0][1] - intervals[0][0] > 0.4
