@@ -188,7 +188,6 @@ def load_policy(
 # %% ../nbs/05_grpo.ipynb #xnb71eaf4
 def _load(settings, first):
     "Training and held-out data set, model, processor of a run; SettingsError for rows it cannot train on"
-    check_transformers_words(settings) # an optimizer or a schedule that transformers cannot make
     # Rows are checked last: by the model's processor, which knows how many tokens a prompt has.
     train, held_out, report = load_data(settings) # report: what was wrong with rows, None for drawn ones
     if first and report: print(report) # first: of all processes
