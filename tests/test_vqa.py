@@ -88,15 +88,35 @@ def test_marks_that_change_nothing_are_not_compared(text, truth):
     assert vqa_accuracy(text, truth)["accuracy"] == 1
 
 
+@pytest.mark.parametrize("text, truth", [
+    # charges, isotopes, endings, units, degrees and a transposed matrix: ^ raises, and says nothing
+    ("Ca^{2+}", "Ca2+"), ("Ca$^{2+}$", "Ca2+"), ("$Ca^{2+}$", "Ca²⁺"), ("\\text{Fe}^{3+} ions", "Fe3+ ions"), ("H^+", "H⁺"),
+    ("Na^+", "Na+"), ("Cl^{-}", "Cl-"), ("O²⁻", "O2-"), ("CH_3COO^-", "CH3COO-"), ("SO_4^{2-}", "SO4 2-"), ("NH_4^+", "NH4+"),
+    ("^{14}C", "14C"), ("{}^{99m}Tc", "99mTc"), ("¹⁴C", "14C"), ("3^{rd}", "3rd"), ("3$^{rd}$", "3rd"), ("n^{th} row", "nth row"),
+    ("$21^{\\text{st}}$ century", "21st century"), ("25 m^2", "25 m2"), ("25 m²", "25 m2"), ("25 m$^2$", "25 m²"),
+    ("3 \\text{ cm}^{3}", "3 cm3"), ("9.8 m/s^2", "9.8 m/s2"), ("50 kg/m²", "50 kg/m2"), ("30^\\circ", "30°"),
+    ("25^{\\circ}\\text{C}", "25 °C"), ("30\\degree", "30°"), ("A^T", "Aᵀ"), ("A^{T}", "AT"), ("N^o 5", "No 5"), ("liver^{a}", "livera")])
+def test_latex_that_only_raises_says_nothing(text, truth):
+    assert vqa_accuracy(text, truth)["accuracy"] == vqa_accuracy(truth, text)["accuracy"] == 1
+
+
+@pytest.mark.parametrize("text, truth", [
+    ("x^2", "x2"), ("5^2", "52"), ("10^{3}", "103"), ("x^2+1", "x2+1"), ("x^{2}+y", "x2+y"), ("x^2 + y", "x2 + y"), ("e^{-x}", "e-x"),
+    ("x^{14}C", "x14C"), ("sinh^2 x", "sinh2 x"), ("25 m^2", "25 m^3"), ("25 m^2", "25 m"), ("Ca^{2+}", "Ca+"), ("Cl^-", "Cl"),
+    ("H^+", "H-"), ("3^{rd}", "4th"), ("x^n", "xn"), ("30^\\circ", "60°"), ("x^2+√2", "x2+√2")])
+def test_a_power_is_still_compared(text, truth):
+    assert vqa_accuracy(text, truth)["accuracy"] == 0 and vqa_accuracy(text, text)["accuracy"] == 1
+
+
 @pytest.mark.parametrize("text, number", [
-    ("minus 5", -5), ("minus two hundred", -200), ("it is negative 5", -5), ("-5", -5), ("minus 2.5 cm", -2.5), ("√2", None),
+    ("30^{\\circ}", 30), ("minus 5", -5), ("minus two hundred", -200), ("it is negative 5", -5), ("-5", -5), ("minus 2.5 cm", -2.5), ("√2", None),
     ("3√2", None), ("±2", None),
     ("1.5e3", None), ("1.5E-3", None), ("10⁻³", None), ("2.5 cm", 2.5), ("the patient is HIV negative 5", 5), ("minus 0", 0)])
 def test_the_sign_of_a_number_is_read(text, number): assert read_number(text) == number
 
 
 def test_counts_are_read_as_they_were():
-    texts = {"minus the red one: 3": 3, "10⁻³": None, "3 discs (minus the red one)": 3,
+    texts = {"30^{\\circ}": read_count("30°"), "minus the red one: 3": 3, "10⁻³": None, "3 discs (minus the red one)": 3,
              "A photo of 3 discs!": 3, "5² = 25": 25, "3 x 4 = 12": 12, "-3": None}
     assert {text: read_count(text) for text in texts} == texts
 

@@ -59,6 +59,8 @@ def answer_words(
     "The words of an answer as they are compared: 3 for 3.0, % for percent, meniere for Ménière, no articles"
     # in one spelling; from_start: of a long text the first 2,000 characters; keep_powers: 5² becomes 5^2
     plain = plain_text(str(text), from_start=True, keep_powers=True)
+    if "^" in plain:
+        plain = _without_typesetting(plain)  # Ca^{2+} and 3^{rd} become Ca2+ and 3rd
     if not plain.isascii():
         plain = _without_accents(plain)
     tokens = tokens_of(unwrapped(plain))  # unwrapped: without Markdown and LaTeX, **B** becomes B
@@ -67,6 +69,45 @@ def answer_words(
     for i in range(margin, len(tokens) - margin):
         words += _words_of_token(tokens, i, keep_articles)  # mostly one word; none for a comma
     return _with_synonyms(words, synonyms) if synonyms else words
+
+
+# What stands around LaTeX's ^: Ca$^{2+}$, 3^{\text{rd}}, \text{m}^{2}
+_around_caret = re.compile(r"[}$]{0,3}\^(?:[\s{$]|\\(?:text|mathrm|textrm|rm|mbox)\b){0,6}")
+# H^+, Ca^2+, O^2-; not x^2+1 and e^-x
+_charge = re.compile(r"\^(\d?)([+-])(?=\s?\}|(?!\w|\s?[\d({\\√∞]|\s\w\b))")
+_raised_ending = re.compile(r"(?<=[^\W_])\^(?=(?:st|nd|rd|th)\b)")
+_length_names = (
+    "m|cm|mm|km|dm|nm|µm|μm|ft|in|yd|mi|met(?:er|re)s?|feet|foot|inch(?:es)?|yards?|miles?|(?<=/)s|(?<=/)sec")
+_raised_behind_unit = re.compile(rf"(?i)(?<![^\W\d_])({_length_names})\s?\^(?=[23]\b)")
+_isotope = re.compile(r"(?<![\w)\]}])\^(\d{1,3}m?)\s?\}?(?=[A-Z])")  # ^{14}C; not x^{14}C
+_transposed = re.compile(r"(?<=[A-Zuvwxyz)\]])\^(?:T|\\top)\b")
+# a note, a mark of trade or an abbreviation: liver^{a}; a function or a name of few letters has a power
+_raised_behind_word = re.compile(
+    r"(?<![^\W\d_])(?!sinh|cosh|tanh|sqrt|frac)([^\W\d_]{4,40})\^|(?<=\bN)\^(?=o\b)")
+
+
+def _without_typesetting(
+    text,  # with ^ in it
+):
+    """A text without the ^ that only raises what follows: Ca2+ for Ca^{2+}, 3rd for 3^{rd}, m2 for m^2
+
+    In x^2, 10^-3 and e^x, where it is a power, it stays."""
+    text = _around_caret.sub("^", text)
+    text = _charge.sub(_charge_behind, text)
+    text = _raised_ending.sub("", text)
+    text = _raised_behind_unit.sub(r"\1", text)
+    text = _isotope.sub(r"\1", text)
+    text = _transposed.sub("T", text)
+    return _raised_behind_word.sub(r"\1", text)
+
+
+def _charge_behind(
+    match,  # of ^, perhaps a digit, and + or -
+):
+    "The replacement for a raised charge: its digit and its sign, behind a space where another digit is before"
+    is_behind_digit = match.string[match.start() - 1:match.start()].isdigit()
+    # SO4 2-, not SO42-
+    return (" " if is_behind_digit and match[1] else "") + match[1] + match[2]
 
 
 def _without_accents(text):
