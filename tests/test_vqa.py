@@ -101,6 +101,16 @@ def test_latex_that_only_raises_says_nothing(text, truth):
 
 
 @pytest.mark.parametrize("text, truth", [
+    ("C♯ minor", "C# minor"), ("F#", "F♯"), ("G♯m", "G#m"), ("C #", "C#"), ("P#1", "P1"), ("#5", "5"), ("AB ∥ CD", "AB || CD"),
+    ("AB||CD", "AB ∥ CD"), ("|x||y|", "|x| |y|"), ("O–", "O-"), ("2^n", "2ⁿ"), ("√ correct", "correct"), ("√ 正确", "正确"),
+    ("-\\sqrt{2}", "-√2"), ("pre-", "pre"), ("Sub-", "sub"), ("mid-", "mid"), ("Revenue¹", "Revenue"), ("√ 9", "√9")])
+def test_one_sign_in_two_spellings_is_one(text, truth):
+    assert vqa_accuracy(text, truth)["accuracy"] == vqa_accuracy(truth, text)["accuracy"] == 1
+
+
+@pytest.mark.parametrize("text, truth", [
+    ("F", "F♯"), ("C#7", "C7"), ("-\\sqrt{2}", "√2"), ("√ x", "x"), ("√ab", "ab"), ("O", "O–"), ("25 feet²", "25 feet"),
+    ("25 metres²", "25 metres"), ("sinh²", "sinh"), ("x²", "x"),
     ("x^2", "x2"), ("5^2", "52"), ("10^{3}", "103"), ("x^2+1", "x2+1"), ("x^{2}+y", "x2+y"), ("x^2 + y", "x2 + y"), ("e^{-x}", "e-x"),
     ("x^{14}C", "x14C"), ("sinh^2 x", "sinh2 x"), ("25 m^2", "25 m^3"), ("25 m^2", "25 m"), ("Ca^{2+}", "Ca+"), ("Cl^-", "Cl"),
     ("H^+", "H-"), ("3^{rd}", "4th"), ("x^n", "xn"), ("30^\\circ", "60°"), ("x^2+√2", "x2+√2")])

@@ -44,6 +44,12 @@ _kept_marks = set("%+<>=≥≤≠°√^±∓÷∪∩∈∉⊂⊃⊆⊇∧∨¬�
 # a minus that touches one of them is its sign, as it is before a single letter
 _mathematical_words = {"sin", "cos", "tan", "log", "ln", "pi", "sqrt", "frac"}
 _longest_with_sign = 3  # letters of a name that may end in a minus, such as O-, AB- and HER2-
+# behind which a hyphen says that a word goes on
+_prefixes = set(
+    "pre re sub mid low un dis mis non bi tri uni co de di ex in im il ir en em pro con per out up off bio "
+    "geo neo iso epi sur".split())
+_same_signs = {"♯": "#"}  # mark → the one that is written for it, too
+_notes = set("abcdefg")  # of music
 # of Latin letters, of Cyrillic vowels the stress, and the points of Hebrew and Arabic, which most texts leave
 # out; in other scripts a combining mark is a vowel that makes another word
 _accents = re.compile(
@@ -58,11 +64,14 @@ def answer_words(
 ) -> list:  # of words and numbers, in one spelling
     "The words of an answer as they are compared: 3 for 3.0, % for percent, meniere for Ménière, no articles"
     # in one spelling; from_start: of a long text the first 2,000 characters; keep_powers: 5² becomes 5^2
-    plain = plain_text(str(text), from_start=True, keep_powers=True)
+    without_notes = _note_number.sub("", str(text))
+    plain = plain_text(_raised_letters.sub("^n", without_notes), from_start=True, keep_powers=True)
     if "^" in plain:
         plain = _without_typesetting(plain)  # Ca^{2+} and 3^{rd} become Ca2+ and 3rd
+    if "||" in plain and plain.count("|") == 2:
+        plain = plain.replace("||", "∥")  # not in |x||y|
     if not plain.isascii():
-        plain = _without_accents(plain)
+        plain = _without_accents(_dash_at_end.sub("-", plain))
     tokens = tokens_of(unwrapped(plain))  # unwrapped: without Markdown and LaTeX, **B** becomes B
     words = []
     # all tokens but the 8 empty edge tokens (`margin`) that `tokens_of` adds at both ends
@@ -71,6 +80,13 @@ def answer_words(
     return _with_synonyms(words, synonyms) if synonyms else words
 
 
+_raised_letters = re.compile("(?<=[^\\W_])ⁿ(?![\\w⁺⁻])")  # xⁿ is x^n
+# the number of a footnote: Revenue¹; not behind a function, or a unit as in feet² and metres²
+_note_number = re.compile(
+    "(?i)(?<=[^\\W\\d_]{4})(?<!sinh|cosh|tanh|eter|etre|ters|tres|feet|foot|inch|ches|yard|ards|mile|iles)"
+    "(?<!cond|onds)[⁰¹²³⁴-⁹]+(?!\\w)")
+# a dash in place of a minus, behind a name at the end: O–
+_dash_at_end = re.compile(r"(?<=\w)[–—](?=\s*(?:[.)\n]|$))")
 # What stands around LaTeX's ^: Ca$^{2+}$, 3^{\text{rd}}, \text{m}^{2}
 _around_caret = re.compile(r"[}$]{0,3}\^(?:[\s{$]|\\(?:text|mathrm|textrm|rm|mbox)\b){0,6}")
 # H^+, Ca^2+, O^2-; not x^2+1 and e^-x
@@ -104,7 +120,7 @@ def _without_typesetting(
 def _charge_behind(
     match,  # of ^, perhaps a digit, and + or -
 ):
-    "The replacement for a raised charge: its digit and its sign, behind a space where another digit is before"
+    "The replacement for a raised charge: its digit and its sign, behind a space where a digit is before"
     is_behind_digit = match.string[match.start() - 1:match.start()].isdigit()
     # SO4 2-, not SO42-
     return (" " if is_behind_digit and match[1] else "") + match[1] + match[2]
@@ -144,7 +160,9 @@ def _words_of_token(
         return []  # minus 5 is -5: the number has the sign
     if token.kind in ("mark", "line"):
         # % + < > = always change what is said; other marks in some places only, such as / in 1/2
-        return [token.text] if token.text in _kept_marks or _is_telling_mark(tokens, i) else []
+        is_kept = token.text in _kept_marks and not _is_tick(tokens, i)
+        sign = _same_signs.get(token.text, token.text)  # F♯ is F#
+        return [sign] if is_kept or _is_telling_mark(tokens, i) else []
     if token.text == "sqrt":
         return ["√"]
     if token.text in _unit_names and _is_behind_number(tokens, i):
@@ -169,8 +187,21 @@ def _is_telling_mark(
     if mark.text == "!":
         return mark.glued and (is_number(before) or _is_letter(before))  # 5! is 120
     if mark.text == "#":
-        return mark.glued and _is_letter(before)
+        # C# and C # minor; in P#1 and in `unit a #5` it says that a number follows
+        is_of_number = is_number(following) and (before.text not in _notes or not mark.glued)
+        return _is_letter(before) and (mark.glued or not following.glued) and not is_of_number
     return mark.text == "-" and (_is_sign_before(tokens, i) or _is_sign_behind(tokens, i))
+
+
+def _is_tick(
+    tokens,  # of a text: .text is in lower case; .glued: no space before; .kind is word, number, mark …
+    i,  # place of a mark
+):
+    "Whether a root sign is a tick, as in `√ correct`: a word of several letters behind a space is no number"
+    following = tokens[i + 1]
+    is_word = following.kind == "han" or following.kind == "word" and not _is_letter(following)
+    is_plain_word = is_word and following.text not in _mathematical_words
+    return tokens[i].text == "√" and is_plain_word and not following.glued
 
 
 def _is_letter(token):  # .kind: number, word, han (Chinese), mark, line or edge; .text: in lower case
@@ -189,7 +220,7 @@ def _is_sign_before(
         return False
     if not following.glued:
         return False
-    if following.text == "(":  # what it holds may be a formula, or a remark
+    if following.text in ("(", "\\"):  # what it holds may be a formula, or a remark; \\: LaTeX's -\\sqrt
         following = tokens[i + 2]
     is_formula = following.text in ("√", "∞") or following.text in _mathematical_words
     return is_formula or is_number(following) or _is_letter(following)
@@ -205,7 +236,7 @@ def _is_sign_behind(
     if not hyphen.glued or not is_at_end:
         return False
     if before.kind == "word":
-        return len(before.text) <= _longest_with_sign
+        return len(before.text) <= _longest_with_sign and before.text not in _prefixes
     # HER2-, but not 5-
     return is_number(before) and before.glued and tokens[i - 2].kind == "word"
 
