@@ -101,6 +101,21 @@ def test_latex_that_only_raises_says_nothing(text, truth):
 
 
 @pytest.mark.parametrize("text, truth", [
+    ("$12$ €", "12 €"), ("$12$€", "12€"), ("€ $12$", "€12"), ("£$12.50$", "£12.50"), ("$£12.50$", "£12.50"), ("$12.50$", "€12.50"),
+    ("$5 \\text{ €}$", "5 €"), ("The answer is $12$ €.", "12 €"), ("Between $5$ and $6$ €", "between 5 and 6 €"), ("$\\$5$", "$5"),
+    ("$5 and $10", "$5 and $10"), ("\\$5", "$5"), ("$5$", "$5")])
+def test_dollar_signs_around_a_formula_are_no_money(text, truth):
+    assert vqa_accuracy(text, truth)["accuracy"] == 1
+
+
+@pytest.mark.parametrize("text, truth", [
+    ("$5", "€5"), ("\\$5", "€5"), ("$\\$5$", "€5"), ("$\\text{\\$}5$", "€5"), ("$5 - $10", "€5 - €10"), ("$5-$10", "€5-€10"),
+    ("from $5 to $10", "from €5 to €10"), ("5$", "5€"), ("$ 5", "€ 5"), ("US$5", "€5"), ("$£5$", "€5"), ("$5 or €5", "€5")])
+def test_another_currency_is_another_answer(text, truth):
+    assert vqa_accuracy(text, truth)["accuracy"] == 0 and vqa_accuracy(text, text)["accuracy"] == 1
+
+
+@pytest.mark.parametrize("text, truth", [
     ("C♯ minor", "C# minor"), ("F#", "F♯"), ("G♯m", "G#m"), ("C #", "C#"), ("P#1", "P1"), ("#5", "5"), ("AB ∥ CD", "AB || CD"),
     ("AB||CD", "AB ∥ CD"), ("|x||y|", "|x| |y|"), ("O–", "O-"), ("2^n", "2ⁿ"), ("√ correct", "correct"), ("√ 正确", "正确"),
     ("-\\sqrt{2}", "-√2"), ("pre-", "pre"), ("Sub-", "sub"), ("mid-", "mid"), ("Revenue¹", "Revenue"), ("√ 9", "√9")])

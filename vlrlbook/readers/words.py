@@ -243,6 +243,18 @@ def _is_sign_behind(
 
 # A sign of money stands with its number. $ alone is also a mark of LaTeX.
 _money = re.compile(r"[€£¥₹₩₽₺₫฿₪₴₦]|\$(?=\s?\d)|(?<=\d)\$")
+_dollar = "\\$"  # as LaTeX writes the sign of money
+# $12$, $5 \text{ €}$, m$^2$: no space within, no digit behind, so that $5 and $10 are money (as in Pandoc)
+_formula = re.compile(r"(?<!\\)(?:(?<!\d)\$|\$(?=[\^_]))(?!\s)((?:\\\$|[^$\n]){1,200}?)(?<![\s\\])\$(?!\d)")
+
+
+def _money_of(text):
+    "The signs of money in a text, a set; the two dollar signs around a formula of LaTeX are none"
+    signs = set(_money.findall(_formula.sub(r" \1 ", text)))
+    if _dollar in text:
+        signs.add("$")
+    # in \$5 the dollar is found behind its backslash, too: the same sign
+    return signs
 
 
 def _names_other_money(
@@ -250,7 +262,7 @@ def _names_other_money(
     truth,  # what the data set says
 ):
     "Whether two texts have different signs of money, as $5 and €5; one that names none may mean any"
-    named, true_one = set(_money.findall(text)), set(_money.findall(truth))
+    named, true_one = _money_of(text), _money_of(truth)
     return bool(named and true_one) and named != true_one
 
 
