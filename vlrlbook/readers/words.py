@@ -6,7 +6,7 @@ import unicodedata
 from functools import lru_cache
 
 from .choices import truth_letters
-from .counts import is_minus_word, read_number
+from .counts import is_minus_word, is_plus_or_minus, read_number
 from .tokens import combining_marks, is_number, margin, plain_text, tens, tokens_of, units, unwrapped
 
 __all__ = ["normalise_answer", "answer_words", "answer_items", "same_words", "same_items", "answer_kind",
@@ -156,6 +156,11 @@ def _words_of_token(
         words = _words_of_number(token)  # mostly one word: its digits
         # is_minus_word: the token before is the word `minus`
         return ["-" + words[0], *words[1:]] if is_minus_word(tokens, i - 1) else words
+    if is_plus_or_minus(tokens, i):
+        return ["±"]
+    is_plus_of_it = any(is_plus_or_minus(tokens, at) for at in (i + 1, i + 2))
+    if is_plus_of_it and tokens[i].text in ("plus", "or", "-", "/"):
+        return []  # ± stands for all words of `plus or minus`
     if is_minus_word(tokens, i):
         return []  # minus 5 is -5: the number has the sign
     if token.kind in ("mark", "line"):
