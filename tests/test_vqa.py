@@ -253,6 +253,8 @@ TWO_TO_FIVE = ["2", "3", "4", "5"]
     (list("２３４"), "３２４", "３２４", {}), (list("۲۳۴۵"), "3425", "۳۴۲۵", {}), (["2.0", "3.0", "4.0"], [3.0, 2, "4"], ["3.0", "2.0", "4.0"], {}),
     (["0.10", "0.20"], [0.1, "0.2"], ["0.10", "0.20"], {}), (["cat", "dog", "cow"], "120", "BCA", {}), (["cat", "dog"], "12", "AB", {}),
     (["1", "2", "3"], "0121", "ABCB", {}), (["1", "2", "3", "4"], [0, 1, 2, 3], "ABCD", {}),  # each fourth is no text: places
+    (["1", "2", "3", "4", "5"], "12340" * 3, "BCDEA" * 3, {}),  # three rows are no slips
+    (["1", "2", "3", "4"], "123230", "", dict.fromkeys((1, 2, 3, 4, 5), "write its letter")),  # one row of six: a slip?
     (TWO_TO_FIVE, "32323231", "", dict.fromkeys(range(1, 8), "one option's text and may be another's place")),  # one row in eight: a slip?
     (TWO_TO_FIVE, "342531111", "", {1: "may be another's place"})])  # 5 is no place, 1 is no text
 def test_a_number_is_an_option_s_text_or_its_place(options, answers, truths, bad):
@@ -260,6 +262,16 @@ def test_a_number_is_an_option_s_text_or_its_place(options, answers, truths, bad
     assert list(found.values()) == list(truths) or not truths
     for number, message in bad.items(): assert message in told[number]
     assert len(found) + len(told) == len(answers) and set(bad) <= set(told)
+
+
+def test_one_wrong_row_shifts_no_truths():
+    "Rows of words whose answers are numbers show what a number means; rows of words alone show nothing"
+    numbers, words = dict(options=["1", "2", "3", "4"]), dict(options=["cat", "dog", "eel", "fox"])
+    rows = [numbers | dict(answer=answer) for answer in "123230"]
+    found, told = answers_of([words | dict(answer="cat")] * 20 + rows)
+    assert set(found.values()) == {"cat"} and len(told) == len(rows) and all("write its letter" in message for message in told.values())
+    found, told = answers_of([words | dict(answer=answer) for answer in "0123"] + rows)
+    assert "".join(found.values()) == "ABCD" + "BCDCDA" and not told
 
 
 def written_by_datasets(path, features, **columns):
