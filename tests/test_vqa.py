@@ -59,7 +59,7 @@ def test_normalise(text, normalised): assert normalise_answer(text) == normalise
 
 @pytest.mark.parametrize("text, truth", [
     ("2", "√2"), ("√2", "2"), ("3", "\\sqrt{3}"), ("sqrt(3)", "3"), ("2√x", "2"), ("√3, x", "3, x"), ("-√2", "√2"), ("2", "±2"),
-    ("±3", "3"),
+    ("±3", "3"), ("plus or minus 3", "-3"), ("plus or minus 3", "3"), ("plus-minus 3", "-3"), ("-3", "plus or minus 3"),
     ("-x", "x"), ("x", "-x"), ("x=-y", "x=y"), ("-sin x", "sin x"), ("-(x+1)", "(x+1)"), ("-∞", "∞"), ("x-2", "x^2"), ("10^3", "10-3"),
     ("x²", "x³"), ("x² and y", "x³ and y"), ("5 cm²", "5 cm³"), ("5 cm", "5 cm²"), ("10⁻³", "10"), ("10⁻³", "10^3"), ("A∪B", "A∩B"),
     ("x≠2", "x 2"), ("5", "5!"), ("T↑", "T↓"), ("O", "O-"), ("O+", "O-"), ("ER", "ER-"), ("HER2", "HER2-"), ("A", "A-"), ("C", "C#"),
@@ -88,15 +88,61 @@ def test_marks_that_change_nothing_are_not_compared(text, truth):
     assert vqa_accuracy(text, truth)["accuracy"] == 1
 
 
+@pytest.mark.parametrize("text, truth", [
+    # charges, isotopes, endings, units, degrees and a transposed matrix: ^ raises, and says nothing
+    ("Ca^{2+}", "Ca2+"), ("Ca$^{2+}$", "Ca2+"), ("$Ca^{2+}$", "Ca²⁺"), ("\\text{Fe}^{3+} ions", "Fe3+ ions"), ("H^+", "H⁺"),
+    ("Na^+", "Na+"), ("Cl^{-}", "Cl-"), ("O²⁻", "O2-"), ("CH_3COO^-", "CH3COO-"), ("SO_4^{2-}", "SO4 2-"), ("NH_4^+", "NH4+"),
+    ("^{14}C", "14C"), ("{}^{99m}Tc", "99mTc"), ("¹⁴C", "14C"), ("3^{rd}", "3rd"), ("3$^{rd}$", "3rd"), ("n^{th} row", "nth row"),
+    ("$21^{\\text{st}}$ century", "21st century"), ("25 m^2", "25 m2"), ("25 m²", "25 m2"), ("25 m$^2$", "25 m²"),
+    ("3 \\text{ cm}^{3}", "3 cm3"), ("9.8 m/s^2", "9.8 m/s2"), ("50 kg/m²", "50 kg/m2"), ("30^\\circ", "30°"),
+    ("25^{\\circ}\\text{C}", "25 °C"), ("30\\degree", "30°"), ("A^T", "Aᵀ"), ("A^{T}", "AT"), ("N^o 5", "No 5"), ("liver^{a}", "livera")])
+def test_latex_that_only_raises_says_nothing(text, truth):
+    assert vqa_accuracy(text, truth)["accuracy"] == vqa_accuracy(truth, text)["accuracy"] == 1
+
+
+@pytest.mark.parametrize("text, truth", [
+    ("$12$ €", "12 €"), ("$12$€", "12€"), ("€ $12$", "€12"), ("£$12.50$", "£12.50"), ("$£12.50$", "£12.50"), ("$12.50$", "€12.50"),
+    ("$5 \\text{ €}$", "5 €"), ("The answer is $12$ €.", "12 €"), ("Between $5$ and $6$ €", "between 5 and 6 €"), ("$\\$5$", "$5"),
+    ("$5 and $10", "$5 and $10"), ("\\$5", "$5"), ("$5$", "$5")])
+def test_dollar_signs_around_a_formula_are_no_money(text, truth):
+    assert vqa_accuracy(text, truth)["accuracy"] == 1
+
+
+@pytest.mark.parametrize("text, truth", [
+    ("$5", "€5"), ("\\$5", "€5"), ("$\\$5$", "€5"), ("$\\text{\\$}5$", "€5"), ("$5 - $10", "€5 - €10"), ("$5-$10", "€5-€10"),
+    ("from $5 to $10", "from €5 to €10"), ("5$", "5€"), ("$ 5", "€ 5"), ("US$5", "€5"), ("$£5$", "€5"), ("$5 or €5", "€5")])
+def test_another_currency_is_another_answer(text, truth):
+    assert vqa_accuracy(text, truth)["accuracy"] == 0 and vqa_accuracy(text, text)["accuracy"] == 1
+
+
+@pytest.mark.parametrize("text, truth", [
+    ("C♯ minor", "C# minor"), ("F#", "F♯"), ("plus or minus 3", "±3"), ("5 ± 2", "5 plus/minus 2"), ("G♯m", "G#m"), ("C #", "C#"), ("P#1", "P1"), ("#5", "5"), ("AB ∥ CD", "AB || CD"),
+    ("AB||CD", "AB ∥ CD"), ("|x||y|", "|x| |y|"), ("O–", "O-"), ("2^n", "2ⁿ"), ("√ correct", "correct"), ("√ 正确", "正确"),
+    ("-\\sqrt{2}", "-√2"), ("pre-", "pre"), ("Sub-", "sub"), ("mid-", "mid"), ("Revenue¹", "Revenue"), ("√ 9", "√9")])
+def test_one_sign_in_two_spellings_is_one(text, truth):
+    assert vqa_accuracy(text, truth)["accuracy"] == vqa_accuracy(truth, text)["accuracy"] == 1
+
+
+@pytest.mark.parametrize("text, truth", [
+    ("F", "F♯"), ("C#7", "C7"), ("-\\sqrt{2}", "√2"), ("√ x", "x"), ("√ab", "ab"), ("O", "O–"), ("25 feet²", "25 feet"),
+    ("25 metres²", "25 metres"), ("sinh²", "sinh"), ("x²", "x"),
+    ("x^2", "x2"), ("5^2", "52"), ("10^{3}", "103"), ("x^2+1", "x2+1"), ("x^{2}+y", "x2+y"), ("x^2 + y", "x2 + y"), ("e^{-x}", "e-x"),
+    ("x^{14}C", "x14C"), ("sinh^2 x", "sinh2 x"), ("25 m^2", "25 m^3"), ("25 m^2", "25 m"), ("Ca^{2+}", "Ca+"), ("Cl^-", "Cl"),
+    ("H^+", "H-"), ("3^{rd}", "4th"), ("x^n", "xn"), ("30^\\circ", "60°"), ("x^2+√2", "x2+√2")])
+def test_a_power_is_still_compared(text, truth):
+    assert vqa_accuracy(text, truth)["accuracy"] == 0 and vqa_accuracy(text, text)["accuracy"] == 1
+
+
 @pytest.mark.parametrize("text, number", [
-    ("minus 5", -5), ("minus two hundred", -200), ("it is negative 5", -5), ("-5", -5), ("minus 2.5 cm", -2.5), ("√2", None),
-    ("3√2", None), ("±2", None),
+    ("30^{\\circ}", 30), ("minus 5", -5), ("minus two hundred", -200), ("it is negative 5", -5), ("-5", -5), ("minus 2.5 cm", -2.5), ("√2", None),
+    ("3√2", None), ("±2", None), ("plus or minus 3", None), ("plus/minus 3", None), ("plus minus 3", None), ("3 or minus 3", None),
+    ("the answer is minus 3", -3), ("plus 3", 3),
     ("1.5e3", None), ("1.5E-3", None), ("10⁻³", None), ("2.5 cm", 2.5), ("the patient is HIV negative 5", 5), ("minus 0", 0)])
 def test_the_sign_of_a_number_is_read(text, number): assert read_number(text) == number
 
 
 def test_counts_are_read_as_they_were():
-    texts = {"minus the red one: 3": 3, "10⁻³": None, "3 discs (minus the red one)": 3,
+    texts = {"30^{\\circ}": read_count("30°"), "minus the red one: 3": 3, "10⁻³": None, "3 discs (minus the red one)": 3,
              "A photo of 3 discs!": 3, "5² = 25": 25, "3 x 4 = 12": 12, "-3": None}
     assert {text: read_count(text) for text in texts} == texts
 
@@ -207,6 +253,8 @@ TWO_TO_FIVE = ["2", "3", "4", "5"]
     (list("２３４"), "３２４", "３２４", {}), (list("۲۳۴۵"), "3425", "۳۴۲۵", {}), (["2.0", "3.0", "4.0"], [3.0, 2, "4"], ["3.0", "2.0", "4.0"], {}),
     (["0.10", "0.20"], [0.1, "0.2"], ["0.10", "0.20"], {}), (["cat", "dog", "cow"], "120", "BCA", {}), (["cat", "dog"], "12", "AB", {}),
     (["1", "2", "3"], "0121", "ABCB", {}), (["1", "2", "3", "4"], [0, 1, 2, 3], "ABCD", {}),  # each fourth is no text: places
+    (["1", "2", "3", "4", "5"], "12340" * 3, "BCDEA" * 3, {}),  # three rows are no slips
+    (["1", "2", "3", "4"], "123230", "", dict.fromkeys((1, 2, 3, 4, 5), "write its letter")),  # one row of six: a slip?
     (TWO_TO_FIVE, "32323231", "", dict.fromkeys(range(1, 8), "one option's text and may be another's place")),  # one row in eight: a slip?
     (TWO_TO_FIVE, "342531111", "", {1: "may be another's place"})])  # 5 is no place, 1 is no text
 def test_a_number_is_an_option_s_text_or_its_place(options, answers, truths, bad):
@@ -214,6 +262,16 @@ def test_a_number_is_an_option_s_text_or_its_place(options, answers, truths, bad
     assert list(found.values()) == list(truths) or not truths
     for number, message in bad.items(): assert message in told[number]
     assert len(found) + len(told) == len(answers) and set(bad) <= set(told)
+
+
+def test_one_wrong_row_shifts_no_truths():
+    "Rows of words whose answers are numbers show what a number means; rows of words alone show nothing"
+    numbers, words = dict(options=["1", "2", "3", "4"]), dict(options=["cat", "dog", "eel", "fox"])
+    rows = [numbers | dict(answer=answer) for answer in "123230"]
+    found, told = answers_of([words | dict(answer="cat")] * 20 + rows)
+    assert set(found.values()) == {"cat"} and len(told) == len(rows) and all("write its letter" in message for message in told.values())
+    found, told = answers_of([words | dict(answer=answer) for answer in "0123"] + rows)
+    assert "".join(found.values()) == "ABCD" + "BCDCDA" and not told
 
 
 def written_by_datasets(path, features, **columns):

@@ -10,7 +10,7 @@ from .tokens import Token, chinese, edge, final_answer, is_number, margin
 from .tokens import plain_text, tens, tokens_of, unwrapped
 
 __all__ = ["Near", "number_roles", "explain_count", "read_count", "read_number", "behind_correction",
-           "is_minus_word"]
+           "is_minus_word", "is_plus_or_minus"]
 
 _most_numbers = 40  # of a text that are looked at, the last ones: every rule is asked of each
 
@@ -1262,11 +1262,24 @@ def is_minus_word(
     if not is_number(number) or number.raw[:1] in ("-", "+"):
         return False
     if word.text in _minus_words:  # `minus`
+        if is_plus_or_minus(tokens, i):
+            return False
         # in "7 minus 2" and "x minus 2" something is subtracted
         is_variable = before.kind == "word" and len(before.text) == 1
         return not (is_number(before) or is_variable or before.text in (")", "]"))
     # `negative` and its like: a sign in "is negative 5" and at the beginning, but not in "HIV negative 5"
     return before.kind in ("edge", "mark", "line") or before.text in _before_describing_minus
+
+
+def is_plus_or_minus(
+    tokens: list,  # of `tokens_of`, with 8 empty edge tokens before and behind
+    i: int,  # place of a token
+) -> bool:  # True for the `minus` of `plus or minus 5`
+    "Whether token `i` is the `minus` of `plus or minus`, plus-minus or plus/minus, which is ±"
+    if tokens[i].text not in _minus_words:
+        return False
+    before = tokens[i - 1].text
+    return before == "plus" or before in ("or", "-", "/") and tokens[i - 2].text == "plus"
 
 
 _roots = {"√", "sqrt"}
@@ -1285,6 +1298,8 @@ def _signed_value(
     before = tokens[place - 2] if tokens[place - 1].text == "(" else tokens[place - 1]
     following = tokens[place + 2] if tokens[place + 1].text == "\\" else tokens[place + 1]
     if before.text in _marks_of_another_number or following.text in _roots:
+        return None
+    if is_plus_or_minus(tokens, place - 1):
         return None
     return -value if value and is_minus_word(tokens, place - 1) else value
 

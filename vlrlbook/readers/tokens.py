@@ -96,6 +96,8 @@ _same_marks = str.maketrans({
     "\u2019": "'", "\u2018": "'", "`": "'", "\u2212": "-", "\u2010": "-", "\u2011": "-",
     "\u2044": "/", "\u00d7": " x ",
     "\u201c": '"', "\u201d": '"', "\ufe0f": "", "\u20e3": "", "\u200b": "", "\U0001f51f": "10"})
+# 30^\circ, 30^{\circ} and 30\degree are 30°
+_degrees = re.compile(r"\^[\s{]{0,3}\\circ\b\s?\}?|\\degree\b")
 # \boxed{\text{B}}, $B$, **B** and `B` are B
 _latex = re.compile(
     r"\\(?:boxed|fbox|text|textbf|textit|mathrm|mathbf|mbox|left|right|displaystyle)\b|\\[()\[\]]")
@@ -125,6 +127,8 @@ def plain_text(
     # cut once more, since NFKC makes several characters of some
     plain = plain[:_most_characters] if from_start else _both_ends(plain)
     plain = plain.translate(_same_marks)
+    if "\\" in plain:
+        plain = _degrees.sub("°", plain)
     plain = _underscores_around.sub(r" \1 ", plain)  # _bold_, as Markdown writes it
     return _underscore.sub(" ", plain)
 

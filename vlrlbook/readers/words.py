@@ -6,7 +6,7 @@ import unicodedata
 from functools import lru_cache
 
 from .choices import truth_letters
-from .counts import is_minus_word, read_number
+from .counts import is_minus_word, is_plus_or_minus, read_number
 from .tokens import combining_marks, is_number, margin, plain_text, tens, tokens_of, units, unwrapped
 
 __all__ = ["normalise_answer", "answer_words", "answer_items", "same_words", "same_items", "answer_kind",
@@ -44,6 +44,12 @@ _kept_marks = set("%+<>=≥≤≠°√^±∓÷∪∩∈∉⊂⊃⊆⊇∧∨¬�
 # a minus that touches one of them is its sign, as it is before a single letter
 _mathematical_words = {"sin", "cos", "tan", "log", "ln", "pi", "sqrt", "frac"}
 _longest_with_sign = 3  # letters of a name that may end in a minus, such as O-, AB- and HER2-
+# behind which a hyphen says that a word goes on
+_prefixes = set(
+    "pre re sub mid low un dis mis non bi tri uni co de di ex in im il ir en em pro con per out up off bio "
+    "geo neo iso epi sur".split())
+_same_signs = {"♯": "#"}  # mark → the one that is written for it, too
+_notes = set("abcdefg")  # of music
 # of Latin letters, of Cyrillic vowels the stress, and the points of Hebrew and Arabic, which most texts leave
 # out; in other scripts a combining mark is a vowel that makes another word
 _accents = re.compile(
@@ -58,15 +64,66 @@ def answer_words(
 ) -> list:  # of words and numbers, in one spelling
     "The words of an answer as they are compared: 3 for 3.0, % for percent, meniere for Ménière, no articles"
     # in one spelling; from_start: of a long text the first 2,000 characters; keep_powers: 5² becomes 5^2
-    plain = plain_text(str(text), from_start=True, keep_powers=True)
+    without_notes = _note_number.sub("", str(text))
+    plain = plain_text(_raised_letters.sub("^n", without_notes), from_start=True, keep_powers=True)
+    if "^" in plain:
+        plain = _without_typesetting(plain)  # Ca^{2+} and 3^{rd} become Ca2+ and 3rd
+    if "||" in plain and plain.count("|") == 2:
+        plain = plain.replace("||", "∥")  # not in |x||y|
     if not plain.isascii():
-        plain = _without_accents(plain)
+        plain = _without_accents(_dash_at_end.sub("-", plain))
     tokens = tokens_of(unwrapped(plain))  # unwrapped: without Markdown and LaTeX, **B** becomes B
     words = []
     # all tokens but the 8 empty edge tokens (`margin`) that `tokens_of` adds at both ends
     for i in range(margin, len(tokens) - margin):
         words += _words_of_token(tokens, i, keep_articles)  # mostly one word; none for a comma
     return _with_synonyms(words, synonyms) if synonyms else words
+
+
+_raised_letters = re.compile("(?<=[^\\W_])ⁿ(?![\\w⁺⁻])")  # xⁿ is x^n
+# the number of a footnote: Revenue¹; not behind a function, or a unit as in feet² and metres²
+_note_number = re.compile(
+    "(?i)(?<=[^\\W\\d_]{4})(?<!sinh|cosh|tanh|eter|etre|ters|tres|feet|foot|inch|ches|yard|ards|mile|iles)"
+    "(?<!cond|onds)[⁰¹²³⁴-⁹]+(?!\\w)")
+# a dash in place of a minus, behind a name at the end: O–
+_dash_at_end = re.compile(r"(?<=\w)[–—](?=\s*(?:[.)\n]|$))")
+# What stands around LaTeX's ^: Ca$^{2+}$, 3^{\text{rd}}, \text{m}^{2}
+_around_caret = re.compile(r"[}$]{0,3}\^(?:[\s{$]|\\(?:text|mathrm|textrm|rm|mbox)\b){0,6}")
+# H^+, Ca^2+, O^2-; not x^2+1 and e^-x
+_charge = re.compile(r"\^(\d?)([+-])(?=\s?\}|(?!\w|\s?[\d({\\√∞]|\s\w\b))")
+_raised_ending = re.compile(r"(?<=[^\W_])\^(?=(?:st|nd|rd|th)\b)")
+_length_names = (
+    "m|cm|mm|km|dm|nm|µm|μm|ft|in|yd|mi|met(?:er|re)s?|feet|foot|inch(?:es)?|yards?|miles?|(?<=/)s|(?<=/)sec")
+_raised_behind_unit = re.compile(rf"(?i)(?<![^\W\d_])({_length_names})\s?\^(?=[23]\b)")
+_isotope = re.compile(r"(?<![\w)\]}])\^(\d{1,3}m?)\s?\}?(?=[A-Z])")  # ^{14}C; not x^{14}C
+_transposed = re.compile(r"(?<=[A-Zuvwxyz)\]])\^(?:T|\\top)\b")
+# a note, a mark of trade or an abbreviation: liver^{a}; a function or a name of few letters has a power
+_raised_behind_word = re.compile(
+    r"(?<![^\W\d_])(?!sinh|cosh|tanh|sqrt|frac)([^\W\d_]{4,40})\^|(?<=\bN)\^(?=o\b)")
+
+
+def _without_typesetting(
+    text,  # with ^ in it
+):
+    """A text without the ^ that only raises what follows: Ca2+ for Ca^{2+}, 3rd for 3^{rd}, m2 for m^2
+
+    In x^2, 10^-3 and e^x, where it is a power, it stays."""
+    text = _around_caret.sub("^", text)
+    text = _charge.sub(_charge_behind, text)
+    text = _raised_ending.sub("", text)
+    text = _raised_behind_unit.sub(r"\1", text)
+    text = _isotope.sub(r"\1", text)
+    text = _transposed.sub("T", text)
+    return _raised_behind_word.sub(r"\1", text)
+
+
+def _charge_behind(
+    match,  # of ^, perhaps a digit, and + or -
+):
+    "The replacement for a raised charge: its digit and its sign, behind a space where a digit is before"
+    is_behind_digit = match.string[match.start() - 1:match.start()].isdigit()
+    # SO4 2-, not SO42-
+    return (" " if is_behind_digit and match[1] else "") + match[1] + match[2]
 
 
 def _without_accents(text):
@@ -99,11 +156,18 @@ def _words_of_token(
         words = _words_of_number(token)  # mostly one word: its digits
         # is_minus_word: the token before is the word `minus`
         return ["-" + words[0], *words[1:]] if is_minus_word(tokens, i - 1) else words
+    if is_plus_or_minus(tokens, i):
+        return ["±"]
+    is_plus_of_it = any(is_plus_or_minus(tokens, at) for at in (i + 1, i + 2))
+    if is_plus_of_it and tokens[i].text in ("plus", "or", "-", "/"):
+        return []  # ± stands for all words of `plus or minus`
     if is_minus_word(tokens, i):
         return []  # minus 5 is -5: the number has the sign
     if token.kind in ("mark", "line"):
         # % + < > = always change what is said; other marks in some places only, such as / in 1/2
-        return [token.text] if token.text in _kept_marks or _is_telling_mark(tokens, i) else []
+        is_kept = token.text in _kept_marks and not _is_tick(tokens, i)
+        sign = _same_signs.get(token.text, token.text)  # F♯ is F#
+        return [sign] if is_kept or _is_telling_mark(tokens, i) else []
     if token.text == "sqrt":
         return ["√"]
     if token.text in _unit_names and _is_behind_number(tokens, i):
@@ -128,8 +192,21 @@ def _is_telling_mark(
     if mark.text == "!":
         return mark.glued and (is_number(before) or _is_letter(before))  # 5! is 120
     if mark.text == "#":
-        return mark.glued and _is_letter(before)
+        # C# and C # minor; in P#1 and in `unit a #5` it says that a number follows
+        is_of_number = is_number(following) and (before.text not in _notes or not mark.glued)
+        return _is_letter(before) and (mark.glued or not following.glued) and not is_of_number
     return mark.text == "-" and (_is_sign_before(tokens, i) or _is_sign_behind(tokens, i))
+
+
+def _is_tick(
+    tokens,  # of a text: .text is in lower case; .glued: no space before; .kind is word, number, mark …
+    i,  # place of a mark
+):
+    "Whether a root sign is a tick, as in `√ correct`: a word of several letters behind a space is no number"
+    following = tokens[i + 1]
+    is_word = following.kind == "han" or following.kind == "word" and not _is_letter(following)
+    is_plain_word = is_word and following.text not in _mathematical_words
+    return tokens[i].text == "√" and is_plain_word and not following.glued
 
 
 def _is_letter(token):  # .kind: number, word, han (Chinese), mark, line or edge; .text: in lower case
@@ -148,7 +225,7 @@ def _is_sign_before(
         return False
     if not following.glued:
         return False
-    if following.text == "(":  # what it holds may be a formula, or a remark
+    if following.text in ("(", "\\"):  # what it holds may be a formula, or a remark; \\: LaTeX's -\\sqrt
         following = tokens[i + 2]
     is_formula = following.text in ("√", "∞") or following.text in _mathematical_words
     return is_formula or is_number(following) or _is_letter(following)
@@ -164,13 +241,25 @@ def _is_sign_behind(
     if not hyphen.glued or not is_at_end:
         return False
     if before.kind == "word":
-        return len(before.text) <= _longest_with_sign
+        return len(before.text) <= _longest_with_sign and before.text not in _prefixes
     # HER2-, but not 5-
     return is_number(before) and before.glued and tokens[i - 2].kind == "word"
 
 
 # A sign of money stands with its number. $ alone is also a mark of LaTeX.
 _money = re.compile(r"[€£¥₹₩₽₺₫฿₪₴₦]|\$(?=\s?\d)|(?<=\d)\$")
+_dollar = "\\$"  # as LaTeX writes the sign of money
+# $12$, $5 \text{ €}$, m$^2$: no space within, no digit behind, so that $5 and $10 are money (as in Pandoc)
+_formula = re.compile(r"(?<!\\)(?:(?<!\d)\$|\$(?=[\^_]))(?!\s)((?:\\\$|[^$\n]){1,200}?)(?<![\s\\])\$(?!\d)")
+
+
+def _money_of(text):
+    "The signs of money in a text, a set; the two dollar signs around a formula of LaTeX are none"
+    signs = set(_money.findall(_formula.sub(r" \1 ", text)))
+    if _dollar in text:
+        signs.add("$")
+    # in \$5 the dollar is found behind its backslash, too: the same sign
+    return signs
 
 
 def _names_other_money(
@@ -178,7 +267,7 @@ def _names_other_money(
     truth,  # what the data set says
 ):
     "Whether two texts have different signs of money, as $5 and €5; one that names none may mean any"
-    named, true_one = set(_money.findall(text)), set(_money.findall(truth))
+    named, true_one = _money_of(text), _money_of(truth)
     return bool(named and true_one) and named != true_one
 
 

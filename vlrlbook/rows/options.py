@@ -328,6 +328,8 @@ def numbered_answer(
 
 
 _few = 6  # one row in so many
+_few_of_a_small_file = 4  # where fewer than three rows speak, which may be slips
+_most_slips = 2
 
 
 def option_places(
@@ -347,10 +349,16 @@ def option_places(
     # 20, 30, 40 and the answer 30: a text
     has_only_text = any(answer.text is not None and not answer.can_be_place for answer in answers)
 
+    # One wrong row beside four or five right ones must not shift their truths. Rows of words with numbers as
+    # answers show that numbers are places: beside them a row is no slip.
+    may_be_slips = len(against_texts) <= _most_slips and not beside_words
+    least_share = _few_of_a_small_file if may_be_slips else _few
+    enough = len(against_texts) * least_share >= len(among_numbers)
     # At least one row in 6 (`_few`) must be against texts, so that a few wrong rows decide nothing. One in 5
     # would be too strict: of answers beside the options 1 to 5, counted from 0, only 0, a fifth, is no text.
     if len(against_texts) * _few >= max(1, len(among_numbers)):
-        are_texts = None if has_only_text else False  # None: the rows contradict each other
+        # None: the rows contradict each other, or too few of them speak
+        are_texts = None if has_only_text or not enough else False
     elif has_only_text or not (beside_words or against_texts):
         are_texts = True  # also if no answer is a number
     else:
