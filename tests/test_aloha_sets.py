@@ -2,6 +2,7 @@
 chosen films, old checkpoints, and settings as the older script's users write them."""
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -14,8 +15,8 @@ from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
 from vlrlbook.aloha import (SIMULATED, AlohaCollator, AlohaConfig, AlohaFrames, AlohaRewardModel, AlohaSettings, as_reward,
                             build_classifier, expected_bin, is_classifier, judge_success,
-                            load_classifier, mirrored, open_data, open_frames, open_lerobot, predict_bins, run_aloha, talkers,
-                            to_picture, train_classifier, two_marks)
+                            load_classifier, mirrored, open_data, open_frames, open_lerobot, predict_bins, run_aloha,
+                            split_parts, talkers, to_picture, train_classifier, two_marks)
 from vlrlbook.core import Sample, SettingsError, read_settings
 from vlrlbook.data import DataError, aloha_cameras
 
@@ -294,6 +295,10 @@ def test_whole_numbers_of_a_byte_are_taken(kind):
     (["cam_r_wrist", "cam_l_wrist", "cam_high"], [1, 0, 2]), (["wrist_R", "wrist_L", "head"], [1, 0, 2]), (["cam-R", "cam-L"], [1, 0]),
     (["observation.images.r", "observation.images.l", "top"], [1, 0, 2]), (["arm_l", "arm_l2", "arm_r2", "arm_r"], [3, 2, 1, 0]),
     (["wristR", "wristL"], [1, 0]), (["r", "observation.images.l"], None), (["r_wrist", "l_wrist_2"], None), (["cam_l", "cam_high"], None),
+    (["cam_high", "realsense_L515"], [0, 1]), (["rgb_R200"], [0]), (["cam_l1", "cam_l2"], [0, 1]), (["L515_l", "top", "L515_r"], [2, 1, 0]),
+    (["cam_L1_left", "cam_L1_right"], [1, 0]), (["cam_l1_L515", "cam_r1_L515"], [1, 0]),
+    (["left_wrist_r", "right_wrist_r"], [1, 0]), (["left_L515", "top"], None), (["l_L515", "top"], None), (["front", "r"], None),
+    (["l1_l", "r1_r", "l1_r"], None), (["l1_l", "r1_r", "l1_r", "r1_l"], [1, 0, 3, 2]),
     (["reel", "lever"], [0, 1]), (["cam1", "front_rgb", "RGBL"], [0, 1, 2]), (["cam_left_wrist", "cam_right_wrist"], [1, 0])])
 def test_cameras_whose_side_is_a_letter_are_exchanged(cameras, order):
     "Their views were mirrored where they stood; None: a camera without its counterpart"
@@ -305,6 +310,18 @@ def test_cameras_whose_side_is_a_letter_are_exchanged(cameras, order):
         return
     reds = [view.getpixel((0, 0))[0] // 40 for view in found["images"]]
     assert reds == order and found["text"] == "Task: put it right of the letter l"
+
+
+def test_a_run_says_that_nothing_will_be_mirrored(sets, tmp_path, capsys):
+    frames = open_frames(settings(tmp_path, data=str(sets["good"])), training=True)
+    said = {("cam_l", "cam_high"): "of cam_l\n", ("top", "r", "left"): "of r, left\n", ("l1_l", "r1_r", "l1_r"): "of l1_l, r1_r, l1_r\n",
+            ("cam_l", "cam_r"): None, ("cam_high", "realsense_L515"): None}
+    for names, end in said.items():
+        for flip in (0.5, 0.0):
+            capsys.readouterr()
+            split_parts(frames, SimpleNamespace(**vars(settings(tmp_path, flip=flip)), camera_names=list(names)))
+            told = capsys.readouterr().out
+            assert told == (f"flip: nothing is mirrored, for there is no camera on the other side {end}" if end and flip else "")
 
 
 def test_a_refused_picture_is_named(sets):

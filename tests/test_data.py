@@ -554,6 +554,33 @@ def test_a_stray_quotation_mark_does_not_swallow_rows(tmp_path, table, separator
         assert len(rows_of(third, "Is it d?")) == 5
 
 
+FIRST_CELLS = [["1", "2", "3", "4"], ["000009", "000010", "000011", "000012"],
+               ["http://x/a.jpg?w=3", "HTTPS://x/b", "http://x/c", "http://x/d"], ["a.png", "", "c.PNG", "d.jpg"]]
+
+
+@pytest.mark.parametrize("first", FIRST_CELLS, ids=lambda first: first[0])
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_swallowed_rows_are_told_by_running_numbers_and_addresses_too(tmp_path, first, separator):
+    from vlrlbook.rows.files import read_rows
+
+    def rows_of(*rest):
+        text = "".join(f"{begin},{end}\n" for begin, end in zip(["key", *first], ["question,answer", *rest]))
+        return read_rows(written(tmp_path / ("x.tsv" if separator == "\t" else "x.csv"), text.replace(",", separator)))
+    with pytest.raises(DataError, match="csv.quotes: row 2.*a quotation mark before .big one"):
+        rows_of('"big one,5', "q2,6", 'size 5",7', "q4,8")
+    with pytest.raises(DataError, match="csv.quotes: row 4.*a quotation mark before .big one"):
+        rows_of("q1,5", "q2,6", '"big one,5', 'size 5",7')
+    assert len(rows_of("q1,5", '"6"" wide?",6', 'size 5"?,7', "q4,8")) == 4
+
+
+@pytest.mark.parametrize("text", ["Hello, world\nGood bye, all", "2, 4\n3, 5", "7, a\n9, b", "Files: x, y\nb.png, cat, 1\nlast, one",
+                                  "see http://a, b\nhttp://b, c", "look at a.png, b\nc.png, d", "4, a\n5, b, c\n6, d"])
+def test_texts_of_several_lines_with_separators_stay_whole(tmp_path, text):
+    from vlrlbook.rows.files import read_rows
+    [(_, row), _] = read_rows(written(tmp_path / "x.csv", f'id,question,answer\n1,"{text}",7\n2,q,8\n'))
+    assert row == dict(id="1", question=text, answer="7")
+
+
 @needs_torch
 def test_a_broken_picture_inside_a_row_is_named_without_a_folder(tmp_path):
     "convert-vqa without `image_dir` looks for no files, but opens what stands in the rows"

@@ -12,6 +12,7 @@ from conftest import ROOT
 from easyr1_cases import fake_engine
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from vlrlbook.archive import DataError
 from vlrlbook.core import SettingsError, read_settings
 from vlrlbook.easyr1 import export
 from vlrlbook.easyr1 import QuickStartSettings, newest_step, quick_start, stages
@@ -128,6 +129,67 @@ def test_what_changed_under_the_same_name_is_done_again(base, tmp_path, monkeypa
     again = what(started(base, tmp_path / "run", **given))[:2]
     assert again == (["done", "done"] if changed == "the adapter" else ["done before", "done"])
     if changed == "the reward's code": assert "completion == answer" in (tmp_path / "run/export/reward.py").read_text()
+
+
+def counted_rows(folder, count=40):
+    "A file of rows with a picture each, and the settings of a quick start on them that ends behind the export"
+    for i in range(count): Image.new("RGB", (60, 60), (i, 5 * i, 99)).save(folder / f"{i}.png")
+    rows = [dict(question="How many?", answer=str(i % 5), image=f"{i}.png") for i in range(count)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return dict(data=str(folder / "rows.jsonl"), skip="dry_run,train,merge_shards,evaluate", overrides="data.rollout_batch_size=32")
+
+
+def train_keys(out): return json.loads((out / "stages.json").read_text())["train"]["key"]
+
+
+def test_a_finished_export_needs_its_source_pictures_no_more(base, tmp_path, monkeypatch):
+    "They lie on another disk by now: the export is done all the same, or skipped, and its training goes on"
+    import vlrlbook.grpo
+    given, out = counted_rows(tmp_path), tmp_path / "run"
+    def stopped(settings):
+        (Path(settings.output_dir) / "checkpoint-10").mkdir(parents=True, exist_ok=True)
+        raise SettingsError("stopped")
+    monkeypatch.setattr(vlrlbook.grpo, "run", stopped)
+    assert what(started(base, out, **given))[:2] == ["done", "done"]
+    for picture in tmp_path.glob("*.png"): picture.unlink()
+    assert what(started(base, out, **given))[:2] == ["done before", "done before"]
+    keys = set()
+    for skip in ("dry_run", "merge,export,dry_run"): # the same training, told by its key
+        with pytest.raises(SettingsError, match="stopped"): started(base, out, **given | dict(skip=skip))
+        keys.add(train_keys(out))
+    assert len(keys) == 1 and not list(out.glob("earlier-*"))
+    shutil.rmtree(out / "export") # now it has to be made again, from pictures that are gone
+    with pytest.raises(DataError, match="no such picture"): started(base, out, **given)
+
+
+def test_pictures_that_did_not_change_are_not_read_again(base, tmp_path, monkeypatch):
+    "Nor decoded, nor are the rows read; of a skipped export nothing is, also where no run has read them before"
+    from vlrlbook.easyr1 import pipeline
+    given, out, read = counted_rows(tmp_path), tmp_path / "run", []
+    assert what(started(base, out, **given))[:2] == ["done", "done"]
+    hashed = pipeline.sha256_of
+    monkeypatch.setattr(pipeline, "sha256_of", lambda path: read.append(Path(path).name) or hashed(path))
+    (tmp_path / "3.png").touch() # a new date, the same content
+    assert what(started(base, out, **given))[:2] == ["done before", "done before"]
+    assert [name for name in read if name.endswith(".png")] == ["3.png"]
+    for i in range(40): (tmp_path / f"{i}.png").unlink()
+    monkeypatch.setattr("vlrlbook.rows.gate.inspect_vqa", None)
+    skipped = what(started(base, tmp_path / "other", **given | dict(skip=",".join(stages))))
+    assert skipped == ["skipped"] * 6 and [name for name in read if name.endswith(".png")] == ["3.png"]
+
+
+def test_a_picture_that_came_late_or_another_file_of_rows_is_seen(base, tmp_path):
+    given, out = counted_rows(tmp_path), tmp_path / "run"
+    (tmp_path / "7.png").rename(tmp_path / "away")
+    with pytest.raises(DataError, match="no such picture"): started(base, out, **given)
+    (tmp_path / "away").rename(tmp_path / "7.png")
+    assert what(started(base, out, **given))[:2] == ["done before", "done"]
+    Image.new("RGB", (60, 60), (9, 9, 9)).save(tmp_path / "7.png")
+    assert what(started(base, out, **given))[:2] == ["done before", "done"]
+    rows = (tmp_path / "rows.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "rows.jsonl").write_text("".join(rows[::-1]))
+    assert what(started(base, out, **given))[:2] == ["done before", "done"]
+    assert what(started(base, out, **given))[:2] == ["done before", "done before"]
 
 
 def test_several_accepted_answers_go_all_the_way(base, tmp_path):

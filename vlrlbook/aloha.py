@@ -21,7 +21,7 @@ import copy, hashlib, json, os, pickle, re, shlex, shutil, sys, tempfile, time
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from functools import cache, partial
-from itertools import islice
+from itertools import combinations, islice
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -1127,11 +1127,40 @@ _side_letter = re.compile(r"(?:(?<![^\W_])[lrLR]|(?<=[a-z])[LR])(?=\d*(?![^\W_])
 
 def _other_camera(
     camera, # its name
+    cameras, # names of all cameras
 ):
-    "The name of the camera on the other side: cam_r_wrist for cam_l_wrist, cam_right for cam_left"
+    """The name of the camera on the other side: cam_r_wrist for cam_l_wrist, cam_right for cam_left
+
+    That of the camera itself if it stands on no side; a name that is not among `cameras` if it has no
+    counterpart."""
+    # The words are exchanged in any case. A letter may be another thing, such as in RealSense's L515 and R200,
+    # so it is first asked with which of the letters exchanged there is such a camera: with most of them.
+    name = _other_side(camera)
+    letters = [match.start() for match in _side_letter.finditer(name)]
+    for count in range(len(letters), -1, -1):
+        for places in combinations(letters, count):
+            other = _with_letters_exchanged(name, places)
+            if other != camera and other in cameras:
+                return other
+    # Without such a camera a letter is a side, unless a number is glued to it.
+    return _with_letters_exchanged(name, [place for place in letters if not name[place + 1:place + 2].isdigit()])
+
+def _with_letters_exchanged(
+    name, # of a camera
+    places, # of letters in it
+):
+    "A name with l and r exchanged at some places, in their case"
     letters = dict(l="r", r="l", L="R", R="L")
-    # `_other_side` exchanges the words; `_side_letter` matches a lone letter, as in cam_l_wrist and wristL
-    return _side_letter.sub(lambda match: letters[match[0]], _other_side(camera))
+    return "".join(letters[letter] if place in places else letter for place, letter in enumerate(name))
+
+def _without_partner(
+    cameras, # names
+):
+    "The names of cameras for which there is none on the other side, so that nothing can be mirrored; [] is good"
+    other_sides = [_other_camera(camera, cameras) for camera in cameras]
+    lacking = [camera for camera, other in zip(cameras, other_sides) if other not in cameras]
+    # Two cameras may have the same counterpart: then no pairs can be told.
+    return lacking or ([] if set(other_sides) == set(cameras) else list(cameras))
 
 def mirrored(
     item: dict, # from `AlohaFrames`
@@ -1140,7 +1169,7 @@ def mirrored(
     """The item as seen in a mirror, for augmentation.
 
     Pictures are flipped, left and right cameras are exchanged, and so are the words left and right."""
-    other_sides = [_other_camera(camera) for camera in cameras]
+    other_sides = [_other_camera(camera, cameras) for camera in cameras]
     lacks_partner = set(other_sides) != set(cameras) # such as a left wrist without a right one
     # Mirrored, clockwise is anticlockwise: to exchange the words left and right would not be enough.
     has_rotation = re.search(r"clockwise|[顺順逆][时時][针針]", item["text"], re.I)
@@ -1432,6 +1461,9 @@ def split_parts(
         frames, val = split_films(frames, s.val_share / (1 - s.test_share), s.seed)
     has_augmentation = s.flip or s.colour_jitter or s.shift
     augment = Augment(s) if has_augmentation else None # changes each training item at random
+    alone = _without_partner(s.camera_names) if s.flip else []
+    if alone and PartialState().is_main_process:
+        print(f"flip: nothing is mirrored, for there is no camera on the other side of {', '.join(alone)}")
     return frames.part(_rows_to_learn(frames.rows, s), augment), val, test
 
 def _rows_to_learn(

@@ -610,23 +610,46 @@ def refuse_swallowed_rows(
     """Raise `DataError` if a field of a CSV has swallowed whole rows, between two stray quotation marks.
 
     A quote opens such a field in one row (`"big one`), and another one closes it rows later (`5"`). It is
-    told from a text of several lines by this: all its lines have as many separators as a row, and names of
-    pictures stand between them."""
+    told from a text of several lines by this: all its lines have as many separators as a row, and one below
+    another they fill a column as only rows do (`_are_rows`)."""
     width = len(fields)
     for place, field in enumerate(fields):
         if "\n" not in field or separator not in field:
             continue
+        # Were these lines rows, those in front of the field would belong to the first line, and those behind
+        # it to the last one.
         lines = field.splitlines()
-        # Were these lines rows, how many separators would each have? Those in front of the field belong to
-        # the first line, those behind it to the last one.
-        counts = [line.count(separator) for line in lines]
-        counts[0] += place
-        counts[-1] += width - 1 - place
-        cells = [cell.strip().lower() for cell in separator.join(lines).split(separator)]
-        if set(counts) == {width - 1} and any(cell.endswith(_picture_suffixes) for cell in cells):
+        rows = [line.split(separator) for line in lines]
+        rows[0] = fields[:place] + rows[0]
+        rows[-1] = rows[-1] + fields[place + 1:]
+        if all(len(row) == width for row in rows) and _are_rows(rows, place):
             message = (f"{name}: a quotation mark before {field[:40]!r} takes all rows up to the next one "
                        "into one field: write it twice inside quotes, or leave it out")
             raise DataError("csv.quotes", message, row=number - len(lines) + 1)
+
+
+def _are_rows(
+    rows,  # lists of cells, all of one length: the lines of a field, cut at the separator
+    place,  # number of the field, from 0
+):
+    """Whether lines of a field are rows of the table: one of its columns has pictures or addresses throughout
+
+    Or the first column, in front of the field, counts the rows: 1, 2, 3."""
+    columns = [[cell.strip().lower() for cell in column] for column in zip(*rows)]
+    for column in columns:
+        filled = [cell for cell in column if cell]  # a row may have no picture
+        if filled and all(map(_is_picture_or_address, filled)):
+            return True
+    first = columns[0]
+    if place == 0 or not all(cell.isdecimal() and len(cell) < 20 for cell in first):
+        return False
+    start = int(first[0])
+    return [int(cell) for cell in first] == list(range(start, start + len(first)))
+
+
+def _is_picture_or_address(cell):
+    "Whether a cell of a table, in lower case, is the name of a picture or an address of the web"
+    return cell.endswith(_picture_suffixes) or cell.startswith(("http://", "https://"))
 
 
 def _check_width(

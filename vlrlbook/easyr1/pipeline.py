@@ -12,11 +12,11 @@ from pathlib import Path
 
 from ..core import run_facts
 from .config import parse_overrides
-from .export import export_easyr1, reward_file, undecoded_rows
+from .export import export_easyr1, reward_file
 from .inspection import dry_run
 from .merge import merge_shards
 from .quick_start_settings import QuickStartSettings, stages
-from ..folders import damage, new_folder, remove_leftovers, sha256_of, write_json
+from ..folders import damage, new_folder, remove_leftovers, sha256_of, write_json, write_whole
 from ..model_files import config_with_dtype, copy_descriptions, export_for_transformers_4
 from ..model_files import only_for_transformers_5, stored_dtype
 from ..settings import SettingsError, read_settings
@@ -159,7 +159,7 @@ def _do_export(run, model):
     depends_on = [rows_hash, s.image_dir, s.drawn, s.reward, s.version, s.overrides, s.seed]
     # The reward's code as it is exported, and the pictures: either may change under the same name.
     reward_code = hashlib.sha256(reward_file(s.reward).encode()).hexdigest()
-    depends_on += [reward_code, _pictures_key(s)]
+    depends_on += [reward_code, _pictures_key(run, rows_hash)]
     # can_continue: an export that has lost files is moved aside and made anew.
     run.do("export", depends_on, lambda folder: _export_stage(s, model, folder), is_whole=_is_undamaged,
            can_continue=False)
@@ -184,20 +184,77 @@ def _weights_key(folder):
         files.append([path.name, content])
     return hashlib.sha256(json.dumps(files).encode()).hexdigest()
 
-def _pictures_key(settings):
-    """A hash of the content of all picture files that the rows name; None if these are drawn or in a ZIP
+def _pictures_key(run, rows_hash):
+    """A hash of the content of all picture files that the rows name
 
-    `settings`: `QuickStartSettings`. DataError for a row that cannot be read, as the export would raise."""
-    if settings.data is None or Path(settings.data).suffix.lower() == ".zip":
+    None if there are none to look at: questions are drawn, the file is a ZIP, or the export will refuse it.
+    `rows_hash`: of the file of rows. `run`: `_Stages`; its folder keeps the hash of each picture, so that one
+    is read again only if its size or date has changed. One that is gone counts as it was when it was read,
+    since the export has copies. If the stage is skipped, neither rows nor pictures are read."""
+    s = run.settings # `QuickStartSettings`
+    if s.data is None or Path(s.data).suffix.lower() == ".zip":
         return None
-    from vlrlbook.data import read_vqa
-    dataset, _ = read_vqa(settings.data, settings.image_dir)
+    is_skipped = "export" in s.skipped
+    known = _known_pictures(run, rows_hash) # path → [size, date, hash], or None
+    files = known
+    if known is None and not is_skipped:
+        files = _picture_paths(s) # path → None
+    if files is None:
+        return None
+    if not is_skipped:
+        files = {path: _picture_facts(path, facts) for path, facts in files.items()}
+    if files != known:
+        kept = dict(rows=rows_hash, image_dir=s.image_dir, files=files)
+        write_whole(run.home / _pictures_file, json.dumps(kept))
+    hashes = [facts and facts[-1] for facts in files.values()]
+    return hashlib.sha256(json.dumps(hashes).encode()).hexdigest()
+
+_pictures_file = "picture_hashes.json" # in the folder of a quick start
+
+def _known_pictures(run, rows_hash):
+    """What an earlier run has read of the rows' pictures, a dict path → [size, date, hash]; None without one
+
+    `run`: `_Stages`. What was read for another file of rows (`rows_hash`) or `image_dir` is not taken."""
+    path = run.home / _pictures_file
+    if not path.exists():
+        return None
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    is_same = kept["rows"] == rows_hash and kept["image_dir"] == run.settings.image_dir
+    return kept["files"] if is_same else None
+
+def _picture_paths(settings):
+    """The paths of all picture files that the rows name, as a dict path → None, in the order of the rows
+
+    None if a row cannot be read or a picture is not there: the export will refuse it, in its own words.
+    `settings`: `QuickStartSettings`. No picture file is opened here."""
+    from vlrlbook.archive import DataError
+    from vlrlbook.rows.gate import inspect_vqa
+    from vlrlbook.rows.pictures import located
+    rows, report = inspect_vqa(settings.data, settings.image_dir, look=False)
+    if report.skipped:
+        return None
+    folder = Path(settings.image_dir or Path(settings.data).parent)
     paths = {} # a dict used as a set that keeps its order: many rows may name one picture
-    for row in undecoded_rows(dataset):
-        # `bytes` stand in the file of rows, whose own hash covers them.
-        paths.update((picture["path"], None) for picture in row["images"] if picture["bytes"] is None)
-    hashes = "".join(map(sha256_of, paths))
-    return hashlib.sha256(hashes.encode()).hexdigest()
+    try:
+        for number, row in rows:
+            # Bytes of a picture stand in the file of rows, whose own hash covers them.
+            named = [picture for picture in row.pictures if isinstance(picture, str)]
+            paths.update((located(picture, folder, number), None) for picture in named)
+    except DataError:
+        return None
+    return paths
+
+def _picture_facts(path, known):
+    """[size, date, hash] of a picture file
+
+    `known`: the same as an earlier run has read it, or None. It is returned if size and date have not changed,
+    or if the file is gone."""
+    try:
+        facts = os.stat(path)
+        dated = [facts.st_size, facts.st_mtime_ns]
+        return known if known and known[:2] == dated else [*dated, sha256_of(path)]
+    except OSError:
+        return known
 
 def _do_training(run, model):
     """Do the stage `train`, and `merge_shards`, which makes a plain model of its result
