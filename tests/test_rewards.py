@@ -507,6 +507,16 @@ def test_a_reward_that_stalls_is_stopped():
     finally: rewards._longest_call = kept
 
 
+@pytest.mark.parametrize("latex, plain, same", [
+    (r"\frac{1}{2}", "1/2", True), (r"$\dfrac{10}{3}$", "10/3", True), (r"\frac12", "1/2", True), (r"\frac{1}{2}", "0.5", True),
+    (r"2\frac{1}{2}", "2 1/2", True), (r"-\tfrac{1}{2}", "-1/2", True), (r"\boxed{\frac{3}{4}}", "3/4", True),
+    (r"\frac{1}{2}", "12", False), (r"\frac{1}{2}", "2", False), (r"\frac{1}{2}", "2/1", False), (r"2\frac12", "21/2", False)])
+def test_a_fraction_of_latex_is_one_of_a_line(latex, plain, same):
+    for answer, truth in ((latex, plain), (plain, latex)):
+        assert vqa_accuracy(f"<answer>{answer}</answer>", truth)["accuracy"] == same
+    assert read_count(r"\boxed{\frac{8}{2}}") is None and read_count(r"\frac{8}{2} = 4") == 4
+
+
 @needs_torch
 def test_the_path_of_a_trained_reward_may_hold_plus_and_star(monkeypatch):
     from vlrlbook import reward_model

@@ -98,6 +98,9 @@ _same_marks = str.maketrans({
     "\u201c": '"', "\u201d": '"', "\ufe0f": "", "\u20e3": "", "\u200b": "", "\U0001f51f": "10"})
 # 30^\circ, 30^{\circ} and 30\degree are 30°
 _degrees = re.compile(r"\^[\s{]{0,3}\\circ\b\s?\}?|\\degree\b")
+# \frac{1}{2}, \dfrac{10}{3} and \frac12: one of numbers alone
+_latex_fraction = re.compile(
+    r"(\d)?\\[dt]?frac\s*(?:\{\s*(\d[\d.]*)\s*\}\s*\{\s*(\d[\d.]*)\s*\}|(\d)(\d))")
 # \boxed{\text{B}}, $B$, **B** and `B` are B
 _latex = re.compile(
     r"\\(?:boxed|fbox|text|textbf|textit|mathrm|mathbf|mbox|left|right|displaystyle)\b|\\[()\[\]]")
@@ -129,6 +132,7 @@ def plain_text(
     plain = plain.translate(_same_marks)
     if "\\" in plain:
         plain = _degrees.sub("°", plain)
+        plain = _latex_fraction.sub(_one_line_fraction, plain)
     plain = _underscores_around.sub(r" \1 ", plain)  # _bold_, as Markdown writes it
     return _underscore.sub(" ", plain)
 
@@ -164,6 +168,14 @@ def _set_apart(
     "The replacement for a fraction of one character: a space and the plain form, such as ` 1/2` for ½"
     # the space keeps 2½ from becoming 21/2; NFKC is Unicode's plain form
     return " " + unicodedata.normalize("NFKC", match[0])
+
+
+def _one_line_fraction(
+    match,  # of LaTeX's \frac with two numbers, and of the digit before it
+):
+    r"The fraction as people write it in a line: 1/2 for \frac{1}{2}, and 2 1/2, not 21/2, for 2\frac12"
+    whole = f"{match[1]} " if match[1] else ""
+    return f"{whole}{match[2] or match[4]}/{match[3] or match[5]}"
 
 
 def unwrapped(
