@@ -136,3 +136,11 @@ def test_a_thought_that_the_template_opens(tmp_path, capfd, template, closes):
     said = " ".join(capfd.readouterr())
     assert end.rstrip().endswith("<think>") == (closes is False), end
     assert ("enable_thinking is set to false" in said) == (closes is True) and ("nothing switches that off" in said) == (closes is False)
+    # what a run saves keeps the switch: whoever serves the model may ask for the thought
+    from transformers import AutoProcessor
+    save_processor(loaded, tmp_path / "trained")
+    served = AutoProcessor.from_pretrained(tmp_path / "trained")
+    prompts = [served.apply_chat_template(to_messages(sample), add_generation_prompt=True, tokenize=False, **given).rstrip()
+               for given in ({}, dict(enable_thinking=False), dict(enable_thinking=True))]
+    opened = [prompt.endswith("<think>") for prompt in prompts]
+    if closes: assert opened == [False, False, True]

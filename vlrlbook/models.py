@@ -521,7 +521,9 @@ def _close_thoughts(processor, name):
     if not isinstance(template, str) or not _opens_thought(processor):
         return
     # The variable by which templates are told so; set here, so that no caller of the template can forget it.
-    processor.chat_template = "{%- set enable_thinking = false %}" + template
+    # Only where it is not given: the template is saved with the model, and who serves it may want the thought.
+    switch = "{%- if enable_thinking is not defined %}{%- set enable_thinking = false %}{%- endif %}"
+    processor.chat_template = switch + template
     short_name = Path(name).name
     if not _opens_thought(processor):
         print(f"{short_name}: its chat template opens <think> by itself; enable_thinking is set to false")
