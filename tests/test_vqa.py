@@ -350,6 +350,29 @@ def test_numbers_of_32_bits_are_read_as_people_write_them(tmp_path):
     assert as_list(singles) == [0.1, 2.3, 4.0] == as_list(list(singles)) and as_list(np.array([0.1 + 0.2])) == [0.1 + 0.2]
 
 
+def test_boxes_of_32_bits_are_read_quickly_and_as_they_were_written(tmp_path, monkeypatch):
+    "As `datasets` writes them: lists of a fixed length, in a struct, too; a type is looked through once, not for each number"
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from vlrlbook.rows import files
+    box, short, half = [0.1, 2.3, None, float("inf")], pa.float32(), pa.float16()
+    objects = pa.struct([("bbox", pa.list_(pa.list_(short, 4))), ("name", pa.string()), ("score", half)])
+    values = dict(fixed=([box, None] * 50, pa.list_(short, 4)), large=([box, []] * 50, pa.large_list(short)),
+                  objects=([dict(bbox=[box, None, box], name="cat", score=np.float16(0.1)), None] * 50, objects),
+                  parts=([[dict(x=0.1), None, dict(x=None)], None] * 50, pa.list_(pa.struct([("x", short)]))),
+                  mapped=([[("a", [0.1]), ("b", None)], None] * 50, pa.map_(pa.string(), pa.list_(short))),
+                  exact=([[0.1 + 0.2], None] * 50, pa.list_(pa.float64())), whole=([[1, 2], None] * 50, pa.list_(pa.int32(), 2)))
+    pq.write_table(pa.table({name: pa.array(*column) for name, column in values.items()}), tmp_path / "x.parquet")
+    asked, shortener = [], files._shortener
+    monkeypatch.setattr(files, "_shortener", lambda kind: asked.append(kind) or shortener(kind))
+    rows = [row for _, row in read_rows(tmp_path / "x.parquet")]
+    expected = {name: column[0] for name, (column, _) in values.items()}
+    expected["objects"] = dict(bbox=[box, None, box], name="cat", score=0.1)
+    assert rows[::2] == [expected] * 50 and rows[1::2] == [dict.fromkeys(values) | dict(large=[])] * 50
+    assert type(rows[0]["objects"]["score"]) is float and len(asked) < 25
+    assert short not in [getattr(kind, "value_type", kind) for kind in asked[:2]] # the fixed ones and the large ones are pyarrow's work
+
+
 def test_a_mixed_file_says_which_number_is_uncertain():
     sides = [dict(choices=["no", "yes"], answer=answer) for answer in (0, 1, 1)]
     found, told = answers_of([*sides, dict(choices=["1", "2", "3"], answer=2), dict(choices=["1", "2", "3"], answer="B")])

@@ -5,11 +5,12 @@ it as a file is one `DataError` that names it. Written by hand."""
 import csv
 import io
 import json
+from functools import partial
 from pathlib import Path
 
 from ..archive import DataError, refuse_swallowed_rows
 from .columns import is_row
-from .values import ClassName, unboxed
+from .values import ClassName
 
 __all__ = ["read_rows", "parquet_rows", "is_archive", "table_suffixes"]
 
@@ -315,20 +316,29 @@ def _refuse_equal_columns(columns, name):
 def _with_short_columns(table):
     """A table of pyarrow with its columns of float32, and of lists of it, as float64: 0.1 stays 0.1.
 
-    A mere cast to float64 would make it 0.10000000149011612.
-
-    pyarrow does it by way of text, forty times as fast as `_shorten_floats`, which is for all other types: a
-    column of embeddings has millions of numbers."""
+    A mere cast to float64 would make it 0.10000000149011612. pyarrow does it by way of text, forty times as
+    fast as `_shorten_floats`, which is for all other types: a column of embeddings has millions of numbers."""
     import pyarrow as pa
-    # Each has three types of a column: without lists, of lists, of large lists.
-    short, as_text, wide = ((kind, pa.list_(kind), pa.large_list(kind))
-                            for kind in (pa.float32(), pa.string(), pa.float64()))
     for place, column in enumerate(table.schema):
-        if column.type in short:
-            nesting = short.index(column.type)  # 0, 1 or 2
-            texts = table.column(place).cast(as_text[nesting])  # the shortest decimals, such as "0.1"
-            table = table.set_column(place, column.name, texts.cast(wide[nesting]))
+        like = _plain_or_list(column.type)  # makes the type of such a column with other numbers
+        if like is not None:
+            texts = table.column(place).cast(like(pa.string()))  # the shortest decimals, such as "0.1"
+            table = table.set_column(place, column.name, texts.cast(like(pa.float64())))
     return table
+
+
+def _plain_or_list(kind):
+    """For float32, or a list of it, a function that makes the same type of other numbers; else None.
+
+    `kind` is a type of pyarrow. A list may be a large one, or one of a fixed length, as `datasets` writes a
+    box. The function takes a type, such as float64."""
+    import pyarrow as pa
+    if kind == pa.float32():
+        return lambda number: number
+    makers = [pa.list_, pa.large_list]
+    if pa.types.is_fixed_size_list(kind):
+        makers = [partial(pa.list_, list_size=kind.list_size)]
+    return next((make for make in makers if kind == make(pa.float32())), None)
 
 
 def _shorten_floats(rows, schema):
@@ -336,40 +346,54 @@ def _shorten_floats(rows, schema):
 
     `rows` are dicts, changed in place; `schema` is pyarrow's, with the type of each column."""
     for column in schema:
-        if _has_short_floats(column.type):
+        shorten = _shortener(column.type)
+        if shorten is not None:
             for row in rows:
-                row[column.name] = _with_short_floats(row[column.name], column.type)
+                row[column.name] = shorten(row[column.name])
 
 
-def _has_short_floats(kind):
-    "Whether values of a type of pyarrow hold floats of 16 or 32 bits"
-    from pyarrow import types
-    if types.is_struct(kind):
-        return any(_has_short_floats(member.type) for member in kind)
-    if types.is_map(kind):
-        return _has_short_floats(kind.item_type)
-    if hasattr(kind, "value_type") and not types.is_dictionary(kind):  # a list of any kind
-        return _has_short_floats(kind.value_type)
-    return types.is_float32(kind) or types.is_float16(kind)
+def _shortener(kind):
+    """A function that writes the floats in a value as short decimals; None for a type without short floats.
 
-
-def _with_short_floats(value, kind):
-    """A value with its floats of 16 or 32 bits as short decimals: 0.1, not 0.10000000149011612.
-
-    `kind` is pyarrow's type of the value: such as a float, a list of floats or a struct (a dict)."""
+    `kind` is pyarrow's type of the value: such as a float of 16 or 32 bits, a list of them or a struct (a
+    dict). It is looked through here once, since a column may have millions of numbers."""
     import numpy as np
     from pyarrow import types
-    if value is None or not _has_short_floats(kind):
-        return value
     if types.is_struct(kind):
-        members = {member.name: _with_short_floats(value[member.name], member.type) for member in kind}
-        return value | members
-    if types.is_map(kind):  # a list of (key, value)
-        return [(key, _with_short_floats(item, kind.item_type)) for key, item in value]
-    if isinstance(value, list):
-        return [_with_short_floats(element, kind.value_type) for element in value]
-    # `unboxed` makes Python's float of NumPy's, by the shortest decimal that has the same 16 or 32 bits.
-    return unboxed(np.float16(value) if types.is_float16(kind) else np.float32(value))
+        members = {member.name: _shortener(member.type) for member in kind}
+        members = {name: shorten for name, shorten in members.items() if shorten is not None}
+        return partial(_with_short_members, members) if members else None
+    if types.is_map(kind):
+        shorten = _shortener(kind.item_type)
+        return None if shorten is None else partial(_with_short_items, shorten)
+    if hasattr(kind, "value_type") and not types.is_dictionary(kind):  # a list of any kind
+        shorten = _shortener(kind.value_type)
+        return None if shorten is None else partial(_with_short_elements, shorten)
+    if types.is_float32(kind):
+        return partial(_short_float, np.float32)
+    return partial(_short_float, np.float16) if types.is_float16(kind) else None
+
+
+def _with_short_members(members, value):
+    "A struct (a dict, or None) with short decimals; `members`: for some of its names a function that makes them"
+    if value is None:
+        return None
+    return value | {name: shorten(value[name]) for name, shorten in members.items()}
+
+
+def _with_short_items(shorten, value):
+    "A map (a list of (key, item), or None) with short decimals, which the function `shorten` makes of an item"
+    return None if value is None else [(key, shorten(item)) for key, item in value]
+
+
+def _with_short_elements(shorten, value):
+    "A list (or None) with short decimals, which the function `shorten` makes of an element"
+    return None if value is None else [shorten(element) for element in value]
+
+
+def _short_float(kind, value):
+    "A number (or None) as Python's float of the shortest decimal that has the same bits as a `kind` of NumPy's"
+    return None if value is None else float(str(kind(value)))
 
 
 def _name_classes(rows, schema, name):
