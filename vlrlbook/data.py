@@ -430,10 +430,10 @@ def _seen_from(
     def moved(picture, number):
         "The path of one picture; bytes stay as they are"
         if isinstance(picture, bytes) or os.path.isabs(picture): return picture
-        try: file = located(picture, folder, number)
+        try: file = Path(str(located(picture, folder, number)))
         except DataError: return picture
         # Both without symbolic links, since `..` leads out of the folder that a link stands for.
-        return os.path.relpath(Path(file).resolve(), target.resolve())
+        return os.path.relpath(file.resolve(), target.resolve())
     return [(number, replace(row, pictures=[moved(picture, number) for picture in row.pictures]))
             for number, row in kept]
 

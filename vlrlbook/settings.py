@@ -1157,7 +1157,7 @@ def strict_yaml(
 def _strict_loader(loader):
     "A subclass of a loader of PyYAML that raises YAMLError for a key that stands twice in a mapping"
     import yaml
-    class StrictLoader(loader): # type: ignore[valid-type, misc] # mypy knows no base that is an argument
+    class StrictLoader(loader): # type: ignore[valid-type,misc]  # mypy knows no base that is an argument
         def construct_mapping(self, node, deep=False):
             "Make a dict of a mapping's node; YAMLError if a key stands twice"
             # Overrides SafeConstructor.construct_mapping (read in PyYAML 6.0), which keeps the last of two

@@ -64,7 +64,8 @@ def answer_words(
 ) -> list:  # of words and numbers, in one spelling
     "The words of an answer as they are compared: 3 for 3.0, % for percent, meniere for Ménière, no articles"
     # in one spelling; from_start: of a long text the first 2,000 characters; keep_powers: 5² becomes 5^2
-    without_notes = _note_number.sub("", str(text))
+    beginning = str(text)[:2 * _longest_compared]  # enough for what is left of it; a search takes its time
+    without_notes = _note_number.sub("", beginning)
     plain = plain_text(_raised_letters.sub("^n", without_notes), from_start=True, keep_powers=True)
     if "^" in plain:
         plain = _without_typesetting(plain)  # Ca^{2+} and 3^{rd} become Ca2+ and 3rd
@@ -80,6 +81,7 @@ def answer_words(
     return _with_synonyms(words, synonyms) if synonyms else words
 
 
+_longest_compared = 2000  # characters that `plain_text` leaves of an answer
 _raised_letters = re.compile("(?<=[^\\W_])ⁿ(?![\\w⁺⁻])")  # xⁿ is x^n
 # the number of a footnote: Revenue¹; not behind a function, or a unit as in feet² and metres²
 _note_number = re.compile(
