@@ -186,7 +186,7 @@ def test_a_run_that_fails_leaves_nothing_of_the_one_before_beside_its_log(files,
     first = contents(tmp_path)
     with monkeypatch.context() as patch:
         def fail(*args): raise RuntimeError("no room")
-        patch.setattr("vlrlbook.grpo.finish", fail)
+        patch.setattr("vlrlbook.grpo.save_run", fail)
         with pytest.raises(RuntimeError): trained(files, tmp_path, lr=1.0, max_steps=1, save_steps=0)
     mine = {"notes.txt", "config.json"}
     assert set(contents(tmp_path)) == {"run_log.csv", "begun_with.json"} | mine and steps_logged(tmp_path) == [1]
