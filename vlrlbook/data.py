@@ -528,7 +528,8 @@ def _vqa_records(kept, task):
         # Task vqa asks for a thought and an answer in tags; other tasks for a short answer, without tags.
         question = vqa_prompt(row.question) if task == "vqa" else row.question
         sample = Sample(question, row.answer, [], task, number)
-        # `needs_white`: for each picture whether it has transparency, to be put on white, or deep greys
+        # needs_white: for each picture whether other programs would read it otherwise, and it is converted:
+        # transparency is put on white, greys of more than 8 bits become greys of 8
         pictures = [_stored(picture, convert) for picture, convert in zip(row.pictures, row.needs_white)]
         yield _record(sample, pictures)
 

@@ -274,7 +274,8 @@ def _size_of(
 ):
     """Width and height of a stored picture in pixels, upright, as people and models see it
 
-    No pixel is decoded, but in a PNG with EXIF behind its pixels. Phones store a photo as the sensor lies, and note in it how to turn it."""
+    A phone stores a photo as its sensor lay, and notes in EXIF how to turn it. Pixels are not decoded, with
+    one exception: a PNG whose EXIF stands behind its pixels."""
     source = io.BytesIO(picture["bytes"]) if picture["bytes"] else picture["path"]
     with Image.open(source) as image:
         is_on_its_side = _exif_of(image).get(ExifTags.Base.Orientation, 1) in _on_its_side

@@ -217,7 +217,8 @@ def changed_settings(
     # Size and task decide which defaults hold.
     size_and_task = {name: settings[name] for name in ("size", "task") if settings.get(name)}
     kind = EvaluationSettings if _is_evaluation(settings) else GRPOSettings
-    if kind is EvaluationSettings and settings.get("data"):  # without a task its file has told it
+    # An evaluation without a task takes that of its file: a ZIP has counts, any other file VQA rows.
+    if kind is EvaluationSettings and settings.get("data"):
         size_and_task.setdefault("task", "counting" if settings["data"].lower().endswith(".zip") else "vqa")
     try:
         defaults = asdict(read_settings(kind, size_and_task))
@@ -226,7 +227,7 @@ def changed_settings(
     changed = {}
     for name, value in settings.items():
         # `_left_out`: what says nothing about the run itself or stands elsewhere, such as folders and data
-        # None: what was not set, such as the task of a file of predictions
+        # An evaluation keeps None for what was not given and has no default, such as the task of predictions.
         is_unset = kind is EvaluationSettings and value is None
         if name in defaults and name not in _left_out and value != defaults[name] and not is_unset:
             changed[name] = value
@@ -234,7 +235,7 @@ def changed_settings(
 
 
 def _is_evaluation(settings):
-    "Whether the settings in a results.json are those of an evaluation, by two names that no training has together"
+    "Whether the settings in a results.json are those of an evaluation, by two names that no training has"
     return {"split_seed", "predictions"} <= set(settings)
 
 

@@ -78,12 +78,11 @@ class WaitingJobs:
         for row in self.ledger.restarted_too_often(restarts):
             self._give_up(row)
         for row in self.ledger.interrupted(restarts):
-            # A stop by order is no failure of the job, so the start after it must not count:
-            # `restarts_after` has taken one off (1 → 0, 0 → -1), which is added again here.
+            # A stop by order is no failure of the job, so the start after it must not count. When the job
+            # stopped so, one was taken off its count (in `restarts_after`: 1 became 0); now it gets it back.
             count = row["restarts"] + 1
-            # The words for the log are chosen by the reason with which the job was interrupted, since its
-            # number of restarts does not tell a stop by order from a supervisor that was killed. A
-            # supervisor that was ordered to stop writes an outcome: its reason begins with this text.
+            # For the log: a supervisor that was ordered to stop has left its own reason, which begins with
+            # the text `told_by_outcome`; one that was killed has left none.
             was_stopped_by_order = self._latest_reason(row["job_id"]).startswith(told_by_outcome)
             by_itself = f"start {count} of {restarts} by itself"
             why = "goes on after a stop" if was_stopped_by_order else by_itself
