@@ -1153,11 +1153,18 @@ def _with_letters_exchanged(
     letters = dict(l="r", r="l", L="R", R="L")
     return "".join(letters[letter] if place in places else letter for place, letter in enumerate(name))
 
+@cache # asked for each item that is mirrored
+def _other_sides(
+    cameras, # names, a tuple
+):
+    "For each camera the one on the other side, in a tuple: see `_other_camera`"
+    return tuple(_other_camera(camera, cameras) for camera in cameras)
+
 def _without_partner(
     cameras, # names
 ):
     "The names of cameras for which there is none on the other side, so that nothing can be mirrored; [] is good"
-    other_sides = [_other_camera(camera, cameras) for camera in cameras]
+    other_sides = _other_sides(tuple(cameras))
     lacking = [camera for camera, other in zip(cameras, other_sides) if other not in cameras]
     # Two cameras may have the same counterpart: then no pairs can be told.
     return lacking or ([] if set(other_sides) == set(cameras) else list(cameras))
@@ -1169,7 +1176,7 @@ def mirrored(
     """The item as seen in a mirror, for augmentation.
 
     Pictures are flipped, left and right cameras are exchanged, and so are the words left and right."""
-    other_sides = [_other_camera(camera, cameras) for camera in cameras]
+    other_sides = _other_sides(tuple(cameras))
     lacks_partner = set(other_sides) != set(cameras) # such as a left wrist without a right one
     # Mirrored, clockwise is anticlockwise: to exchange the words left and right would not be enough.
     has_rotation = re.search(r"clockwise|[顺順逆][时時][针針]", item["text"], re.I)

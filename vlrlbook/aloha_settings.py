@@ -14,7 +14,7 @@ from typing import ClassVar
 
 from .data import aloha_cameras
 from .film_labels import readings
-from .settings import Settings, SettingsError, as_type, nearest
+from .settings import Settings, SettingsError, as_type, is_first_process, nearest
 
 __all__ = ["DRAWN", "DRAWN_FILMS", "SIMULATED", "MOST_FILMS", "video_backends", "presets", "environment", "OLD_HEADS",
            "is_classifier", "beside_classifier", "AlohaSettings"]
@@ -124,8 +124,8 @@ _possible_words = {
 
 def _say_steps_win(max_steps):
     "Print that the preset's number of steps ends a run before its epochs do; only in the first process"
-    # As in the older script, whose MAX_STEPS wins over its EPOCHS. torchrun gives each process its RANK.
-    if os.environ.get("RANK", "0") == "0":
+    # As in the older script, whose MAX_STEPS wins over its EPOCHS.
+    if is_first_process():
         print(f"epochs has no effect: the run has max_steps = {max_steps}, the preset's; "
               "write max_steps -1 to go by epochs", file=sys.stderr)
 

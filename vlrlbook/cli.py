@@ -5,7 +5,6 @@ argparse did not know. What a subcommand needs is imported when it is asked for,
 answers at once and the doctor starts where other modules cannot. Written by hand."""
 import argparse
 import json
-import os
 import re
 import shutil
 import sys
@@ -282,13 +281,13 @@ def aloha(args, rest):  # args: read by argparse; rest: words unknown to it, oth
     "Robot films to reward bins: train, analyze, predict or chat; settings of chapter 04"
     from vlrlbook.aloha import AlohaSettings, run_aloha
     from vlrlbook.core import read_settings
+    from vlrlbook.settings import is_first_process
     # `given`: what the user wrote, name → value; `read_settings` checks it and adds the defaults. A bin is
     # a frame's label, such as one fifth of the progress from 0 to 1.
     settings = read_settings(AlohaSettings, given(args, rest, AlohaSettings))
     result = run_aloha(settings)
     # Of several processes, as torchrun starts them, only the first one prints.
-    is_first_process = int(os.environ.get("RANK", 0)) == 0
-    if result is not None and is_first_process:
+    if result is not None and is_first_process():
         print(result)
 
 

@@ -3,13 +3,12 @@
 Chapter 06 shows them at work; its parameters cell holds the fields of the class once more, for papermill.
 Written by hand, not exported from a notebook."""
 import importlib.util
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from .settings import Settings, by_task, nearest, settings_of_run, size_by_model
+from .settings import Settings, by_task, is_first_process, nearest, settings_of_run, size_by_model
 
 __all__ = ["presets", "EvaluationSettings"]
 
@@ -219,7 +218,6 @@ class EvaluationSettings(Settings):
 
 def _say_as_trained(values, trained):
     "Print which `values`, a dict, are of the run that made the folder `trained`; in the first process only"
-    # torchrun and accelerate give each process its number in RANK
-    if os.environ.get("RANK", "0") == "0":
+    if is_first_process():
         settings = ", ".join(f"{name} = {value}" for name, value in values.items())
         print(f"{settings}, as {trained} was trained; write them to choose others", file=sys.stderr)

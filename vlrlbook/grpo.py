@@ -6,7 +6,7 @@
 __all__ = ['completion_logps', 'grpo_loss', 'make_trainer', 'load_policy', 'run', 'predict_together', 'main']
 
 # %% ../nbs/05_grpo.ipynb #c002
-import argparse, os, time
+import argparse, time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -26,7 +26,8 @@ from .run_data import cost, drawn_apart, frozen_seed, held_out_seed, load_data
 from .run_files import announce, as_it_began, check_hub, check_output_dir, finish, may_differ, model_card
 from .run_files import parted, prediction_rows, push, results_of, save_predictions, save_run
 from .run_records import Completions, HeldOutReward, Recorder, SamePictures, chosen_pictures, told_together
-from .settings import GRPOSettings, SettingsError, by_task, flag_names, largest_batch, load_settings, named_options
+from .settings import GRPOSettings, SettingsError, by_task, flag_names, is_first_process, largest_batch
+from .settings import load_settings, named_options
 from .settings import presets, read_settings, save_settings, service_settings, whole_groups
 from .shared_prompt import SharedPrompt, share_prompts, sharing_state
 from .training import CommittedCheckpoints, Interrupted, RunLogCallback, StopWhenAsked
@@ -164,7 +165,7 @@ def _weights_to_train(settings):
     told = "all weights train, so they and the optimizer are float32; bfloat16 is computed with (autocast)"
     if attention == "flash_attention_2": # it reads half precision only
         told, attention = f"{told}; attention: sdpa, since flash-attn reads no float32", "sdpa"
-    if os.environ.get("RANK", "0") == "0": print(told)
+    if is_first_process(): print(told)
     return dict(dtype="float32", attention=attention)
 
 def load_policy(
@@ -230,7 +231,8 @@ def _checked_start(settings):
     checkpoint = find_checkpoint(settings.output_dir, settings.resume)
     check_output_dir(settings) # raises where a user's own files would be lost
     check_hub(settings.hub_model_id) # raises where nobody may push to it
-    check_transformers_words(settings) # an optimizer or a schedule that transformers cannot make
+    # An optimizer or a schedule that transformers cannot make; `make_trainer` asks again, and tells.
+    check_transformers_words(settings, tells=False)
     set_seed(settings.seed)
     return checkpoint
 
@@ -243,7 +245,7 @@ def run(
     Every process of `accelerate launch` calls it; the first one prints and writes."""
     started, output = time.time(), Path(settings.output_dir)
     checkpoint = _checked_start(settings) # None: from the beginning
-    first = int(os.environ.get("RANK", 0)) == 0 # of all processes
+    first = is_first_process()
     train, held_out, model, processor = _load(settings, first)
     # A resumed run must have its settings of before.
     if first and checkpoint: as_it_began(settings, checkpoint, train, compare_only=True)

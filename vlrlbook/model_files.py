@@ -5,13 +5,12 @@ Written by hand, not exported from a notebook. No torch when imported."""
 import copy
 import fnmatch
 import json
-import os
 import re
 import shutil
 from pathlib import Path
 
 from .folders import header_length, new_file, new_folder, read_header, write_json
-from .settings import SettingsError, nearest
+from .settings import SettingsError, is_first_process, nearest
 
 __all__ = ["other_weights", "copy_descriptions", "weight_files", "read_header", "stored_dtype",
            "replace_weights",
@@ -572,18 +571,17 @@ def without_own_sampling(
     own = getattr(core, "generation_config", None)
     if own is None: # a model that generates nothing
         return model
-    kind = type(own)
     # Names that transformers itself knows (read in 5.17 to 5.24); others are not read by it.
-    named = [key for key in kind().to_dict() if key not in _stays and getattr(own, key, None) is not None]
+    defaults = type(own)().to_dict()
+    named = [key for key in defaults if key not in _stays and getattr(own, key, None) is not None]
     with_effect = [key for key in named if key not in _always_given and _has_effect(own, key)]
     told = [f"{key} = {getattr(own, key)!r}" for key in with_effect]
     if named:
         core.own_generation_config = own # for `keep_own_sampling`
         core.generation_config = copy.deepcopy(own)
         for key in named:
-            setattr(core.generation_config, key, kind().to_dict()[key])
-    is_first_process = os.environ.get("RANK", "0") == "0"
-    if told and is_first_process:
+            setattr(core.generation_config, key, defaults[key])
+    if told and is_first_process():
         print(f"{Path(name).name}: its generation_config.json sets {', '.join(told)}, which is left out: "
               "answers are sampled as the settings say")
     return model

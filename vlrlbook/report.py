@@ -217,9 +217,8 @@ def changed_settings(
     # Size and task decide which defaults hold.
     size_and_task = {name: settings[name] for name in ("size", "task") if settings.get(name)}
     kind = EvaluationSettings if _is_evaluation(settings) else GRPOSettings
-    # An evaluation without a task takes that of its file: a ZIP has counts, any other file VQA rows.
-    if kind is EvaluationSettings and settings.get("data"):
-        size_and_task.setdefault("task", "counting" if settings["data"].lower().endswith(".zip") else "vqa")
+    if kind is EvaluationSettings and settings.get("data"):  # without a task it takes that of its file
+        size_and_task.setdefault("task", EvaluationSettings(data=settings["data"]).asked_task)
     try:
         defaults = asdict(read_settings(kind, size_and_task))
     except SettingsError:

@@ -23,7 +23,8 @@ from typing import ClassVar
 from .folders import read_header, write_whole
 
 __all__ = ["SettingsError", "nearest", "as_type", "finite_number", "read_settings", "flag_names",
-           "named_options", "names_since", "settings_help", "size_by_model", "Settings", "answers_a_step",
+           "named_options", "names_since", "settings_help", "size_by_model", "Settings", "is_first_process",
+           "answers_a_step",
            "whole_groups_problem", "largest_batch", "drawn_rows_of_an_epoch", "presets", "by_task",
            "GRPOSettings", "settings_of_run", "settings_of_adapter", "reward_terms", "trained_rewards",
            "reward_without_paths", "untrained_reward", "whole_groups", "service_settings",
@@ -462,10 +463,15 @@ class Settings:
             raise SettingsError(f"{name} = {value!r}{suggestion}")
 
 
+def is_first_process() -> bool: # True also where there is only one
+    "Tell whether this is the first process of a run, which prints what all of them would say"
+    # torchrun and accelerate give each process its number in RANK
+    return os.environ.get("RANK", "0") == "0"
+
+
 def _say_size(model):
     "Print that the model, no tiny one, has decided the preset \"gpu\"; only in the first process of a run"
-    # torchrun and accelerate give each process its number in RANK
-    if os.environ.get("RANK", "0") == "0":
+    if is_first_process():
         print(f"size = gpu, since model = {model!r} is no tiny twin; write size to choose it yourself",
               file=sys.stderr)
 

@@ -19,7 +19,7 @@ from transformers import TrainerCallback, TrainerState
 from .core import RunLog, progress_bar
 from .folders import checkpoint_folders, checkpoint_step, damage, move_earlier_run, move_newer_checkpoints
 from .folders import new_file, new_folder, newest_whole_checkpoint, surplus_checkpoints, write_json
-from .settings import SettingsError, nearest, settings_of_run
+from .settings import SettingsError, is_first_process, nearest, settings_of_run
 
 __all__ = ["NotANumber", "CommittedCheckpoints", "check_schedule", "find_checkpoint", "same_run",
            "refuse_other_files", "resume_log", "RunLogCallback", "Interrupted", "StopWhenAsked"]
@@ -86,8 +86,8 @@ class CommittedCheckpoints(BeforeTrainer):
         aside = run / ".saving"  # a fixed name, so that every process knows it
         self._check_weights(model)  # NotANumber where a weight is infinite or NaN
         # The first process makes and renames the folder; the others only write into it.
-        is_first_process = self.is_world_process_zero()
-        committed: Any = _committed(run / name, aside) if is_first_process else nullcontext()
+        is_first = self.is_world_process_zero()
+        committed: Any = _committed(run / name, aside) if is_first else nullcontext()
         with committed:
             self.accelerator.wait_for_everyone()  # until the folder is there, and empty
             self._aside = aside  # what `_get_output_dir` returns while it is set
@@ -98,9 +98,9 @@ class CommittedCheckpoints(BeforeTrainer):
             self.accelerator.wait_for_everyone()  # until every part is written
             # Trainer may have noted the best checkpoint under `.saving`, also in trainer_state.json.
             self._correct_best_path(run)
-            if is_first_process:
+            if is_first:
                 self.state.save_to_json(str(aside / name / "trainer_state.json"))
-        if is_first_process:
+        if is_first:
             self._remove_old_checkpoints(run)  # beyond save_total_limit
         self.accelerator.wait_for_everyone()
 
@@ -264,16 +264,13 @@ def check_schedule(
 ):
     "Raise SettingsError where transformers does not know a schedule, or cannot make it for a run here"
     from transformers import SchedulerType
-    problems = {}  # name of each schedule → why it cannot be made, or None
-    for member in SchedulerType:
-        known = str(member.value)
-        problems[known] = _schedule_problem(known, evaluates)
-    usable = [known for known, problem in problems.items() if problem is None]
-    if name not in problems:
-        raise SettingsError(f"lr_scheduler_type = {name!r}{nearest(name, usable)}")
-    if problems[name]:
-        choices = ", ".join(usable)
-        raise SettingsError(f"lr_scheduler_type = {name!r}: {problems[name]}; expected one of {choices}")
+    known = [str(member.value) for member in SchedulerType]
+    problem = _schedule_problem(name, evaluates) if name in known else None
+    if name in known and problem is None:
+        return
+    usable = [other for other in known if _schedule_problem(other, evaluates) is None]
+    advice = f": {problem}; expected one of {', '.join(usable)}" if problem else nearest(name, usable)
+    raise SettingsError(f"lr_scheduler_type = {name!r}{advice}")
 
 
 def _schedule_problem(name, evaluates):
@@ -300,8 +297,7 @@ def find_checkpoint(
     is told so, since it may be that `resume` was forgotten."""
     if resume.lower() in ("", "false"):
         checkpoints = checkpoint_folders(output_dir)
-        is_first_process = os.environ.get("RANK", "0") == "0"
-        if checkpoints and not resume and is_first_process:  # "false" was chosen, "" may be forgotten
+        if checkpoints and not resume and is_first_process():  # "false" was chosen, "" may be forgotten
             print(f"{output_dir} holds an earlier run, up to {checkpoints[-1].name}: resume = true would go "
                   "on from it; this run begins anew, and moves it aside when the training begins")
         return None

@@ -2,13 +2,12 @@
 
 Chapter 05 builds its trainer with them. Read in TRL 1.16 and transformers 5.17 to 5.24. Written by hand, not
 exported from a notebook."""
-import os
 from dataclasses import fields
 
 import torch
 
 from .models import vision_marker_ids
-from .settings import GRPOSettings, SettingsError, nearest, whole_groups
+from .settings import GRPOSettings, SettingsError, is_first_process, nearest, whole_groups
 from .training import check_schedule
 
 __all__ = ["same_in_trl", "logged_as", "grpo_config", "check_transformers_words", "check_optimizer",
@@ -90,17 +89,18 @@ def _no_picture_marks(settings, processor):
 
 def check_transformers_words(
     settings: GRPOSettings,  # a checked object
+    tells: bool = True,  # print a line about a warm-up that is as long as the run
 ):
     """Raise SettingsError if transformers does not know the optimizer or the schedule of the learning rate
 
-    Or if it cannot make the schedule. A warm-up as long as the run is told on a printed line."""
+    Or if it cannot make the schedule. Asked before a model is loaded; transformers refuses them afterwards."""
     from transformers.training_args import OptimizerNames
-    # `run` asks before the model is loaded; transformers would refuse them only afterwards.
     optimizers = [str(member.value) for member in OptimizerNames]
     if settings.optim not in optimizers:
         raise SettingsError(f"optim = {settings.optim!r}{nearest(settings.optim, optimizers)}")
     check_schedule(settings.lr_scheduler_type)
-    _tell_long_warmup(settings)
+    if tells:
+        _tell_long_warmup(settings)
 
 
 def _tell_long_warmup(settings):
@@ -109,8 +109,7 @@ def _tell_long_warmup(settings):
     warmup, steps = settings.warmup_steps, settings.max_steps
     # These two have no warm-up. `steps` is -1 where the rows and num_epochs decide.
     has_warmup = settings.lr_scheduler_type not in ("constant", "reduce_lr_on_plateau")
-    is_first_process = os.environ.get("RANK", "0") == "0"
-    if has_warmup and is_first_process and 0 < steps <= warmup:
+    if has_warmup and is_first_process() and 0 < steps <= warmup:
         print(f"warmup_steps = {warmup} with max_steps = {steps}: the run ends before the learning rate is "
               f"lr = {settings.lr:g}")
 
