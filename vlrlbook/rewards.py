@@ -1107,7 +1107,7 @@ nasty = ["", "1" * 100_000, "<answer>" * 12_500, "one " * 25_000, "三" * 100_00
 def check_reward(
     reward, # (completion, answer) → parts, or a batched one
     answer: str = "3", # a truth that it can be asked about
-    milliseconds: float = 10, # most that one text may take
+    milliseconds: float = 50, # most that one text may take: ten times what the book's own rewards do on a laptop
 ) -> list: # problems; empty if it may train
     "Try a reward on hostile texts: it must return numbers, `overall` among them, never raise and never stall"
     if not callable(reward):
@@ -1231,14 +1231,14 @@ def _timed(
     text, # a completion
     answer, # a truth
 ):
-    "Seconds of one call of a reward: this thread's processor time, or a tenth of the clock's if that is more"
-    # The clock is needed for a reward that waits for a network, which takes no processor time. Only a tenth
+    "Seconds of one call of a reward: this thread's processor time, or half of the clock's if that is more"
+    # The clock is needed for a reward that waits for a network, which takes no processor time. Only half
     # counts, since on a busy machine the clock also counts the work of other processes.
     clock_start, work_start = time.perf_counter(), time.thread_time()
     reward(text, answer)
     work_seconds = time.thread_time() - work_start
     clock_seconds = time.perf_counter() - clock_start
-    return max(work_seconds, clock_seconds / 10)
+    return max(work_seconds, clock_seconds / 2)
 
 # %% ../nbs/02_rewards.ipynb #n02rd016
 def check_truth(
