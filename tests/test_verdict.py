@@ -282,6 +282,16 @@ def test_baselines_of_a_set():
     assert baselines(rows, "counting") == dict(majority=0.75, blind_reward=pytest.approx((3 + 0.85) / 4))
 
 
+@pytest.mark.parametrize("n, answer", [(6, "cannot tell"), (12, "cannot tell"), (300, "yes")])
+def test_equal_rewards_of_few_pictures_are_no_certainty(n, answer):
+    "The bootstrap of equal rewards has no width: six of 1.0 were certainly more than 0.9"
+    rows = counting([1 + i % 3 for i in range(n)], [9] * n, [1 + i % 3 for i in range(n)])
+    found = {q["name"]: q for q in verdict_of(rows)["questions"]}["beats_blind_reward"]
+    assert found["answer"] == answer and found["detail"].startswith("1.000 (") and "(1.000 to 1.000)" not in found["detail"]
+    worse = counting([1 + i % 3 for i in range(n)], [9] * n, [50] * n) # nothing earned by all
+    assert {q["name"]: q["answer"] for q in verdict_of(worse)["questions"]}["beats_blind_reward"] == "no"
+
+
 @pytest.mark.parametrize("reward, task, truths, expected", [
     ("vqa", "vqa", ["yes", "no"], 0.55), ("0.5*accuracy + 0.5*format", "vqa", ["yes", "yes", "no", "no"], 0.75),
     ("format", "vqa", ["yes", "no"], 1.0),

@@ -282,7 +282,7 @@ def metric(
 
     Where every value is right (1) or wrong (0), the interval is that of `share_ci`: Wilson's, or the
     bootstrap's where rows share pictures. Of other values, and of the marks in `amounts` (error, reward), it
-    is the bootstrap's."""
+    is the bootstrap's, or one made of Wilson's where all are equal and between 0 and 1."""
     x, clusters = _without_nan(values, clusters)
     right_or_wrong = len(x) > 0 and set(x.tolist()) <= {0.0, 1.0}
     if right_or_wrong and mark not in amounts:
@@ -290,9 +290,27 @@ def metric(
         ci95, interval = _share_ci_and_name(x, clusters)
     else:
         kind = "amount"
-        ci95 = _bootstrap_or_nan(x, clusters)  # (nan, nan) where there are too few values
-        interval = "bootstrap"
+        ci95, interval = _amount_ci_and_name(x, clusters, may_exceed_1=mark == "error")
     return _metric_dict(column, mark, group, kind, x, ci95, interval, clusters)
+
+
+def _amount_ci_and_name(
+    x,  # array of amounts, such as rewards
+    clusters,  # the picture of each, or None
+    may_exceed_1,  # True for amounts without an upper bound, such as the error of a count
+):
+    """Return the 95 % interval of a mean of amounts, (low, high), and its name: "bootstrap" or "Wilson"
+
+    The bootstrap of equal amounts is a single point, as if five rewards of 1 proved that no other can come.
+    Where amounts lie between 0 and 1, equal ones get an interval made of Wilson's. (nan, nan): too few."""
+    ci95 = _bootstrap_or_nan(x, clusters)
+    low, high = ci95
+    if may_exceed_1 or low < high or math.isnan(low) or not 0 <= low <= 1:
+        return ci95, "bootstrap"
+    # As in `_interval_of_equal_differences`: at worst all others are 0 (low end) or 1 (high end).
+    _, others = wilson(0, _independent_count(x, clusters))
+    low = (1 - others) * float(x[0])
+    return (low, low + others), "Wilson"
 
 
 def difference(
