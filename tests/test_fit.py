@@ -1,6 +1,9 @@
 """Memory counted before a run starts: beside real steps, beside the whole model, and as the command says it."""
 import csv
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -203,6 +206,13 @@ def test_models_that_cannot_be_counted_are_named():
         fit.run_of(read_settings(GRPOSettings, dict(model="tiny-aria")))
     settings = read_settings(GRPOSettings, dict(size="gpu", model="Qwen/Qwen2.5-VL-3B-Instruc"))
     with pytest.raises(SettingsError, match="did you mean 'Qwen/Qwen2.5-VL-3B-Instruct'"): fit.run_of(settings)
+
+
+def test_output_without_a_multiplication_sign():
+    "A file on Windows, or ASCII: 53 × 8 is told as 53 ? 8, and all other figures as ever"
+    ran = subprocess.run([sys.executable, "-m", "vlrlbook.cli", "fit", "--size", "tiny"], text=True, capture_output=True,
+                         env=os.environ | {"PYTHONIOENCODING": "ascii"}, check=True)
+    assert " ? " in ran.stdout and "can't encode" not in ran.stderr
 
 
 def test_the_command(capsys):

@@ -870,6 +870,9 @@ takes_keys = ("export-easyr1", "export-verl", "dry-run")
 def main(argv=None):
     "Entry point of the console command; an error that the user can mend becomes one line, and exit status 1"
     words = sys.argv[1:] if argv is None else argv
+    # Output may lack a character such as ×, as Windows' does when it goes to a file; it becomes a ? there.
+    if hasattr(sys.stdout, "reconfigure"):  # a notebook's or a test's replacement may not have it
+        sys.stdout.reconfigure(errors="replace")
     _refuse_early_options(words)
     args, rest = parser().parse_known_args(words)  # rest: the words that argparse does not know
     _refuse_unknown_words(args.command, rest)  # exits, unless this command reads such words itself
