@@ -1223,7 +1223,7 @@ def parting_plot(
             ax.plot(steps, values, color=colour, alpha=0.2, lw=1)
             ax.plot(steps, smooth(values, 0.9), color=colour, lw=2, label=label)  # as `parting` smooths
         _mark_parting(ax, log)
-        ax.set(xlabel="step", ylim=(0, 1), title=f"{title} (n = {len(log)} rows)")
+        ax.set(xlabel="step", ylim=(0, 1), title=f"{title}\n(n = {len(log)} rows)")
     axes[0, 0].legend(fontsize=8, frameon=False, loc="lower left")
     return fig
 
