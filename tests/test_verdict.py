@@ -448,3 +448,13 @@ def test_gaming_is_told_with_both_numbers_and_only_where_somebody_paid():
     assert equal["answer"] == "cannot tell", "no more pay, so there is nothing to be gamed"
     # another program's column of that name is not ours
     assert verdict_of([row | dict(paid="yes") for row in rows]) == verdict_of(rows)
+
+
+def test_several_accepted_truths_are_words_on_the_report():
+    "They are kept as JSON, which is no way to show them"
+    from vlrlbook.report import _flips, _question_words
+    picture = dict(question="Which colour?", answer='["gray", "grey"]', image=None)
+    cards = StageCards(dict(pictures=[picture], stages=[dict(when="last", step=3, greedy=[["grey"]], sampled=[["grey"]])]))
+    flip = dict(picture, image="data:,", became_right=True, before="red", after="grey")
+    shown = [repr(cards), cards._repr_html_(), _question_words(picture), _flips(dict(flips=[flip]))]
+    assert all("gray or grey" in text and "[" not in text for text in shown), shown

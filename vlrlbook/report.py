@@ -15,6 +15,7 @@ from .evaluation_settings import EvaluationSettings
 from .folders import write_whole
 from .marking import counted, merged
 from .readers.turns import on_one_line
+from .rewards import accepted_answers
 from .settings import GRPOSettings, SettingsError, read_settings, reward_without_paths
 from .verdict import outcomes, read_verdict
 
@@ -90,6 +91,13 @@ def _silent_clause(
 
 # The same pictures at three stages
 
+def _truth(
+    kept,  # dict of pictures.json: a picture or a flip; its `answer` is a text, or a JSON list of several
+):
+    "The truth of a picture as readers see it; where several are accepted, such as `gray or grey`"
+    return " or ".join(accepted_answers(kept["answer"]))
+
+
 class StageCards:
     "The same held-out pictures at the first, middle and last step; shows itself as a table"
 
@@ -114,7 +122,7 @@ class StageCards:
         "Lines of text: each picture's question and truth, then the answers at each stage"
         lines = []
         for place, picture in enumerate(self.pictures):
-            lines.append(f"{picture['question'].strip()} (truth: {picture['answer']})")
+            lines.append(f"{picture['question'].strip()} (truth: {_truth(picture)})")
             for stage in self.stages:
                 when = f"{stage_words[stage['when']]}, step {stage['step']}"
                 lines.append(f"  {when}: {self.said(stage, place)}")
@@ -134,7 +142,7 @@ class StageCards:
         "The cells of a picture's row, as a list of HTML texts: picture, truth, and the answers at each stage"
         # `_text` escapes a text for HTML, since truths and answers may hold anything
         picture = self.pictures[place]
-        cells = [_image(picture["image"], width=72), _text(picture["answer"])]
+        cells = [_image(picture["image"], width=72), _text(_truth(picture))]
         for stage in self.stages:
             # The best guess (the only text of its list) in bold; below it a line for each different sample,
             # such as "7 × red".
@@ -263,7 +271,7 @@ def _about_run(
 def _question_words(picture):
     "The question and the truth of a picture, as an example and as HTML: other pictures may have others"
     question = picture["question"].replace("<image>", "").strip()  # <image> marks the picture's place
-    return f"“{_text(question)}”, for instance; a true answer is “{_text(picture['answer'], 60)}”"
+    return f"“{_text(question)}”, for instance; a true answer is “{_text(_truth(picture), 60)}”"
 
 
 def _judge_words(
@@ -388,7 +396,8 @@ def _flips(
     for flip in kept.get("flips", []):
         kind = "became right" if flip["became_right"] else "became wrong"
         # As HTML, each at most 60 characters
-        before, after, truth = (_text(on_one_line(flip[name]), 60) for name in ("before", "after", "answer"))
+        texts = (flip["before"], flip["after"], _truth(flip))
+        before, after, truth = (_text(on_one_line(text), 60) for text in texts)
         words = f"<b>{kind}</b><br>{before} → {after}<br>truth: {truth}"
         image = _image(flip["image"], width=84)
         cards.append(f"<figure>{image}<figcaption>{words}</figcaption></figure>")
