@@ -741,3 +741,25 @@ def test_a_warm_start_that_somebody_else_made_meanwhile(tmp_path, monkeypatch):
     monkeypatch.setattr(warm_twins, "save_model", somebody_was_quicker)
     path = Path(warm_twins.warm_start("qwen2_5_vl", 1))
     assert names(tmp_path) == [path.name] and names(path) == ["theirs"]
+
+
+@pytest.mark.parametrize("words, says_how_to_go_on", [(["grpo"], True), (["fit"], False)])
+def test_ctrl_c_is_no_fault(words, says_how_to_go_on, monkeypatch, capsys):
+    "One line and the status that shells know, no traceback of sixty lines"
+    from vlrlbook import cli
+    def stopped(args, rest): raise KeyboardInterrupt
+    parser = cli.parser
+    def parsed():
+        top = parser()
+        real = top.parse_known_args
+        def ask(words):
+            args, rest = real(words)
+            args.function = stopped
+            return args, rest
+        top.parse_known_args = ask
+        return top
+    monkeypatch.setattr(cli, "parser", parsed)
+    assert cli.main(words) == 130
+    told = capsys.readouterr().err
+    assert told.startswith(f"vlrlbook {words[0]}: stopped by Ctrl-C") and told.count("\n") == 1
+    assert ("--resume true" in told) == says_how_to_go_on

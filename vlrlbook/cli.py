@@ -863,8 +863,13 @@ def _serve_options():
 
 # Commands that read the words that argparse does not know: other names of settings, papermill's own options.
 reads_on = ("run", "grpo", "fit", "reward-model", "aloha", "evaluate", "serve", "quick-start")
+# Commands that save checkpoints, from which they can go on.
+trains = ("grpo", "reward-model", "aloha")
 # Commands that take keys of an engine's settings as a.b=c.
 takes_keys = ("export-easyr1", "export-verl", "dry-run")
+
+
+stopped_by_ctrl_c = 130  # exit status of a program that SIGINT ended, as shells have it: 128 + 2
 
 
 def main(argv=None):
@@ -888,6 +893,19 @@ def main(argv=None):
         sys.exit(f"vlrlbook {args.command}: {message}")
     except (OSError, ValueError) as error:  # a user can mend these; SettingsError is a ValueError
         sys.exit(f"vlrlbook {args.command}: {error}")
+    except KeyboardInterrupt:  # Ctrl-C: no fault, so no traceback
+        print(f"vlrlbook {args.command}: {_stopped_message(args.command)}", file=sys.stderr)
+        return stopped_by_ctrl_c
+
+
+def _stopped_message(
+    command,  # name of the subcommand
+):
+    "What a user reads who stopped a command with Ctrl-C"
+    if command not in trains:
+        return "stopped by Ctrl-C"
+    return ("stopped by Ctrl-C; what was saved stays. The same command with --resume true goes on from the newest "
+            "checkpoint (one is saved every save_steps steps)")
 
 
 def _import_message(
