@@ -125,7 +125,7 @@ def size_problem(
     depth: int, # its layers
 ): # str: what was expected, or None
     "Why a tiny model (twin) of this size could be built, but not run; None if it can be run"
-    # Heads are 32 wide. Their number must be even: each of the two heads of keys and values serves half of them.
+    # Heads are 32 wide. Their number is even, since each of two heads of keys and values serves half of them.
     if width < 64 or width % 64:
         return f"width = {width}: expected a multiple of 64"
     # By transformers' default only every fourth layer has full attention, and the cache needs one that has.
