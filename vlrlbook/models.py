@@ -923,7 +923,7 @@ def _names_of_weights(merged, state):
     the hub's files joins several of `state`. `merged`: the model, with the adapter in its weights; `state`:
     its state dict."""
     # Not a public name (read in transformers 5.17): it turns a state dict into that of the hub's files, as
-    # save_pretrained does: it renames most tensors, and joins some. Some bases were saved without it.
+    # save_pretrained does: it renames tensors, and joins some. Some bases were saved without it.
     from transformers.core_model_loading import revert_weight_conversion
     # A tensor that is only renamed stays the same object, so its `id` tells its name in `state`.
     name_by_id = {id(tensor): name for name, tensor in state.items()}

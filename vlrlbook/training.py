@@ -349,7 +349,7 @@ def same_run(
     weights_by: str = "adapter = … goes on from its weights",  # for the error: how a new run gets the weights
     leaves: tuple = (),  # patterns of the files, but for weights, that such a run leaves in its folder
     weights: tuple = (),  # patterns of what a later run may begin with: weights, and files beside them
-    compare_only: bool = False,  # True, for a first call before models are loaded: change no file yet
+    compare_only: bool = False,  # True, for an early call: only compare; the files wait for a second call
     **more,  # what else must be the same, such as a fingerprint of the data
 ):
     """Save the settings of a new run in begun_with.json; check that a resumed run still has the same.
@@ -383,7 +383,7 @@ def _check_unchanged(
     changed = _changed_settings(then, now)  # names that both dicts have
     if changed:
         changes = "; ".join(f"{name} = {then[name]!r} then, {now[name]!r} now" for name in sorted(changed))
-        # _way_out: a third way, if the content of a file has changed, such as of a reward; else ""
+        # _way_out: what else can be done if the content of a file has changed, such as a reward's; else ""
         raise SettingsError(
             f"resume: a run goes on as it began, and this one began otherwise: {changes}. Give what was "
             f"given then, or begin anew in another output_dir ({weights_by}){_way_out(changed)}")
@@ -423,7 +423,7 @@ def _move_other_run(
     if not _holds_run(folder):  # files of such names may be a user's own
         return
     weight_paths = _files_like(folder, weights)
-    # The new run reads those that its settings name. named: a set, every text of them taken for a path.
+    # The new run reads those that its settings name. named: a set of all their texts, taken for paths.
     named = _named_paths(settings)
     if folder.resolve() in named:  # as in adapter = runs/05_grpo, or model
         needed = weight_paths

@@ -605,7 +605,7 @@ def number_roles(
 
     The first rule that fits decides. Of a long text only the last 40 numbers are looked at."""
     roles = _roles_before_rules(tokens)  # "count" or "in brackets", which stay where no rule fits
-    roles = {i: roles[i] for i in list(roles)[-_most_numbers:]}  # the last ones, since `i` ascends
+    roles = {i: roles[i] for i in list(roles)[-_most_numbers:]}  # the last ones, since places ascend
     list_numbers = _list_numbers(tokens)  # places of those that number a list's items
     for i in roles:
         if i in list_numbers:
@@ -657,7 +657,7 @@ def _begins_item(
     # In "1) red 2) blue" the second item stands in the line of the first. "(2)" is a number in brackets.
     is_within_line = sign.text == ")" and not is_first and before.text != "("
     has_sign = sign.text in (".", ")", "、") and sign.glued  # `glued`: no space before it
-    # "3." alone on its line is a count and a full stop
+    # "3." at the end of a line is a count and a full stop
     has_content = not _is_line_border(tokens[i + 2])
     return (begins_line or is_within_line) and has_sign and has_content
 
@@ -1019,7 +1019,7 @@ def _total_in_sentence(
     """The place of a total that its parts follow, such as the 5 in `total: 5, 2 red and 3 green`; or None
 
     It is the first number behind token `i`, if the later ones of the sentence add up to it. Behind `a total
-    of` it is the total in any case, but where it begins a sum, as the 2 in "a total of 2 and 3 is 5"."""
+    of` it is the total even if they do not, unless it begins a sum, as in "a total of 2 and 3 is 5"."""
     places = []  # of the numbers in the sentence
     for at in range(i + 1, len(tokens) - margin):
         if tokens[at].text in _ends_of_sentence:
@@ -1107,9 +1107,9 @@ def _after_correction(
     tokens,  # numbers, words and marks of a text, with 8 empty edge tokens (`margin`) before and behind
     places,  # of counts, ascending
 ):
-    "Leave out the counts before the last correction, such as `wait`; all stay where there is none"
+    "Leave out the counts before the last correction, such as `wait`, that a count follows; else keep all"
     for i in range(len(tokens) - margin - 1, margin - 1, -1):  # backwards, without the empty edge tokens
-        count_follows = bool(places) and places[-1] > i  # else the counts before it are not replaced
+        count_follows = bool(places) and places[-1] > i  # else the counts before it would not be replaced
         if count_follows and _is_correction(tokens, i):
             return [place for place in places if place > i]
     return places

@@ -257,7 +257,7 @@ class _Decisions:
         "Raise a Problem if so many drawn pictures are too many for the memory"
         task = self.value("task")
         most = _most_drawn.get(task, _most_drawn_small)  # 4,000 large pictures in task zoom, else 50,000
-        # Never by num_epochs, for which 2,000 are drawn. By max_steps every step has rows of its own.
+        # Never by num_epochs, for which 2,000 are drawn; by max_steps there may be any number of steps.
         if drawn > most:
             steps = most // self.rows_a_step()
             raise Problem(
