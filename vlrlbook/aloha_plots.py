@@ -91,8 +91,8 @@ def _draw_course(
 ):
     "A line for each film: the bins of its frames, one after the other, coloured by how the film ends"
     films = np.unique(frames.episodes)[:most_courses]
-    ends = Counter()  # (how films end in words, colour) → number of films
-    if frames.labelled:  # without labels there are no lines to draw
+    ends = Counter()  # (how films end, colour), such as ("ends lower", orange) → number of films
+    if frames.labelled:  # False: the data set has no labels at all, so there are no lines to draw
         for film in films:
             ends[_draw_film(ax, frames, film)] += 1
     for (end, colour), count in sorted(ends.items()):

@@ -233,14 +233,14 @@ class AlohaSettings(Settings):
         for name in ("mode", "finetune_mode"):  # settings that are one of a few words
             if name in variables:  # the older script's variables may hold TRAIN and LoRA
                 variables[name] = variables[name].lower()
-        # The older script calls all frames -1, as a parameter or in the variable. Here they are None, and
-        # no preset fills that in.
+        # -1 is the older script's word for all frames, as a parameter or in the variable. Here it is None,
+        # which stays None, since no preset has this setting.
         if self.max_train_samples == -1 or variables.get("max_train_samples") == -1:
             self.max_train_samples = None
             variables.pop("max_train_samples", None)
         has_epochs = self.epochs is not None or "epochs" in variables
         has_steps = self.max_steps is not None or "max_steps" in variables
-        if has_epochs and not has_steps:
+        if has_epochs and not has_steps:  # then the preset's max_steps ends the run, and epochs has no effect
             _say_steps_win(defaults["max_steps"])
         return defaults | variables
 
@@ -282,8 +282,9 @@ class AlohaSettings(Settings):
     def _film_rules(self):
         "Yields (is broken, error message) for each rule about the number of films and of frames"
         held_out = self.val_share + self.test_share  # share of the films
+        # more than a tenth of the films must be left for training
         yield held_out >= 0.9, f"val_share + test_share = {held_out:g}: too little is left to train on"
-        # DRAWN: name of the data set whose films are drawn; only these can be made of any length
+        # DRAWN: name of the data set whose films are drawn, with as many frames as `frames` says
         is_drawn = not self.data and self.repo_id == DRAWN
         sets_frames = self.frames != type(self).frames  # another number than the default
         yield sets_frames and not is_drawn, f"frames = {self.frames}: of drawn films only (repo_id {DRAWN})"
@@ -359,9 +360,9 @@ class AlohaSettings(Settings):
                 "would replace the whole folder; expected a folder of its own")
 
     def _rules_without_classifier(self):
-        """Yields (is broken, error message) for modes that need a classifier, where `ckpt_dir` holds none.
+        """Yields (is broken, error message) for modes that need a classifier; only called if there is none.
 
-        `named` is the set of those of model and ckpt_dir that the user gave, and no preset filled in."""
+        self.named: a set, "model" and "ckpt_dir" if the user has set them, and not the preset."""
         missing = f"there is no classifier in ckpt_dir = {self.ckpt_dir!r}"
         yield self.mode == "predict", f"mode = 'predict': {missing}; train one first"
         # Chat does without a classifier, unless the user has chosen one.

@@ -234,7 +234,8 @@ def _mean_marks(
         exact=mean_of(m["exact"] for m in marks_of_answers),
         error=mean_of(errors) if errors else _not_applicable,
         verbatim=mean_of(m["verbatim"] for m in marks_of_answers),
-        iou=mean_of(m.get("iou", 0.0) for m in marks_of_answers),  # 0 in other tasks, and not used
+        # 0 in other tasks than pointing, where `marks` leaves it out
+        iou=mean_of(m.get("iou", 0.0) for m in marks_of_answers),
     )
 
 
@@ -249,7 +250,9 @@ def _reward_parts(
     pairs = []
     for sample, texts in zip(samples, answers):
         pairs += [(text, sample) for text in texts]
-    batched_reward, parts = checked_on_batch(reward), []  # it may be called with two lists, whatever it is
+    # (texts, samples) → list of parts, also of a reward that marks one answer at a time
+    batched_reward = checked_on_batch(reward)
+    parts = []
     for start in range(0, len(pairs), _answers_at_once):
         texts, samples_of_texts = zip(*pairs[start:start + _answers_at_once])
         parts += batched_reward(list(texts), list(samples_of_texts))
@@ -601,7 +604,7 @@ def best_blind(
 
     It shows what can be earned without looking at the pictures. VQA has a group for each type of question,
     other tasks one group of all rows. The candidates are the group's own truths; where a row accepts several
-    answers, each of them is one. Where the form with a thought and tags earns more, they are tried in it, too."""
+    answers, each of them is one. If the tags <think> and <answer> earn more, they are tried in these, too."""
     # [0]: of several types of a question the main one, which data sets name first
     group_of_each = [group_names(row, task)[0] if task == "vqa" else "" for row in rows]
     rows_of_group = {}  # group → its rows
@@ -622,9 +625,10 @@ def _best_for_all(
     row_with = {row["answer"]: row for row in rows}  # a row for each truth; `pay` is the same for all of them
     accepted: Counter = Counter()  # one text that is right → how many rows accept it
     for row in rows:
+        # a dict, so that a row counts once for each text
         accepted.update(dict.fromkeys(accepted_answers(row["answer"]), 1))
-    candidates = _blind_candidates(accepted, task, most)  # texts
-    if _earns_by_its_form(candidates, rows, pay):
+    candidates = _blind_candidates(accepted, task, most)  # texts, the most accepted ones first
+    if _earns_by_its_form(candidates, rows, pay):  # then each is also tried in <think> and <answer> tags
         candidates = candidates + list(map(_in_tags, candidates))
     best, most_earned = "", -math.inf
     for candidate in candidates:  # the earliest one wins a tie
@@ -645,12 +649,13 @@ def _earns_by_its_form(
     rows,  # dicts with the truth, `answer`
     pay,  # (text, row) → what the text earns as an answer to the row
 ):
-    """Whether an answer in thought and tags earns more than the bare one, tried with one candidate and its row
+    """Whether an answer in <think> and <answer> tags earns more than the bare answer
 
-    One row will do, since a form is paid for in every row, and a reward may be slow."""
+    Tried once, since a reward that pays for the form pays for it in every row, and it may be slow."""
     if not candidates:
         return False
     text = candidates[0]
+    # a row that accepts it; rows[0] if none has it letter for letter, as with boxes
     row = next((row for row in rows if text in accepted_answers(row["answer"])), rows[0])
     return pay(_in_tags(text), row) > pay(text, row)
 

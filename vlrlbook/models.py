@@ -125,7 +125,7 @@ def size_problem(
     depth: int, # its layers
 ): # str: what was expected, or None
     "Why a tiny model (twin) of this size could be built, but not run; None if it can be run"
-    # Attention heads are 32 wide, and each of the two heads of keys and values serves equally many of them.
+    # Heads are 32 wide. Their number is even, since each of two heads of keys and values serves half of them.
     if width < 64 or width % 64:
         return f"width = {width}: expected a multiple of 64"
     # By transformers' default only every fourth layer has full attention, and the cache needs one that has.
@@ -476,7 +476,7 @@ def load_vlm(
     dtype: str = "auto", # of the weights: auto, float32, bfloat16 or float16
     attention: str = "auto", # auto, flash_attention_2, sdpa or eager
     use_4bit: bool = False, # needs CUDA and bitsandbytes
-    max_image_size: int = None, # N: at most N × N pixels in all a picture; None: as the checkpoint says
+    max_image_size: int = None, # N: a picture has N × N pixels at most; None: as the checkpoint says
     trainable: bool = False, # whether the adapter's weights are to be trained further
     cache_dir: str = None, # where hub downloads go; None: the hub's own cache
 ): # model, processor
@@ -495,7 +495,7 @@ def load_vlm(
 
 def load_processor(
     name: str, # hub id, directory, or `tiny-` and a family
-    max_image_size: int = None, # N: at most N × N pixels in all a picture; None: as the checkpoint says
+    max_image_size: int = None, # N: a picture has N × N pixels at most; None: as the checkpoint says
     cache_dir: str = None, # where hub downloads go; None: the hub's own cache
 ): # the processor that `load_vlm` gives, without the weights
     "Load the processor of a model, which pads on the left"
@@ -506,29 +506,28 @@ def load_processor(
         processor = AutoProcessor.from_pretrained(_with_home(name), cache_dir=cache_dir)
     # Generation continues behind the last token of each row; padding on the right would lie in between.
     processor.tokenizer.padding_side = "left"
-    _close_thoughts(processor, name)
+    _close_thoughts(processor, name) # else an answer of Qwen3.5 would begin inside a thought
     if max_image_size:
-        limit_pixels(processor, max_image_size)
+        limit_pixels(processor, max_image_size) # larger pictures are scaled down
     return processor
 
 def _close_thoughts(processor, name):
-    """Switch off the thought that a chat template opens in the prompt itself, as Qwen3.5's does
+    """Switch off the `<think>` with which a chat template ends the prompt, as Qwen3.5's does
 
-    The answer would lack the tag `<think>` that rewards of form look for, and begin with a thought where a
-    few tokens are asked for. Where a template has no such switch, a warning says what that means. `name`: of
-    the model."""
+    Else the answer lacks that tag, which the reward `format` looks for, and its few tokens are spent on a
+    thought. If the template has no switch for it, a warning says what follows. `name`: of the model."""
     template = processor.chat_template
     if not isinstance(template, str) or not _opens_thought(processor):
         return
-    # The variable by which templates are told so; set here, so that no caller of the template can forget it.
-    # Only where it is not given: the template is saved with the model, and who serves it may want the thought.
+    # Templates ask the variable enable_thinking. It gets a default inside the template, so that no caller has
+    # to pass it. Only a default, since the template is saved with the model, whose users may want thoughts.
     switch = "{%- if enable_thinking is not defined %}{%- set enable_thinking = false %}{%- endif %}"
     processor.chat_template = switch + template
     short_name = Path(name).name
     if not _opens_thought(processor):
         print(f"{short_name}: its chat template opens <think> by itself; enable_thinking is set to false")
         return
-    processor.chat_template = template
+    processor.chat_template = template # as it was, since the switch did nothing
     warn_loudly(f"{short_name}: its chat template opens <think> in the prompt, and nothing switches that "
                 "off: answers lack the tag, so a reward of form (format) pays none of them")
 
@@ -610,15 +609,14 @@ def _base_mismatch(
 def _compared_weights(folder, other_folder):
     """Compare the weights of two models by name: return (how many have the same numbers, how many others)
 
-    Weights of one name, type and shape are compared by their first 64 KiB: a training changes a weight from
-    its beginning on. (0, 0) where nothing can be compared, such as for a hub id, or for copies in another
-    type."""
+    Weights of one name, type and shape are compared by their first 64 KiB, which a training changes like the
+    rest. (0, 0) where nothing can be compared, such as for a hub id, or for copies in another type."""
     weights, others = _stored_weights(folder), _stored_weights(other_folder)
     same = other = 0
     # kind: (dtype, shape); place: file, position of the first byte, number of bytes
     for name, (kind, *place) in weights.items():
-        other_kind, *other_place = others.get(name, (None,))
-        if other_kind != kind: # another type or shape, or there is no such weight
+        other_kind, *other_place = others.get(name, (None,)) # (None,): the other model has no such weight
+        if other_kind != kind: # nothing to compare, or another type or shape
             continue
         if _first_bytes(*place) == _first_bytes(*other_place):
             same += 1
@@ -647,13 +645,14 @@ def _stored_weights(
 def weights_digest(
     folder: str | Path, # of a model, or no folder: a hub id, or the name of a twin
 ): # 16 hexadecimal digits, or None where there are no weights to read
-    "Return digits that change when a model's weights become others, such as by another training"
-    stored = _stored_weights(folder)
+    "Return digits that change when a model's weights change, such as by another training"
+    stored = _stored_weights(folder) # name → (type and shape, file, place of its first byte, its size)
     digest = hashlib.sha256()
-    for name, (kind, file, *place) in sorted(stored.items()):
-        if not file.name.startswith("adapter_"): # a run that trains an adapter may leave it in this folder
+    for name, (kind, file, place, size) in sorted(stored.items()):
+        if not file.name.startswith("adapter_"): # an adapter that a run has left in the folder is no part
             digest.update(repr((name, kind)).encode())
-            digest.update(_first_bytes(file, *place))
+            # 64 KiB of each weight will do: a training changes them like the rest.
+            digest.update(_first_bytes(file, place, size))
     return digest.hexdigest()[:16] if stored else None
 
 def _first_bytes(file, place, size):
@@ -829,10 +828,10 @@ def merge_lora(
         raise FileExistsError(f"{output_path} is there already") # before gigabytes are loaded
 
     files = base_files(base_model, cache_dir) # directory of the base; None for a tiny twin
-    if dtype == "auto": # bfloat16 where the machine is fast in it, as `load_vlm` would take
+    if dtype == "auto": # bfloat16 with a GPU, float32 without one
         dtype = str(pick_dtype(dtype)).removeprefix("torch.")
     new_dtype = None if dtype == "keep" else dtype
-    loaded_as = new_dtype or "auto"
+    loaded_as = new_dtype or "auto" # a twin is float32 in any case
     if files and not new_dtype: # as the base is stored; `stored_dtype` is None without safetensors files
         loaded_as = stored_dtype(files) or "auto"
     adapted, processor = load_vlm(base_model, adapter=lora_model, dtype=loaded_as, cache_dir=cache_dir)
@@ -846,7 +845,7 @@ def merge_lora(
         if files is None:
             merged.save_pretrained(aside)
             save_processor(processor, aside)
-            # As `save_model` does: a twin's files are also rewritten unasked, if 4 knows its family.
+            # As in `save_model`: even where it is not asked for, if transformers 4 knows the twin's family.
             transformers_4 = transformers_4 or merged.config.model_type in known_to_transformers_4
         else:
             _keep_files(files, aside, merged, layers | biases, new_dtype)
@@ -858,13 +857,16 @@ def _check_untied(
     adapted, # a peft model
     adapter, # name of the adapter's directory, for the message
 ):
-    "Raise ValueError if LoRA adapts a weight that shares its numbers with another: merging changes both"
+    """Raise ValueError if LoRA adapts a weight that is one tensor with another weight
+
+    In training the other one had no adapter, but merging would change both."""
     from peft.tuners.lora import LoraLayer
     base = adapted.get_base_model()
-    ties = base.all_tied_weights_keys.items() # such as the head's weight and that of the embedding
+    # pairs of names, such as of the head's weight and that of the embedding
+    ties = base.all_tied_weights_keys.items()
     for layer, module in base.named_modules():
         tied = [pair for pair in ties if f"{layer}.weight" in pair]
-        if tied and isinstance(module, LoraLayer): # as it was trained, the other one stays
+        if tied and isinstance(module, LoraLayer): # not for a layer that was trained as a whole
             raise ValueError(f"{adapter}: adapts {layer!r}, and {tied[0][0]!r} and {tied[0][1]!r} are one "
                              "tensor in the base, so that a merge would change both; use the adapter beside "
                              "its base")
@@ -903,9 +905,11 @@ def _with_tied(
     names, # set of names of weights
     tied, # name → name of the weight whose numbers it has
 ):
-    "Return the names and those of all weights tied to them, also through others: A to S, B to S → A to B"
+    """Return the names and those of all weights tied to them, directly or through others
+
+    Where A and B are both tied to S, the name A brings S and B."""
     found, found_before = set(names), None
-    while found != found_before: # a pair may connect to one that was looked at earlier
+    while found != found_before: # until nothing is added: a later pair may add a name of an earlier one
         found_before = set(found)
         for pair in tied.items():
             if found & set(pair):
@@ -913,13 +917,13 @@ def _with_tied(
     return found
 
 def _names_of_weights(merged, state):
-    """Return each weight under the hub's name and under its name in `state`: a file may use either name
+    """Return each weight twice, as (name in a file, name in `state`, tensor): a file may use either name
 
-    A list of (name in a file, name in `state`, tensor), the hub's names first. The second name is None where
-    the hub's tensor joins several of `state`. `merged`: the model, with the adapter in its weights; `state`:
+    First come the names of the hub's files, then those in `state`. The second name is None where a tensor of
+    the hub's files joins several of `state`. `merged`: the model, with the adapter in its weights; `state`:
     its state dict."""
-    # Not a public name (read in transformers 5.17): it turns names of a state dict into those of the hub's
-    # files, as save_pretrained does. Some bases were saved under the names in the state dict.
+    # Not a public name (read in transformers 5.17): it turns a state dict into that of the hub's files, as
+    # save_pretrained does: it renames tensors, and joins some. Some bases were saved without it.
     from transformers.core_model_loading import revert_weight_conversion
     # A tensor that is only renamed stays the same object, so its `id` tells its name in `state`.
     name_by_id = {id(tensor): name for name, tensor in state.items()}
@@ -986,27 +990,28 @@ def _changed_weights(
 ): # dict: name of a tensor in the base's files → its new numbers
     """Return the new numbers of all weights that merging may have changed, by their names in the base's files
 
-    ValueError if no file holds a weight that the adapter changes, or none but a tied one with other numbers.
-    """
+    ValueError if no file holds a weight that the adapter changes, or if the files hold one tensor for two
+    tied weights that differ now."""
     state = merged.state_dict()
-    touched = _touched_weights(merged, layers, state)
+    touched = _touched_weights(merged, layers, state) # names in `state`
     # [0]: a file's table, name of a tensor → its type, shape and place
     names_in_files = set().union(*(read_header(path)[0] for path in weight_files(files)))
-    # placed: the own names (in the state dict) of the tensors in `changed`; None for one made of several
-    changed, placed = {}, set()
-    for name_in_file, own_name, tensor in _names_of_weights(merged, state):
-        # None: perhaps none of its several weights has changed; to write it is right in any case.
-        if name_in_file in names_in_files and (own_name is None or own_name in touched):
+    changed = {}
+    placed = set() # names in `state` of the tensors in `changed`; None for one that joins several of `state`
+    for name_in_file, own_name, tensor in _names_of_weights(merged, state): # own_name: in `state`, or None
+        # A joined tensor is always written, which is right even if none of its weights has changed.
+        may_have_changed = own_name is None or own_name in touched
+        if name_in_file in names_in_files and may_have_changed:
             changed[name_in_file] = tensor
             placed.add(own_name)
-    missing = _without_place(touched, placed, merged.all_tied_weights_keys)
-    if missing and None not in placed: # None: the missing weight may be part of a tensor made of several
+    missing = _without_place(touched, placed, merged.all_tied_weights_keys) # touched, but in no file
+    if missing and None not in placed: # None: it may be a part of a joined tensor
         suggestion = nearest(missing[0], sorted(names_in_files)) # ": did you mean …?", or a list of all
         raise ValueError(f"{files.name}: no weight file holds {missing[0]!r}, which the adapter changes"
                          f"{suggestion}")
     for name, source in merged.all_tied_weights_keys.items():
-        has_one_place = len({name, source} & placed) == 1 # one tensor in the files for both
-        if has_one_place and not torch.equal(state[name], state[source]):
+        have_one_place = len({name, source} & placed) == 1 # the files hold one tensor for both
+        if have_one_place and not torch.equal(state[name], state[source]):
             raise ValueError(f"{files.name}: holds one tensor for {name!r} and {source!r}, and the adapter "
                              "has trained one of them as a whole; use the adapter beside its base")
     return changed

@@ -135,12 +135,12 @@ class CommittedCheckpoints(BeforeTrainer):
     def _load_from_checkpoint(self, checkpoint, model=None):
         "Load a checkpoint's weights, also those of the adapter that trains where there is a second one"
         # With beta > 0 TRL keeps the reference model as a second adapter, in a subfolder of the checkpoint.
-        # transformers' Trainer then loads only that one; the one that trains, in the folder itself, is loaded
-        # here. If a later Trainer does it, too, the weights are merely loaded twice.
+        # transformers' Trainer then loads only that one. The adapter that trains lies in the checkpoint's
+        # folder itself, and is loaded here. If a later Trainer does it, too, it is merely loaded twice.
         super()._load_from_checkpoint(checkpoint, model)
         model = self.model if model is None else model
         has_second_adapter = any(Path(checkpoint).glob("*/adapter_config.json"))
-        if has_second_adapter: # the first active one trains
+        if has_second_adapter: # active_adapters[0]: the name of the one that trains
             model.load_adapter(checkpoint, model.active_adapters[0], is_trainable=True)
 
     # Trainer's further arguments, `trial` and `ignore_keys_for_eval`, can be given by keyword only.
@@ -178,13 +178,14 @@ class CommittedCheckpoints(BeforeTrainer):
             print(f"the best weights were those of {name}, which is not there: these are the last ones")
 
     def _make_the_folder_its_own(self, checkpoint):
-        """Move other runs' checkpoints in the folder aside, and write the log as the run begins with it
+        """Move other runs' checkpoints in the folder aside, and cut the log back to the step of `checkpoint`
 
         `checkpoint`: path of the one from which the run goes on, or None. Called in the first process."""
         folder = Path(self.args.output_dir)
-        if checkpoint:  # those of later steps are of another run, or of steps that are now taken again
+        if checkpoint:
+            # Checkpoints of later steps are of another run, or of steps that are now taken again.
             move_newer_checkpoints(folder, checkpoint_step(checkpoint))
-        elif checkpoint_folders(folder):  # none if `same_run` was called before: it has moved them already
+        elif checkpoint_folders(folder):  # there are none where `same_run` was called: it has moved them
             move_earlier_run(folder, _files_like(folder, _record))  # with its settings, log, answers
         # The log's file gets the rows up to the checkpoint, and is deleted where there are none.
         for callback in self.callback_handler.callbacks:
@@ -209,13 +210,16 @@ def _moved_with(checkpoint, noted):
 
 
 def _committed(checkpoint, aside):
-    """A context manager that makes the folder `aside`, and at the end renames the checkpoint in it.
+    """Return a context manager that makes the folder `aside`, and at the end renames the checkpoint in it
 
-    run/.saving/checkpoint-40 becomes run/checkpoint-40 (`checkpoint`), with a manifest of its files. After an
-    error `aside` is deleted."""
-    # existing="any": a checkpoint of that name is replaced. mode=None: permissions stay. part: the folder in
-    # `aside` that is renamed, which Trainer makes.
-    return new_folder(checkpoint, existing="any", mode=None, aside=aside, part=checkpoint.name)
+    run/.saving/checkpoint-40 becomes run/checkpoint-40 (`checkpoint`), with a manifest of its files. `aside`,
+    here run/.saving, is deleted at the end, and after an error."""
+    return new_folder(
+        checkpoint,
+        existing="any",  # a checkpoint of that name is replaced
+        mode=None,  # permissions stay as Trainer has set them
+        aside=aside,
+        part=checkpoint.name)  # the folder in `aside` that is renamed; Trainer makes it
 
 
 def _not_finite(named_tensors):
@@ -265,11 +269,15 @@ def check_schedule(
     "Raise SettingsError where transformers does not know a schedule, or cannot make it for a run here"
     from transformers import SchedulerType
     known = [str(member.value) for member in SchedulerType]
-    problem = _schedule_problem(name, evaluates) if name in known else None
-    if name in known and problem is None:
+    is_known = name in known
+    problem = _schedule_problem(name, evaluates) if is_known else None  # a text, or None if it can be made
+    if is_known and problem is None:
         return
     usable = [other for other in known if _schedule_problem(other, evaluates) is None]
-    advice = f": {problem}; expected one of {', '.join(usable)}" if problem else nearest(name, usable)
+    if is_known:
+        advice = f": {problem}; expected one of {', '.join(usable)}"
+    else:
+        advice = nearest(name, usable)  # ": did you mean …?", or a list of all
     raise SettingsError(f"lr_scheduler_type = {name!r}{advice}")
 
 
@@ -314,7 +322,8 @@ def _newest_checkpoint(output_dir):
     "Return the path of the newest whole checkpoint of a run as text; SettingsError if there is none"
     path, problems = newest_whole_checkpoint(output_dir)  # problems: of newer, damaged ones
     if path is None and not problems:
-        raise SettingsError(f"resume: there is no checkpoint in {output_dir}{_moved_aside(output_dir)}")
+        way_out = _moved_aside(output_dir)  # "; an earlier run was moved aside, and resume = …", or ""
+        raise SettingsError(f"resume: there is no checkpoint in {output_dir}{way_out}")
     if path is None:
         raise SettingsError(f"resume: no checkpoint in {output_dir} is whole: {'; '.join(problems)}")
     for problem in problems:
@@ -340,7 +349,7 @@ def same_run(
     weights_by: str = "adapter = … goes on from its weights",  # for the error: how a new run gets the weights
     leaves: tuple = (),  # patterns of the files, but for weights, that such a run leaves in its folder
     weights: tuple = (),  # patterns of what a later run may begin with: weights, and files beside them
-    compare_only: bool = False,  # change no file yet: call it again so just before the training
+    compare_only: bool = False,  # True, for an early call: only compare; the files wait for a second call
     **more,  # what else must be the same, such as a fingerprint of the data
 ):
     """Save the settings of a new run in begun_with.json; check that a resumed run still has the same.
@@ -356,12 +365,12 @@ def same_run(
     if compare_only:
         return
     folder = Path(folder or settings.output_dir)
-    if checkpoint is None:
+    if checkpoint is None:  # a new run
         _move_other_run(settings, folder, leaves, weights)
         write_json(folder / begun_with, now)
-    elif _folder_of_run(checkpoint, folder) != folder:  # the checkpoint's run has its log elsewhere
+    elif _folder_of_run(checkpoint, folder) != folder:  # its settings and log lie beside the checkpoint
         _move_other_run(settings, folder, leaves, weights)
-        _copy_record(Path(checkpoint).parent, folder)
+        _copy_record(Path(checkpoint).parent, folder)  # so that the run goes on in `folder` with them
 
 
 def _check_unchanged(
@@ -374,6 +383,7 @@ def _check_unchanged(
     changed = _changed_settings(then, now)  # names that both dicts have
     if changed:
         changes = "; ".join(f"{name} = {then[name]!r} then, {now[name]!r} now" for name in sorted(changed))
+        # _way_out: what else can be done if the content of a file has changed, such as a reward's; else ""
         raise SettingsError(
             f"resume: a run goes on as it began, and this one began otherwise: {changes}. Give what was "
             f"given then, or begin anew in another output_dir ({weights_by}){_way_out(changed)}")
@@ -396,8 +406,8 @@ def _folder_of_run(
     beside = Path(checkpoint).parent
     if beside.resolve() == Path(folder).resolve():
         return Path(folder)
-    # A checkpoint copied to some other place has neither file beside it: then the log in `folder` is taken
-    # for its own. But not if it lies in folder/earlier-1: it was moved there since `folder` has another run.
+    # Beside a checkpoint that was copied to another place neither file lies: its run's are those in `folder`.
+    # But a checkpoint in folder/earlier-1 was moved there since `folder` now holds the files of another run.
     has_record = (beside / begun_with).is_file() or (beside / log_name).is_file()
     was_moved_aside = beside.resolve().parent == Path(folder).resolve()
     return beside if has_record or was_moved_aside else Path(folder)
@@ -409,18 +419,19 @@ def _move_other_run(
     leaves,  # patterns of the files, but for weights, that such a run leaves in its folder
     weights,  # patterns of what a later run may begin with
 ):
-    "Move what another run has left in a folder aside; what `settings` name, such as an adapter, is copied"
+    "Move what another run has left in a folder aside; a copy stays of the weights that `settings` name"
     if not _holds_run(folder):  # files of such names may be a user's own
         return
-    with_weights = _files_like(folder, weights)
-    named = _named_paths(settings)  # a set: every text of the settings, read as a path
+    weight_paths = _files_like(folder, weights)
+    # The new run reads those that its settings name. named: a set of all their texts, taken for paths.
+    named = _named_paths(settings)
     if folder.resolve() in named:  # as in adapter = runs/05_grpo, or model
-        needed = with_weights
-    else:  # a path of `with_weights` is needed if a setting names it, or a file in it
+        needed = weight_paths
+    else:  # a setting may name one of the paths, or a file in one that is a folder
         named |= {path.parent for path in named}
-        needed = [path for path in with_weights if path.resolve() in named]
-    # _record: the patterns of settings, log, answers and pictures
-    move_earlier_run(folder, _files_like(folder, (*_record, *leaves)) + with_weights, needed)
+        needed = [path for path in weight_paths if path.resolve() in named]
+    other_paths = _files_like(folder, (*_record, *leaves))  # _record: settings, log, answers, pictures
+    move_earlier_run(folder, other_paths + weight_paths, needed)  # copies those of `needed`
 
 
 def _holds_run(folder):
@@ -450,9 +461,10 @@ def refuse_other_files(
 
 
 def _named_paths(settings):
-    """Return every text of some settings as a resolved path, whether or not it is meant as one: a set
+    """Return every text of some settings as a resolved path: a set, in which to look up a weight file's path
 
-    Without `output_dir` and `resume`: they say where the run is, not what it begins with."""
+    A text that is not meant as a path does no harm there. `output_dir` and `resume` are left out: they say
+    where the run is, not what it begins with."""
     named = set()
     for name, value in asdict(settings).items():
         is_text = isinstance(value, str) and value.isprintable()  # no path holds a line break or a NUL

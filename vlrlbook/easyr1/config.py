@@ -103,15 +103,14 @@ def verl_name(
     return key
 
 def _release_keys(explained):
-    """All keys that verl takes and that are not in `explained`, those that vlrlbook has a meaning for
+    """The keys of verl that `explained`, vlrlbook's own table, lacks; both are dicts, dotted key → `Key`
 
-    Both are dicts, dotted key → `Key`. Only their defaults are known, so they are checked less: no choices,
-    no limits, no meaning."""
+    Only their defaults are known, so they are checked less: they have no choices, limits or meaning."""
     keys = {}
-    # Keys that verl's code asks for although its config does not list them. The only one today holds the
-    # keyword arguments of the reward function, so a dict.
+    # Keys that verl's code asks for although its config does not list them. There is one today, which takes a
+    # dict: the keyword arguments of the reward function.
     for key in unlisted_in_verl:
-        if key not in explained: # `explained` says more of a key: its range and meaning
+        if key not in explained:
             keys[key] = _unexplained_key("dict", default=None, read_at="verl/trainer/ppo/reward.py")
     for row in _rows_of_csv(book_file("logs/09_verl_release_keys.csv")): # the keys that verl's config lists
         key = row["key"]
@@ -356,14 +355,15 @@ def _checked_keys(given, version):
 def _full_name(name, short, version):
     """The dotted key of a name: `worker.actor.optim.lr` of `lr`; any other name stays, right or wrong
 
-    `short`: short name → dotted key. With verl older names become today's, and a needless + is taken away."""
+    `short`: short name → dotted key. With verl older names become today's, and a + is taken away where the
+    export adds it."""
     key = short.get(name, name)
     if version != "verl":
         return key
     key = verl_name(key) # an older name becomes today's
     bare = key.lstrip("+")
-    # Keys that verl's code asks for although its config does not list them. Hydra wants a + before these. It
-    # may be left out, since the export puts it there.
+    # `unlisted_in_verl`: keys that verl's config does not list. Hydra wants a + before these, and the export
+    # adds it, whether or not it was written.
     return bare if bare in unlisted_in_verl else key
 
 # %% ../../nbs/09a_config.ipynb #n655c306
@@ -383,11 +383,11 @@ def _flattened(given, table, prefix=""):
     """Turn nested dicts into one dict of dotted keys: `{"a": {"b": 1}}` becomes `{"a.b": 1}`
 
     A dict is kept as a value where `table` (dotted key → `Key`) says that the key takes a dict. `prefix`: the
-    sections around `given`, such as "worker.actor.". SettingsError for a key that stands there in both ways."""
+    sections around `given`, such as "worker.actor.". SettingsError for a key that is given in both forms."""
     out = {}
     for name, value in given.items():
         key = f"{prefix}{name}"
-        about = table.get(key) or table.get(verl_name(key)) # verl's keys may be written by their older names
+        about = table.get(key) or table.get(verl_name(key)) # verl_name: today's name of an older one
         takes_dict = about is not None and about.kind == "dict"
         is_section = isinstance(value, dict) and not takes_dict
         settings = _flattened(value, table, f"{key}.") if is_section else {key: value}
@@ -433,14 +433,14 @@ def _checked_value(key, value, about):
         return None
     if about.kind == "any":
         return value
-    kind = _key_kinds[about.kind] # the type of that name
+    kind = _key_kinds[about.kind] # the type of that name, such as float
     # YAML reads a name such as 2024 as a number; a bool is an int in Python, and no name.
     if kind is str and isinstance(value, (int, float)) and not isinstance(value, bool):
         value = str(value)
     # `as_type` converts ("5e-5" becomes a float) or raises SettingsError.
     value = as_type(key, value, kind | None if about.optional else kind)
-    # None here is a fault: null for a key that is not optional or, for one that is, the text "none", which
-    # `as_type` reads as null and YAML does not.
+    # A null that the key allows was returned above. This is one that it does not allow, or the text "none":
+    # `as_type` takes it for null, but an engine would not.
     if value is None:
         raise SettingsError(f"{key} = None: expected {about.kind}")
     if kind in (int, float):
@@ -613,13 +613,13 @@ def _step_rules(v, worker):
     `v`: dotted key → value; `worker`: section of a role, worker.actor or worker.critic."""
     batch = v[f"{worker}.global_batch_size"] # prompts of one optimizer update; a step has several updates
     rollout = v["data.rollout_batch_size"] # prompts of one step, to each of which n answers are sampled
-    nearest_multiple = max(1, round(rollout / batch)) * batch # max: a step of no prompts is none
+    nearest_multiple = max(1, round(rollout / batch)) * batch # one batch at least
     yield (rollout % batch != 0,
            f"data.rollout_batch_size = {rollout}: no multiple of {worker}.global_batch_size = {batch}; "
            f"nearest: {nearest_multiple}")
     answers = rollout * v["worker.rollout.n"]
-    # Answers in one forward pass, which computes the log-probabilities (or the critic's values) of samples.
-    # EasyR1 checks the answers of all GPUs against it, whatever their number.
+    # Answers in one forward pass that only computes log-probabilities (or the critic's values). It is meant
+    # for one GPU, but EasyR1 compares it with the answers of all GPUs together.
     experience = v[f"{worker}.micro_batch_size_per_device_for_experience"]
     yield (answers % experience != 0,
            f"data.rollout_batch_size × worker.rollout.n = {answers} answers: "
@@ -679,7 +679,7 @@ def _verl_batch_rules(v, world):
     yield (batch * n % world != 0,
            f"data.train_batch_size × {rollout}n = {batch * n} answers "
            f"cannot be shared evenly by {world} GPUs")
-    answers_each = mini * n // world # answers of one update on one GPU; verl, too, drops the rest
+    answers_each = mini * n // world # answers of one update on one GPU; rounded down, as verl does
     micro = v[actor + "ppo_micro_batch_size_per_gpu"] # null: verl fills micro-batches by tokens
     yield (bool(micro) and (answers_each == 0 or answers_each % micro != 0),
            f"{answers_each} answers a GPU ({actor}ppo_mini_batch_size × {rollout}n / {world}): "
@@ -762,23 +762,26 @@ _hydra_bool = "[tT][rR][uU][eE]|[fF][aA][lL][sS][eE]"
 
 @cache
 def _engine_loader(engine):
-    """A loader for PyYAML that reads numbers, dates and words as an engine does
+    """A loader for PyYAML that takes the same texts for numbers, dates, yes and no as an engine does
 
     `engine`: easyr1 or verl."""
     import yaml
     class EngineLoader(yaml.SafeLoader):
         "PyYAML's SafeLoader with other patterns"
-    patterns = {"float": _floats[engine], "timestamp": None} # None: such as 2025-01-15 is a text
+    # type → the engine's pattern of such a text; None: it has no such type, and 2025-01-15 stays a text
+    patterns = {"float": _floats[engine], "timestamp": None}
     if engine == "verl":
         patterns |= {"int": _hydra_int, "bool": _hydra_bool}
     tags = {f"tag:yaml.org,2002:{name}": pattern for name, pattern in patterns.items()}
-    # `yaml_implicit_resolvers`: first character → [(tag, pattern)], the first pattern that fits wins.
+    # PyYAML's own patterns of these types are left out, and the engine's are added. The table is: first
+    # character of a text → [(tag, pattern)], of which the first that fits wins.
     EngineLoader.yaml_implicit_resolvers = {
         first: [pair for pair in pairs if pair[0] not in tags]
         for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()}
     for tag, pattern in tags.items():
-        if pattern: # None as the first character: any
-            EngineLoader.add_implicit_resolver(tag, re.compile(rf"^(?:{pattern})$", re.VERBOSE), None)
+        if pattern:
+            whole_text = re.compile(rf"^(?:{pattern})$", re.VERBOSE)
+            EngineLoader.add_implicit_resolver(tag, whole_text, None) # None: whatever the first character is
     return EngineLoader
 
 @cache
@@ -792,11 +795,11 @@ def _easyr1_dumper():
     return EasyR1Dumper
 
 def _name_and_value(word):
-    "(`a.b`, `c`) of a word `a.b=c`; SettingsError if it has no such form or names what no export can hold"
+    "Split a word `a.b=c` into (`a.b`, `c`); SettingsError if it has no such form, or sets system_prompt"
     name, sign, value = word.partition("=") # at the first =, so that a value may hold others
     if not sign or not name:
         raise SettingsError(f"{word!r}: expected name=value")
-    # Chapter 05 (GRPO) has this setting; an export has no place for it. It may be spelt --system-prompt, too.
+    # A setting of chapter 05 (GRPO), for which an export has no place; also written --system-prompt.
     if name.replace("-", "_").lstrip("_") == "system_prompt":
         raise SettingsError("system_prompt: an export has one message of the user and no turn "
                             "of the system; a column system of the rows is put in front of their "
@@ -809,15 +812,18 @@ def _value_of_word(word, text, key, version):
     `key`: dotted; one that takes a text keeps a number as it is written. `version`: 0.3.2 or current
     (EasyR1), verl, or None. SettingsError, which names the whole `word`, if it is no YAML."""
     import yaml
-    about = known_keys(version).get(key) if version else None # None also for a key that Hydra adds
-    # Where a number or a yes is wanted, verl's keys take also what YAML knows and Hydra does not: no, 0x10.
-    is_clear = about is not None and about.kind in ("bool", "int", "float")
-    loader = _engine_loader("verl" if version == "verl" and not is_clear else "easyr1")
+    about = known_keys(version).get(key) if version else None # a `Key`; None also for one that Hydra adds
+    # Hydra, which reads verl's words, takes `no` and 0x10 for texts. For a key that takes no text they are
+    # read all the same, as EasyR1's YAML reads them.
+    takes_no_text = about is not None and about.kind in ("bool", "int", "float")
+    reads_as_hydra = version == "verl" and not takes_no_text
+    loader = _engine_loader("verl" if reads_as_hydra else "easyr1")
     try:
         # `a=` means an empty text; YAML would read it as null.
         value = yaml.load(text, loader) if text else ""
-        # A run named 007 or 12:30 must not become 7 or 750. Of a key with choices no word is a number.
-        if about and about.kind == "str" and not about.choices and isinstance(value, (bool, int, float)):
+        # A run named 007 or 12:30 must not become 7 or 750.
+        takes_any_text = about is not None and about.kind == "str" and not about.choices
+        if takes_any_text and isinstance(value, (bool, int, float)):
             return yaml.compose(text, loader).value
         return value
     except yaml.YAMLError as e:

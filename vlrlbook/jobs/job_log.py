@@ -23,7 +23,7 @@ class Log:
         "Prepare to write; the file is opened by each `write`"
         self.path = Path(path)
         self.most = most
-        self.lost = 0  # bytes that did not fit on the disk, until a line in the log says so
+        self.lost = 0  # bytes that did not fit on the disk, and that the log does not yet report as lost
         # The last bytes given to `write`, lost ones too: from them the supervisor tells why a job failed.
         self.tail = b""
 

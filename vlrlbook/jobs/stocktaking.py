@@ -34,7 +34,7 @@ def need_ledger(
 ):
     """Raise LedgerLost if the ledger is damaged, or missing though there are jobs.
 
-    With `adopt` a damaged ledger is renamed instead, so that a new one can be made."""
+    With `adopt` what is left of the ledger is renamed instead, so that a new one can be made."""
     problem = ledger_problem(data.ledger)  # such as "is missing"; None: nothing is wrong
     if problem is None:
         return
@@ -47,7 +47,8 @@ def need_ledger(
         contents = f"{data.jobs.name}/ holds {len(folders)} jobs" if folders else "nothing was started"
         raise LedgerLost(f"{data.ledger.name} {problem}, and {contents}. Put the ledger back from a copy, or "
                          "start with --adopt true: it makes a new ledger and lists the jobs that it finds")
-    _put_ledger_aside(data)  # renames it and its files, so that `Ledger` makes a new one
+    # Renames those of its files that are there: of a missing ledger SQLite's -wal and -shm may be left.
+    _put_ledger_aside(data)
 
 
 def _put_ledger_aside(

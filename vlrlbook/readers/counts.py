@@ -197,9 +197,10 @@ def _is_times(
     behind,  # token of the second number
 ):
     "Whether a sign multiplies by the number `behind` it: 3 * 4 and 3*4, but not 5* 3"
+    if sign.text not in _multiplication_signs:  # x, ×, * and `by`
+        return False
     # `glued`: no space before the token; a multiplication has spaces on both sides, or on neither
-    # the signs: x, ×, * and `by`
-    if sign.text not in _multiplication_signs or sign.glued != behind.glued:
+    if sign.glued != behind.glued:
         return False
     if sign.raw == "X" and not sign.glued:
         # "512 X 512" is a size; "5 X 5", which an untrained small model babbles, is not
@@ -521,14 +522,14 @@ def _is_share_by_what_precedes(near: Near):  # a number token and its neighbours
     # "some of the 5"
     if before == "the" and second == "of":
         return True
-    # In "3 out of 7" and "3 of 7" the 3 is the count. The 7 is no part, but it gets the same role, so that
-    # the 3 is preferred.
+    # "3 out of 7" and "3 of 7": the 7 is the whole and no part. It is called a share all the same, since a
+    # share is only taken where there is no count, and here the 3 is one.
     if before == "of" and (second == "out" or is_number(near.second_before)):
         return True
     # "6 birds, one flying": the whole was counted just before
     if near.number.text == "one" and before == "," and any(map(is_number, near.seven_before())):
         return True
-    return _is_behind_each(near)
+    return _is_behind_each(near)  # each has 3, every plate holds 2
 
 
 def _is_behind_each(near: Near):  # a number token and its neighbours; .text: in lower case
@@ -600,11 +601,11 @@ _roles_of_second_choice = {"share", "place", "behind a name", "superseded", "in 
 def number_roles(
     tokens: list,  # from `tokens_of`
 ) -> dict:  # place of each number among the tokens → its role
-    """What each number of a text is: count, in brackets, list number, or the role of the first rule that fits
+    """What each number of a text is: count, in brackets, list number, or what a rule says, such as share
 
-    Of a long text only the last `_most_numbers` numbers are looked at."""
+    The first rule that fits decides. Of a long text only the last 40 numbers are looked at."""
     roles = _roles_before_rules(tokens)  # "count" or "in brackets", which stay where no rule fits
-    roles = {i: roles[i] for i in list(roles)[-_most_numbers:]}
+    roles = {i: roles[i] for i in list(roles)[-_most_numbers:]}  # the last ones, since places ascend
     list_numbers = _list_numbers(tokens)  # places of those that number a list's items
     for i in roles:
         if i in list_numbers:
@@ -653,12 +654,12 @@ def _begins_item(
     "Whether the number at token `i` begins an item of a list, the first one or a later one: 1. red, 2) blue"
     before, _number, sign = tokens[i - 1:i + 2]
     begins_line = _is_line_border(before)
-    # In "1) red 2) blue" the second item stands behind the words of the first; "(2)" is a number in brackets.
-    follows_item = sign.text == ")" and not is_first and before.text != "("
+    # In "1) red 2) blue" the second item stands in the line of the first. "(2)" is a number in brackets.
+    is_within_line = sign.text == ")" and not is_first and before.text != "("
     has_sign = sign.text in (".", ")", "、") and sign.glued  # `glued`: no space before it
     # "3." at the end of a line is a count and a full stop
     has_content = not _is_line_border(tokens[i + 2])
-    return (begins_line or follows_item) and has_sign and has_content
+    return (begins_line or is_within_line) and has_sign and has_content
 
 
 # None of them
@@ -794,12 +795,12 @@ def _count_after_picture(
     roles,  # place of each number among them → its role, such as "count", "share" or "size"
 ):
     "The count in the last phrase such as `a photo of 3 apples`, or None"
-    for i in range(len(tokens) - margin - 1, margin, -1):  # backwards, without the empty edge tokens
+    for i in range(len(tokens) - margin - 1, margin, -1):  # backwards, to the text's second token
         if tokens[i].text != "of" or tokens[i - 1].text not in _picture_words:
             continue  # no `photo of`, `image of` or the like
-        at = _behind_words_before_count(tokens, i + 1)  # the place of a number, of `a`, or of `no`
+        at = _behind_words_before_count(tokens, i + 1)  # behind `about`, `exactly` …: a number, `a` or `no`
         if tokens[at].text == "no":
-            # 0 for "a photo of no dogs". None for "a photo of no idea", without a look at earlier phrases.
+            # "a photo of no dogs" states 0. "a photo of no idea" states nothing, and ends the search.
             return 0 if _is_no_before_thing(tokens, at) else None
         count = _count_of_phrase(tokens, roles, at)  # the number there, or 1 for "a"; None without either
         if count is not None:
@@ -843,11 +844,12 @@ def _count_behind_article(
 
     None for a group, as in `a few apples` or `a group of people`, and where the number is no count."""
     has_group_noun = False
-    for i in range(article + 1, article + _longest_phrase):  # the next 6 tokens; then begins another phrase
+    for i in range(article + 1, article + _longest_phrase):  # the next 6 tokens
         if is_number(tokens[i]):
-            # "a group of 5 people" and, a share, "a bowl with 5 of them": the number wins over the article.
-            # With another role it counts no things, as the measure in "a bag of 5 kg".
-            return int(tokens[i].value) if roles.get(i) in ("count", "share") else None
+            # The number counts, and not the article: in "a group of 5 people", and as a share in "a bowl with
+            # 5 of them". With another role it counts no things, as the measure in "a bag of 5 kg".
+            counts_things = roles.get(i) in ("count", "share")
+            return int(tokens[i].value) if counts_things else None  # 2.5 has the role `not whole`
         if _ends_phrase(tokens, i):  # at a mark, at `on`, `and` and the like, at the `of` of "of fruit"
             break
         if tokens[i].text in _group_nouns:  # few, lot, group, bunch, pair …
@@ -954,14 +956,15 @@ def _count_before_total(
     roles,  # place of each number among them → its role, such as "count", "share" or "size"
     i,  # place of `total` or `altogether`
 ):
-    "The place of the count in `5 in total`, at most three tokens before the `total` at token `i`; or None"
+    "The place of the count at most three tokens before the `total` at token `i`: `5 in total`; or None"
     place = _count_close_before(tokens, roles, i)
     if place is None or tokens[i + 1].text != ":":
         return place
-    # behind the colon: the parts in "5 in total: 2 left, 3 right", but the total in "2 and 3 in total: 5"
+    # In "5 in total: 2 left, 3 right" the counts behind the colon are parts, and their sum is the total. In
+    # "2 and 3 in total: 5" they are the total, and the 3 before it is none.
     values_behind = [tokens[at].value for at, role in roles.items() if at > i and role == "count"]
-    parts = [value for value in values_behind if value is not None]  # None: cannot be read, as of 2.5.1
-    return place if tokens[place].value == sum(parts) else None
+    sum_behind = sum(value for value in values_behind if value is not None)  # None: not read, as of 2.5.1
+    return place if tokens[place].value == sum_behind else None
 
 
 def _count_close_before(
@@ -994,17 +997,17 @@ def _last_count_of_clause(
             # "the answer is (5)", or "Answer:" on a line of its own: the count may still come
             if last_count is not None or not _may_precede_count(token, distance=at - i):
                 break
-        # Behind `answer` even a number whose words make it a share or a place elsewhere is the count: "the
-        # answer is 5 of them", "the total is in 5 rows".
+        # Also roles that are only a second choice elsewhere: "the answer is 5 of them" (share), "the total is
+        # in 5 rows" (place).
         if roles.get(at) in ("count", "in brackets", "place", "share"):
             last_count = at
     if last_count is None:
         return None
-    # "a total of 7: 3 cubes, 4 spheres": the clause holds parts, too, or ends at the first of them
-    before_parts = _total_in_sentence(tokens, roles, i)
-    if before_parts is not None:
-        return before_parts
-    # "the total: 1, 2, 3" is still counting, and states nothing: a comma and a number follow
+    # "a total of 7: 3 cubes, 4 spheres": the 7, and not the 3, which is the last count of this clause
+    total = _total_in_sentence(tokens, roles, i)
+    if total is not None:
+        return total
+    # None where the text is still counting, as in "the total: 1, 2, 3": a comma and a number follow
     return None if _counts_up(tokens, last_count) else last_count
 
 
@@ -1013,11 +1016,11 @@ def _total_in_sentence(
     roles,  # place of each number among them → its role, such as "count", "share" or "size"
     i,  # place of the word such as `answer` or `total`
 ):
-    """The place of a total with its parts behind it, in the sentence behind token `i`; or None
+    """The place of a total that its parts follow, such as the 5 in `total: 5, 2 red and 3 green`; or None
 
-    Only the first number can be it: "the total of 2 and 3 is 5" has its total at the end. It is the sum of
-    all others, or stands behind `a total of`, which no sum follows."""
-    places = []
+    It is the first number behind token `i`, if the later ones of the sentence add up to it. Behind `a total
+    of` it is the total even if they do not, unless it begins a sum, as in "a total of 2 and 3 is 5"."""
+    places = []  # of the numbers in the sentence
     for at in range(i + 1, len(tokens) - margin):
         if tokens[at].text in _ends_of_sentence:
             break
@@ -1031,10 +1034,10 @@ def _total_in_sentence(
     total = _total_before_parts(values)  # the first value that is the sum of all behind it, or None
     if total == values[0]:
         return first
-    # `_words_before_sum`: and, plus, … In "a total of 2 and 3 is 5" the parts come first, and 2 is no total.
     words_between = {token.text for token in tokens[first + 1:second]}
+    sum_follows = bool(words_between & _words_before_sum)  # and, plus, is, = …
     is_a_total_of = tokens[i - 1].text == "a" and tokens[i + 1].text == "of"
-    return first if is_a_total_of and not words_between & _words_before_sum else None
+    return first if is_a_total_of and not sum_follows else None
 
 
 def _counts_up(
@@ -1104,10 +1107,10 @@ def _after_correction(
     tokens,  # numbers, words and marks of a text, with 8 empty edge tokens (`margin`) before and behind
     places,  # of counts, ascending
 ):
-    "The places of counts behind the last `wait` or the like that has one behind it; all if there is none"
+    "Leave out the counts before the last correction, such as `wait`, that a count follows; else keep all"
     for i in range(len(tokens) - margin - 1, margin - 1, -1):  # backwards, without the empty edge tokens
-        # `places[-1] > i`: a correction without a count behind it takes none back
-        if places and places[-1] > i and _is_correction(tokens, i):
+        count_follows = bool(places) and places[-1] > i  # else the counts before it would not be replaced
+        if count_follows and _is_correction(tokens, i):
             return [place for place in places if place > i]
     return places
 
@@ -1135,7 +1138,7 @@ def _chosen_count(
       4. 0, where the text says that there are none
       5. the last number with a weaker role, such as `share`
       6. 1, for `there is a …`"""
-    count = _count_after_picture(tokens, roles)
+    count = _count_after_picture(tokens, roles)  # 1
     if count is None:
         count = _concluding_count(tokens, roles)  # 2 and 3
     if count is not None:
@@ -1145,7 +1148,8 @@ def _chosen_count(
     # share ("2 of them"), place ("on 2 plates"), behind a name, superseded ("at first 8"), in brackets
     weaker = [place for place, role in roles.items() if role in _roles_of_second_choice]
     if weaker:
-        return int(tokens[weaker[-1]].value)  # the last one: people reason first and conclude last
+        # The last one: people reason first and conclude last. It is whole: 2.5 has the role `not whole`.
+        return int(tokens[weaker[-1]].value)
     return _one_thing(tokens, roles)  # None without such a phrase
 
 
@@ -1155,17 +1159,18 @@ def _concluding_count(
 ):
     """The last count marked as the answer; else a total before its parts; else the last count; or None
 
-    Counts before a correction such as `wait` or `No,` are passed over."""
+    Counts before a correction such as `wait` or `No,` are passed over. All numbers with the roles that are
+    looked at are whole: 2.5 has the role `not whole`."""
     counts = [place for place, role in roles.items() if role == "count"]  # places of them
     counts = _after_correction(tokens, counts)
-    first = counts[0] if counts else 0  # no number before this place is taken
+    first = counts[0] if counts else 0  # numbers before this place are passed over, whatever their role
     # those that a word such as `answer` or `total` marks
     stated = [place for place in _stated_counts(tokens, roles) if place >= first]
     if stated:
         return int(tokens[stated[-1]].value)
     if not counts:
         return None
-    # with the shares (whole numbers, too), since a part may be one: "5 apples: 2 of them red, 3 green"
+    # with the shares, since a part may be one: "5 apples: 2 of them red, 3 green"
     candidates = [place for place, role in roles.items() if role in ("count", "share") and place >= first]
     total = _total_before_parts([int(tokens[place].value) for place in candidates])
     # the last count: people reason first and conclude last
@@ -1229,15 +1234,15 @@ def read_number(
     if fraction is not None:
         return fraction
     roles = number_roles(tokens)  # place of a number → what it is, such as "count" or "measure"
-    # such as 2 1/2, 10^3 or 1.5e3, which are several tokens
+    # a number in several tokens, such as 2 1/2, 10^3 or 1.5e3, is not read
     if _holds_part_of_number(tokens, roles) or any(_is_scientific(tokens, place) for place in roles):
         return None
-    # All but sizes, dates, names. `_stated_counts` looks at counts alone, so a measure is called one here.
+    # All but sizes, dates and names. Each is called a count, since `_stated_counts` passes over a measure.
     candidates = {place: "count" for place, role in roles.items() if role in _roles_read_as_numbers}
-    # places of numbers that are marked as the answer, as by `answer:`, of which the last one counts
-    marked_places = _stated_counts(tokens, candidates)[-1:]
-    # without a mark all of them, which must have the same value
-    values = {_signed_value(tokens, place) for place in marked_places or candidates}
+    # [place of the last number that is marked as the answer, as by `answer:`]; [] without such a mark
+    last_marked = _stated_counts(tokens, candidates)[-1:]
+    # Without a mark all of them are looked at, and must have the same value.
+    values = {_signed_value(tokens, place) for place in last_marked or candidates}
     if len(values) == 1:
         return values.pop()
     is_none = not roles and _says_none(tokens)  # "there are no nodules"

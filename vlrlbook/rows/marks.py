@@ -24,16 +24,15 @@ def marked_question(
 ) -> str:  # with as many `<image>` as pictures, or with the question's marks unchanged
     """Replace each mark of a picture, such as `<|image_1|>` or `<img>`, by `<image>`.
 
-    Marks with numbers other than 1, 2, … for all pictures are words of the question, which stays unchanged;
-    but not 1, 2, … beyond the pictures, which name one that is missing.
-    Else a `DataError` is raised if there are not as many marks as pictures."""
+    Marks that only name pictures, as in "Is <image 2> larger?", are words of the question, which stays
+    unchanged. In any other question a `DataError` is raised if there are not as many marks as pictures."""
     _refuse_other_marks(question, code, number)  # of a video, or with the name of a file inside
     marks = list(_any_mark.finditer(question))  # of <image>, <|image_1|>, <img 2> and the like
     if not marks:
         return question
     first_mark = marks[0][0]  # its text, such as <img 2>
-    # In "Is <image 2> larger?" the mark is a word: it names a picture, or a part of one. A question without
-    # `<image>` gets its pictures in front. In a row without pictures every mark is an error (below).
+    # A question that stays without `<image>` gets its pictures in front. In a row without pictures every mark
+    # is an error (below).
     if pictures and _numbers_are_words(marks, pictures):
         notes.append(f"marks such as {first_mark} are words here; the pictures stand in front")
         return question
@@ -44,15 +43,17 @@ def marked_question(
 
 
 def _numbers_are_words(marks, pictures):
-    """True if the marks of a question have numbers that are not 1, 2, … up to `pictures`, how many it shows.
+    """True if marks such as <image 2> are words of a question, which name pictures but do not stand for them.
 
-    With two pictures: True for "<image 2>" and for "<image 2> <image 1>", False for "<image> <image>" and for
-    "<image 1> <image 2> <image 3>", where one is missing.
-    The marks are matches of the pattern for <image 1>, whose group 1 is the number or empty."""
+    Their numbers tell: they are not 1, 2, … up to `pictures`, the number of pictures. With two pictures: True
+    for "<image 2>" and "<image 2> <image 1>", False for "<image> <image>" and "<image 1> <image 2>". False,
+    too, for "<image 1> <image 2> <image 3>", where a picture is missing.
+    `marks`: matches of a pattern whose group 1 is the number, or empty."""
     numbers = [int(mark[1]) for mark in marks if mark[1]]
+    stand_for_pictures = numbers == list(range(1, pictures + 1))
     counts_up = numbers == list(range(1, len(marks) + 1))  # 1, 2, … in all marks
-    one_is_missing = counts_up and len(marks) > pictures
-    return bool(numbers) and numbers != list(range(1, pictures + 1)) and not one_is_missing
+    picture_is_missing = counts_up and len(marks) > pictures
+    return bool(numbers) and not stand_for_pictures and not picture_is_missing
 
 
 def _refuse_other_marks(question, code, number):

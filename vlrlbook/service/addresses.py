@@ -31,7 +31,7 @@ def codes_of(
 ) -> tuple:  # codes of `problems`, in the order of the table
     """List the codes of whole groups: a code is `group.fault`, such as zip.path of the group zip.
 
-    An address that takes an archive may answer with any fault of an archive, so it names groups."""
+    An archive may be refused for any of its faults, so an address that takes one names the whole groups."""
     group_codes = []
     for code in problems:  # code → (HTTP status, title)
         group, _, _ = code.partition(".")

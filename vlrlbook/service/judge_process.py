@@ -123,10 +123,11 @@ class Judge:
         "Start the process if it does not run, and wait until its model is loaded; a Problem if that fails"
         if self.child and self.child.returncode is None:  # it runs; `child` is None before the first start
             return
-        # Not `python -m`, which would run this module twice: its package imports it first.
+        # Not `python -m`: its package imports this module, which `-m` would then run a second time.
         code = "import sys; from vlrlbook.service.judge_process import serve_judge; serve_judge(sys.argv[1])"
         self.child = await asyncio.create_subprocess_exec(
-            *own_python(), "-c", code, self.folder, limit=_most_line_bytes,  # of a line: asyncio's is 64 KB
+            *own_python(), "-c", code, self.folder,
+            limit=_most_line_bytes,  # of a line that `readline` returns; by default 64 KB
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         # A task that reads stderr until it is closed; its result is the last bytes.
         self.stderr_end = asyncio.ensure_future(_end_of(self.child.stderr))

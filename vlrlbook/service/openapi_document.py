@@ -47,6 +47,7 @@ def _examples():
 def _upload_example():
     "An example of what is told of an upload"
     skipped = dict(row=17, image="images/16.jpg", code="image.decode", message="cannot be decoded (OSError)")
+    # skipped: the first rows that could not be used; skipped_rows: the number of all of them
     return dict(
         file_id=_file_id, filename="apples.zip", kind="counting", upload_time="2026-01-31T12:00:00Z",
         csv_rows=500, valid_images=498, skipped=[skipped], skipped_rows=2,
@@ -134,7 +135,8 @@ def _schema_of_object(
     example,  # a dict, such as {"step": 5, "groups": []}
 ):
     "The schema of a JSON object, from an example of it: all keys of the example are required"
-    # Keys that are data, such as names of settings, cannot be required.
+    # Keys that are names of settings or of a reward's parts differ from reply to reply: none can be required.
+    # `_keys_of_open_objects`: those that stand in the examples, lr and overall.
     keys_are_data = set(example) <= _keys_of_open_objects  # also true for an empty example
     if keys_are_data:
         return dict(type="object")  # any object

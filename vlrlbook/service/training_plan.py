@@ -146,13 +146,13 @@ class _Decisions:
             f"of {group_size} answers, {rows} rows")
 
     def _make_batch_smaller(self):
-        """Make a step so small that the rows fill it, and make its groups of answers whole.
+        """Make a step so small that there are enough rows for it, and make its groups of answers whole.
 
         A batch_size that the client chose is kept: there are fewer accumulation steps, or a Problem says
         which batch_size would fit. If none was chosen, a step takes all rows, a group of answers to each."""
-        if "batch_size" in self.asked:
+        if "batch_size" in self.asked:  # asked: what the client chose
             may_reduce = "gradient_accumulation_steps" not in self.asked
-            if may_reduce and self._reduce_accumulation():  # False if no accumulation fits
+            if may_reduce and self._reduce_accumulation():  # True: a smaller number fits, and is set
                 return
             raise self._too_few_rows()
         group_size = self.value("num_generations")
@@ -230,11 +230,12 @@ class _Decisions:
     def _choose_epochs(self,
         default_steps,  # length of a run where the client sets none: the preset's max_steps, or None
     ):
-        "Let the client's num_epochs decide the length of the run"
-        # For `GRPOSettings` -1 means "by num_epochs"; without it the preset's max_steps would win.
+        "Let the client's num_epochs decide the length of the run, and add a note that says so"
+        # For `GRPOSettings` -1 means that num_epochs decides. If it were None, the preset's max_steps would.
         self.parameters["max_steps"] = -1
         otherwise = f"; without num_epochs this server does {default_steps}" if default_steps else ""
         steps = self._steps_of_epochs()
+        # asked: what the client chose; notes: sentences for the client
         self.notes.append(f"num_epochs = {self.asked['num_epochs']}: {steps} steps{otherwise}")
 
     def count_drawn(self):
@@ -242,11 +243,12 @@ class _Decisions:
 
         Raises a Problem if they are too many for the memory, since all are drawn before the first step."""
         if self.goes_by_epochs():
-            drawn = drawn_rows_of_an_epoch
+            drawn = drawn_rows_of_an_epoch  # a constant: drawn pictures have no natural number
         else:
             drawn = self.steps() * self.rows_a_step()
         self._check_drawn(drawn)
         held_out, seed = self.value("eval_samples"), self.value("seed")
+        # in front of the notes on batch and length, since it says what is trained on
         self.notes.insert(
             0, f"no data_file_id: {drawn} pictures are drawn to train on, by seed {seed}, and {held_out} "
                "others to measure with")
@@ -254,7 +256,8 @@ class _Decisions:
     def _check_drawn(self, drawn):
         "Raise a Problem if so many drawn pictures are too many for the memory"
         task = self.value("task")
-        most = _most_drawn.get(task, _most_drawn_small)
+        most = _most_drawn.get(task, _most_drawn_small)  # 4,000 large pictures in task zoom, else 50,000
+        # Never by num_epochs, for which 2,000 are drawn; by max_steps there may be any number of steps.
         if drawn > most:
             steps = most // self.rows_a_step()
             raise Problem(

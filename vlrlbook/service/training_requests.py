@@ -204,7 +204,7 @@ def _read_group(
 
 
 def _take_setting(
-    field,  # dict of type, choices, minimum, maximum for the request's task; None: it has no such setting
+    field,  # dict of type, choices, minimum, maximum for the request's task; None: a setting of other tasks
     form_field,  # the same setting as a `FormField`, for all tasks: its name in `GRPOSettings`, and its tasks
     value,  # what the request gives, of any type
     settings,  # name in `GRPOSettings` → value; gets the value if it is good
@@ -216,7 +216,7 @@ def _take_setting(
             return None  # null counts as not given
         tasks = ", ".join(tasks_of(form_field))
         return f"belongs to task {tasks}, and this request is for task {task}"
-    message = _take_value(field, form_field.setting, value, settings)
+    message = _take_value(field, form_field.setting, value, settings)  # None: taken, nothing is wrong
     if not message:
         return None
     return message + _tasks_with_choice(form_field, value, task)  # such as "; it is a choice of task vqa, …"
