@@ -613,8 +613,8 @@ def refuse_swallowed_rows(
     """Raise `DataError` if a field of a CSV has swallowed whole rows, between two stray quotation marks.
 
     A quote opens such a field in one row (`"big one`), and another one closes it rows later (`5"`). A text
-    of several lines is none: its lines, cut at the separator, are not all as long as a row, or no column of
-    them looks like one of the table (`_are_rows`)."""
+    of several lines is not refused: its lines, cut at the separator, are not all as long as a row, or no
+    column of them looks like one of the table (`_are_rows`)."""
     width = len(fields)
     for place, field in enumerate(fields):
         if "\n" not in field or separator not in field:

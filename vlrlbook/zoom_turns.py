@@ -509,7 +509,7 @@ def _check_room(
         return
     crop = max(_crop_tokens(eye.processor, size) for size in sizes)
     tokens_of = partial(_token_count, eye.processor.tokenizer)
-    widest = max(sizes)  # its coordinates have most digits
+    widest = max(sizes)  # a call for the whole of it has long coordinates
     call_tokens = tokens_of(_whole_call(eye, style, widest)) + 1  # + 1: the token that ends a turn
     # In the text of the tool's turn one token stands for the picture, in place of its `crop` tokens.
     tool_tokens = tokens_of(_tool_turns(eye.processor, [[{"type": "image"}]])) - 1 + crop

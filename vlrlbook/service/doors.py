@@ -280,7 +280,7 @@ class _Exchange:
             if self._body_is_being_sent():  # not with a GET, nor with a client from which nothing more comes
                 await self._drain()  # has limits, so it may stop before the body's end
             headers = self._complete_headers(message["headers"])  # a new list, with those of every reply
-            # What was not read would be taken for the next request on this connection, so that is closed.
+            # A rest that was not read would be taken for the next request on this connection: it is closed.
             if self._may_have_body and not self._body_ended:
                 headers.append((b"connection", b"close"))
             message["headers"] = headers
