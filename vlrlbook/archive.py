@@ -355,10 +355,12 @@ def check_layout(
     These are archives with bytes that belong to no entry, with entries that overlap, with local headers that
     differ from the directory, or with a second end record."""
     with open(path, "rb") as file:
-        # Where the last entry ends: without, and at the latest with, a data descriptor behind it.
+        # The last entry ends at byte `end`, or, if a record of its sizes (data descriptor) follows, between
+        # there and `latest_end`: how long that record is, is not said.
         end, latest_end = _check_entries(file, archive)
-        file.seek(archive.start_dir)
-        # The directory, the end record and the archive's comment; one byte more shows that there is too much.
+        file.seek(archive.start_dir)  # where the directory begins
+        # The directory, the end record and the archive's comment. At most 64 MiB are read into memory; one
+        # byte more shows that there are more.
         rest = file.read(_most_directory_bytes + 1)
     if len(rest) > _most_directory_bytes:
         raise DataError("zip.foreign", f"more than {_most_directory_bytes} bytes behind the entries")
@@ -427,11 +429,11 @@ def _sizes_agree(
     flags,  # of the entry's local header
     sizes,  # in this header: (checksum, packed bytes, unpacked bytes)
 ):
-    "True if the sizes in a local header are those of the directory, or if they stand elsewhere"
-    # In two cases they do, and cannot be compared: behind the data, as a flag says; or in the header's extra
-    # field, where 0xFFFFFFFF stands in place of a size (ZIP64).
-    stand_elsewhere = flags & _sizes_follow or _in_zip64_extra in sizes[1:]
-    return stand_elsewhere or sizes == (info.CRC, info.compress_size, info.file_size)
+    "True if the sizes in a local header are those of the directory, or if the header does not hold them"
+    # Then they cannot be compared. A flag says that they follow the data; or 0xFFFFFFFF in place of a size
+    # says that it is in the header's extra field (ZIP64).
+    are_not_in_header = flags & _sizes_follow or _in_zip64_extra in sizes[1:]
+    return are_not_in_header or sizes == (info.CRC, info.compress_size, info.file_size)
 
 
 # Where things lie
@@ -504,9 +506,10 @@ class _Names:
 
         It may have backslashes, another case, or accents in another form."""
         path = written.replace("\\", "/").removeprefix("./")
-        # `top`: the folder that everything lay in, with its slash. The entries are named without it.
+        # `top`: the folder that everything lay in, such as "birds/". The entries are named without it.
         if self.top and folded_name(path).startswith(folded_name(self.top)):
-            # Cut by folders, not at len(top): an accented letter may be two characters here and one in `top`.
+            # Cut off as many folders as `top` has, not len(top) characters: an accented letter may be two
+            # characters here and one in `top`.
             path = path.split("/", self.top.count("/"))[-1]
         for form in (path, f"images/{path}"):
             # folded_name: without case, with accents in one form
@@ -534,7 +537,7 @@ def _table_text(
 ):
     "Read main.csv as text; `DataError` if it is missing, too large or no text"
     if "main.csv" not in entries:
-        # ": did you mean …?", or the names of some files that there are
+        # ": did you mean …?", or a list of all names that it is given: ten, so that the message stays short
         hint = nearest("main.csv", list(entries)[:10])
         raise DataError("csv.missing", f"no main.csv at the top of the archive{hint}")
     if entries["main.csv"].file_size > limits["table_bytes"]:
@@ -609,15 +612,15 @@ def refuse_swallowed_rows(
 ):
     """Raise `DataError` if a field of a CSV has swallowed whole rows, between two stray quotation marks.
 
-    A quote opens such a field in one row (`"big one`), and another one closes it rows later (`5"`). It is
-    told from a text of several lines by this: all its lines have as many separators as a row, and one below
-    another they fill a column as only rows do (`_are_rows`)."""
+    A quote opens such a field in one row (`"big one`), and another one closes it rows later (`5"`). A text
+    of several lines is not refused: its lines, cut at the separator, are not all as long as a row, or no
+    column of them looks like one of the table (`_are_rows`)."""
     width = len(fields)
     for place, field in enumerate(fields):
         if "\n" not in field or separator not in field:
             continue
-        # Were these lines rows, those in front of the field would belong to the first line, and those behind
-        # it to the last one.
+        # The rows as they were before the quotes joined them: the first one begins with the fields in front
+        # of this one, and the last one ends with the fields behind it.
         lines = field.splitlines()
         rows = [line.split(separator) for line in lines]
         rows[0] = fields[:place] + rows[0]
@@ -629,18 +632,19 @@ def refuse_swallowed_rows(
 
 
 def _are_rows(
-    rows,  # lists of cells, all of one length: the lines of a field, cut at the separator
-    place,  # number of the field, from 0
+    rows,  # from `refuse_swallowed_rows`: lists of cells, as many in each as the table has columns
+    place,  # number of the column, from 0, in which the field of several lines stands
 ):
-    """Whether lines of a field are rows of the table: one of its columns has pictures or addresses throughout
+    """Whether the lines of one field of a CSV, cut at the separator, are rows of the table.
 
-    Or the first column, in front of the field, counts the rows: 1, 2, 3."""
+    They are if one column holds pictures or web addresses only, or if the first column counts: 1, 2, 3."""
     columns = [[cell.strip().lower() for cell in column] for column in zip(*rows)]
     for column in columns:
         filled = [cell for cell in column if cell]  # a row may have no picture
         if filled and all(map(_is_picture_or_address, filled)):
             return True
     first = columns[0]
+    # At place 0 the first column is the field's own, and a text may count its lines, too.
     if place == 0 or not all(cell.isdecimal() and len(cell) < 20 for cell in first):
         return False
     start = int(first[0])
@@ -909,8 +913,9 @@ def _keep_rows(
             batch = rows[start:start + _rows_at_a_time]
             # of each row: the ZipInfo of its picture, or the `DataError` that it is; oddities go to `notes`
             entries = [_result_or_error(_entry_of_row, names, row, notes, kind) for row in batch]
-            _keep_new_pictures(archive, store, pool, batch, entries)
+            _keep_new_pictures(archive, store, pool, batch, entries)  # what came of each: `store.results`
             for row, entry in zip(batch, entries):
+                # its stored picture, or a `DataError` about the row or its picture
                 result = _result_of_row(row, entry, store, kind)
                 if isinstance(result, DataError):
                     report.skipped.append(_skipped_row(row, result, strict))
@@ -931,14 +936,15 @@ def _keep_rows(
 def _result_of_row(
     row,  # of main.csv: (line number, image path, question, answer)
     entry,  # ZipInfo of its picture, or the `DataError` that the row is
-    store,  # `_PictureStore`; its `results` hold what came of each picture
+    store,  # `_PictureStore`; `results`: name of a picture → (file, `picture_key`, size), or a `DataError`
     kind,  # what the answers are, a key of `zip_kinds`
 ):  # (file, `picture_key`, size), or a `DataError`
     "What came of a row: its stored picture, or what is wrong with the row or its picture"
     result = entry if isinstance(entry, DataError) else store.results[entry.filename]
-    # The picture's size is known only now: boxes that belong to another shape of picture are refused.
     if kind == "pointing" and not isinstance(result, DataError):
         answer = row[3]
+        # `result` again, or a `DataError` if the boxes are of a picture of another shape: its size is known
+        # only now, after decoding.
         return _result_or_error(_with_checked_shape, result, answer)
     return result
 
@@ -1183,11 +1189,11 @@ class _Share:
     def take(self,
         amount: int,  # how much the calling thread needs, such as the pixels of one picture
     ):
-        """Wait until `amount` is left, and take it; `give` must follow.
+        """Wait until other threads leave `amount` of the total free, and take it; `give` returns it later.
 
-        More than `total` is cut to `total`: a thread would wait for it for ever."""
+        An amount above the total is cut to it: a thread would wait for it for ever."""
         amount = min(amount, self.total)
-        with self.changed:
+        with self.changed:  # a Condition, which `give` notifies
             self.changed.wait_for(lambda: self.left >= amount)
             self.left -= amount
 
@@ -1222,10 +1228,12 @@ class _PictureStore:
     ):
         """Decode a picture, write it, and put the result into `results` under `entry_name`.
 
-        For a bad picture the result is a `DataError`. What it raises ends the whole archive: a limit that
+        For a bad picture the result is a `DataError`. An exception ends the whole archive: a limit that
         `write` meets, a full disk, or a lack of memory."""
+        # Two budgets of memory: `encoded_bytes` for pictures as files, which the caller took from; `pixels`
+        # for decoded ones. `take` waits while other threads hold too much of it.
         pixels = _pixels_in(data)
-        self.pixels.take(pixels)  # waits while other threads decode as many pixels as memory may hold
+        self.pixels.take(pixels)
         try:
             self._decode_and_write(entry_name, number, data)
         finally:

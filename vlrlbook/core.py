@@ -194,15 +194,15 @@ def _card_rows(
     part_names, # of the parts of a reward, in the order of their columns
 ):
     "Write a row for each answer: its text, then the numbers of its reward's parts under their names"
-    # widths of the columns: an answer's text 2.6, each part 0.55
+    # x: a column of width 2.6 for the text, then one of 0.55 for each part
     width = _text_column + _part_column * len(part_names)
-    # y grows downwards, since its larger limit comes first: answer number i stands at y = i, and above the
-    # first are the headings, up to `_card_top`, -1.
+    # y grows downwards, since its larger limit comes first: answer number i (from 0) stands at y = i, and the
+    # headings above the first, at `_headings_y`, -0.55. `_card_top`, -1, is the upper edge.
     ax.set(xlim=(0, width), ylim=(len(rollouts) - 0.5, _card_top))
     ax.axis("off")
     right_ends = {} # name of a part → x where its right-aligned heading and numbers end
     for column, name in enumerate(part_names, 1):
-        x = _text_column + _part_column * column - _column_gap
+        x = _text_column + _part_column * column - _column_gap # 0.05 before the next column
         right_ends[name] = x
         heading = "\n".join(shorten(word, 11) for word in name.split("_", 1)) # counting_exact takes two lines
         ax.text(x, _headings_y, heading, fontsize=7.5, ha="right", va="bottom", color="#555555")
@@ -649,7 +649,7 @@ class Table:
 
 def _cell_text(
     value, # of a table's cell
-    show, # called with the text of a value that is no number with decimals; may escape characters in it
+    show, # text → text, for all values but floats and None; may escape what is special in Markdown
 ):
     "Return the text of a value in a table: nothing for None, three decimals for a float"
     if value is None:

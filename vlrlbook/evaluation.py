@@ -316,25 +316,24 @@ def _refuse_other_plan(
 # %% ../nbs/06_evaluation.ipynb #xncc2f2f8
 def _answered(
     panel,  # `panel.in_order` takes (questions, seed) of each batch and yields its answers, in that order
-    batch_numbers,  # of the batches to ask
+    batch_numbers,  # list, of the batches to ask
     asked_of,  # function: number of a batch → dict, way of asking such as "greedy" → its samples
     seed,  # of the whole run
 ):
     """Yield number, samples and answers of each batch, in the order of `batch_numbers`.
 
     The answers are a dict for each sample: column, such as before_greedy → list of texts."""
-    # The samples of each batch that was asked and whose answers have not come yet, for the loop at the end.
+    # The samples of the batches that `in_order` has taken and not answered yet: it may take several first.
     waiting = deque()
     def questions_with_seeds():
-        "Yield for each batch a dict, way of asking → samples, and the seed of its sampling"
+        "Yield for each batch to ask a dict, way of asking → samples, and the seed of its sampling"
         for number in batch_numbers:
-            asked = asked_of(number)
-            # For the loop below. Greedy asks the samples unchanged; the controls change their pictures.
+            asked = asked_of(number)  # way of asking → samples
+            # Kept for the caller of `_answered`. Greedy has them unchanged; the controls change pictures.
             waiting.append(asked["greedy"])
             # The seeds of two runs are further apart than a run has batches, so no two batches share a seed.
             yield asked, seed * 100_003 + number
 
-    # `in_order` may take several batches (each then waits) before it yields the answers to the first of them.
     for number, answered in zip(batch_numbers, panel.in_order(questions_with_seeds())):
         yield number, waiting.popleft(), answered
 
@@ -505,7 +504,9 @@ def _truth_text(
     place,  # dict(row=number, entry=file): where a DataError says that the fault is
     notes,  # a `Counter`; counts lists that were read as accepted answers
 ):
-    "The truth of a row as text; several accepted answers are a JSON list in it, as rewards read it"
+    """The truth of a row as text, in the form that rewards read: several accepted answers are a JSON list.
+
+    DataError if there is none, or if it is a list that may be meant in two ways."""
     truth = row.get("answer")
     # The different texts of a list, or of a text that writes one, such as "['A', 'C']"; None for others.
     texts = _listed_texts(truth)
@@ -514,16 +515,17 @@ def _truth_text(
         return str(truth)
     if len(texts) == 1:
         return texts[0]
+    # Several texts. Two kinds of lists in a text are not changed:
     if isinstance(truth, str):
         is_our_form = len(accepted_answers(truth)) > 1  # a JSON list, which rewards read as it is
-        # Of "['A', 'C']", choices of a question, all must be chosen: one truth, kept as it is written.
-        if is_our_form or all(map(_is_letter, texts)):
+        are_choices = all(map(_is_letter, texts))  # "['A', 'C']": both must be chosen, so it is one truth
+        if is_our_form or are_choices:
             return truth
     as_json = json.dumps(texts, ensure_ascii=False)
     if is_target:
         notes["target is a list, any of whose answers is right"] += 1
         return as_json
-    # In a file of others a list may mean that an answer must name all of it, so the user has to decide.
+    # Elsewhere a list may mean that any is right, or that an answer must name all: the user has to decide.
     all_named = ", ".join(texts)[:80]
     cures = f"if any is right, write the text {as_json[:80]}; if all must be named, the text {all_named}"
     message = f"field 'answer' is a list of {len(texts)} answers: {cures}"
@@ -554,18 +556,19 @@ def _with_option_words(
 ):
     "A row whose truth is an option's letter, with the option's words as a second accepted answer"
     letter = row["answer"].strip()
-    options = _options_in(row) if _is_letter(letter) else []
+    options = _options_in(row) if _is_letter(letter) else []  # texts; [] if the row has none
     place = ord(letter) - ord("A") if options else 0
-    # Words that are a letter, or those of two options, do not tell which option is meant.
+    # An answer's words must tell which option is meant: no two options are alike, and none is a letter.
     words = [normalise_answer(option) for option in options]
-    is_clear = len(set(words)) == len(words) and not any(map(truth_letters, options))
-    if not options or place >= len(options) or not is_clear:
+    all_differ = len(set(words)) == len(words)
+    any_is_letter = any(map(truth_letters, options))  # {"B"} for the option "B", empty for "a dog"
+    if not options or place >= len(options) or not all_differ or any_is_letter:
         return row
     notes["the truth is an option's letter: the option's words are right, too"] += 1
     return row | dict(answer=json.dumps([letter, options[place]], ensure_ascii=False))
 
 def _options_in(row):
-    "The options of a multiple-choice question as texts, in the order of their letters; [] if the row has none"
+    "The options of a multiple-choice question as texts, in the order of their letters; [] if there are none"
     try:
         return row_options(Columns(row))
     except DataError:  # columns of such names that hold something else
@@ -771,7 +774,8 @@ def judged_report(
     judge = _judged_scores if kind == "scores" else _judged_bins
     # `question`: a dict that asks and answers whether it is better than a rule that needs no model.
     task, chapters_report, metrics, question = judge(settings.predictions)
-    # Without a verdict, a report would make one of the answers that another evaluation left in the folder.
+    # The verdict says that nothing was measured. Without one, a report would take the answers that an earlier
+    # evaluation has left in the folder, and make a verdict of them.
     results = dict(verdict=not_measured(no_answers), task=task, metrics=metrics, questions=[question],
                    judged=chapters_report, settings=asdict(settings),
                    **run_facts())  # run_facts: versions, commit and machine
@@ -791,8 +795,9 @@ def _judged_scores(path):
         raise DataError("predictions.human_ranking", "no pair with a preference: all ranks are equal")
     baselines = report["baselines"]  # rule that prefers the first, or the longer answer → its accuracy
     without_interval = {f"baseline_{name}": value for name, value in baselines.items()}
-    without_interval["margin_mean"] = report["margin_mean"]
-    accuracy, *others = _metric_records("pair_accuracy", report, without_interval)  # a dict for each figure
+    without_interval["margin_mean"] = report["margin_mean"]  # mean score of the better less that of the worse
+    # a dict for each figure: first report["pair_accuracy"] with its interval, then the others
+    accuracy, *others = _metric_records("pair_accuracy", report, without_interval)
     question = _beats_baseline("Better than place or length alone?", accuracy,
                                baseline=max(baselines.values()), rule="the better of both")
     return "preference", report, [accuracy, *others], question
@@ -840,12 +845,12 @@ def _beats_baseline(
 ):
     "Answer whether an accuracy is above a baseline, as a dict: name, question, answer, because (numbers)"
     value, (low, high) = accuracy["value"], accuracy["ci95"]
-    # If an interval of at most ± ten points reaches the baseline, the value is hardly more than ten points
-    # above it. That counts as no gain, so the answer is "no" and not "cannot tell".
+    # Where the interval reaches down to the baseline and is narrow, at most ± ten points, the lead is hardly
+    # more than ten points. That counts as none: "no", and not "cannot tell" as for a wide interval.
     is_narrow = high - low <= 0.2
     if low > baseline:
         answer = "yes"
-    elif value <= baseline or is_narrow:  # no advantage at all, or none of more than ten points
+    elif value <= baseline or is_narrow:
         answer = "no"
     else:
         answer = "cannot tell"
@@ -917,8 +922,8 @@ def load_set(
         dataset, all_rows, more_fields = _rows_of_file(s)
         if s.split == "held-out":
             dataset = _held_out(s, dataset, all_rows)
-    # At most eval_samples rows. Drawn samples are never more; of a file's held-out rows a training chooses
-    # the same ones, by the same seed.
+    # At most eval_samples rows; no more are drawn. A training chooses from its held-out rows in the same way,
+    # so with its seed they are the same.
     return rows_by_chance(dataset, s.eval_samples, s.split_seed), more_fields
 
 def _system_words(
@@ -944,7 +949,7 @@ def _drawing(
 def _rows_of_file(
     settings,  # EvaluationSettings: data is the file, keys its names of columns
 ):
-    """Read a file of questions as a training does, so that its split gives the same held-out rows.
+    """Read a file of questions as a training does, so that a split of it gives the same held-out rows.
 
     Returns the data set; all rows, also those left out of it for a truth that earns too little; and a dict:
     row number → further fields for the row's line in the predictions file, such as question_type."""
@@ -955,8 +960,8 @@ def _rows_of_file(
         # model under the adapter).
         all_rows = in_scale_of(all_rows, s.model or base_of(s.adapter), s.max_image_size)
 
-    # A row whose true answer earns too little to learn from (`check_truth`) is left out, as in training, so
-    # that the split is the same. With skip_bad_rows it is listed in the report, else it is a DataError.
+    # A row whose true answer earns too little to learn from (`check_truth`) is left out, as in training. With
+    # skip_bad_rows it is listed in the report, else it is a DataError.
     reward = load_reward(s.reward or task)  # a task's own reward has the task's name
     dataset = with_good_truths(all_rows, reward, s.skip_bad_rows, report)
     if report.skipped or report.notes:
@@ -972,14 +977,18 @@ def _held_out(
 ):
     """The rows that the training held out.
 
-    A training with another reward may have left out other rows, and then its split was another one. It is
-    made again with that reward, where the model's own run says that it was trained on this file."""
+    A training leaves out rows whose truth earns too little in its reward, before it splits the others. So if
+    the model was trained on this file with another reward than that asked now, the split is made of the rows
+    that were left with that reward."""
     s = settings
+    # None: the model's own run does not say that it was trained on this file
     trained_by = s.trained_with.get("reward") if s.was_trained_on_data else None
-    if trained_by in (None, s.reward or s.asked_task):
+    asked_reward = s.reward or s.asked_task  # a task's own reward has the task's name
+    if trained_by in (None, asked_reward):
         _, held_out = split_by_picture(dataset, seed=s.split_seed)  # training rows, held-out rows
         return held_out
     _, held_out = split_by_picture(_rows_of_training(all_rows, trained_by), seed=s.split_seed)
+    # of them those that can be asked now: whose truth earns enough in the asked reward, too
     numbers = set(held_out["row"])
     return dataset.select([i for i, number in enumerate(dataset["row"]) if number in numbers])
 
@@ -988,7 +997,8 @@ def _rows_of_training(
     reward,  # name of the training's reward
 ):
     "The rows that a training with that reward has read: those whose truth earns enough in it"
-    if trained_rewards(reward):  # a trained model scores by its own judgement: no row was left out
+    # For a reward that is a trained model no training leaves out rows: it scores by its own judgement.
+    if trained_rewards(reward):
         return all_rows
     try:
         loaded = load_reward(reward)
@@ -1013,7 +1023,9 @@ def gather(
     # more_fields: row number → further fields for the row's line in the predictions file
     dataset, more_fields = load_set(s)
     output = Path(s.output_dir)
-    log = RunLog(output / "run_log.csv")  # its first row replaces the file that an earlier session left
+    # Its first row replaces the file that an earlier session left. No row comes if `compare` finds all
+    # questions answered; `_remove_older_log` then deletes that file.
+    log = RunLog(output / "run_log.csv")
     zoom_calls = looks_of_run(s.adapter or base, s.asked_task)  # most calls of the tool `zoom` in an answer
     rows = compare(
         base, s.adapter, dataset, output / "predictions.jsonl",
@@ -1148,7 +1160,7 @@ def confusion_plot(
     for ax, (title, (classes, counts)) in zip(axes[0], tables.items()):  # axes[0]: the only row
         table = np.array(counts, float)
         totals = table.sum(1, keepdims=True)
-        # At least 1: no truth may be "other", whose row then stays empty instead of being divided by 0.
+        # If only answers are "other", and no truth, the sum of that row is 0: divided by 1, it stays empty.
         ax.imshow(table / np.maximum(1, totals), cmap="Blues", vmin=0, vmax=1)
         _write_counts(ax, table)
         places = range(len(classes))
@@ -1215,14 +1227,14 @@ def parting_plot(
     logs: dict,  # title → RunLog
     shown: dict,  # column → label; a column that a log does not have has no curve there
 ):  # matplotlib figure
-    "Draw logged shares over the steps of each run, dashed where pay parts from what is meant (`parting`)"
+    "Draw logged shares of answers over the steps of each run, and a dashed line where reward hacking begins"
     fig, axes = figure(9, 3, ncols=len(logs), sharey=True, squeeze=False)
     for ax, (title, log) in zip(axes[0], logs.items()):  # axes[0]: the only row
         for (name, label), colour in zip(shown.items(), (blue, orange, green, purple)):
             steps, values = log.series(name)  # empty lists if the log lacks the column
             ax.plot(steps, values, color=colour, alpha=0.2, lw=1)
             ax.plot(steps, smooth(values, 0.9), color=colour, lw=2, label=label)  # as `parting` smooths
-        _mark_parting(ax, log)
+        _mark_parting(ax, log)  # the dashed line, where `parting` finds such a step
         ax.set(xlabel="step", ylim=(0, 1), title=f"{title}\n(n = {len(log)} rows)")
     axes[0, 0].legend(fontsize=8, frameon=False, loc="lower left")
     return fig

@@ -103,16 +103,18 @@ def replace_weights(
     changed: dict, # name in the files → tensor
     dtype: str = None, # torch's name of the type of all floating tensors; None keeps each one's own
 ) -> int: # tensors that were replaced
-    """Copy the weight files of a model with some tensors replaced; all other bytes stay as they are
+    """Copy the weight files of a model with some tensors replaced
 
-    ValueError names a changed tensor that no file holds or that has another shape; then nothing was written.
-    It also names one whose numbers are not finite; then `target` may hold some of the files."""
+    With `dtype` all floating tensors are converted; without it all other bytes stay as they are. ValueError
+    names a changed tensor that no file holds or that has another shape; then nothing was written. It also
+    names a tensor whose new numbers are not finite; then `target` may hold some of the files."""
     source, target = Path(source), Path(target)
     files = weight_files(source)
     _check_replaceable(files, changed, source.name)
     for path in files:
         _rewrite(path, target / path.name, changed, dtype) # checks that the new numbers are finite
-    _copy_index(source, target, dtype) # the table that says which file holds which tensor
+    # The table that says which file holds which tensor; with `dtype` its total size is another one.
+    _copy_index(source, target, dtype)
     return len(changed)
 
 
@@ -133,6 +135,7 @@ def _check_replaceable(
             raise ValueError(f"{model}: no weight file holds {name!r}{suggestion}")
         shape, stored_type = stored[name]["shape"], stored[name]["dtype"] # such as [640, 128] and BF16
         is_quantised = stored_type not in _torch_names # not one of the floating types F64, F32, F16, BF16
+        # Both are signs of quantised weights, whose numbers are packed.
         if is_quantised or list(tensor.shape) != shape:
             raise ValueError(
                 f"{model}: {name!r} is stored as {stored_type} {shape}, its new numbers are "
@@ -426,8 +429,9 @@ def export_for_transformers_4(
 
 def _copy_model(model, target):
     "Copy a model directory, byte for byte; FileNotFoundError if it has no safetensors files"
-    left_out = copy_descriptions(model, target) # names of weight files in other formats
-    weights = [*weight_files(model), *_index_files(model)]
+    # all but weights (and the table of weight files); returns names of weight files in other formats
+    left_out = copy_descriptions(model, target)
+    weights = [*weight_files(model), *_index_files(model)] # the table belongs to these files
     if not weights:
         other_files = ", ".join(left_out) or "descriptions"
         raise FileNotFoundError(f"{model}: no safetensors there, only {other_files}")
@@ -564,33 +568,36 @@ def without_own_sampling(
 ):
     """Take out of a model's generation config what would change its answers beside the settings of a run.
 
-    Such as min_p, min_new_tokens or num_beams: TRL, transformers and the shared prompt heed different ones,
-    and a run would measure other answers than it trains on. A printed line names those that had an effect.
-    `keep_own_sampling` writes the whole config into the folder of a trained model."""
+    Such as min_p, min_new_tokens or num_beams. TRL, transformers and the shared prompt each use only some of
+    them, so that a run would measure other answers than it trains on. A printed line names those that had an
+    effect. `keep_own_sampling` writes the whole config into the folder of a trained model."""
     core = model.get_base_model() if hasattr(model, "get_base_model") else model # under an adapter
     own = getattr(core, "generation_config", None)
     if own is None: # a model that generates nothing
         return model
-    # Names that transformers itself knows (read in 5.17 to 5.24); others are not read by it.
+    # Value of each key that transformers knows (read in 5.17 to 5.24); it does not read any other key.
     defaults = type(own)().to_dict()
+    # _stays: special tokens, and how the same numbers are computed, such as the cache
     named = [key for key in defaults if key not in _stays and getattr(own, key, None) is not None]
+    # _always_given: temperature and the like, for which every run has a value of its own
     with_effect = [key for key in named if key not in _always_given and _has_effect(own, key)]
-    told = [f"{key} = {getattr(own, key)!r}" for key in with_effect]
+    shown = [f"{key} = {getattr(own, key)!r}" for key in with_effect]
     if named:
         core.own_generation_config = own # for `keep_own_sampling`
         core.generation_config = copy.deepcopy(own)
         for key in named:
             setattr(core.generation_config, key, defaults[key])
-    if told and is_first_process():
-        print(f"{Path(name).name}: its generation_config.json sets {', '.join(told)}, which is left out: "
+    if shown and is_first_process():
+        print(f"{Path(name).name}: its generation_config.json sets {', '.join(shown)}, which is left out: "
               "answers are sampled as the settings say")
     return model
 
 
 def _has_effect(config, key):
-    "Whether a value of a generation config is more than a default or an empty one that is written down"
+    "Whether a value in a generation config, not None, changes anything: it is no default and not empty"
     value = getattr(config, key)
-    # A private method of GenerationConfig in 5.17 to 5.24: what None stands for, such as num_beams 1.
+    # A private method of GenerationConfig in 5.17 to 5.24: the values that it takes for None, such as 1 for
+    # num_beams. The table beside it has further ones that change nothing; the method's win.
     defaults = getattr(config, "_get_default_generation_params", dict)()
     neutral = {"min_length": 0, "num_return_sequences": 1, "num_beam_groups": 1, "typical_p": 1.0,
                "epsilon_cutoff": 0.0, "eta_cutoff": 0.0, "length_penalty": 1.0, "diversity_penalty": 0.0,
@@ -603,8 +610,10 @@ def keep_own_sampling(
     model, # a whole model that was saved into `folder`
     folder: str | Path, # of its files
 ):
-    "Write the generation config that a model was loaded with, whole again, into the folder of its files"
-    own = getattr(model, "own_generation_config", None) # of `without_own_sampling`, if it took something out
+    """Write the generation config that a model was loaded with into the folder of its files
+
+    `without_own_sampling` took its sampling out for the run; who uses the model later is to have it."""
+    own = getattr(model, "own_generation_config", None) # None: nothing was taken out
     if own is None:
         return
     for key in ("bos_token_id", "eos_token_id", "pad_token_id"): # a trainer may have changed them

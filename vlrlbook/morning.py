@@ -98,14 +98,14 @@ def _cells(chapter):
 
 
 def chosen_cell(
-    step,  # such as "02_rewards:c063" or "02_rewards:c063 from **Last exercise"; or an `Own`
-    own_id: str,  # id of the cell if the step is an `Own`, which is in no chapter
+    step,  # "02_rewards:c063", "02_rewards:c063 from **Last exercise", …; or `Own`: a cell of no chapter
+    own_id: str,  # id for the cell if the step is an `Own`
 ) -> dict:  # a cell of a notebook, with the chapter's name (or None) as `chapter`
     """Return the cell that a step of a lesson names, as the class will see it.
 
     A code cell that the package exports is replaced by an import of its names. Of a text, a step may take
     only a part. ValueError names a cell or a paragraph that the chapter no longer has."""
-    if isinstance(step, Own):
+    if isinstance(step, Own):  # it holds the whole cell: kind, source and tags
         make_cell = _code_cell if step.kind == "code" else _markdown_cell
         return make_cell(step.source, own_id) | dict(metadata=dict(tags=list(step.tags)), chapter=None)
 
@@ -170,7 +170,7 @@ def import_cell(
 ) -> dict:  # a code cell
     "Return a cell that imports from the package the public names which a chapter's exported cell defines"
     names = _defined_names("".join(_cells(chapter)[cell_id]["source"]))
-    # a class uses public names alone: `setup_source` raises ValueError for a cell that needs a private one
+    # Students get public names only. `setup_source` raises ValueError for a cell that needs a private one.
     public_names = [name for name in names if not name.startswith("_")]
     return _code_cell(_from_import(_exported_module(chapter), public_names), cell_id)
 
@@ -219,12 +219,13 @@ def names_of_code(
     top = symtable.symtable(source, "cell", "exec")
     symbols = top.get_symbols()
     assigned = {symbol.get_name() for symbol in symbols if symbol.is_assigned() or symbol.is_imported()}
-    made = {}
-    # The table knows no order: `rows = rows[:5]` both needs and makes `rows`.
+    # Read anywhere, also in functions, and assigned nowhere in the cell. The order is no matter: a function
+    # may read what is made below it, since it is called later.
+    made_elsewhere = _global_names_read(top) - assigned
+    # Outside of functions the order counts: `rows = rows[:5]` both needs and makes `rows`.
+    made = {}  # filled with the names that the cell makes, as keys
     read_early = _read_before_made(ast.parse(source), made)
-    # What a function reads may be made below it: it is called later.
-    needed = _global_names_read(top) - assigned | read_early
-    return needed - set(dir(builtins)), set(made)
+    return (made_elsewhere | read_early) - set(dir(builtins)), set(made)
 
 
 def _global_names_read(
@@ -270,7 +271,7 @@ def _read_before_made(
     node,  # of the syntax tree (`ast`): the cell, or a part of it
     made,  # names that the code before it has made, as keys of a dict; those that the node makes are added
 ):
-    "The set of names that code reads at its top level before it makes them"
+    "The set of names that code reads at its top level before it makes them; goes through the tree in order"
     early = set()
     if isinstance(node, ast.AnnAssign) and node.value is None:  # `x: int` makes no name
         return _read_before_made(node.annotation, made)
@@ -278,13 +279,13 @@ def _read_before_made(
         return _read_name(node, made)
     if isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name):  # `n += 1` reads n, too
         early |= {node.target.id} - set(made)
-    # the names in a comprehension's `for` end with it
+    # The names in a comprehension's `for` end with it: they are made in a copy.
     inside = dict(made) if isinstance(node, _comprehensions) else made
     if isinstance(node, ast.ExceptHandler) and node.name:  # the e of `except E as e`, for its body
         made[node.name] = None
-    for part in _parts_of(node):
+    for part in _parts_of(node):  # in the order of execution: of `x = y` first y; no bodies of functions
         early |= _read_before_made(part, inside)
-    made |= dict.fromkeys(_names_bound_by(node))
+    made |= dict.fromkeys(_names_bound_by(node))  # the name of a function, a class or an import
     return early
 
 
@@ -297,7 +298,7 @@ def _read_name(
         made[node.id] = None
         return set()
     early = {node.id} - set(made)
-    if isinstance(node.ctx, ast.Del):
+    if isinstance(node.ctx, ast.Del):  # `del x` needs an x, as reading does, and then there is none
         made.pop(node.id, None)
     return early
 
@@ -361,7 +362,7 @@ def _imported_names(source):
     `from a import b as c` → c: ("a", "b")."""
     origins = {}
     for node in ast.parse(source).body:
-        if isinstance(node, ast.Import):
+        if isinstance(node, ast.Import):  # _name_of_import: np, or os for os.path
             origins |= {_name_of_import(alias): (alias.name, None) for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             origins |= {alias.asname or alias.name: (node.module, alias.name) for alias in node.names}
@@ -427,16 +428,15 @@ def _import_lines(
 def _split_for_slides(cell):
     """Split a cell of text into cells that can stand on different slides; a code cell comes back as it is.
 
-    `cell` is a dict in Jupyter's format, and so are those in the list that is returned. A text in a chapter
-    often ends one slide and begins the next. A new cell begins at each heading, and after a caption
-    at the start of the text, which belongs to the figure before it."""
+    `cell` is a dict in Jupyter's format, and so are those in the list that is returned. A new cell begins at
+    each heading, and after a caption at the start of the text, which belongs to the figure before it."""
     if cell["cell_type"] != "markdown":
         return [cell]
     cells = []
     for number, piece in enumerate(_slide_texts("".join(cell["source"])), 1):
         # the first cell keeps the id
         piece_id = cell["id"] if number == 1 else f"{cell['id']}-{number}"
-        # `metadata` would hold tags: a text from `chosen_cell` has none
+        # empty metadata: a cell of text from `chosen_cell` has no tags that could be lost
         cells.append(cell | dict(id=piece_id, metadata={}, source=_cell_lines(piece)))
     return cells
 

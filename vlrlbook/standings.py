@@ -173,8 +173,7 @@ def _without_same_names(
     """Drop all entries of students who have the same name, since nobody can tell which one counts.
 
     Returns the others, file name → Entry."""
-    files_of_name = {}
-    # names that differ only in upper and lower case are the same name, as they look alike on the page
+    files_of_name = {}  # name in lower case → files; “ALI” and “Ali” would look alike on the page
     for file, entry in entries.items():
         files_of_name.setdefault(entry.name.lower(), []).append(file)
     kept = {}

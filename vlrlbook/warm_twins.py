@@ -66,15 +66,18 @@ def _folder(
 ):
     """The folder in the cache for a tiny model after its supervised start; it need not be there.
 
-    The folder's name is a hash of all that the weights depend on: first weights, training and shape."""
+    The folder's name is a hash of all that the weights depend on: a change of the code that draws lessons or
+    of the model's shape gives another folder, and so a new training."""
     processor = twin_processor(family)
-    lesson_keys = _lesson_keys(task, seed + 1, family, looks)  # `supervised` draws pictures with seed + 1
-    config = twin_config(family, processor.tokenizer).to_json_string()
+    # Questions, answers and hashes of pictures of eight lessons, which stand for all lessons, and so for task
+    # and looks. `supervised` draws with seed + 1, too.
+    lesson_keys = _lesson_keys(task, seed + 1, family, looks)
+    config = twin_config(family, processor.tokenizer).to_json_string()  # the model's shape
     recipe = [steps, seed, lesson_keys, config, processor.tokenizer.backend_tokenizer.to_str()]
     if task == "zoom":
         picture_size = dict(_zoom_eye(family).processor.image_processor.size)  # in which pictures are shown
-        # Training begins with the weights of another tiny model, after task counting's warm start. Its
-        # folder's name is a hash, too.
+        # Training begins with the weights that task counting's warm start has left. Their folder's name is a
+        # hash in the same way.
         counting_twin = _folder(family, _counting_steps(), seed, "counting", looks=0)
         # aiming_share: of the steps that teach only where to zoom
         recipe += [picture_size, counting_twin.name, aiming_share]
@@ -149,7 +152,8 @@ def supervised(
     schedule = _rise_and_fall(optimizer, steps)
     # (processor, samples, answers) → batch, labels; in task zoom an answer has several turns
     encode_lessons = _several_turns(family) if is_zoom else _one_turn
-    # seed + 1, since the cache's folder is named by a hash of lessons that `_folder` draws with this seed
+    # seed + 1: `_folder` draws a few lessons with the same seed for the name of the folder in the cache,
+    # which so changes with the lessons
     lessons_by_step = _lessons_by_step(task, steps, seed + 1, family, looks)
     losses = []
     for _ in progress_bar(range(steps), desc="warm start"):
@@ -181,9 +185,9 @@ def _step(model, optimizer, batch, labels):
 def _counting_twin(family, seed):
     """(model, processor) with which task zoom begins: a tiny model that counts discs already.
 
-    From random weights 700 steps of zoom's lessons left the count a guess, with a look and without one: most
+    Tried with random weights instead, it still guessed the count after 700 steps of zoom's lessons: most
     tokens of a lesson are coordinates, so the count is a small part of the loss."""
-    # The directory of the model that task counting's supervised start has made; found in the cache later on.
+    # the directory of a model after task counting's supervised start, which is made if the cache has none
     start = warm_start(family, _counting_steps(), seed)
     return load_vlm(start, trainable=True, max_image_size=by_task["zoom"]["tiny"]["max_image_size"])
 
@@ -219,8 +223,9 @@ def _zoom_lessons_by_step(
     "Yields the lessons of each step of task zoom: (samples, the answer to each), 32 of them"
     # Each step draws its own pictures: they are large, and those of all steps would fill the memory.
     for step in range(steps):
-        is_first_part = step < aiming_share * steps  # 45 percent of the steps
-        only_where_to_zoom = looks > 0 and is_first_part  # then the lessons teach nothing else
+        # With mixed lessons from the start the model did not learn where to look.
+        is_first_part = step < aiming_share * steps  # the first 45 percent of the steps
+        only_where_to_zoom = looks > 0 and is_first_part
         eye = _zoom_eye(family)  # the size in which the model sees pictures, and its scale of coordinates
         yield zoom_lessons(PICTURES_A_STEP, seed + step, eye, looks, only_where_to_zoom)
 

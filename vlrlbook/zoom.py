@@ -341,8 +341,8 @@ def answer_call(
     said: str,  # what the model wrote within the call, such as "98, 0, 112, 14"
 ) -> list:  # a message of one part, the enlarged picture
     "Read a call of the tool and answer it; CallRefused, with words for the model, where that is impossible"
-    call = read_call(said)  # `box`, or where it cannot be read `fault`
-    # `zoom` takes four numbers, which a call that cannot be read lacks. `_look` refuses it with `fault`.
+    call = read_call(said)  # its `box`, four numbers; or None, and in `fault` why it cannot be read
+    # Not `Looker.zoom`, which takes four numbers: `_look` also takes a fault, refuses the call and counts it.
     return looker._look(call.box, call.fault)
 
 
@@ -433,7 +433,7 @@ def _with_crops(
         return picture
     # pixels of a crop's longer side, at most, so that three fit below one another
     side = max(1, picture.height // len(LOOK_COLOURS) - GAP)
-    # 4 pixels more, so that the frame of a crop is not cut off
+    # 4 pixels more, since the frame of a crop goes a pixel beyond it on the right (`_draw_look`)
     whole = Image.new("RGB", (picture.width + GAP + side + 4, picture.height), "white")
     whole.paste(picture)
     for number, (box, colour) in enumerate(zip(boxes, LOOK_COLOURS)):
@@ -455,7 +455,9 @@ def _draw_look(
     "Draw a frame around a part of a picture, and put what the model saw of it, framed alike, into the column"
     draw = ImageDraw.Draw(whole)
     left, top, right, bottom = frame
-    draw.rectangle([left, top, right - 1, bottom - 1], **line)  # PIL draws the corner that is given, too
+    # - 1: PIL's rectangle includes its last column and row, and those of a box are not part of it.
+    draw.rectangle([left, top, right - 1, bottom - 1], **line)
     whole.paste(crop, place)
     x, y = place
-    draw.rectangle((x, y, x + crop.width, y + crop.height), **line)  # right and below just outside the crop
+    # one pixel beyond the crop, to the right and below: `_with_crops` has left room
+    draw.rectangle((x, y, x + crop.width, y + crop.height), **line)

@@ -93,11 +93,11 @@ def teach_calls(
     """Make a processor's chat template write calls of the tool, and let TRL read them (response template).
 
     A second call changes nothing."""
-    style = _style(processor)
-    if processor.chat_template == chat_template:  # our constant, that of tiny models: it cannot write calls
+    style = _style(processor)  # plain for a tiny model, tagged for any other
+    # A template that writes calls already stays: of a later family than Qwen2.5-VL, or set here before.
+    if processor.chat_template == chat_template:  # our constant: that of tiny models, without calls
         processor.chat_template = _twin_template  # the same with calls
-    # Qwen2-VL's and Qwen2.5-VL's templates cannot write calls; those of later families can, so they stay.
-    elif style == "tagged" and "tool_call" not in processor.chat_template:
+    elif style == "tagged" and "tool_call" not in processor.chat_template:  # Qwen2-VL, Qwen2.5-VL
         processor.chat_template = _tagged_template
     processor.tokenizer.response_template = _response_template(style)
     return style
@@ -108,17 +108,20 @@ def _response_template(
 ):
     """A response template, a dict by which TRL 1.16 splits an answer into text and calls.
 
-    Without one TRL looks for the chat template in a list of its own, in which ours is missing."""
+    Without one TRL looks for the chat template in a list of its own, in which ours is missing. The keys are
+    those of transformers (utils/chat_parsing, read in 5.17)."""
     begin, end_pattern = _call_delimiters[style]
-    # TRL's words, all but `said`, our argument. TRL puts the text within the call in the place of {content}.
+    # What becomes of the text between `open` and `close_pattern`: it is put in the place of {content}. `said`
+    # is our own argument: the call as the model wrote it.
     function = {"name": "zoom", "arguments": {"said": "{content}"}}
     call = {
         "open": begin,
         "close_pattern": end_pattern + r"\s*",
         "repeats": True,  # an answer may hold several calls
-        "content": "text",
+        "content": "text",  # taken as it is, not read as JSON
         "transform": {"type": "function", "function": function},
     }
+    # without `open`: all that is no call, up to the end of the turn
     text_outside_calls = {"close_pattern": r"<\|im_end\|>\s*", "content": "text"}
     return {
         "defaults": {"role": "assistant"}, "start_anchor": "<|im_start|>assistant\n",
@@ -438,7 +441,7 @@ class _Conversation:
         processor,  # its chat template writes the tool's answers
     ):
         "Run the calls of the model's last turn, and add that turn and the tool's answers to the next prompt"
-        self.turns_told = len(self.calls)
+        self.turns_told = len(self.calls)  # turns of the tool: `end` removes them if they are too long
         # for each call [{"type": "image"}], or where it was refused [{"type": "text", "text": why}]
         contents = []
         for call_text in self.calls:
@@ -506,8 +509,8 @@ def _check_room(
         return
     crop = max(_crop_tokens(eye.processor, size) for size in sizes)
     tokens_of = partial(_token_count, eye.processor.tokenizer)
-    # A call with long coordinates: for the whole of the widest picture. + 1: the token that ends a turn.
-    call_tokens = tokens_of(_whole_call(eye, style, max(sizes))) + 1
+    widest = max(sizes)  # a call for the whole of it has long coordinates
+    call_tokens = tokens_of(_whole_call(eye, style, widest)) + 1  # + 1: the token that ends a turn
     # In the text of the tool's turn one token stands for the picture, in place of its `crop` tokens.
     tool_tokens = tokens_of(_tool_turns(eye.processor, [[{"type": "image"}]])) - 1 + crop
     answer_tokens = min(tokens_of(truth) for truth in set(dataset["answer"])) + 1
@@ -531,9 +534,11 @@ def _whole_call(
     size,  # (width, height) of a picture in pixels
 ):
     "The text with which a model calls the tool for the whole of a picture"
-    call = eye.said((0, 0, *size), Image.new("1", size))  # plain; an empty picture will do: its size is read
+    # such as "zoom(0, 0, 112, 112)", in the model's scale; of the picture `said` reads the size alone
+    call = eye.said((0, 0, *size), Image.new("1", size))
     if style == "plain":
         return call
+    # the four numbers of this text; `or ()` is for mypy: the call can be read, so its box is not None
     numbers = read_call(call.removeprefix("zoom(").removesuffix(")")).box or ()
     arguments = dict(zip(("x1", "y1", "x2", "y2"), numbers))
     call_json = json.dumps(dict(name="zoom", arguments=arguments))
@@ -546,19 +551,21 @@ def _crop_tokens(
 ):
     "How many tokens the largest part has that the tool can cut out of a picture: the whole, or a square"
     # `Eye.crop` enlarges a part until its longer side is that of the shown picture, and makes none smaller.
-    # So the largest square has that side, or, if it is longer, the shorter side of the picture itself.
-    side = max(*shown_size(processor, size), min(size))
+    # So a square has at least the first side below, and the largest one may have the second.
+    longer_shown, shorter_own = max(shown_size(processor, size)), min(size)
+    side = max(longer_shown, shorter_own)
     return max(picture_tokens(processor, size), picture_tokens(processor, (side, side)))
 
 
 def _picture_sizes(dataset):
     """(width, height) of the first picture of each row, which the tool cuts: a set, from the files' headers.
 
-    As the file stores it: one that EXIF turns by 90 degrees has the same number of tokens."""
+    A picture that EXIF says to turn by 90 degrees is not turned here: it has the same number of tokens."""
     sizes = set()
     for batch in dataset.select_columns("images").with_format("arrow").iter(batch_size=1000):
-        for pictures in batch["images"].to_pylist():  # of a row: dicts of bytes and path, one of them None
-            for picture in pictures[:1]:
+        for pictures in batch["images"].to_pylist():  # a row's pictures, each a dict of bytes and path
+            for picture in pictures[:1]:  # none, if the row has no picture
+                # bytes: the content of the file; None: the file lies at `path`
                 content = io.BytesIO(picture["bytes"]) if picture["bytes"] else picture["path"]
                 with Image.open(content) as opened:
                     sizes.add(opened.size)
@@ -574,16 +581,16 @@ class LookTwice(BeforeGRPOTrainer):
         TRL calls the tool with one argument, `said`: what the model wrote within a call. Its tool would be
         `Looker.zoom`, which takes four numbers; `answer_call`, which reads them from `said`, replaces it. If
         TRL no longer calls this method, `Looker.zoom` stays, and raises a TypeError at each call."""
-        # Both attributes are TRL's. `_sync_tool_dicts`, made for each batch: for each answer, name → tool.
-        # `environments`: a `Looker` for each answer.
+        # Two attributes of TRL, with an entry for each answer of the batch: `environments`, its `Looker`;
+        # `_sync_tool_dicts`, name → function that is called as the tool.
         self._sync_tool_dicts = [{"zoom": partial(answer_call, looker)} for looker in self.environments]
         result = super()._tool_call_loop(prompts, prompt_ids, completion_ids, completions, *more)
         mode = "train" if self.model.training else "eval"
         for kind in refusals:  # outside, too_many and the like; `refused` counts the calls of each kind
             count = sum(looker.refused[kind] for looker in self.environments)
             self._metrics[mode][f"part/{kind}"].append(count / len(self.environments))
-        # TRL runs each call, refused ones too, and then takes the tool's message out of the completion again
-        # where that makes it too long: part/no_room, messages lost in that way for each answer.
+        # TRL answers each call by a message, refused ones too, and removes it from the completion again where
+        # that gets too long. part/no_room: such messages, on average over the answers.
         call_count = sum(looker.calls for looker in self.environments)
         message_count = sum(message["role"] == "tool" for message in chain.from_iterable(completions))
         self._metrics[mode]["part/no_room"].append((call_count - message_count) / len(self.environments))

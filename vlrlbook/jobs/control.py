@@ -50,11 +50,12 @@ class JobControl:
         without_process = ("queued", "interrupted")  # such a job ends at once
         end_columns = self.clock.end_columns()  # when it ended: for people, and for its age
         if self.ledger.move(row["job_id"], without_process, to="cancelled", why="asked", **end_columns):
+            # For a server that loses the ledger later: from the job's folder alone it would train it.
             self._leave_order(row["job_id"], cancel_order, "cancelled")
             return
 
-        # A running job is only asked to die here. If the server dies before it gives the order, the
-        # dispatcher gives it, as long as the ledger says `cancelling`.
+        # A running job is ended by its supervisor, after an order. If this server dies before it gives the
+        # order, the dispatcher gives it, as long as the ledger says `cancelling`.
         if self.ledger.move(row["job_id"], "training", to="cancelling", why="asked"):
             # The row is read again: the order names an attempt, and a later one may be training by now.
             self._give_order(self.ledger.job(row["job_id"]))
@@ -88,11 +89,11 @@ class JobControl:
         order,  # cancel_order, or run_order (of `resume`), which takes an earlier cancel_order back
         state,  # to which the job was moved just now
     ):
-        """Write into a job's lock file what its owner wants, for a server that has lost the ledger.
+        """Write into a job's lock file what its owner wants, in case the ledger is lost.
 
-        Such a server adopts jobs from their folders, and reads the order then; nobody reads it before.
-        Without it a job that was cancelled while it waited would be adopted as one that waits still, and be
-        trained. Nothing is written if the job has moved on."""
+        A server without the ledger finds the jobs by their folders, and only then this order is read. If it
+        were missing, a job that was cancelled while it waited would be queued again, and trained. Nothing is
+        written if the job is in another state by now."""
         lock_file = self.data.job(job_id).lock
         try:
             # Whoever starts the job holds this lock, so no order of a later attempt is written over.
@@ -122,7 +123,9 @@ class JobControl:
         # `move` returns False if another request has changed the job's state meanwhile.
         if not self.ledger.move(row["job_id"], resumable, to="queued", why="resume asked", **columns):
             raise WrongState("the job has moved meanwhile")
-        self._leave_order(row["job_id"], run_order, "queued")  # in place of an order to cancel
+        # In place of an order to cancel that may be in the job's lock file: a server that has lost the ledger
+        # would obey it, and not train the job.
+        self._leave_order(row["job_id"], run_order, "queued")
 
     def _check_resumable(self,
         row,  # of the ledger's table of jobs

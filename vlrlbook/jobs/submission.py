@@ -85,8 +85,8 @@ class Submission:
     def _folder_kept_with_row(self, job_id):
         """A context: when its block ends, remove the job's folder unless the ledger has a row of the job.
 
-        There is no row if the queue was full, or if another job came with the same key meanwhile. An OSError
-        in the block, such as a full disk, is raised as LedgerUnavailable."""
+        There is no row if the queue was full, or if another job with the same Idempotency-Key was added
+        meanwhile. An OSError in the block, such as a full disk, is raised as LedgerUnavailable."""
         folder = self.data.job(job_id)
         try:
             yield

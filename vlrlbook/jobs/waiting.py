@@ -78,11 +78,11 @@ class WaitingJobs:
         for row in self.ledger.restarted_too_often(restarts):
             self._give_up(row)
         for row in self.ledger.interrupted(restarts):
-            # A stop by order is no failure of the job, so the start after it must not count. When the job
-            # stopped so, one was taken off its count (in `restarts_after`: 1 became 0); now it gets it back.
+            # Every restart adds one. After a stop by order, such as that of a server that ends, it must not
+            # count: `restarts_after` has subtracted one when the job stopped.
             count = row["restarts"] + 1
-            # For the log: a supervisor that was ordered to stop has left its own reason, which begins with
-            # the text `told_by_outcome`; one that was killed has left none.
+            # The reason of a stop by order begins with the text `told_by_outcome`: the supervisor has written
+            # an outcome, which one that was killed could not.
             was_stopped_by_order = self._latest_reason(row["job_id"]).startswith(told_by_outcome)
             by_itself = f"start {count} of {restarts} by itself"
             why = "goes on after a stop" if was_stopped_by_order else by_itself
@@ -114,7 +114,8 @@ class WaitingJobs:
         last_line = last_line_of(self.data.job(job_id).supervisor_log)
         if last_line:
             message += f"; last words: {last_line}"
-        # False: its owner has resumed, cancelled or removed it in the meantime.
+        # Only a job in `training` may become failed: it goes through `queued`, the rest is done by
+        # `_end_as_failed`. False: its owner has resumed, cancelled or removed it in the meantime.
         if self.ledger.move(job_id, "interrupted", "queued", "to be ended", of_attempt=attempt):
             self._end_as_failed(row, attempt, row["slot"], error_code, message)
 
@@ -160,6 +161,7 @@ class WaitingJobs:
 
         The steps are safe if this server is killed between them, which frees the lock: a job in `training`
         whose lock is free has no supervisor, and the next server sees that."""
+        # Who holds this lock works on the job: this server until the supervisor runs, then the supervisor.
         lock = take_lock(folder.lock)  # a descriptor, or None
         if lock is None:
             return  # the supervisor of the attempt before still holds it, and is about to end
@@ -170,8 +172,8 @@ class WaitingJobs:
             give_order(folder.lock, run_order, attempt)  # into the lock file: run, and the attempt's number
             if not self._claim(row, folder, attempt, slot):  # moves the job to `training` in the ledger
                 return  # cancelled meanwhile
-            if not self.backend.hands_over:
-                # A supervisor on another machine inherits no descriptor: it takes the lock itself.
+            if not self.backend.hands_over:  # False for a backend that starts supervisors on other machines
+                # There no descriptor can be inherited: the supervisor takes the lock itself.
                 os.close(lock)
                 lock = None
             handle = self.backend.start(folder.path, attempt, slot, lock)  # names the supervisor
@@ -200,7 +202,8 @@ class WaitingJobs:
         return self.ledger.move(
             row["job_id"], "queued", "training", f"slot {slot}",
             attempt=attempt, slot=slot, started_at=self.ledger.now(),
-            # Inode, size and time of run_log.csv: until one changes, its rows are those of earlier attempts.
+            # A fingerprint of run_log.csv (inode, size, time) as earlier attempts left it: while it is the
+            # same, `Progress` reads no progress of this attempt from the file.
             log_mark=log_mark(folder.run_log),
             resumed_from=checkpoint.name if checkpoint else None,
             current_step=step, progress=percent(step, row["total_steps"]))
@@ -211,8 +214,7 @@ class WaitingJobs:
         message,  # why, for the owner
     ):
         "End a job that cannot be started as failed, so that the jobs behind it can start"
-        # The attempt that could not start. `row` is older than `_start`, which may have written this number
-        # into the ledger.
+        # `row` was read before `_start`, so it has the number of the attempt before the one that failed.
         attempt = row["attempt"] + 1
         self._end_as_failed(row, attempt, slot, "trainer.start", message)
 

@@ -26,10 +26,10 @@ async def chunks_in_time(
     a stretch of `seconds`, or if the whole body takes longer than `in_all`."""
     stream = request.stream().__aiter__()
     deadline = time.monotonic() + in_all if in_all is not None else math.inf
-    # Speed is measured in stretches of `seconds`, one after another.
+    # Speed is measured in stretches of `seconds`, one after another: a fast start does not make up for a
+    # trickle later. They hold only the waits for the client: the caller may write a piece to a slow disk.
     stretch_seconds, stretch_bytes = 0.0, 0
     while True:
-        # Only the wait for the client is timed, not the caller, who may write to a slow disk.
         wait_started = time.monotonic()
         longest_wait = min(seconds, deadline - wait_started)
         chunk = await _next_chunk(stream, longest_wait, code)

@@ -277,10 +277,10 @@ class _Exchange:
         The first message carries the status and the headers, which are completed here."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            if self._body_is_being_sent():
-                await self._drain()
+            if self._body_is_being_sent():  # not with a GET, nor with a client from which nothing more comes
+                await self._drain()  # has limits, so it may stop before the body's end
             headers = self._complete_headers(message["headers"])  # a new list, with those of every reply
-            # The rest of an unread body would be taken for the next request on this connection.
+            # A rest that was not read would be taken for the next request on this connection: it is closed.
             if self._may_have_body and not self._body_ended:
                 headers.append((b"connection", b"close"))
             message["headers"] = headers
@@ -302,5 +302,5 @@ class _Exchange:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_longest_drain):
                 while not self._body_ended and bytes_left > 0:
-                    message = await self.receive()
+                    message = await self.receive()  # sets `_body_ended`, also if the client has gone
                     bytes_left -= len(message.get("body", b""))
