@@ -144,3 +144,13 @@ def test_a_thought_that_the_template_opens(tmp_path, capfd, template, closes):
                for given in ({}, dict(enable_thinking=False), dict(enable_thinking=True))]
     opened = [prompt.endswith("<think>") for prompt in prompts]
     if closes: assert opened == [False, False, True]
+
+
+def test_a_folder_of_adapters_alone_has_no_weights_of_its_own(tmp_path):
+    "Two with different adapters had the same digits, those of nothing"
+    from safetensors.torch import save_file
+    from vlrlbook.models import weights_digest
+    save_file({"a": torch.ones(2)}, tmp_path / "adapter_model.safetensors")
+    assert weights_digest(tmp_path) is None
+    save_file({"w": torch.ones(2)}, tmp_path / "model.safetensors")
+    assert len(weights_digest(tmp_path)) == 16

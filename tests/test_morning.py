@@ -93,7 +93,9 @@ def test_what_code_needs_and_makes():
     ("for rows in rows: pass", "rows", "rows"), ("rows = 1\nrows = rows + 1", "", "rows"), ("def f(a=c): return d\nd = 1", "c", "f d"),
     ("a, (b, *c) = 1, 2\nwith x as (d, e): d", "x", "a b c d e"), ("if (m := f0()) and m: m", "f0", "m"), ("import os.path\nos", "", "os"),
     ("try: import y\nexcept ImportError as e: y = str(e)\ny", "", "y e"),
-    ("z: int\nw: int = z", "z", "w"), ("f = lambda: q\nq = 1", "", "f q")])
+    ("z: int\nw: int = z", "z", "w"), ("f = lambda: q\nq = 1", "", "f q"),
+    ("xs = [1]\nvalues = [(y := x) for x in xs]\nprint(y)", "", "xs values y"),
+    ("d = {}\nmatch d:\n    case {'a': x, **rest}:\n        print(x, rest)", "", "d x rest")])
 def test_what_code_reads_before_it_makes_it(code, needed, made):
     assert morning.names_of_code(code) == (set(needed.split()), set(made.split()))
 

@@ -602,3 +602,11 @@ def test_a_year_before_a_colon_is_no_count(text, count): assert read_count(text)
     ("有3个半透明的球", 3), ("三个半圆", 3), ("2个半球", 2), ("3只半死的鱼", 3), ("3人半跪", 3), ("4个半開的門", 4), ("有3，半个在外面", 3),
     ("三个半", None), ("三个半苹果", None), ("3个半小时", None), ("有3个半。", None), ("半打", 6)])
 def test_a_word_that_begins_with_half_takes_no_half_from_a_count(text, count): assert read_count(text) == count, explain_count(text)
+
+
+@pytest.mark.parametrize("text, number", [("the total is 5: 2.5 left, 2.5 right", 5), ("the total is 5: 2 left, 3 right", 5),
+                                          ("a total of 0.3: 0.1 and 0.2", 0.3)])
+def test_a_total_of_decimals_is_the_answer(text, number):
+    "Its parts were cut to whole numbers before they were added up"
+    from vlrlbook.readers.counts import read_number
+    assert read_number(text) == number

@@ -155,3 +155,17 @@ def test_query_parameters(with_file, path, code): refused(with_file.get(path.rep
 def test_every_code_of_requests_was_met():
     "The last test: each code that this file is to meet was answered somewhere above"
     assert CODES_MET_IN["requests"] - seen == set()
+
+
+def test_a_note_that_another_one_overrules_is_not_sent():
+    "A batch of 8 was noted, then one of 16"
+    _, notes = plan(dict(gradient_accumulation_steps=3), "gpu", request_form("gpu"), 3)
+    assert sum(note.startswith("batch_size is") for note in notes) == 1, notes
+
+
+def test_a_single_step_that_draws_too_much_is_told_to_be_smaller():
+    "The advice was `0 steps of 524288 rows`"
+    huge = dict(batch_size=1024, gradient_accumulation_steps=1024, num_generations=2, max_steps=1)
+    with pytest.raises(Problem, match="a step of at most 50000 rows") as caught:
+        plan(huge, "tiny", request_form("tiny"), None)
+    assert caught.value.code == "training_config.batch_size"

@@ -537,8 +537,10 @@ def _table_text(
 ):
     "Read main.csv as text; `DataError` if it is missing, too large or no text"
     if "main.csv" not in entries:
-        # ": did you mean …?", or a list of all names that it is given: ten, so that the message stays short
-        hint = nearest("main.csv", list(entries)[:10])
+        # ": did you mean …?", or a list of the names that it is given; of ten, so that the message stays short
+        hint = nearest("main.csv", list(entries))
+        if "did you mean" not in hint:
+            hint = nearest("main.csv", list(entries)[:10])
         raise DataError("csv.missing", f"no main.csv at the top of the archive{hint}")
     if entries["main.csv"].file_size > limits["table_bytes"]:
         raise DataError("csv.size", "main.csv is too large")

@@ -135,11 +135,12 @@ def _check_replaceable(
             raise ValueError(f"{model}: no weight file holds {name!r}{suggestion}")
         shape, stored_type = stored[name]["shape"], stored[name]["dtype"] # such as [640, 128] and BF16
         is_quantised = stored_type not in _torch_names # not one of the floating types F64, F32, F16, BF16
-        # Both are signs of quantised weights, whose numbers are packed.
         if is_quantised or list(tensor.shape) != shape:
+            # Quantised numbers are packed, so their shape differs, too.
+            reason = "quantised weights cannot take an adapter in" if is_quantised else "the shapes differ"
             raise ValueError(
                 f"{model}: {name!r} is stored as {stored_type} {shape}, its new numbers are "
-                f"{list(tensor.shape)}: quantised weights cannot take an adapter in")
+                f"{list(tensor.shape)}: {reason}")
 
 
 def _rewrite(

@@ -647,13 +647,14 @@ def weights_digest(
 ): # 16 hexadecimal digits, or None where there are no weights to read
     "Return digits that change when a model's weights change, such as by another training"
     stored = _stored_weights(folder) # name → (type and shape, file, place of its first byte, its size)
+    # an adapter that a run has left in the folder is no part of the model
+    own = {name: place for name, place in stored.items() if not place[1].name.startswith("adapter_")}
     digest = hashlib.sha256()
-    for name, (kind, file, place, size) in sorted(stored.items()):
-        if not file.name.startswith("adapter_"): # an adapter that a run has left in the folder is no part
-            digest.update(repr((name, kind)).encode())
-            # 64 KiB of each weight will do: a training changes them like the rest.
-            digest.update(_first_bytes(file, place, size))
-    return digest.hexdigest()[:16] if stored else None
+    for name, (kind, file, place, size) in sorted(own.items()):
+        digest.update(repr((name, kind)).encode())
+        # 64 KiB of each weight will do: a training changes them like the rest.
+        digest.update(_first_bytes(file, place, size))
+    return digest.hexdigest()[:16] if own else None
 
 def _first_bytes(file, place, size):
     "Return the first 64 KiB at most of a weight, which has `size` bytes from byte `place` of a file on"

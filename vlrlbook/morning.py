@@ -225,7 +225,9 @@ def names_of_code(
     # Outside of functions the order counts: `rows = rows[:5]` both needs and makes `rows`.
     made = {}  # filled with the names that the cell makes, as keys
     read_early = _read_before_made(ast.parse(source), made)
-    return (made_elsewhere | read_early) - set(dir(builtins)), set(made)
+    # The table does not count the y of `[(y := x) for x in xs]` as assigned at the top; `made` has it.
+    needed = (made_elsewhere - set(made)) | read_early
+    return needed - set(dir(builtins)), set(made)
 
 
 def _global_names_read(
@@ -279,12 +281,15 @@ def _read_before_made(
         return _read_name(node, made)
     if isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name):  # `n += 1` reads n, too
         early |= {node.target.id} - set(made)
-    # The names in a comprehension's `for` end with it: they are made in a copy.
+    # The names in a comprehension's `for` end with it: they are made in a copy. Those of a walrus in it do not.
     inside = dict(made) if isinstance(node, _comprehensions) else made
     if isinstance(node, ast.ExceptHandler) and node.name:  # the e of `except E as e`, for its body
         made[node.name] = None
     for part in _parts_of(node):  # in the order of execution: of `x = y` first y; no bodies of functions
         early |= _read_before_made(part, inside)
+    if isinstance(node, _comprehensions):
+        walruses = (part for part in ast.walk(node) if isinstance(part, ast.NamedExpr))
+        made |= dict.fromkeys(walrus.target.id for walrus in walruses)
     made |= dict.fromkeys(_names_bound_by(node))  # the name of a function, a class or an import
     return early
 
@@ -317,6 +322,8 @@ def _names_bound_by(node):
     if isinstance(node, (ast.Import, ast.ImportFrom)):
         return [_name_of_import(alias) for alias in node.names]
     named_kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.MatchAs, ast.MatchStar)
+    if isinstance(node, ast.MatchMapping):  # `case {"a": 1, **rest}` makes rest
+        return [node.rest] if node.rest else []
     return [node.name] if isinstance(node, named_kinds) and node.name else []
 
 

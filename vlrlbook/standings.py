@@ -182,8 +182,9 @@ def _without_same_names(
         if len(files) == 1:
             kept[files[0]] = entry
         else:
-            refused.append(f"{' and '.join(files)} are both from “{entry.name}”, so neither is ranked: "
-                           "change the name in the first line of one of them")
+            both, neither = ("both", "neither") if len(files) == 2 else ("all", "none")
+            refused.append(f"{' and '.join(files)} are {both} from “{entry.name}”, so {neither} is ranked: "
+                           "change the name in the first line of all but one of them")
     return kept
 
 

@@ -41,8 +41,9 @@ def warm_start(
         return str(path)
 
     model, losses = supervised(family, steps, seed, task, looks)
-    # the loss of the first step, and the mean of the last ten
-    print(f"warm start: {steps} supervised steps, loss {losses[0]:.2f} → {sum(losses[-10:]) / 10:.2f}")
+    last = losses[-10:]
+    if last:  # none without a step; the loss of the first one, and the mean of the last ten
+        print(f"warm start: {steps} supervised steps, loss {losses[0]:.2f} → {sum(last) / len(last):.2f}")
     _save_twin(model, family, path)
     return str(path)
 
@@ -69,8 +70,8 @@ def _folder(
     The folder's name is a hash of all that the weights depend on: a change of the code that draws lessons or
     of the model's shape gives another folder, and so a new training."""
     processor = twin_processor(family)
-    # Questions, answers and hashes of pictures of eight lessons, which stand for all lessons, and so for task
-    # and looks. `supervised` draws with seed + 1, too.
+    # Questions, answers and hashes of pictures of eight lessons, which stand for all lessons, and so for the
+    # task. `supervised` draws with seed + 1, too.
     lesson_keys = _lesson_keys(task, seed + 1, family, looks)
     config = twin_config(family, processor.tokenizer).to_json_string()  # the model's shape
     recipe = [steps, seed, lesson_keys, config, processor.tokenizer.backend_tokenizer.to_str()]
@@ -80,7 +81,8 @@ def _folder(
         # hash in the same way.
         counting_twin = _folder(family, _counting_steps(), seed, "counting", looks=0)
         # aiming_share: of the steps that teach only where to zoom
-        recipe += [picture_size, counting_twin.name, aiming_share]
+        # bool(looks): whether any lesson calls the tool, which the eight lessons need not show
+        recipe += [picture_size, counting_twin.name, aiming_share, bool(looks)]
     key = hashlib.sha256(repr(recipe).encode()).hexdigest()[:12]
     return cache_dir() / f"warm-{family}-{key}"
 

@@ -4,6 +4,7 @@ Written by hand. A number in a text is not yet a count: it may be a percentage, 
 rule below looks at a number and its neighbours and says whether it claims the number; `number_roles` asks
 them in the order of `_rules`, and the first that claims it names its role. A number that none claims is a
 count. Then `_chosen_count` goes through the ways in which a text marks its conclusion."""
+import math
 from typing import NamedTuple
 
 from .tokens import Token, chinese, edge, final_answer, is_number, margin
@@ -1030,9 +1031,9 @@ def _total_in_sentence(
     if len(places) < 2:
         return None
     first, second = places[:2]
-    values = [int(tokens[at].value) for at in places]
-    total = _total_before_parts(values)  # the first value that is the sum of all behind it, or None
-    if total == values[0]:
+    total, *parts = [tokens[at].value for at in places]  # decimals among them, where a truth is one
+    # at least two parts: in "5, then 5" the second is no part of the first
+    if len(parts) > 1 and total > 0 and math.isclose(total, sum(parts)):
         return first
     words_between = {token.text for token in tokens[first + 1:second]}
     sum_follows = bool(words_between & _words_before_sum)  # and, plus, is, = …

@@ -145,9 +145,9 @@ class Judge:
         except ValueError as error:  # asyncio's word for a line that is longer than `_most_line_bytes`
             await self.stop()
             raise Problem("rank.failed", "the answer is longer than any ranking is") from error
-        if line:
+        if line.endswith(b"\n"):
             return json.loads(line)
-        # An empty line: the process has ended.
+        # No line, or one that breaks off: the process has ended.
         raise await self._death()
 
     async def _death(self):

@@ -118,22 +118,24 @@ class _Decisions:
         """Decide batch_size and gradient_accumulation_steps.
 
         A step's answers must make whole groups of num_generations, and need no more rows than there are."""
-        self._complete_batch()  # where the client chose one of the two
+        note = self._complete_batch()  # where the client chose one of the two; None elsewhere
         if self.rows_a_step() > self.rows_to_train_on:
-            self._make_batch_smaller()  # also makes groups whole, or raises a Problem
+            self._make_batch_smaller()  # also makes groups whole, or raises a Problem; notes what it chose instead
+        elif note:
+            self.notes.append(note)
         elif self.answers_a_step() % self.value("num_generations") != 0:
             self._make_groups_whole()
 
     def _complete_batch(self):
         """If the client chose only batch_size or only gradient_accumulation_steps, choose the other one.
 
-        Their product, the number of answers in a step, must be a multiple of num_generations: with groups of
+        Returns a note for the client, or None where nothing was to be chosen. Their product, the number of answers in a step, must be a multiple of num_generations: with groups of
         8 answers a batch_size of 6 gets 4 accumulation steps, which makes 3 groups."""
         group_size = self.value("num_generations")  # answers to each row
         both = ("batch_size", "gradient_accumulation_steps")
         chosen_parts = [name for name in both if name in self.asked]
         if len(chosen_parts) != 1 or self.answers_a_step() % group_size == 0:
-            return  # nothing to complete, or the default of the other one fits
+            return None  # nothing to complete, or the default of the other one fits
         [chosen] = chosen_parts
         other = "gradient_accumulation_steps" if chosen == "batch_size" else "batch_size"
         chosen_value = self.asked[chosen]
@@ -141,9 +143,8 @@ class _Decisions:
         factor = group_size // math.gcd(chosen_value, group_size)
         self.parameters[other] = factor
         rows = chosen_value * factor // group_size
-        self.notes.append(
-            f"{other} is {factor}: with {chosen} = {chosen_value} a step then holds whole groups "
-            f"of {group_size} answers, {rows} rows")
+        return (f"{other} is {factor}: with {chosen} = {chosen_value} a step then holds whole groups "
+                f"of {group_size} answers, {rows} rows")
 
     def _make_batch_smaller(self):
         """Make a step so small that there are enough rows for it, and make its groups of answers whole.
@@ -260,10 +261,14 @@ class _Decisions:
         # Never by num_epochs, for which 2,000 are drawn; by max_steps there may be any number of steps.
         if drawn > most:
             steps = most // self.rows_a_step()
+            if steps == 0:
+                advice, field = f"a step of at most {most} rows", "batch_size"
+            else:
+                advice, field = f"{steps} steps of {self.rows_a_step()} rows", "max_steps"
             raise Problem(
-                "training_config.max_steps",
+                f"training_config.{field}",
                 f"{drawn} pictures would be drawn for {self.steps()} steps, and at most {most} can be for "
-                f"task {task}: {steps} steps of {self.rows_a_step()} rows, or an upload to train on")
+                f"task {task}: {advice}, or an upload to train on")
 
     def _steps_of_epochs(self):
         "Return the optimizer steps of `num_epochs` epochs"
