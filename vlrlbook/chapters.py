@@ -69,7 +69,7 @@ def own_python() -> list:  # words of a command line; behind them come `-m` or `
 
 
 def run_chapter(
-    name: str,  # as for `notebook`, or the path of a notebook
+    name: str,  # of a chapter, such as 05_grpo or 05, or the path of a notebook
     out: str | Path,  # the notebook that the run writes; folders above it are made
     options: list,  # as papermill takes them, such as ["-p", "lr", "5e-5"]
 ) -> int:  # papermill's exit status
@@ -80,6 +80,7 @@ def run_chapter(
     # PYTHONUTF8: where the locale is C, papermill would write letters outside ASCII as question marks.
     # JUPYTER_PATH: the kernel is looked for in the package first.
     environment = {**os.environ, "PYTHONUTF8": "1", "JUPYTER_PATH": kernels_path()}
+    # own_python: the words that start this Python once more, such as ["/usr/bin/python3", "-P"]
     command = [*own_python(), "-m", "papermill", str(_notebook_to_run(name)), str(out), *options]
     return subprocess.call(command, env=environment)
 

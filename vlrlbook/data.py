@@ -260,7 +260,7 @@ def to_samples(
     samples = []
     for row in dataset:
         images = list(map(to_rgb, row["images"]))
-        turns = system_turns(row["prompt"]) # ("system", text) pairs; rows have no other earlier turns
+        turns = system_turns(row["prompt"]) # ("system", text) pairs; no other turns precede a question
         sample = Sample(row["question"], row["answer"], images, row["task"], row["row"], turns)
         samples.append(sample)
     return samples
@@ -340,8 +340,8 @@ def convert_vqa(
     if split:
         train, test = _train_and_test(split, kept, input_jsonl, image_dir)
         files = {_with_ending(output, "train"): train, _with_ending(output, "test"): test}
-    # Writes a file for each picture that a row holds as bytes. With `image_dir` all other paths are absolute
-    # now, so the paths of these files are, too.
+    # A picture that a row holds as bytes is written as a file. Its path is absolute if those of the other
+    # pictures are, as `located` made them with `image_dir`.
     rows = [_easyr1_row(row, output, absolute=open_pictures) for _, row in kept]
     for path, indices in files.items():
         _write_json_lines(path, [rows[i] for i in indices])
@@ -424,18 +424,26 @@ def _seen_from(
     kept, # (row number, `VQARow`) of each good row
     folder, # of the file that was read, in which relative paths of pictures begin
 ):
-    "The rows with relative paths of pictures from `target` on; where there is no file, with the old path"
+    "The rows with relative picture paths that begin in `target` and no longer in `folder`"
     if target.resolve() == folder.resolve():
         return kept
+
     def moved(picture, number):
-        "The path of one picture; bytes stay as they are"
-        if isinstance(picture, bytes) or os.path.isabs(picture): return picture
-        try: file = Path(str(located(picture, folder, number)))
-        except DataError: return picture
+        "The new path of one picture; bytes, absolute paths and paths without a file stay as they are"
+        if isinstance(picture, bytes) or os.path.isabs(picture):
+            return picture
+        try:
+            file = Path(str(located(picture, folder, number)))
+        except DataError: # there is no such file
+            return picture
         # Both without symbolic links, since `..` leads out of the folder that a link stands for.
         return os.path.relpath(file.resolve(), target.resolve())
-    return [(number, replace(row, pictures=[moved(picture, number) for picture in row.pictures]))
-            for number, row in kept]
+
+    moved_rows = []
+    for number, row in kept:
+        pictures = [moved(picture, number) for picture in row.pictures]
+        moved_rows.append((number, replace(row, pictures=pictures)))
+    return moved_rows
 
 def _note_missing(
     kept, # (row number, `VQARow`) of each good row
@@ -528,13 +536,13 @@ def _vqa_records(kept, task):
         # Task vqa asks for a thought and an answer in tags; other tasks for a short answer, without tags.
         question = vqa_prompt(row.question) if task == "vqa" else row.question
         sample = Sample(question, row.answer, [], task, number)
-        # needs_white: for each picture whether other programs would read it otherwise, and it is converted:
-        # transparency is put on white, greys of more than 8 bits become greys of 8
+        # needs_white: for each picture, must it be converted? A transparent one is put on white, and greys of
+        # more than 8 bits become greys of 8, since other programs would show them otherwise.
         pictures = [_stored(picture, convert) for picture, convert in zip(row.pictures, row.needs_white)]
         yield _record(sample, pictures)
 
 def read_task_rows(
-    path: str | Path, # counting ZIP, what was unpacked from one, or a file of rows
+    path: str | Path, # counting ZIP, a folder into which one was unpacked, or a file of rows
     task: str, # counting, vqa, pointing or zoom
     image_dir: str | Path | None = None, # where picture paths begin; None: beside the file
     keys: str | dict | None = None, # which column holds what, such as "question=problem image=scan"
@@ -543,13 +551,13 @@ def read_task_rows(
     "Read the rows that a run on `task` is trained on or evaluated with"
     if task == "vqa" or not is_archive(path): # the tables of all tasks are read in the same way
         return read_vqa(path, image_dir, keys, skip_bad_rows, task)
-    return unpacked_counting_zip(path, task) # a ZIP is unpacked into the cache and read there
+    return unpacked_counting_zip(path, task) # a ZIP is unpacked into the cache first, a folder only read
 
 def _stored(picture, convert):
     """A picture (a path or bytes) as a dict of `bytes` and `path`, as `datasets` stores pictures.
 
-    With `convert` the dict has the path of an RGB PNG in the cache, without transparency or 16-bit greys,
-    which a processor would misread."""
+    `convert`: a model's processor would misread the picture, since it has transparency or greys of 16 bits.
+    The dict then has the path of a copy in the cache without these, an RGB PNG."""
     if convert:
         picture = str(_converted(picture))
     if isinstance(picture, bytes):
@@ -603,7 +611,8 @@ def with_good_truths(
     good = _good_rows(dataset, reward, skip, report)
     if len(good) < len(dataset):
         # The number of rows to train on: `kept` in a table's `RowReport`, `valid_images` in a ZIP's `Report`.
-        setattr(report, "kept" if hasattr(report, "kept") else "valid_images", len(good))
+        number_of_rows = "kept" if hasattr(report, "kept") else "valid_images"
+        setattr(report, number_of_rows, len(good))
     return dataset.select(good)
 
 # %% ../nbs/01_data.ipynb #c062
@@ -1095,6 +1104,7 @@ class Preflight:
 
     def _repr_markdown_(self):
         "One line of counts, then at most 20 problems, one on a line"
+        # Two maxima over all rows, which may be of different rows.
         longest = f"longest prompt {self.prompt_tokens} tokens"
         of_pictures = f"at most {self.image_tokens} of pictures in a row"
         lines = [f"{self.rows} rows; {longest}, {of_pictures}; {len(self.problems)} problems"]
@@ -1128,13 +1138,14 @@ def _check_held_out(held_out, processor):
 _eight_bit_modes = {"RGB", "L", "RGBA", "P", "LA", "CMYK", "1"}
 
 def _mode_problems(images):
-    """A list of one (code, message) if a PIL image has more than 8 bits a channel, else an empty list.
+    """Look for a PIL image with more than 8 bits a channel: a list of one (code, message), or an empty one.
 
-    Such as [("image.mode", "a picture of mode I;16, …")]: its white is 65535, and a processor cuts at 255."""
+    [("image.mode", "a picture of mode I;16, …")], for example: white is 65535 there, and a processor takes
+    all numbers above 255 for white."""
     deep_modes = {image.mode for image in images} - _eight_bit_modes
     if not deep_modes:
         return []
-    mode = deep_modes.pop()
+    mode = deep_modes.pop() # one is enough for the message
     message = f"a picture of mode {mode}, which a processor would clip: convert it with `to_rgb`"
     return [("image.mode", message)]
 
@@ -1203,6 +1214,7 @@ def _prompt_messages(
     Raises `DataError` if not as many places are marked for pictures as the row has pictures."""
     messages, marks, pictures = [], 0, len(row["images"])
     for turn in row["prompt"]:
+        # In a data set every part has both fields; the `text` of a picture's part is None, and is dropped.
         parts = list(map(_without_nothing, turn["content"]))
         marks += sum(part["type"] == "image" for part in parts)
         messages.append({"role": turn["role"], "content": parts})
@@ -1222,8 +1234,8 @@ def _prompt_length(
 ):
     "Length of a prompt in tokens, those of its pictures included"
     tokenizer = processor.tokenizer
-    # Gemma's processor alone has this text, by which it replaces each `boi_token` of a prompt: a picture's
-    # tokens, and around them a begin, an end and line breaks, which `image_tokens` does not count.
+    # Only Gemma's processor has this text, which it puts in place of each `boi_token` of a prompt: the tokens
+    # of a picture, and around them a begin, an end and line breaks, which `image_tokens` does not count.
     image_text = getattr(processor, "full_image_sequence", None)
     if image_text:
         return len(tokenizer(text.replace(processor.boi_token, image_text))["input_ids"])
@@ -1319,14 +1331,15 @@ def _counting_records(lines, folder, task):
     A line is JSON with row, question, answer and file, the picture's path in `folder`."""
     for line in lines:
         row = json.loads(line)
-        sample = Sample(row["question"], row["answer"], [], task, row["row"])
+        # No images: `_record` stores the path below in their place.
+        sample = Sample(row["question"], row["answer"], images=[], task=task, row=row["row"])
         # Not `folder / file`: there may be 100,000 rows, and joining texts is several times as fast.
         path = f"{folder}{os.sep}{row['file']}"
         yield _record(sample, [{"bytes": None, "path": path}])
 
 # %% ../nbs/01_data.ipynb #n19a0c4e1
 def unpacked_counting_zip(
-    path: str | Path, # the archive, or a folder that holds one unpacked
+    path: str | Path, # the archive, or a folder into which one was unpacked
     task: str = "counting", # what its rows are for: counting and zoom have counts as answers, pointing boxes
 ): # datasets.Dataset; `Report` of the rows that were kept and left out
     """A counting ZIP as a data set.
@@ -1334,10 +1347,10 @@ def unpacked_counting_zip(
     It is unpacked into vlrlbook's cache, in a folder named by the hash of the archive's bytes, so that a
     second call only reads that folder."""
     folder = Path(path)
-    if not folder.is_dir(): # else the ZIP was unpacked into it before
+    if not folder.is_dir(): # a folder is read as it is
         if not folder.is_file():
             raise DataError("zip.missing", f"no such file: {folder.name}")
-        folder = _cache_folder(path, _kind_of_zip(task))
+        folder = _cache_folder(path, _kind_of_zip(task)) # the kind of its answers: pointing or counting
     if not folder.exists():
         try:
             return read_counting_zip(path, folder, task=task) # unpacks it into `folder`

@@ -148,16 +148,16 @@ def _rows_of(
 
 
 def _unpacked(
-    path,  # a counting ZIP, or a folder that one was unpacked into
+    path,  # a counting ZIP, or the folder into which such a ZIP was unpacked before
     work,  # new folder that a ZIP is unpacked into
     kind,  # what its answers are, a key of `zip_kinds`
     strict,  # refuse a ZIP for one bad row
 ):
-    """Unpack a counting ZIP, or find what was unpacked from one.
+    """Unpack a counting ZIP, and read its rows; of a ZIP that was unpacked before, only read the rows.
 
     Returns the folder, the `Report`, and the rows as (row number, object with `pictures`)."""
     if path.is_dir():
-        return path, report_in(path), _rows_in(path)
+        return path, report_in(path), _rows_in(path)  # the `Report` that was saved when it was unpacked
     if not path.is_file():
         raise DataError("zip.missing", f"no such file: {path.name}")
     work.mkdir()
@@ -218,8 +218,7 @@ def _add_bad_rows(
     report = check.report
     if report.skipped and not skip_bad_rows:
         check.problems.append(report.refusal())  # the first bad row as an error
-    # A file without any row cannot be read, so here rows were skipped. Without `skip_bad_rows` the refusal
-    # above is the problem already.
+    # Then all rows were bad: a file without any row is refused when it is read.
     if not rows and skip_bad_rows:
         check.problems.append(DataError("row.none", f"none of {report.rows} rows can be used"))
 
@@ -273,7 +272,9 @@ def _check_boxes(dataset, model, check):
     If a model is given, a box that is too small for that model's coordinates is a problem too."""
     try:
         if model:
-            in_scale_of(dataset, model, _longest_side)  # its result, the boxes of that model, is not needed
+            # Writes the boxes in the model's coordinates, as for a run that scales pictures down to
+            # `_longest_side` squared pixels at most. Only the error matters here.
+            in_scale_of(dataset, model, _longest_side)
         else:
             with_good_boxes(dataset)
     except DataError as error:

@@ -286,8 +286,8 @@ def _import_error(
     name, # of something in it that is used, such as "GRPOTrainer"
 ):
     "Import a library and look up one name in it: what that raised, as one line of text, or None"
-    # The name, since transformers and trl import their submodules only on use: `import trl` may work where
-    # trl.GRPOTrainer cannot be had.
+    # transformers and trl import a submodule only when a name in it is used: `import trl` may work, and
+    # trl.GRPOTrainer fail.
     try:
         getattr(importlib.import_module(library), name)
     except Exception as error:
@@ -299,13 +299,14 @@ def gpu_facts() -> dict: # keys: build, cuda, available, devices, warnings
     """Ask torch about the GPUs of this machine.
 
     `build` is torch's version, `cuda` the CUDA or ROCm version that it was built for (None: for CPUs only),
-    `available` is True if torch sees a GPU, `devices` a list of {name, gb, error}, `warnings` a list of texts."""
+    `available` is True if torch sees a GPU, `warnings` a list of texts, and `devices` a list of {name, gb,
+    error}, whose error is None if the GPU can compute."""
     import torch
     count, messages = _usable_gpus(torch.cuda)
     devices = []
     for number in range(count or 0):  # None: torch can use no GPU
         properties = torch.cuda.get_device_properties(number)
-        error = _error_of_a_sum(torch, number)
+        error = _error_of_a_sum(torch, number)  # torch may see a GPU and yet fail to compute on it
         devices.append(dict(name=properties.name, gb=properties.total_memory / 2**30, error=error))
     return dict(build=torch.__version__, cuda=torch.version.cuda or torch.version.hip,
                 available=count is not None, devices=devices, warnings=messages)
@@ -567,8 +568,8 @@ def _groups_of_line(
 ):
     """List (folder, version) of the memory group that a line names, and of all groups above it.
 
-    Empty for a line about anything but memory. In a container the path may be the host's, and only the last
-    folder of the list exists: one that does not is later read as a group without a limit."""
+    Empty for a line about anything but memory. In a container the line may hold the host's path: then only
+    the last folder, the top one, exists. The others count as groups without a limit (`left_in_group`)."""
     # Version 2 writes "0::/path". Version 1 writes a line for each controller (what is limited: memory, cpu).
     _, controllers, path = line.split(":", 2)
     if controllers == "":
@@ -846,13 +847,13 @@ def _absent_and_extra(
     absent = [name for name in needed if importlib.util.find_spec(name) is None]
     if absent:
         # No chapter imports packages of two extras at its top level, so one package tells the extra; None for
-        # a package that every installation has.
+        # a package that belongs to no extra.
         return absent, (extra_of(absent[0]) if is_installed else None)
-    # A chapter may import its extra's packages only inside functions; they are then not in `needed`, and
-    # the chapter stands in this table, chapter → extra.
+    # A chapter that imports its extra's packages only inside functions, so that they are not in `needed`,
+    # stands in this table: chapter → extra.
     extra = extra_of_chapter.get(chapter_name)  # None for most chapters
     if not extra or not is_installed:
-        return [], extra  # nothing is absent, so nobody asks for the extra
+        return [], extra  # nothing is known to be absent; the caller then does not use `extra`
     return absent_packages(lines, extra), extra
 
 

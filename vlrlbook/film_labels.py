@@ -95,22 +95,27 @@ def labels_beside(
     label_as: str = "auto", # one of `readings`; auto: as the classifier was trained
     progress_bins: int = None, # into how many progress is cut; None: as many as the classifier has
 ) -> FilmLabels:
-    """Labels that stand beside a classifier's predictions, and are compared with them: in its own bins.
+    """Labels of a column in a classifier's own bins, so that its predictions can be compared with them.
 
-    Where the column's labels are not these bins, no frame has a label, and `told` says why."""
+    If the column does not name these bins, no frame gets a label, and `told` (for users) says why."""
     cut_into = progress_bins or bins
     labels = read_film_labels(values, episodes, moments, column, label_as, cut_into)
     if label_as == "auto" and labels.reading != "missing":
-        wanted = _reading_beside(labels.reading, trained_as, bins) # a `reading` such as integer, or None
+        # So far the column was read by its values alone. The classifier may need another reading: 0 and 1
+        # are read as success, for example, but may be the first two of its five bins.
+        wanted = _reading_beside(labels.reading, trained_as, bins) # None: they cannot be its bins
         if wanted is None:
             return _not_comparable(labels, bins, trained_as, column)
         if wanted != labels.reading:
             labels = read_film_labels(values, episodes, moments, column, wanted, cut_into)
     # Bin 3 of 5 is another progress than bin 3 of 4, so the numbers of bins must be equal where bins are
     # parts of a progress. Else bins are mere numbers, of which the column may lack the last ones.
-    is_cut = labels.reading in ("progress", "regress")
-    is_cut = is_cut or labels.reading == "vector" and trained_as in ("progress", "regress")
-    fits = labels.num_classes == bins if is_cut else labels.num_classes <= bins
+    progress = ("progress", "regress")
+    vectors_of_progress = labels.reading == "vector" and trained_as in progress
+    if labels.reading in progress or vectors_of_progress:
+        fits = labels.num_classes == bins
+    else:
+        fits = labels.num_classes <= bins
     return labels if fits else _not_comparable(labels, bins, trained_as, column)
 
 
@@ -122,15 +127,16 @@ def _reading_beside(
     """How to read a column so that its labels are the classifier's bins: one of `readings`.
 
     None if its labels cannot be these bins."""
-    if reading == "success": # only 0 and 1, which may also be bins, or a progress that ends in success
-        # A vector's bins are numbered too, so beside them 0 and 1 are the first two bins.
+    if reading == "success": # only 0 and 1, which may also be the first two bins, or the ends of a progress
+        # vector: the places in it are numbers of bins, so it is like "integer"
         by_training = dict(vector="integer", integer="integer", success="success", progress="progress",
                            regress="regress")
-        # If nobody knows how it was trained: 0 and 1 are all of two bins; of more, success would be the last.
+        # If nobody knows how it was trained, 0 and 1 can only be compared with two bins: of more bins, 1 may
+        # be the second one (a number) or the last one (success).
         return by_training.get(trained_as, "success" if bins == 2 else None)
     if reading == "progress": # numbers between 0 and 1; a classifier of successes has no bin for a half
         return {"success": None, "regress": "regress"}.get(trained_as, "progress")
-    return reading # vectors and whole numbers name bins
+    return reading # a vector or a whole number names a bin
 
 
 def _not_comparable(
@@ -142,7 +148,8 @@ def _not_comparable(
     """`FilmLabels` with no label for any frame, in place of `labels`, which are not the classifier's bins.
 
     Its `told`, the sentence for users, says why."""
-    read_as = labels.told.partition("; ")[0] # how the column was read, without the frames in each bin
+    # of "label COLUMN: how it was read; frames in each bin: 1, 2" only the part before the semicolon
+    read_as = labels.told.partition("; ")[0]
     trained = f", trained on labels of the kind {trained_as}" if trained_as else ""
     none_instead = no_labels(len(labels.bins))
     none_instead.told = (
@@ -165,14 +172,14 @@ def _check_vectors(
 def read_label(
     value, # what the label column holds in one row: a vector, a list or a number
 ) -> tuple: # bin, and how it was read: "vector", "zero" or "scalar"
-    """The bin of one label, for whoever has not got its whole column: the place of a vector's largest entry.
+    """The bin of one label, read without the other labels of its column: a vector's largest entry.
 
-    A vector of zeros and a single number get the bin 0. What is no number, or none, is a DataError."""
+    A vector of zeros and a single number get the bin 0. A text, NaN and an empty list raise a DataError."""
     numbers = _numbers_in(value)
     if numbers is None or not numbers.size or not np.isfinite(numbers).all():
         raise DataError("aloha.label", f"{str(value)[:60]}, expected numbers")
     if numbers.size < 2:
-        # A bin, a success or progress: only the whole column could tell which, so 0 is a mere stand-in.
+        # It may be a bin, a success or progress: only the whole column could tell. 0 stands in for its bin.
         return 0, "scalar"
     if not numbers.any():
         return 0, "zero"
@@ -217,7 +224,7 @@ def _fault_of_label(
     row, # one label as an array
     width, # how many numbers the first label of the column has; None: this is the first
 ):
-    "Words for a label of another length than the first one, or none, NaN, infinity; None for a good one"
+    "What is wrong with a label (empty, another length than the first one, NaN, infinity), or None"
     if not row.size:
         return "an empty list, expected numbers"
     if width is not None and row.size != width:
@@ -254,8 +261,8 @@ def _from_numbers(
 ):
     """Bins of a column of single numbers, read as `label_as` says; auto decides by the whole column.
 
-    Returns (bins [frames], kinds [frames], number of bins, how the numbers were read in words). The kind is
-    the same for all: success, integer, progress or regress."""
+    Returns (bins [frames], kinds [frames], number of bins, a phrase for users on how they were read). Each
+    frame's kind is the reading that was taken: success, integer, progress or regress."""
     low, high = (float(numbers.min()), float(numbers.max())) if len(numbers) else (0.0, 0.0)
     are_whole = bool((numbers == np.round(numbers)).all())
     reading = _reading_of(low, high, are_whole) if label_as == "auto" else label_as
@@ -323,7 +330,7 @@ def _check_range(
 def _expected_numbers(
     label_as, # what the user asked for: auto (nothing), vector, integer, success, progress or regress
 ):
-    "Words for the numbers that a label column could hold, where it is to be read as `label_as`"
+    "The end of an error message about a column of numbers: what was expected, for what the user asked for"
     if label_as == "auto": # the user asked for no reading: name all that are possible
         return f"expected whole numbers from 0 to {MOST_BINS - 1}, or progress from 0 to 1"
     if label_as == "vector":

@@ -86,8 +86,8 @@ def _lmms_eval_sample(
     completions,  # the model's answers to it, a list of texts
 ):
     "A row of predictions as a dict with lmms-eval's names of fields"
-    # As in lmms-eval: one completion is a text, several are a list. Its field `resps` is left out, as
-    # lmms-eval does where it is equal to this one.
+    # As in lmms-eval: one completion is a text, several are a list. lmms-eval leaves out its field `resps`
+    # (the unfiltered completions) if it is equal to `filtered_resps`, and so does this file.
     responses = completions[0] if len(completions) == 1 else completions
     return dict(
         doc_id=number,

@@ -52,15 +52,15 @@ def questions(
     flipped: dict = None,  # from `flips`: became_right, became_wrong, p, …; None: not measured
     task: str = "counting",  # counting, vqa, pointing or zoom
 ) -> list:  # of {name, question, answer, because}
-    """Ask the questions that a gain must survive, each answered from the metrics of a run
+    """Answer the questions that tell whether a run's gain is real, each from metrics of the run
 
     An answer is yes, no, cannot tell (too few pictures), or not measured (a metric is missing)."""
     main = main_mark(task)  # exact, accuracy or iou
     overall = _over_all_rows(metrics)  # (column, mark) → metric
-    # the gains of those groups that got worse; None where no gain was measured
+    # gains of the groups that clearly got worse, perhaps none: []; None where no gain was measured
     losers = losing_groups(metrics, main) if ("gain_greedy", main) in overall else None
     answered = []
-    # judge: a function such as `_rose`; evidence: its arguments; it is not called where one is None
+    # judge: a function such as `_rose`; evidence: its arguments, None for each that was not measured
     for name, question, judge, evidence in _questions_to_ask(main, overall, flipped, losers):
         answer, because = judge(*evidence) if None not in evidence else ("not measured", "")
         answered.append(dict(name=name, question=question, answer=answer, because=because))
@@ -80,12 +80,15 @@ def _questions_to_ask(
 ):
     """The questions as (name, question, judge, evidence): judge(*evidence) returns (answer, because)
 
-    What was not measured is None in the evidence, and its judge must not be called."""
+    What was not measured is None in the evidence; the judge must then not be called."""
+    # greedy: the model's best guess; sampled: answers that were drawn by chance
     sampled_gain, greedy_gain = overall.get(("gain_sampled", main)), overall.get(("gain_greedy", main))
     # best guesses with the right picture, and with that of another row
     after, shuffled = overall.get(("after_greedy", main)), overall.get(("after_shuffled", main))
     one_answer = overall.get(("majority", main))  # what the best single answer to everything gets
     seeing = overall.get(("seeing_gain", main))  # how much more was gained with the right picture
+    # as_meant: is most of the gain in answers that are the truth word for word, and not only right?
+    # no_group_paid: is there no group of rows (a count, a type of question) that clearly got worse?
     return [
         ("sampled_rose", f"Did sampled {main} rise?", _rose, [sampled_gain]),
         ("greedy_rose", f"Did greedy {main} rise?", _rose, [greedy_gain]),
@@ -100,11 +103,12 @@ def _questions_to_ask(
 
 
 def _word_for_word_evidence(overall):
-    """The four arguments of `_mostly_meant`, metrics of sampled answers; None for each that was not measured
+    """The evidence on whether a gain is in the truth's own words: the four arguments of `_mostly_meant`
 
-    `overall`: (column, mark) → metric."""
-    # marks of 1 or 0: `verbatim` for an answer equal to the truth to the letter, `exact` for one that is
-    # right in any words
+    These are metrics of sampled answers, None for each that was not measured. `overall`: (column, mark) →
+    metric."""
+    # Two marks, each 1 or 0. If the truth is "A photo of 3 discs", that text alone is `verbatim`; "3" is
+    # `exact`, too.
     columns_and_marks = [("gain_sampled", "verbatim"), ("gain_sampled", "exact"),
                          ("before_sampled", "verbatim"), ("before_sampled", "exact")]
     return [overall.get(column_and_mark) for column_and_mark in columns_and_marks]
@@ -113,8 +117,8 @@ def _word_for_word_evidence(overall):
 def _decided(is_shown, is_no_otherwise):
     """The answer to a question about an effect: yes, no, or cannot tell
 
-    `is_shown`: the data show the effect. `is_no_otherwise`: data that do not show it mean a no, since they
-    point the other way, or would show the effect if there were one; False: then nothing follows."""
+    `is_shown`: the data show the effect. `is_no_otherwise`: if they do not, there is none, since the data
+    point the other way, or are enough to show it. False: they are too few to tell."""
     if is_shown:
         return "yes"
     return "no" if is_no_otherwise else "cannot tell"
@@ -194,17 +198,17 @@ def _above(
 
 
 def _paid_for_right(pay, gain, sampled):
-    """Answer whether answers are right more often, if a trained reward gives them clearly more than before
+    """Answer whether right answers rose, if a trained reward pays clearly more than before training
 
-    The arguments are gains by training: `pay` in the reward, `gain` in right best guesses, `sampled` in right
-    sampled answers, or None. Returns (answer, the numbers as text)."""
+    The arguments are metrics of gains by training: `pay` in that reward, `gain` in right best guesses,
+    `sampled` in right sampled answers, or None. Returns (yes, no or cannot tell, the numbers as text)."""
     because = f"pay {with_interval(pay, '+')}, right answers {with_interval(gain, '+')}"
     (pay_low, _), (gain_low, _) = pay["ci95"], gain["ci95"]  # above zero: the gain is clear
-    if pay_low <= 0:  # no clearly higher pay, of which one could ask what it was paid for
+    if pay_low <= 0:  # the reward does not clearly pay more, so there is nothing to explain
         return "cannot tell", because
     sampled_gain_is_clear = bool(sampled and sampled["ci95"][0] > 0)
     more_are_right = gain_low > 0 or sampled_gain_is_clear
-    # If neither gain is clear, it is a no only where a gain of the best guesses would show.
+    # If neither gain is clear: no, where there are enough rows to show a gain of the best guesses.
     return _decided(more_are_right, _would_show_a_gain(gain)), because
 
 
@@ -217,7 +221,8 @@ def _below(
     Returns (yes, no or cannot tell, the numbers as text)."""
     (_, shuffled_high), (right_low, _) = shuffled["ci95"], right["ci95"]
     is_shown = shuffled_high < right_low  # one interval is wholly below the other
-    # No if they are not even worse, or if the interval is so narrow that it would show.
+    # No if they are not worse at all, or if the interval is so narrow that a difference would show. That of
+    # `shuffled` is about as wide, since both have the same rows.
     is_no_otherwise = shuffled["value"] >= right["value"] or _is_narrow(right)
     return _decided(is_shown, is_no_otherwise), f"{with_interval(shuffled)} with another picture"
 
@@ -280,8 +285,9 @@ def _text_right_everywhere(
     rows,  # dicts with the truth, `answer`; some text is right in all of them (the outcome `one truth`)
     task,  # counting, vqa, pointing or zoom
 ):
-    "The first accepted answer of the first row that is accepted in all rows, as it is written"
-    true_forms = _true_forms(rows, task)
+    "A text that is right in every row: the first such one among the accepted answers of the first row"
+    # `said_as` gives texts of the same meaning one form, in which they can be compared.
+    true_forms = _true_forms(rows, task)  # for each row a list: its accepted answers in this form
     return next(text for text in accepted_answers(rows[0]["answer"])
                 if all(said_as(text, task) in truths for truths in true_forms))
 
@@ -311,31 +317,32 @@ def _collapsed(
     column,  # whose answers, such as after_greedy
     task,  # counting, vqa, pointing or zoom
 ):
-    """Whether the commonest answer goes to at least 75 % of the rows, and of the rows where it is wrong
+    """Whether nearly all rows (75 %) get the same answer, and also nearly all of those where it is wrong
 
-    Tried for all rows together, then for each type of VQA question with its own commonest answer."""
+    Or, in VQA, whether this is so when each type of question has its own commonest answer."""
     of_all_rows = commonest(rows, column, task)
     of_groups = [commonest(group, column, task) for group in _by_kind(rows, task)]
-    # In a group with a single truth, the same answer each time may be right each time.
+    # A group with a single truth is left out: there the same answer each time may be right each time.
     with_several_truths = [group for group in of_groups if group["truths"] > 1]
     row_count = len(rows)
     return _get_one_answer([of_all_rows], row_count) or _get_one_answer(with_several_truths, row_count)
 
 
 def _get_one_answer(
-    groups,  # list of dicts from `commonest`
+    groups,  # list of dicts from `commonest`: of n rows, count get the commonest answer of the group
     row_count,  # of the run, rows outside these groups included
 ):
-    "Whether nearly all rows of these groups get their group's commonest answer, also where it is wrong"
+    "Whether nearly all rows (75 %) of the groups get their group's commonest answer, also where it is wrong"
     rows = sum(group["n"] for group in groups)
     get_it = sum(group["count"] for group in groups)
     wrong_for = sum(group["others"] for group in groups)  # rows for which that answer is wrong
     get_it_wrongly = sum(group["others_count"] for group in groups)  # of those, the rows that get it
-    if 2 * rows <= row_count:  # from so few of the rows nothing follows for the run
+    if 2 * rows <= row_count:  # half of the rows or fewer say nothing about the whole run
         return False
-    if not wrong_for:  # to give it each time is no fault
+    if not wrong_for:  # right in every row, so that always giving it is no fault
         return False
-    # Where most rows have the same truth, a model that looks often gives it, too, but seldom wrongly.
+    # Both are asked: where most rows have one truth, a model that looks at the pictures gives it to most rows
+    # as well, but to few of those where it is wrong.
     return get_it >= nearly_all * rows and get_it_wrongly >= nearly_all * wrong_for
 
 
@@ -350,16 +357,19 @@ def verdict_of(
     if not rows or not {"before_greedy", "after_greedy"} <= set(columns(rows)):
         return not_measured()
     task = task or guess_task(rows)
-    # A trained reward (`batched`) needs pictures, which the rows do not hold: it cannot be computed here.
+    # A reward with the attribute `batched` is a trained model. It needs the pictures, which the rows do not
+    # hold, so the task's own reward (None) is computed in its place.
     reads_text = not getattr(reward, "batched", False)
-    text_reward = reward if reads_text else None  # None: the task's own
-    metrics, flipped = _needed_metrics(rows, task, text_reward)  # flipped: how many became right, and wrong
+    text_reward = reward if reads_text else None
+    # flipped: dict of how many answers became right by training, and how many wrong
+    metrics, flipped = _needed_metrics(rows, task, text_reward)
     # (column, mark) → metric, such as ("gain_greedy", "exact"). Only a run with a trained reward has a
     # ("gain_greedy", "reward"), from `_paid_gain`.
     overall = _over_all_rows(metrics) | _paid_gain(rows)
 
+    from_metrics = questions(metrics, flipped, task)
     # adds questions that need more than metrics, such as whether all pictures get the same answer
-    all_questions = _all_questions(rows, task, overall, questions(metrics, flipped, task), reads_text)
+    all_questions = _all_questions(rows, task, overall, from_metrics, reads_text)
     answers = {q["name"]: q["answer"] for q in all_questions}
     outcome = _outcome(rows, task, overall, answers)  # a key of `outcomes`
     sentence = _sentence(outcome, rows, task, overall)
@@ -397,9 +407,10 @@ def _gains_of_groups(
     scored,  # column, such as after_greedy → mark, such as exact → array, a number per row
     task,  # counting, vqa, pointing or zoom
 ):
-    "Metrics, a list: the gain of the best guesses in each group, rows of one count or type of question"
+    "The gain of the best guesses in each group of rows (one true count or type of question): list of metrics"
     main = main_mark(task)
     gain_of_rows = {"gain_greedy": scored["after_greedy"][main] - scored["before_greedy"][main]}
+    # `difference` makes a metric of each group's gains; `mark` is the name under which it stands there
     groups = by_group(rows, gain_of_rows, task, measure=partial(difference, mark=main))
     return [group["gain_greedy"] for group in groups]
 
@@ -411,10 +422,11 @@ def _needed_scores(
 ):
     """The marks that a verdict needs: column → mark → array with a number per row
 
-    A mark is a number for each answer, such as `exact` (1 or 0) or `iou`, the overlap of boxes."""
+    A mark is a number for each answer, such as `exact` (1 or 0) or `iou`, the overlap of boxes. The other
+    marks of `score_rows` are left out, since an interval for each of them would take long."""
     scored = {}
     for column, marks in score_rows(rows, task, reward).items():
-        wanted = [main_mark(task), "exact", "verbatim"]  # boxes have no `verbatim`
+        wanted = [main_mark(task), "exact", "verbatim"]  # where a task has them: boxes have no `verbatim`
         if column == "after_greedy":
             wanted.append("reward")  # to compare with what the best answer without a picture earns
         scored[column] = {mark: values for mark, values in marks.items() if mark in wanted}
@@ -456,18 +468,19 @@ def _all_questions(
     rows,  # dicts with the truth, `answer`, and columns before_greedy and after_greedy: lists of texts
     task,  # counting, vqa, pointing or zoom
     overall,  # (column, mark) → metric, such as ("gain_greedy", "exact") → dict with value and ci95
-    from_metrics,  # list of {name, question, answer, because}: what the metrics alone answer
-    reads_text,  # False for a trained reward: ("after_greedy", "reward") is the task's own instead
+    from_metrics,  # list of {name, question, answer, because}, from `questions`
+    reads_text,  # False: the run's reward is a trained model, and `overall` has the task's own in its place
 ):
-    "The verdict's questions, those that people ask first in front: dicts of name, question, answer, detail"
+    "The verdict's questions in the order in which they are shown: dicts of name, question, answer, detail"
     gain = overall["gain_greedy", main_mark(task)]
     asked = [_about_variety(rows, task), _about_enough_pictures(gain)]
     if ("gain_greedy", "reward") in overall:  # what a trained reward paid, from `_paid_gain`
         asked.append(_about_pay(overall, main_mark(task)))
-    if reads_text:
+    if reads_text:  # only then is the reward in `overall` the one that the run was trained with
         asked.append(_about_blind_reward(overall))
     asked += [_in_plain_words(q, task) for q in from_metrics]
-    # Questions without their columns are left out: only evaluations ask without and with another picture.
+    # Questions whose columns are missing are left out: only an evaluation (chapter 06) has answers without a
+    # picture and to the picture of another row.
     measured = [q for q in asked if q["answer"] != "not measured"]
     return sorted(measured, key=lambda q: _question_order.index(q["name"]))
 
@@ -482,10 +495,9 @@ def _about_variety(
     task,  # counting, vqa, pointing or zoom
 ):
     "Answer whether different pictures get different answers: a dict of name, question, answer, detail"
-    # {said, text, count, n, …}: the answer that most rows get, and how many get it
-    top = commonest(rows, "after_greedy", task)
+    top = commonest(rows, "after_greedy", task)  # its `text` is the answer that most rows get: `count` of `n`
     answer = "no" if _collapsed(rows, "after_greedy", task) else "yes"
-    if top["n"] < fewest_to_collapse:  # so few pictures may get one answer by chance
+    if top["n"] < fewest_to_collapse:  # fewer than 6 pictures may all get one answer by chance
         answer = "cannot tell"
     return dict(name="different_answers", question="Does it say different things to different pictures?",
                 answer=answer, detail=f"“{top['text']}” to {top['count']} of {top['n']} pictures")
@@ -527,7 +539,9 @@ def _in_plain_words(
     question,  # {name, question, answer, because}, such as "Did greedy exact rise?"
     task,  # counting, vqa, pointing or zoom
 ):
-    "A question of chapter 06 as the verdict has it: two in plainer words, and `because` called `detail`"
+    "Turn a question from `questions` into one of the verdict: two in plainer words, `because` named `detail`"
+    # "sharper guessing": a model that only gets surer of its best guesses is right more often in sampled
+    # answers, and not in its best guesses
     words = dict(greedy_rose="More than sharper guessing: is the best guess right more often?",
                  sampled_rose="Are sampled answers right more often?")
     # a box is seldom right or wrong: it overlaps more or less
@@ -545,12 +559,12 @@ def _outcome(
     overall,  # (column, mark) → metric, such as ("gain_greedy", "exact") → dict with value and ci95
     answers,  # name of a question → yes, no or cannot tell
 ):
-    """The one word for a run, a key of `outcomes`, where each word is explained
+    """The outcome of a run, a key of `outcomes`, which explains each of them
 
-    First come the faults that make any gain worthless: of several, the first one counts."""
-    if answers["different_answers"] == "no":
+    Faults that make any gain worthless are looked for first. If a run has several, the first one counts."""
+    if answers["different_answers"] == "no":  # nearly all pictures get the same answer
         return "collapsed"
-    different_truths = commonest(rows, "after_greedy", task)["truths"]
+    different_truths = commonest(rows, "after_greedy", task)["truths"]  # how many true answers differ
     if different_truths == 1:  # then one answer to everything is always right
         return "one truth"
     if answers.get("paid_for_right") == "no":  # a trained reward pays more, and no more answers are right
@@ -560,10 +574,11 @@ def _outcome(
 
 
 def _outcome_by_gain(answers):
-    """The word for a run whose gain may be worth something, a key of `outcomes`
+    """The outcome, a key of `outcomes`, of a run without the faults that `_outcome` looks for
 
     `answers`: name of a question → yes, no or cannot tell. Questions about sampled answers may be missing.
     "surer": only sampled answers got better, so the model makes the same best guesses with less doubt."""
+    # did the best guesses, and did sampled answers, get better?
     greedy, sampled = answers["greedy_rose"], answers.get("sampled_rose")
     # as_meant: is most of the gain in answers that are the truth word for word? beats_one_answer: does the
     # model do better than one text that is given to all questions?
@@ -609,11 +624,14 @@ def _sentence(
 
 
 def _change_clause(
-    rows,  # dicts: several with the same `picture` are called questions
+    rows,  # dicts; called pictures in the clause, or questions where several have the same `picture`
     task,  # counting, vqa, pointing or zoom
     overall,  # (column, mark) → metric, such as ("gain_greedy", "exact") → dict with value and ci95
 ):
-    "`right answers went from 20.0 % to 60.0 % of 50 held-out pictures (…)`, or the mean IoU of boxes"
+    """A clause that says how the best guesses changed by training
+
+    `right answers went from 20.0 % to 60.0 % of 50 held-out pictures (…)`, or the same of the mean IoU of
+    boxes. The brackets hold the gain in points, with its interval."""
     main = main_mark(task)  # exact, accuracy or iou
     before, after = overall["before_greedy", main], overall["after_greedy", main]
     gain = overall["gain_greedy", main]
@@ -625,13 +643,13 @@ def _change_clause(
 
 
 def _not_meant_sentence(
-    rows,  # dicts: several with the same `picture` are called questions
+    rows,  # dicts; called pictures in the sentence, or questions where several have the same `picture`
     task,  # counting, vqa, pointing or zoom
     overall,  # (column, mark) → metric, such as ("gain_greedy", "exact") → dict with value and ci95
 ):
-    "The sentence about a run whose answers became right, but not in the words of the truth"
+    "The sentence about a run whose answers are right more often, but not in the words of the truth"
     main = main_mark(task)
-    right_gain = _points(overall["gain_sampled", main])
+    right_gain = _points(overall["gain_sampled", main])  # text, such as `+12.0 points, 95 % interval …`
     verbatim_gain = _points(overall["gain_sampled", "verbatim"])
     row_count = overall["gain_greedy", main]["n"]
     return (f"Not as meant: sampled answers that count as right became more ({right_gain}), answers "
@@ -655,9 +673,9 @@ def _too_few_sentence(
     task,  # counting, vqa, pointing or zoom
     change,  # clause such as "right answers went from 20.0 % to 40.0 % of 5 held-out pictures (…)"
 ):
-    "The sentences about a run with too few pictures, with the one answer if nearly all of them got the same"
+    "The sentence about a run with too few pictures; a second one if nearly all of these get the same answer"
     one_answer = ""
-    if _collapsed(rows, "after_greedy", task):  # nearly all of the few got the same answer
+    if _collapsed(rows, "after_greedy", task):  # nearly all get the same answer, which may be by chance
         one_answer = " " + _said_to_all(rows, task)
     return (f"Cannot be told, too few pictures: {change}. No gain and a large one could both look like "
             f"it.{one_answer}")
@@ -673,8 +691,10 @@ def _collapse_sentence(
     task,  # counting, vqa, pointing or zoom
     change,  # clause such as "right answers went from 20.0 % to 40.0 % of …"
 ):
-    "The sentences about a run that gives nearly all pictures one answer: which, and what its score is worth"
-    finding = _what_is_repeated(rows, task)
+    """The sentences about a run that gives nearly all pictures the same answer
+
+    They say which answer, how the run's score changed, and what the best single answer would score."""
+    finding = _what_is_repeated(rows, task)  # a clause: which answer, and to how many pictures
     before = _how_uniform_before(rows, task)  # a clause: how often the model gave one answer before
     change = change[0].upper() + change[1:]
     return f"Collapsed: {finding} ({before}). {change}; {_best_answer_clause(rows, task)}."
@@ -691,17 +711,18 @@ def _what_is_repeated(
     rows,  # dicts with the truth, `answer`, and columns before_greedy and after_greedy: lists of texts
     task,  # counting, vqa, pointing or zoom
 ):
-    """`the model says “3” to 49 of 50 held-out pictures, whatever the picture shows`: a clause
+    """A clause: `the model says “3” to 49 of 50 held-out pictures, whatever the picture shows`
 
-    Other words where nearly all rows of each type of VQA question get one answer, and not nearly all rows."""
-    after = commonest(rows, "after_greedy", task)  # text, said (its meaning), count of the n rows
+    Or `one kind of question gets one answer, …`, where each type of VQA question has its own such answer."""
+    # {text, count, n, said, …}: count of n rows get this text; said: what it means, in a standard form
+    after = commonest(rows, "after_greedy", task)
     n, row_words = after["n"], _words_for_rows(rows)  # such as "held-out pictures"
     quoted = f"“{after['text']}”"
     if after["said"] == "none":  # no answer could be read: no count, or no boxes
         quoted = f"what holds no answer, such as {quoted},"
     if after["count"] >= nearly_all * n:  # 75 % of the rows
         return f"the model says {quoted} to {after['count']} of {n} {row_words}, whatever the picture shows"
-    # Else it has collapsed within the types of VQA questions, to one answer in each.
+    # Else nearly all rows get the commonest answer of their own type of question.
     return f"one kind of question gets one answer, such as {quoted}, on nearly all {n} {row_words}"
 
 
@@ -709,9 +730,11 @@ def _said_to_all(
     rows,  # dicts with the truth, `answer`, and columns before_greedy and after_greedy: lists of texts
     task,  # counting, vqa, pointing or zoom
 ):
-    "`The model says “3” to 4 of 4 (before training its commonest answer went to 2 of 4).`: a sentence"
+    """A sentence about the answer that most rows get after training
+
+    `The model says “3” to 4 of 4 (before training its commonest answer went to 2 of 4).`"""
     after = commonest(rows, "after_greedy", task)
-    before = _how_uniform_before(rows, task)
+    before = _how_uniform_before(rows, task)  # the clause in brackets
     return f"The model says “{after['text']}” to {after['count']} of {after['n']} ({before})."
 
 
@@ -727,8 +750,8 @@ def _one_answer(
 ):
     """The best answer to everything, and its mean grade in percent, as text: ("3", "40.0 %")
 
-    VQA has a best answer for each type of question: the grade is that of all of them in their rows, the text
-    that of most rows."""
+    VQA has a best answer for each type of question. The text is then the one that most rows get; the grade is
+    the mean over all rows, each with the answer of its type."""
     def grade_in_row(text, row):
         return grade(text, row["answer"], task)  # 0 to 1
 
@@ -821,7 +844,9 @@ def read_verdict(
     results = results if isinstance(results, dict) else {}
     if _is_verdict(results.get("verdict")):
         return results["verdict"]
-    if "judged" in results:  # of scores or probabilities: predictions.jsonl is of another evaluation
+    # Written by an evaluation of scores or probabilities, which has no answers: a predictions.jsonl beside it
+    # is of another evaluation.
+    if "judged" in results:
         return not_measured(no_answers)
     try:
         rows = read_answers(folder / "predictions.jsonl")
@@ -843,9 +868,11 @@ def _verdict_with_settings(
     settings,  # dict from its results.json; only task and reward are used, and both may be missing
 ):
     "The verdict on a run's answers, for the task and the reward of its settings where these can be used"
-    # None: `verdict_of` guesses it from the answers
-    task = settings.get("task") if settings.get("task") in tuple(by_task) else None
-    # None, which means the task's own, for a reward that is not vlrlbook's: its code is not run here
+    task = settings.get("task")
+    # In a damaged file it may be a list, for which `in by_task`, a dict, would raise: hence the tuple.
+    if task not in tuple(by_task):
+        task = None  # `verdict_of` then guesses it from the answers
+    # None for a reward that is not vlrlbook's, whose code is not run here: `verdict_of` takes the task's own
     reward = _plain_reward(settings.get("reward"))
     return verdict_of(rows, task, reward)
 

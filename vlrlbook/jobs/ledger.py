@@ -201,17 +201,18 @@ class Ledger:
 
         This is the only way in which a state changes."""
         expected = (expected,) if isinstance(expected, str) else expected
-        allowed = [state for state in expected if to in moves[state]]  # moves: state → states that may follow
+        # moves: state → states that may follow it. If none is left, nothing is changed.
+        allowed = [state for state in expected if to in moves[state]]
         columns = {"status": to, "updated_at": self.now(), **columns}
         with self.write() as db:  # a transaction
             before = db.execute("SELECT status, attempt FROM jobs WHERE job_id = ?", (job_id,)).fetchone()
             # What the caller has read of the job may be old, so the UPDATE itself compares state and attempt.
-            update = _compare_and_set(columns, allowed)
+            update = _compare_and_set(columns, allowed)  # SQL with question marks for the values below
             done = db.execute(update, (*columns.values(), job_id, *allowed, of_attempt))
             if not done.rowcount:
                 return False
-            # Logged in the same transaction, so that the log of moves misses no change. `before` is no None
-            # here: a row was found and changed.
+            # Logged in the same transaction, so that the log of moves misses no change. `before` is not None,
+            # since a row was changed. An attempt among the columns is the new one.
             attempt = columns.get("attempt", before["attempt"])
             self.log(db, job_id, attempt, before=before["status"], after=to, why=why)
             return True
@@ -319,6 +320,7 @@ class Ledger:
     ):
         "Add a row for a job whose folder was found and whose row was lost"
         with self.write() as db:
+            # adopted_job: the SQL that inserts the row, with placeholders such as :job_id
             db.execute(adopted_job, columns | dict(now=self.now()))
             self.log(db, columns["job_id"], columns["attempt"],
                      before=None, after=columns["status"], why="found by its folder")

@@ -48,11 +48,12 @@ def final_answer(
 def _behind_thought(
     completion,  # what a model wrote, such as "<think>I see 2 and 1.</think> 3"
 ):
-    "What follows the last `</think>` of a completion, without a thought that was begun there and not ended"
+    """The part of a completion that is no thought: what follows the last `</think>`
+
+    A `<think>` that is never closed, as in a completion that was cut, begins a thought up to the end."""
     end_of_thought = completion.rfind("</think>")
-    # the opening tag is not looked for: a chat template may itself have opened the thought
+    # the opening tag is not looked for: it may stand in the prompt, where a chat template wrote it
     rest = completion[end_of_thought + len("</think>"):] if end_of_thought >= 0 else completion
-    # a thought without an end is no answer, however much it sounds like one
     return rest.partition("<think>")[0]
 
 
@@ -115,26 +116,25 @@ _frames = re.compile(r"\*\*|[*](?!\s*\d)|(?<!\d)[*]|\$(?!\d)|[{}]")
 def plain_text(
     text: str,  # an answer
     from_start: bool = False,  # of a long text: its first 2,000 characters, else its beginning and its end
-    keep_powers: bool = False,  # write 5² as 5^2, else as 5^, in which no second number stands
+    keep_powers: bool = False,  # write 5² as 5^2, else as 5^, so that no 2 is read as a number
 ) -> str:  # of about 2,000 characters at most; upper and lower case are kept
     """A text in one spelling, so that the readers need to know each sign in one form only
 
     Full-width and similar characters become plain ones (Unicode's NFKC), every hyphen becomes "-", every
     apostrophe "'", a raised digit "^", and underscores that join words become spaces."""
     text = text[:_most_characters] if from_start else _both_ends(text)
-    # before NFKC, which would write 5² as 52 and 2½ as 21/2
-    # 5^: the mark is enough to tell that 5 is not the whole number
+    # These two come before NFKC, which would write 5² as 52 and 2½ as 21/2.
     text = _raised.sub(_power if keep_powers else "^", text)
-    text = _fractions.sub(_set_apart, text)  # 2 1/2
+    text = _fractions.sub(_set_apart, text)  # 2½ → 2 1/2
     plain = unicodedata.normalize("NFKC", text)
-    # cut once more, since NFKC makes several characters of some
+    # cut once more, since NFKC writes some characters as several
     plain = plain[:_most_characters] if from_start else _both_ends(plain)
-    plain = plain.translate(_same_marks)
-    if "\\" in plain:
-        plain = _degrees.sub("°", plain)
-        plain = _latex_fraction.sub(_one_line_fraction, plain)
+    plain = plain.translate(_same_marks)  # hyphens, apostrophes, quotation marks, ×
+    if "\\" in plain:  # LaTeX
+        plain = _degrees.sub("°", plain)  # 30^\circ → 30°
+        plain = _latex_fraction.sub(_one_line_fraction, plain)  # \frac{1}{2} → 1/2
     plain = _underscores_around.sub(r" \1 ", plain)  # _bold_, as Markdown writes it
-    return _underscore.sub(" ", plain)
+    return _underscore.sub(" ", plain)  # the other underscores
 
 
 def _both_ends(text):
@@ -184,9 +184,9 @@ def unwrapped(
     "A text without the marks of LaTeX and Markdown around its words: `**B**`, `$B$`, `\\text{B}` become B"
     if "\\" in text:
         text = _latex.sub(" ", text)  # commands such as \text
-    # pairs first, so that $7$ becomes 7: a single $ in front of a digit is money, and stays
+    # pairs come first: $7$ becomes 7, but a single $ before a digit is money, which the next line leaves
     text = _dollars_around.sub(r" \1 ", text)
-    return _frames.sub(" ", text)  # braces, asterisks but that of 3*4, dollar signs but that of $5
+    return _frames.sub(" ", text)  # braces; asterisks except in 3*4; dollar signs except in $5
 
 
 # Tokens
@@ -261,14 +261,14 @@ def _token_of(
 ):
     """The `Token` for one match: kind, text in lower case, text as written, glued, value of a number
 
-    Two groups of the pattern are no kinds of tokens: `numeral`, a number in Chinese characters such as 三十,
-    becomes a number, and `character`, any other single Chinese character, becomes han, as phrases are."""
+    The name of the group is the kind, with two exceptions. `numeral`, a number in Chinese characters such as
+    三十, is a "number"; `character`, any other single Chinese character, is "han", as phrases are."""
     group, raw = match.lastgroup, match[0]  # the group that matched, and the text as written
     if group == "number":
         return Token("number", text=raw, raw=raw, glued=glued, value=_digits_value(raw))
     if group == "numeral":
         return Token("number", text=raw, raw=raw, glued=glued, value=_chinese_value(raw))
-    kind = "han" if group == "character" else group  # Chinese phrases are of this kind, too
+    kind = "han" if group == "character" else group
     return Token(kind, text=raw.lower(), raw=raw, glued=glued)
 
 
@@ -310,7 +310,7 @@ def _digits_value(
     # 007 is a code, but 05 is a 5 that was filled up to two digits
     if len(whole) > 2 and whole.startswith("0"):
         return None
-    # 24 characters are enough: 12 digits, the point, and more decimal places than a float can hold
+    # There may be any number of decimal places; a float holds no more digits than the first 24 characters.
     value = float(digits[:2 * _most_digits])
     return -value if raw.startswith("-") else value
 
@@ -322,12 +322,11 @@ def _chinese_value(
     if numeral in _chinese_words:  # 俩 and 仨, "two of them" and "three of them"
         return float(_chinese_words[numeral])
     numeral = numeral.replace("廿", "二十").replace("卅", "三十")  # one character for twenty, and for thirty
-    # 0 to 9, and 十 (10), 百 (100), 千 (1000); not 万 (ten thousand), which is too many
+    # the digits 0 to 9, and the scales 十 (10), 百 (100) and 千 (1000)
     readable_characters = _chinese_digits.keys() | _chinese_scales.keys()
     if not readable_characters.issuperset(numeral):
-        return None
-    # without 十, 百 or 千 it is a row of digits
-    if _chinese_scales.keys().isdisjoint(numeral):
+        return None  # such as 万, ten thousand
+    if _chinese_scales.keys().isdisjoint(numeral):  # digits alone
         return _digit_by_digit(numeral)  # 二五 is 25; None for 三四, an estimate
     return _digits_with_scales(numeral)
 
@@ -342,8 +341,8 @@ def _digits_with_scales(numeral):
     last_scale = 10_000  # above every scale
     for character in numeral:
         if character in _chinese_digits:
-            # two digits side by side are an estimate, but a zero may stand before another: 一百零二 (102)
-            if waiting:  # a digit above 0: neither None nor 零
+            # Two digits side by side are an estimate, unless the first one is a zero: 一百零二 (102).
+            if waiting:  # neither None nor 0
                 return None
             waiting = _chinese_digits[character]
             continue
@@ -352,7 +351,7 @@ def _digits_with_scales(numeral):
             return None
         total += scale * (1 if waiting is None else waiting)  # 十二 (twelve) begins without a digit: 1 ten
         last_scale, waiting = scale, None
-    # what the last digit is worth also depends on a zero in the numeral: 一百二 is 120, 一百零二 is 102
+    # a digit behind the last scale: 2 in 一百零二 (102), but 20 in 一百二 (120)
     return float(total + _worth_of_last_digit(numeral, waiting or 0, last_scale))
 
 
@@ -394,9 +393,11 @@ def _with_numerals(
     joined, i = [], 0
     while i < len(tokens):
         token = tokens[i]
-        value, after = None, i  # `after`: the place behind the numeral; it stays `i` where none begins
+        # What the numeral at `i` is worth (None: too large, as 3 million), and the place behind it; that is
+        # `i` itself where no numeral of several words begins.
+        value, after = None, i
         if token.kind == "number" or token.text in _begins_numeral:  # such as two, hundred, a, half
-            value, after = _numeral(tokens, i)  # what it is worth, and the place behind it
+            value, after = _numeral(tokens, i)
         if after == i:
             joined.append(token)
             i += 1
@@ -413,29 +414,28 @@ def _numeral(
 ):
     """Read the number of several words that begins at token `i`: returns (its value, the place behind it)
 
-    `two hundred and six apples` → (206.0, i + 4). The place is `i` itself where there is no such number. A
-    value of None with a place behind `i` means one that is too large for this reader, such as `3 million`."""
+    `two hundred and six apples` → (206.0, i + 4). Without such a number: (None, i), and token `i` stays as it
+    is. None with a place behind `i`: a number that is too large for this reader, such as `3 million`."""
     first = tokens[i]
     is_number_already = first.kind == "number"
     value, after = (first.value, i + 1) if is_number_already else _begun_with_word(tokens, i)
     if value is None:
         return None, i
-    is_chinese = first.raw[-1] in _numerals  # such as 两; any character of a Chinese number would tell it
+    is_chinese = first.raw[-1] in _numerals  # such as 两; a number has all its characters of one script
     # Add each word that may follow: `hundred` after 2, `six` after twenty, `dozen` after any number.
     while True:
-        at = _next_word(tokens, after, value)  # its place, behind a hyphen or an `and`
+        at = _next_word(tokens, after, value)  # place of the next word, behind a hyphen or an `and`
         following = tokens[at]  # an edge token behind the end of the text
         if following.text in _too_many:  # such as `million`
             return None, at + 1
-        # measure words (打, 双, 对): 两打 is two dozen, but 3 打 is not read
+        # Chinese measure words, such as 打: 两打 is two dozen. After other digits (3 打) they are not read.
         if following.text in _set_sizes and is_chinese:
-            # (value, the place behind it); or (None, i): it is no set, and the number stays alone
             return _chinese_set(tokens, i, at)
         longer_value = _longer_value(value, following)
         if longer_value is None:
             break
         value, after = longer_value, at + 1
-    if is_number_already and after == i + 1:  # no word was added: the token stays as it is
+    if is_number_already and after == i + 1:  # no word was added to the number
         return None, i
     return (value if value <= _most_in_words else None), after
 
@@ -488,7 +488,8 @@ def _chinese_set(
 ):
     """Read a number of sets such as 两打 (two dozen) or 一双 (a pair): returns (value, the place behind it)
 
-    The number is token `i`, the measure word token `at`. (None, i) means that it is no such set."""
+    The number is token `i`, the measure word token `at`. (None, i) where it is no number of sets: the place
+    `i` tells the caller to leave the number as it is."""
     # the measure words are 打, a dozen, and 双 or 对, a pair
     value, word = tokens[i].value, tokens[at].text
     if word == "打":
@@ -506,16 +507,16 @@ def _begun_with_word(
     """Read the first words of a numeral that begins with a word: returns (value, the place behind them)
 
     Token `i` must be a number word, hundred or thousand, `a`, `half` or 半 (half). `twenty` → (20.0, i + 1),
-    `a couple of` → (2.0, i + 3). (None, i): it begins no numeral here, as the `a` of `a dog` does not."""
+    `a couple of` → (2.0, i + 3). (None, i) where no numeral begins, as with the `a` of `a dog`."""
     word = tokens[i].text
     if word in units:
         return float(units[word]), i + 1
     if word in tens:
         return float(tens[word]), i + 1
     if word in ("half", "半"):
-        return _half_dozen(tokens, i)  # (None, i) for any half but that of a dozen
+        return _half_dozen(tokens, i)  # 6 for half a dozen; (None, i) for any other half
     if word == "a":
-        # these places exist: `tokens` ends with 8 empty edge tokens
+        # i + 1 and i + 2 exist: `tokens` ends with 8 empty edge tokens
         return _begun_with_article(i, second=tokens[i + 1].text, third=tokens[i + 2].text)
     return float(_scales[word]), i + 1  # "hundred" or "thousand" without a number before it
 

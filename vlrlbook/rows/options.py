@@ -116,13 +116,14 @@ def _numbers_of(names):
 
 
 def _own_numbers(columns, count):
-    """The row's own numbers of its `count` options, in their order, such as [0, 1, 2]; None if it has none.
+    """The numbers that the row itself gives its `count` options, in their order: [0, 1, 2]; None without any.
 
-    It has some in {"0": …, "1": …}, in {"text": […], "label": ["1", "2"]} of the data set ARC, and in columns
-    from option0 on. Columns from option1 on are no such case: beside them some sets count answers from 0."""
-    name = columns.name_of("options")  # None if the row has no column that holds all options
+    Such numbers are the keys of {"0": …, "1": …}, the labels of {"text": […], "label": ["1", "2"]} (the data
+    set ARC), and those of columns option0, option1, …. Columns that begin with option1 do not count: some
+    sets that have them count answers from 0 all the same."""
+    name = columns.name_of("options")  # the column that holds all options; None: each has a column
     if name is None:
-        return list(range(count)) if _counts_from_zero(columns) else None
+        return list(range(count)) if _counts_from_zero(columns) else None  # True: there is an option0
     values = columns.row[name]
     values = _of_text(values) if isinstance(values, str) else values
     if not isinstance(values, dict):
@@ -134,7 +135,7 @@ def _own_numbers(columns, count):
     numbers = _numbers_of(values)
     if numbers is None:
         return None
-    # sorted, as `_of_dict` sorts the options; [:count] leaves out those without a text at the end
+    # sorted, as `_of_dict` sorts the options; [:count], since empty options at the end have been dropped
     return sorted(numbers)[:count]
 
 
@@ -144,8 +145,9 @@ def _of_columns(columns):
     `columns` are the row's `Columns`. Returns ten values, A to J, None for a missing column; the caller drops
     those at the end. Empty if fewer than two columns are filled."""
     name_of_letter = {}  # letter → name of its column
-    first = 0 if _counts_from_zero(columns) else 1
+    first = 0 if _counts_from_zero(columns) else 1  # number of the first option: is there a column option0?
     for name in columns.row:
+        # B for option_B or B, and for option2 (option1 if the first is option0); None for other columns
         letter = _letter_of_column(str(name).strip(), first)
         if letter:
             name_of_letter[letter] = name
@@ -174,10 +176,12 @@ def _without_nan_at_end(values):
 
 
 def _has_nan_column(columns, count):
-    "Whether a column behind the row's `count` options holds the text nan, so that it was left out"
+    """Whether the row has an option with the text "nan", which was left out.
+
+    Options are left out at the end only: they are those behind the row's `count` options."""
     if columns.name_of("options") is not None:  # one column holds all options
         return False
-    first = 0 if _counts_from_zero(columns) else 1
+    first = 0 if _counts_from_zero(columns) else 1  # number of the first option: is there a column option0?
     for name, value in columns.row.items():
         letter = _letter_of_column(str(name).strip(), first)
         if letter and letter in _letters[count:] and isinstance(value, str) and value.strip() == "nan":
@@ -340,25 +344,27 @@ def option_places(
     The answer 3 beside the options 2, 3, 4 may be the second option's text, or the third place. Rows that
     allow one reading only decide for the file. A number that is neither a text nor a possible place of its
     row's options is wrong, and decides nothing."""
+    # The evidence. `text`: the option that is this number; `among_numbers`: one of the options is a number.
     only_places = [answer for answer in answers if answer.text is None and answer.can_be_place]
     # dog, cat and the answer 1: a place, but no sign of what a number means where options are numbers
     beside_words = [answer for answer in only_places if not answer.among_numbers]
     # 2, 3, 4 and the answer 1: a place, although the options are numbers
     against_texts = [answer for answer in only_places if answer.among_numbers]
-    among_numbers = [answer for answer in answers if answer.among_numbers]
+    number_rows = sum(answer.among_numbers for answer in answers)
     # 20, 30, 40 and the answer 30: a text
     has_only_text = any(answer.text is not None and not answer.can_be_place for answer in answers)
 
-    # One wrong row beside four or five right ones must not shift their truths. Rows of words with numbers as
-    # answers show that numbers are places: beside them a row is no slip.
+    # A few rows are simply wrong: at least one in 6 (`_few`) must be against texts. One in 5 would be too
+    # strict: of answers to the options 1 to 5, counted from 0, only 0, a fifth of them, is no text.
+    are_many = len(against_texts) * _few >= max(1, number_rows)
+    # If only one or two are, these may be slips: then it takes one in 4, so that one wrong row beside four
+    # right ones does not shift their truths. It is no slip if rows of words show that numbers are places.
     may_be_slips = len(against_texts) <= _most_slips and not beside_words
-    least_share = _few_of_a_small_file if may_be_slips else _few
-    enough = len(against_texts) * least_share >= len(among_numbers)
-    # At least one row in 6 (`_few`) must be against texts, so that a few wrong rows decide nothing. One in 5
-    # would be too strict: of answers beside the options 1 to 5, counted from 0, only 0, a fifth, is no text.
-    if len(against_texts) * _few >= max(1, len(among_numbers)):
-        # None: the rows contradict each other, or too few of them speak
-        are_texts = None if has_only_text or not enough else False
+    are_enough = len(against_texts) * (_few_of_a_small_file if may_be_slips else _few) >= number_rows
+
+    if are_many:
+        # None, not known: the rows contradict each other, or too few of them are against texts
+        are_texts = None if has_only_text or not are_enough else False
     elif has_only_text or not (beside_words or against_texts):
         are_texts = True  # also if no answer is a number
     else:
@@ -412,15 +418,16 @@ def chosen_option(
     raw,  # the answer as the row holds it: a text or a number
     answer: str,  # the same as text
     options: list,  # from `row_options`
-    places: Places,  # what a number means in the row's file
+    places: Places,  # what a number means in the row's file: an option's text, or its place from 0 or from 1
     columns,  # `Columns` of the row
     notes: list,  # gets a sentence if a number became a letter
 ) -> str:  # a letter, several letters ("A, C"), or an option's text
     "Find the option that an answer names; `DataError` if it names none, or if that is not certain"
-    numbered = numbered_answer(raw, options, columns)
+    numbered = numbered_answer(raw, options, columns)  # None if the answer is no whole number
+    # can_be_place: with four options the number is 0 to 4, or one of the numbers that the row gives them
     if numbered is None or not numbered.can_be_place:
         return _option_of_text(answer, options, columns)  # `DataError` if it names no option
-    # are_texts: in this file the answer 3 beside the options 2, 3, 4 is the option "3", not a place.
+    # The options are numbers, such as 2, 3, 4, and in this file the answer 3 means the text "3", not a place.
     if places.are_texts and numbered.among_numbers:
         return _option_of_text(answer, options, columns)
     index = _option_index(numbered, places, columns)  # from 0; `DataError` if the place is not certain
@@ -479,10 +486,12 @@ def _option_index(
     number, options = numbered.number, numbered.options
     index = _index_of_place(numbered, places.first)  # None: it may be counted from 0 or from 1
     text = numbered.text  # the option that writes this number, such as "3"; None if there is none
-    # are_texts is False: the file's rows show that a number is a place. None: they leave it open.
+    # False, not None: the rows of the file show that a number is a place.
     may_be_text = text is not None and places.are_texts is not False
-    # No doubt where both readings lead to the same option: "2" is the second option, counted from 1.
-    if may_be_text and (index is None or options[index:index + 1] != [text]):
+    # Both readings may lead to the same option, as the answer 2 beside the options 1, 2, 3, counted from 1.
+    # The slice is [] for an index outside, where options[index] would raise.
+    is_same_option = index is not None and options[index:index + 1] == [text]
+    if may_be_text and not is_same_option:
         _raise_error(columns, f"the answer {number} is one option's text and may be another's place: "
                               "write its letter")
     if index is None:
@@ -491,8 +500,8 @@ def _option_index(
     if not 0 <= index < len(options):
         _raise_error(columns, f"the answer {number} is no place among {len(options)} options "
                               f"(counted from {places.first})")
-    # "B. dog", "A. cat" of the row are cat, dog in `options`: the place may count in either order.
-    # The row's own numbers of its options are in the row's order, too.
+    # The row has "B. dog", "A. cat", and `options` has cat, dog: nobody knows in which of the two orders a
+    # place counts. (The row's own numbers of its options, `numbered.keys`, are in the row's order.)
     if _are_reordered(columns):
         _raise_error(columns, f"the answer {number} is a place among options whose letters are not in order: "
                               "write its letter")

@@ -110,7 +110,8 @@ class Front:
         """GET /: the page for a browser, a few facts as JSON for a program.
 
         With `?token=…` in the address it begins a session instead and leads back to the page."""
-        # `Entry` has asked the same two functions: whom it let in without a token must not see the facts.
+        # `Entry` lets a request to `/` in without a token if `names_token` or `wants_page` is true. The facts
+        # at the end need a token, so these two come first here.
         if names_token(request.scope["query_string"]):
             return self._with_session(request)  # a redirect to the page, with a cookie if the token is right
         vary = {"vary": "accept"}  # a cache must not give a browser the reply that a program was sent

@@ -187,7 +187,8 @@ class EventSide:
         step,  # rows of the log after this one are sent; -1: all
     ):
         "Yield the events of one client as bytes, until the job has ended or the server stops"
-        # What this client has: the job's state, steps of log and groups; `_new_events` updates it.
+        # What this client was sent last: state of the job, step of the log, step of the groups of answers.
+        # `_new_events` compares this with `watch`, what is known of the job, and updates it.
         sent = dict(job=None, step=step, step_of_groups=-1)
         last_sent_at = time.monotonic()
         with self._listening(job_id, folder) as watch:  # `JobWatch`, the same one for all who listen
@@ -198,7 +199,7 @@ class EventSide:
                     yield _event_bytes("end", None, encoded("removed"))
                     return
 
-                is_end = False  # True after the last event, `end`; there may be no event at all
+                is_end = False  # stays so if there are no new events; True after the last one, `end`
                 async for event, is_end in self._new_events(watch, sent):
                     last_sent_at = time.monotonic()
                     yield event
@@ -209,7 +210,7 @@ class EventSide:
                 if time.monotonic() - last_sent_at > _silent_seconds:
                     last_sent_at = time.monotonic()
                     yield b": still here\n\n"
-                # Waits, but not if the server stops: then `_new_events` yields the event `end`.
+                # Waits, but no longer than until the server stops: then `_new_events` yields the event `end`.
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self.stopping.wait(), _refresh_seconds)
 

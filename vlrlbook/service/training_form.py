@@ -166,10 +166,10 @@ said_here: dict = {"model": "Which model is trained",
 
 
 def chapter_05(
-) -> dict:  # parameters: name → (type, default, help); presets and by_task as chapter 05 has them
+) -> dict:  # parameters: name → (type, default, help); presets: size → values; by_task: task → size → values
     """Return what `settings` defines of a GRPO run: types, defaults, help, and values of the presets.
 
-    They are read from its code, so that the form holds no copy that could go out of date."""
+    They are read from its code, so that the form for a training request repeats none of them."""
     help_texts = settings_help(GRPOSettings)  # name → the comment behind the setting
     parameters = {}
     for field in dataclass_fields(GRPOSettings):
@@ -246,7 +246,7 @@ def _shown_field(
         name=name,
         label=labels.get(name) or name.replace("_", " ").capitalize(),
         type=type_name,
-        # `default_of_chapter` serves settings that no preset names; where one does, it is None.
+        # `default_of_chapter` is for settings that are in no preset; for the others it is None.
         default=preset.get(field.setting, default_of_chapter),
         minimum=field.minimum,
         maximum=field.maximum,
