@@ -275,13 +275,13 @@ _grade_form = re.compile(
 def read_grade_form(
     text: str,  # yes/no, LOW..HIGH, or either behind a word and a colon
 ) -> Grade:
-    "Read the form of a grade from the text of the setting `grade`; SettingsError where it has no such form"
+    "Parse the setting `grade`, the form in which a judge has to write its grade; SettingsError if it is none"
     match = _grade_form.fullmatch(text.strip())
     if not match:
         raise SettingsError(f"grade = {text!r}: expected yes/no, a range such as 0..10, or either behind a "
                             "word, as in Score: 0..10")
-    word = match["word"] or ""
-    if match["yes"]:
+    word = match["word"] or ""  # that the judge writes before its grade, such as Score; empty: none
+    if match["yes"]:  # yes/no
         return Grade(word, is_yes_no=True)
     low, high = float(match["low"]), float(match["high"])
     if low >= high:

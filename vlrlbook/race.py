@@ -237,6 +237,7 @@ def _timed(
 ):
     "Wrap a function, so that the seconds of each call are added to those of the part that it belongs to"
     def timed(*args, **kwargs):
+        "Call `function`; add the seconds that it takes to those of its part in the dict `seconds_of`"
         part = part_of(*args, **kwargs)
         start = time.perf_counter()
         result = function(*args, **kwargs)
@@ -319,7 +320,7 @@ def _differences(
     trainer.model.eval()  # without dropout, which is random in each forward
     batch = _scored_groups(trainer, G)
     plain_batch = copied(batch, G)  # with the pictures copied to every row, as stock TRL has it
-    # It reads the first group of `plain_batch` in both ways itself.
+    # the largest difference of a log-prob; `shared_gap` reads the first group in both ways
     gap = trainer.shared_gap(plain_batch, G)
     shared = _gradient(trainer, batch, shared=True)
     plain = _gradient(trainer, plain_batch, shared=False)

@@ -88,14 +88,15 @@ class EnginePrompts:
         return outputs
 
     def _for_vllm(self, prompt):
-        """A prompt as vLLM expects it: one token for each picture, and the picture size of training.
+        """A prompt as vLLM expects it: one token for each picture, and training's limits of a picture's size.
 
-        `prompt` is a dict: prompt_token_ids, and multi_modal_data = {"image": a picture or a list of them}.
-        One without pictures is returned unchanged."""
+        `prompt` is a dict of TRL's: prompt_token_ids, with a run of many tokens for each picture, and
+        multi_modal_data = {"image": a picture or a list of them}. One without pictures stays as it is."""
         pictures = (prompt.get("multi_modal_data") or {}).get("image")
         if pictures is None:
             return prompt
         count = len(pictures) if isinstance(pictures, list) else 1
+        # One token for each run, since vLLM expands it again; for the same number of tokens it needs `size`.
         ids = unexpanded(prompt["prompt_token_ids"], self.image_token, count)
         return prompt | dict(prompt_token_ids=ids, mm_processor_kwargs=self.size)
 
