@@ -642,10 +642,10 @@ def pair_temperature(
 
 
 def _doubled_until_above(
-    is_below,  # a function: does a number lie below the place that is looked for?
+    is_below,  # function of a number: whether it is too small, as for `_bisect`
     start,  # a number above 0
 ):
-    "Return a number that does not lie below: `start`, doubled as often as need be, at most 60 times"
+    "Return a number that is not too small: `start`, doubled as often as need be, at most 60 times"
     limit = start
     for _ in range(60):  # 2^60, a factor of 1e18, and never an endless loop
         if not is_below(limit):

@@ -117,10 +117,10 @@ def _times_of(
     sides,  # name of the side → its trainer
     rounds,  # steps of each side that are timed, after one to warm up
 ):
-    """Time the training steps of all sides; return a dict: side → a dict for each step, part → seconds.
+    """Time the training steps of all sides; return a dict: name of the side → a dict for each of its steps.
 
-    Its keys: sampling, scoring, optimizing, seconds (their sum), processor (CPU time). The sides take turns,
-    so that a machine that slows down slows all of them."""
+    The dict of a step has seconds for each of: sampling, scoring, optimizing, seconds (their sum), processor
+    (CPU time). The sides take turns, so that a machine that slows down slows all of them."""
     times = {name: [] for name in sides}
     for turn in range(rounds + 1):
         for name, trainer in sides.items():

@@ -206,11 +206,11 @@ def _with_picture_check(
 
 def _check_server_tokens(features, prompt_ids, processor):
     "Raise SettingsError if a vLLM server's `features` of pictures have other lengths than training's prompt"
-    # A server runs elsewhere, so its limits of a picture's size can only be set where it is started.
-    # Both are lists of the tokens of each picture, such as [16, 64].
+    # the number of tokens of each picture, such as [16, 64]
     of_server = [placeholder["length"] for placeholder in features["mm_placeholders"]["image"]]
     of_training = picture_runs(prompt_ids, processor.image_token_id)
     if of_server != of_training:
+        # A server's limits of a picture's size can only be set where it is started.
         size = picture_size(processor)
         raise SettingsError(f"use_vllm: training reads the pictures of a prompt as {of_training} "
                             f"tokens, the server as {of_server}; start it with "

@@ -184,7 +184,8 @@ class _Statements:
             self._add_import(module, node, name)
             return
         self._claim_name(name, module)
-        if (module, number) in self.copied: # under another of its names, or on the way here
+        # Done already for another of its names, or being done: two functions may call each other.
+        if (module, number) in self.copied:
             return
         _check_inner_imports(node, module) # SettingsError for one that the cluster could not follow
         source = "\n".join(lines[_first_line(node) - 1:node.end_lineno])
@@ -209,7 +210,7 @@ class _Statements:
 
         The cluster may lack vlrlbook and the user's own package. So what `from … import` takes from vlrlbook,
         or relative to `module` (`from .own import …`), is copied as source; other imports as a line."""
-        # The statement may import more names, which are not needed. `import *` lists none: take `name` itself.
+        # The statement may import more names, which are not needed. `import *` lists none: take `name`.
         named = [alias for alias in node.names if _bound_name(alias) == name]
         alias = named[0] if named else ast.alias(name)
         imported = f"{alias.name} as {alias.asname}" if alias.asname else alias.name
@@ -241,7 +242,7 @@ class _Statements:
         self._add_line(module, _bound_name(alias), f"import {imported}", owner)
 
     def _add_line(self, module, name, line, owner=None):
-        """Add an import line of `module` that binds `name`; SettingsError if it means something else elsewhere
+        """Add an import line of `module` that binds `name`; SettingsError if it means another thing elsewhere
 
         `owner`: what the name stands for, such as `import os` for `import os.path`; None: the line itself."""
         _, _, defined_by = _top_level(module) # name → numbers of the statements that define or change it
@@ -991,8 +992,8 @@ def _bash_path(path):
     """A path as train.sh writes it between double quotes, with bash's special characters escaped
 
     `./a` → `$PWD/a` and `../a` → `$PWD/../a`, since Ray's workers have other working directories than
-    train.sh. `~/a` → `$HOME/a`, since neither bash, in quotes, nor verl replaces a ~. Any other path, or a hub
-    id such as `Qwen/Qwen2.5-VL-3B`, is only escaped: `/a/$b` → `/a/\\$b`."""
+    train.sh. `~/a` → `$HOME/a`, since neither verl nor bash, in quotes, replaces a ~. Any other path, or a
+    hub id such as `Qwen/Qwen2.5-VL-3B`, is only escaped: `/a/$b` → `/a/\\$b`."""
     quoted = re.sub(r'(["$`\\])', r"\\\1", path.removeprefix("./")) # a backslash before " $ ` and backslash
     if path.startswith(("./", "../")):
         return "$PWD/" + quoted

@@ -652,7 +652,7 @@ def _verl_settings(exported, overrides, name):
 
 # %% ../../nbs/09c_inspection.ipynb #n6b93fe1
 def _make_paths_readable(folder, settings):
-    """Change the paths in `settings` (`EngineSettings`) of a YAML, so that they are right from its `folder`
+    """Change the paths in `settings` (`EngineSettings`) of a YAML, so that they can be read from its `folder`
 
     EasyR1 takes relative paths from the folder where its command is started, which need not be the YAML's."""
     keys = ("data.train_files", "data.val_files", "data.format_prompt", "data.image_dir",
@@ -664,9 +664,9 @@ def _make_paths_readable(folder, settings):
     return settings
 
 def _readable_from(folder, key, written):
-    """The value of a setting that names a path (`written`), changed so that it is right from `folder`
+    """The value of a setting that names a path (`written`), changed so that it can be read from `folder`
 
-    A path that exists only from the current folder becomes absolute; one that exists from neither stays.
+    A path that exists in the current folder alone becomes absolute; one that exists in neither stays.
     `key`: of the setting, such as data.train_files."""
     path, function = _path_and_function(key, written) # `reward.py` and `:main` of `reward.py:main`
     if not (folder / path).exists() and Path(path).exists():
