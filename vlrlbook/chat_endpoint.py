@@ -238,7 +238,8 @@ def data_url(
     max_size: int = None,  # N: at most N × N pixels in all; None: the picture keeps its size
 ) -> str:  # data:image/png;base64,…
     "A picture as a data URL (its PNG bytes in base64), the form in which chat endpoints take pictures"
-    rgb = to_rgb(image)  # not `convert` alone, which makes what is transparent black, and deep greys white
+    # not `convert("RGB")`, in which transparent pixels become black, and greys of 16 bits nearly all white
+    rgb = to_rgb(image)
     if max_size:
         factor = max_size / math.sqrt(rgb.width * rgb.height)  # for both sides
         if factor < 1:  # pictures are never enlarged

@@ -131,7 +131,8 @@ def load_judge_settings(
     values = {**names_and_values(path), **more}  # `names_and_values`: the content of the file, a dict
     unreadable = values.get("unreadable")
     if isinstance(unreadable, (int, float)) and not isinstance(unreadable, bool):
-        values["unreadable"] = str(unreadable)  # the setting is a text: the word error, or a number
+        # A file may hold a number. The setting is a text, since it may also be the word `error`.
+        values["unreadable"] = str(unreadable)
     template = values.get("template")
     # A template has at least the field {completion}; a text without a brace is the name of a template's file.
     if isinstance(template, str) and "{" not in template:
@@ -275,13 +276,13 @@ _grade_form = re.compile(
 def read_grade_form(
     text: str,  # yes/no, LOW..HIGH, or either behind a word and a colon
 ) -> Grade:
-    "Read the form of a grade from the text of the setting `grade`; SettingsError where it has no such form"
+    "Parse the setting `grade`, the form in which a judge has to write its grade; SettingsError if it is none"
     match = _grade_form.fullmatch(text.strip())
     if not match:
         raise SettingsError(f"grade = {text!r}: expected yes/no, a range such as 0..10, or either behind a "
                             "word, as in Score: 0..10")
-    word = match["word"] or ""
-    if match["yes"]:
+    word = match["word"] or ""  # that the judge writes before its grade, such as Score; empty: none
+    if match["yes"]:  # yes/no
         return Grade(word, is_yes_no=True)
     low, high = float(match["low"]), float(match["high"])
     if low >= high:
@@ -593,7 +594,8 @@ def as_reward(
 ) -> Judge:
     "The judge of a file (the reward `judge:FILE`): the one that is still in use, or else a new one"
     settings = load_judge_settings(path)
-    # The settings are part of the key, so that an edited file gives a new judge.
+    # The settings are part of the key, so that an edited file gives a new judge. `_judges` holds weak
+    # references: only judges that are still in use.
     key = str(Path(path).resolve()), repr(settings)
     judge = _judges.get(key)
     if judge is None:
@@ -689,8 +691,8 @@ def _agreement_columns(earned, right):
 def _tokens(reward, completions, samples):
     """Tokens that a reward's model reads and writes for one answer, on average
 
-    0 for a rule, which has no model; None for a judge whose endpoint does not report tokens. A judge is asked
-    what it has counted, a trained reward model is counted over `completions` and their `samples`."""
+    0 for a rule, which has no model; None for a judge whose endpoint does not report tokens. A judge has
+    counted them itself; for a trained reward model those of `completions` and `samples` are counted here."""
     if isinstance(reward, Judge):
         cost = reward.cost()  # averages for one answer; None for tokens that were not reported
         counts = cost["prompt_tokens"], cost["completion_tokens"]

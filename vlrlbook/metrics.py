@@ -339,17 +339,17 @@ def _without_nan(values, clusters):
 
 
 def _metric_dict(
-    column,  # whose answers and how they were asked for, such as after_greedy
-    mark,  # what was measured, such as exact
-    group,  # over which rows, such as "count 3"; None: all
+    column,  # which answers, such as after_greedy: those of the trained model, decoded greedily
+    mark,  # what was measured of them, such as exact: the share of right ones
+    group,  # which rows are counted, such as "count 3", those with this truth; None: all
     kind,  # share, amount or difference
     x,  # array of the values
     ci95,  # (low, high) of their mean
-    interval,  # how it was computed: Wilson, bootstrap, paired bootstrap or Tango
-    clusters,  # the picture of each value, or None
+    interval,  # how `ci95` was computed: Wilson, bootstrap, paired bootstrap or Tango
+    clusters,  # the picture of each value, where rows share pictures; else None
 ):
     "Return one metric as a dict, the form in which metrics are kept and shown"
-    if clusters is not None:  # rows share pictures, and the interval takes a picture as one case
+    if clusters is not None:  # the interval took each picture, not each row, as one case
         interval += " over pictures"
     return dict(
         name=metric_name(column, mark, group),
@@ -642,10 +642,10 @@ def pair_temperature(
 
 
 def _doubled_until_above(
-    is_below,  # a function: does a number lie below the place that is looked for?
+    is_below,  # function of a number: whether it is too small, as for `_bisect`
     start,  # a number above 0
 ):
-    "Return a number that does not lie below: `start`, doubled as often as need be, at most 60 times"
+    "Return a number that is not too small: `start`, doubled as often as need be, at most 60 times"
     limit = start
     for _ in range(60):  # 2^60, a factor of 1e18, and never an endless loop
         if not is_below(limit):

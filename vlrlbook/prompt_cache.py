@@ -77,10 +77,10 @@ class _PromptStates(LinearAttentionLayer):
         return conv_states
 
     def update_recurrent_state(self, recurrent_states, state_idx=0, **kwargs):
-        """Overrides transformers' (5.17), which copies in place and so breaks the graph.
+        """Overrides transformers' (5.17), which copies in place and so breaks the autograd graph.
 
-        Keeps the first matrices [B, heads, size, size] that come, one for each head."""
-        # A later call is the same forward, run again by gradient checkpointing.
+        Keeps the prompts' final states [B, heads, size, size], and returns what it is given."""
+        # Only the first time: gradient checkpointing runs the prompt's forward again during backward.
         if self.recurrent_states[state_idx] is None:
             self.recurrent_states[state_idx] = recurrent_states
         return recurrent_states
@@ -89,17 +89,18 @@ class _PromptStates(LinearAttentionLayer):
 def empty_cache(
     config,  # of the model
 ):  # a transformers Cache
-    """A cache into which prompts are read, one row each; `widened` then gives each row to its G answers.
+    """An empty cache, into which prompts are read, one row each; `widened` repeats each row for its answers.
 
     Raises NotImplementedError where a layer keeps a cache that `widened` does not know."""
     layers: list = []
+    # transformers' own cache says of which kind each layer of the model is.
     for number, layer in enumerate(DynamicCache(config=config).layers):
-        # A sliding window's layer keeps all keys, too: the model's own mask leaves out those before the
-        # window.
+        # Attention. With a sliding window all keys are kept, too: the model's own mask leaves out those
+        # before the window.
         if type(layer) in (DynamicLayer, DynamicSlidingWindowLayer):
             layers.append(_PromptKeys())
-        elif type(layer) is LinearAttentionLayer:
-            layers.append(_PromptStates(layer.number_of_states))
+        elif type(layer) is LinearAttentionLayer:  # keeps states of a fixed size instead of keys
+            layers.append(_PromptStates(layer.number_of_states))  # one for each convolution, mostly 1
         else:
             cache_kind = type(layer).__name__
             raise NotImplementedError(f"layer {number} keeps a {cache_kind}, which cannot be widened yet")
@@ -189,13 +190,15 @@ class _AnswerStates(LinearAttentionLayer):
             self.has_previous_state[number] = True
 
     def update_conv_state(self, conv_states, state_idx=0, conv_kernel_size=None, **kwargs):
-        """Overrides transformers' (5.17): return the convolution's input for the new tokens.
+        """Overrides transformers' (5.17): return the convolution's input, the kept columns and the new ones.
 
-        `conv_states` are the new columns [B·G, channels, n]; the kept columns come before them."""
-        before: Any = self.conv_states[state_idx]
-        whole = torch.cat([before, conv_states], -1)
-        if self.keeps_new_states:  # in sampling; in training nothing is kept, so that it may run again
-            self.conv_states[state_idx] = whole[..., -before.shape[-1]:]
+        `conv_states`: the new columns [B·G, channels, n]. Kept are as many as the convolution looks back."""
+        kept: Any = self.conv_states[state_idx]
+        whole = torch.cat([kept, conv_states], -1)
+        # In sampling the last columns are kept for the next token. In training all tokens of an answer come
+        # at once, and nothing changes, so that gradient checkpointing may call this again.
+        if self.keeps_new_states:
+            self.conv_states[state_idx] = whole[..., -kept.shape[-1]:]
         return whole
 
     def update_recurrent_state(self, recurrent_states, state_idx=0, **kwargs):

@@ -117,10 +117,10 @@ def _times_of(
     sides,  # name of the side → its trainer
     rounds,  # steps of each side that are timed, after one to warm up
 ):
-    """Time the training steps of all sides; return a dict: side → a dict for each step, part → seconds.
+    """Time the training steps of all sides; return a dict: name of the side → a dict for each of its steps.
 
-    Its keys: sampling, scoring, optimizing, seconds (their sum), processor (CPU time). The sides take turns,
-    so that a machine that slows down slows all of them."""
+    The dict of a step has seconds for each of: sampling, scoring, optimizing, seconds (their sum), processor
+    (CPU time). The sides take turns, so that a machine that slows down slows all of them."""
     times = {name: [] for name in sides}
     for turn in range(rounds + 1):
         for name, trainer in sides.items():
@@ -237,6 +237,7 @@ def _timed(
 ):
     "Wrap a function, so that the seconds of each call are added to those of the part that it belongs to"
     def timed(*args, **kwargs):
+        "Call `function`; add the seconds that it takes to those of its part in the dict `seconds_of`"
         part = part_of(*args, **kwargs)
         start = time.perf_counter()
         result = function(*args, **kwargs)
@@ -319,7 +320,7 @@ def _differences(
     trainer.model.eval()  # without dropout, which is random in each forward
     batch = _scored_groups(trainer, G)
     plain_batch = copied(batch, G)  # with the pictures copied to every row, as stock TRL has it
-    # It reads the first group of `plain_batch` in both ways itself.
+    # the largest difference of a log-prob; `shared_gap` reads the first group in both ways
     gap = trainer.shared_gap(plain_batch, G)
     shared = _gradient(trainer, batch, shared=True)
     plain = _gradient(trainer, plain_batch, shared=False)

@@ -88,14 +88,15 @@ class EnginePrompts:
         return outputs
 
     def _for_vllm(self, prompt):
-        """A prompt as vLLM expects it: one token for each picture, and the picture size of training.
+        """A prompt as vLLM expects it: one token for each picture, and training's limits of a picture's size.
 
-        `prompt` is a dict: prompt_token_ids, and multi_modal_data = {"image": a picture or a list of them}.
-        One without pictures is returned unchanged."""
+        `prompt` is a dict of TRL's: prompt_token_ids, with a run of many tokens for each picture, and
+        multi_modal_data = {"image": a picture or a list of them}. One without pictures stays as it is."""
         pictures = (prompt.get("multi_modal_data") or {}).get("image")
         if pictures is None:
             return prompt
         count = len(pictures) if isinstance(pictures, list) else 1
+        # One token for each run, since vLLM expands it again; for the same number of tokens it needs `size`.
         ids = unexpanded(prompt["prompt_token_ids"], self.image_token, count)
         return prompt | dict(prompt_token_ids=ids, mm_processor_kwargs=self.size)
 
@@ -205,11 +206,11 @@ def _with_picture_check(
 
 def _check_server_tokens(features, prompt_ids, processor):
     "Raise SettingsError if a vLLM server's `features` of pictures have other lengths than training's prompt"
-    # A server runs elsewhere, so its limits of a picture's size can only be set where it is started.
-    # Both are lists of the tokens of each picture, such as [16, 64].
+    # the number of tokens of each picture, such as [16, 64]
     of_server = [placeholder["length"] for placeholder in features["mm_placeholders"]["image"]]
     of_training = picture_runs(prompt_ids, processor.image_token_id)
     if of_server != of_training:
+        # A server's limits of a picture's size can only be set where it is started.
         size = picture_size(processor)
         raise SettingsError(f"use_vllm: training reads the pictures of a prompt as {of_training} "
                             f"tokens, the server as {of_server}; start it with "

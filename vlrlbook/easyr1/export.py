@@ -123,7 +123,8 @@ def _reward_expression(function, statements, spec):
 
     Adds the source of all that the expression needs to `statements`, a `_Statements`. `spec`: the reward as
     it was given, for messages. SettingsError for a function whose source cannot be cut out of a file."""
-    if getattr(function, "batched", False): # set on a trained reward model and a judge, which need weights
+    # Only a trained reward model and a judge have `batched`: their weights do not fit into a Python file.
+    if getattr(function, "batched", False):
         raise SettingsError(f"reward {spec!r}: a trained model cannot travel in a file; "
                             "EasyR1 and verl take rules of chapter 02 and functions of a module")
     qualified_name = getattr(function, "__qualname__", "")
@@ -142,9 +143,10 @@ def _reward_expression(function, statements, spec):
 def _mix_expression(function, statements, spec):
     """A weighted sum of rewards as Python: `mix(**{'format': (format_reward, 0.5), …})`
 
-    `function`: what `mix` returned, which holds its parts as variables of `mix`. Adds the source of all that
-    the expression needs to `statements`, a `_Statements`. `spec`: the reward as given, for messages."""
-    variables = inspect.getclosurevars(function).nonlocals # of `mix`: rewards and weights, dicts by name
+    `function`: what `mix` returned, a function inside `mix` that uses its variables `rewards` and `weights`,
+    dicts by name. Adds the source of all that the expression needs to `statements`, a `_Statements`. `spec`:
+    the reward as given, for messages."""
+    variables = inspect.getclosurevars(function).nonlocals # those two
     statements.collect("vlrlbook.rewards", ["mix"])
     pairs = [] # such as 'format': (format_reward, 0.5)
     for name, part in variables["rewards"].items():
@@ -182,7 +184,8 @@ class _Statements:
             self._add_import(module, node, name)
             return
         self._claim_name(name, module)
-        if (module, number) in self.copied: # under another of its names, or on the way here
+        # Done already for another of its names, or being done: two functions may call each other.
+        if (module, number) in self.copied:
             return
         _check_inner_imports(node, module) # SettingsError for one that the cluster could not follow
         source = "\n".join(lines[_first_line(node) - 1:node.end_lineno])
@@ -203,11 +206,11 @@ class _Statements:
                 f"two different {name!r} would stand in the file: of {owner} and of {module}")
 
     def _add_import(self, module, node, name):
-        """Add what an import statement of `module` (its syntax tree `node`) binds to `name`
+        """Collect what an import statement of `module` binds to `name`; `node`: its syntax tree
 
-        The cluster may lack vlrlbook and the user's own package, so what `from … import` takes from these is
-        copied as source. Other imports are copied as a line."""
-        # One statement may import several names; only this one is needed. `import *` does not list them.
+        The cluster may lack vlrlbook and the user's own package. So what `from … import` takes from vlrlbook,
+        or relative to `module` (`from .own import …`), is copied as source; other imports as a line."""
+        # The statement may import more names, which are not needed. `import *` lists none: take `name`.
         named = [alias for alias in node.names if _bound_name(alias) == name]
         alias = named[0] if named else ast.alias(name)
         imported = f"{alias.name} as {alias.asname}" if alias.asname else alias.name
@@ -219,9 +222,9 @@ class _Statements:
         if source_module.split(".")[0] != "vlrlbook" and not is_relative:
             self._add_line(module, name, f"from {source_module} import {imported}")
             return
-        if alias.asname: # the copied statement would define the old name
+        if alias.asname: # the statement that is copied defines the name before `as`, not this one
             raise SettingsError(f"{module}: {name!r} is renamed in its import, and so cannot be cut out")
-        self.used_modules.setdefault(module, []).append(source_module) # for the order in the file
+        self.used_modules.setdefault(module, []).append(source_module) # which `body` puts before `module`
         self.collect(source_module, [name])
 
     def _add_plain_import(self, module, alias, imported):
@@ -233,17 +236,19 @@ class _Statements:
         if package == "vlrlbook":
             raise SettingsError(f"{module}: `import {imported}` would need vlrlbook on the cluster; "
                                 f"write `from {alias.name} import …`, which copies what the reward uses")
-        # `import os` and `import os.path` mean the same os.
+        # What the name stands for, equal where two modules mean the same thing by it: `import os` and `import
+        # os.path` both bind the package `os`.
         owner = f"import {imported}" if alias.asname else f"import {package}"
         self._add_line(module, _bound_name(alias), f"import {imported}", owner)
 
     def _add_line(self, module, name, line, owner=None):
-        """Add an import line of `module` that binds `name`; SettingsError if other modules mean another thing
+        """Add an import line of `module` that binds `name`; SettingsError if it means another thing elsewhere
 
-        `owner`: what the name stands for, where that is not the line itself."""
-        _, _, defined_by = _top_level(module)
-        is_only_one = len(defined_by[name]) == 1 # else other statements of the module define it, too
-        self._claim_name(name, (owner or line) if is_only_one else module)
+        `owner`: what the name stands for, such as `import os` for `import os.path`; None: the line itself."""
+        _, _, defined_by = _top_level(module) # name → numbers of the statements that define or change it
+        # Several modules may share an import. If more statements define the name, it is this module's own.
+        is_only_imported = len(defined_by[name]) == 1
+        self._claim_name(name, (owner or line) if is_only_imported else module)
         self.imports.add(line)
 
     def body(self):
@@ -293,12 +298,13 @@ def _definitions(statements, module):
     for number, node in enumerate(statements):
         is_import = isinstance(node, (ast.Import, ast.ImportFrom))
         for name in _names_defined(node, module):
-            # An import at the top replaces what had the name before; other statements may use that.
+            # An import replaces what had the name before; other statements, such as `WORDS = WORDS + ["b"]`,
+            # may need it.
             earlier = [] if is_import else defined_by.get(name, [])
             defined_by[name] = [*earlier, number]
-        # What an import names is not changed: `sys.path.append(…)` is about this machine.
         for name in _names_changed(node):
             numbers = defined_by.get(name, [])
+            # Left out for a name that is only imported: `sys.path.append(…)` is about this machine.
             is_own = any(not isinstance(statements[i], (ast.Import, ast.ImportFrom)) for i in numbers)
             if is_own and number not in numbers:
                 numbers.append(number)
@@ -325,13 +331,16 @@ def _names_changed(node):
     `WORDS["a"] = 1`, `LIMITS.most = 3` and `NAMES.append("b")` → ["WORDS"], ["LIMITS"] and ["NAMES"]."""
     names = []
     for part in _own_parts(node):
-        is_assigned = isinstance(getattr(part, "ctx", None), (ast.Store, ast.Del))
-        if isinstance(part, ast.Expr) and isinstance(part.value, ast.Call): # called for its effect alone
-            part, is_assigned = part.value.func, True
-        if is_assigned and isinstance(part, (ast.Attribute, ast.Subscript)):
-            while isinstance(part, (ast.Attribute, ast.Subscript)): # `a.b[0].c` is about `a`
-                part = part.value
-            names += [part.id] if isinstance(part, ast.Name) else []
+        changed = None # such as the tree of `WORDS["a"]`
+        if isinstance(getattr(part, "ctx", None), (ast.Store, ast.Del)): # stands left of =, or behind `del`
+            changed = part
+        elif isinstance(part, ast.Expr) and isinstance(part.value, ast.Call): # `NAMES.append("b")` by itself
+            changed = part.value.func
+        if isinstance(changed, (ast.Attribute, ast.Subscript)): # a bare name is defined, not changed
+            while isinstance(changed, (ast.Attribute, ast.Subscript)): # down to the `a` of `a.b[0].c`
+                changed = changed.value
+            if isinstance(changed, ast.Name):
+                names.append(changed.id)
     return list(dict.fromkeys(names))
 
 def _own_parts(node):
@@ -392,11 +401,13 @@ def _check_f_strings(source, module, first_line):
         kind = tokenize.tok_name[token.type] # before 3.12 an f-string is one token of the kind STRING
         if kind == "FSTRING_END":
             quotes.pop()
-        # The text of an f-string, unlike the expressions in it, may hold what it likes.
+        # The rules are about expressions. So the text of an f-string (FSTRING_MIDDLE) is only checked against
+        # the f-strings in whose expressions it stands.
         around = quotes[:-1] if kind == "FSTRING_MIDDLE" else quotes
+        has_quote = any(quote in token.string for quote in around)
+        has_backslash = "\\" in token.string
         is_break = kind in ("NL", "NEWLINE") and any(len(quote) == 1 for quote in around)
-        is_new = "\\" in token.string or kind == "COMMENT" or is_break
-        if around and (is_new or any(quote in token.string for quote in around)):
+        if around and (has_quote or has_backslash or kind == "COMMENT" or is_break):
             line = first_line + token.start[0] - 1
             raise SettingsError(f"{module}, line {line}: Python before 3.12 cannot read the f-string there, "
                                 "and EasyR1 and verl run on older ones: give what stands in its braces a "
@@ -420,10 +431,10 @@ def _imported_module(node, module):
 
 # %% ../../nbs/09b_export.ipynb #nfbea0c1
 def _used_names(node):
-    """All names in a statement (its syntax tree `node`), those in annotations of functions left out
+    """All names in a statement (its syntax tree `node`) but those in annotations
 
-    The statement goes into a reward file, which never evaluates annotations; so what they name is not needed
-    there. Only `dataclass` and its like look at those of a class's fields: ClassVar is no field to them."""
+    The statement goes into a reward file, which never evaluates annotations, so what they name is not needed
+    there. Of a class with decorators those of its fields count, too: `dataclass` looks there for ClassVar."""
     names, to_visit = set(), [node]
     while to_visit:
         part = to_visit.pop()
@@ -432,7 +443,7 @@ def _used_names(node):
         if isinstance(part, ast.ClassDef) and part.decorator_list:
             to_visit += [field.annotation for field in part.body if isinstance(field, ast.AnnAssign)]
         annotations = (getattr(part, "annotation", None), getattr(part, "returns", None))
-        for child in ast.iter_child_nodes(part): # all parts but the annotations of arguments and results
+        for child in ast.iter_child_nodes(part): # all but annotations of variables, arguments and results
             if not any(child is annotation for annotation in annotations):
                 to_visit.append(child)
     return names
@@ -568,10 +579,10 @@ _folder_keys = ("worker.actor.model.model_path", "worker.actor.model.tokenizer_p
                 "trainer.save_checkpoint_path", "trainer.load_checkpoint_path")
 
 def _write_out_home(checked):
-    """Replace the ~ of folders in the settings (`EngineSettings`) of EasyR1, which takes it for a name
+    """Replace a ~ at the beginning of EasyR1's folders in the settings (`EngineSettings`) by the home folder
 
-    SettingsError for a folder that is not on this machine, since another one may have another home. verl's
-    train.sh lets bash do this, on the machine where it runs."""
+    EasyR1 would look for a folder named ~. SettingsError for a folder that does not exist here: it may lie on
+    the machine that will train, whose home may be another. (For verl, train.sh has $HOME in its place.)"""
     for key in _folder_keys:
         written = checked.values.get(key)
         if isinstance(written, str) and written.startswith("~"):
@@ -643,8 +654,8 @@ def _as_dataset(rows, reading):
     """A `datasets.Dataset` from the path of a file or a counting ZIP, a list of `Sample`, or a data set
 
     A counting ZIP holds pictures, and questions with counts as answers in main.csv.
-    `reading`: a `_Reading`, which says how a file is read. A list or a data set is taken as it is: boxes in
-    it must be those of the pictures as the model sees them."""
+    `reading`: a `_Reading`, which says how a file is read. A list or a data set is not checked: boxes in its
+    answers must be in pixels of the pictures after the model has resized them."""
     if isinstance(rows, (str, Path)):
         return _read_file(Path(rows), reading)
     return to_dataset(rows) if isinstance(rows, list) else rows
@@ -963,7 +974,7 @@ def verl_overrides(
     "The overrides of train.sh in Hydra's syntax: settings that were given or differ from verl's default"
     table = known_keys("verl")
     always = set(settings.given)
-    # A later merge needs LoRA's alpha.
+    # Written also where they are verl's defaults: a later merge needs LoRA's alpha.
     if settings["lora_rank"] > 0:
         always |= {"actor_rollout_ref.model.lora_rank", "actor_rollout_ref.model.lora_alpha"}
     words = []
@@ -978,11 +989,11 @@ def verl_overrides(
 
 # %% ../../nbs/09b_export.ipynb #n9443690
 def _bash_path(path):
-    """A path escaped for double quotes in bash; one that begins with ./ or ../ is made absolute by $PWD
+    """A path as train.sh writes it between double quotes, with bash's special characters escaped
 
-    `./a` → `$PWD/a`, `../a` → `$PWD/../a`, `/a/$b` → `/a/\\$b`; a hub id such as `Qwen/Qwen2.5-VL-3B` stays.
-    train.sh runs in its own folder, but Ray's workers have other working directories. `~/a` → `$HOME/a`:
-    bash leaves a ~ in quotes as it is, and so does verl."""
+    `./a` → `$PWD/a` and `../a` → `$PWD/../a`, since Ray's workers have other working directories than
+    train.sh. `~/a` → `$HOME/a`, since neither verl nor bash, in quotes, replaces a ~. Any other path, or a
+    hub id such as `Qwen/Qwen2.5-VL-3B`, is only escaped: `/a/$b` → `/a/\\$b`."""
     quoted = re.sub(r'(["$`\\])', r"\\\1", path.removeprefix("./")) # a backslash before " $ ` and backslash
     if path.startswith(("./", "../")):
         return "$PWD/" + quoted
@@ -1015,9 +1026,9 @@ def _quoted_for_hydra(text):
 
     Double quotes are taken if only single ones are in the text; with both the single ones are escaped."""
     quote = '"' if "'" in text and '"' not in text else "'"
-    # Hydra takes a backslash as it is, except before a quote: there it has to be doubled. The quote may stand
-    # in the text, and gets a backslash of its own, too; or it is the closing one, behind the end of the text.
-    # `\Z` is that end; `$` would also fit before a last newline.
+    # Hydra takes a backslash as it is, except before a quote, where it has to be doubled. That is before a
+    # quote in the text, which gets a backslash of its own, too, and at the end of the text (`\Z`), where the
+    # closing quote will stand. `$` would also fit before a last newline.
     escaped = re.sub(rf"(\\*)({quote}|\Z)", _escape_for_hydra, text)
     return f"{quote}{escaped}{quote}"
 

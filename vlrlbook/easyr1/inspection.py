@@ -127,7 +127,7 @@ def _count_tokens(context, text, sizes):
     `_RowContext`, with the model's processor; its `text_tokens` counts the tokens of a text."""
     # How many tokens a picture becomes depends on its size alone, so no picture is opened here.
     image_tokens = sum(picture_tokens(context.processor, size) for size in sizes)
-    # Each mark is one token of the text, in whose place the tokens of its picture come.
+    # `text_tokens` counts each mark as one token; the model reads the tokens of the picture instead.
     marks = text.count("<image>")
     return context.text_tokens(text) - marks + image_tokens, image_tokens
 
@@ -615,12 +615,12 @@ def _settings_of_run(path, version, overrides):
     The engine is easyr1 or verl."""
     if path.is_file(): # a YAML; it does not say for which EasyR1 it was written
         settings = read_engine_yaml(path, version or "0.3.2", overrides)
-        # Its paths may begin in the current folder; they are used from the folder that is returned here.
+        # EasyR1 takes relative paths from the current folder, the functions that check them from the YAML's.
         return path.parent, "easyr1", _make_paths_readable(path.parent, settings)
     about = _read_export_json(path) # engine: easyr1 or verl; version; settings, of verl alone
     if about["engine"] == "easyr1":
         settings = read_engine_yaml(path / "config.yaml", version or about["version"], overrides)
-        _drop_splits(path, settings)
+        _drop_splits(path, settings) # of rows.jsonl@train the file alone
     else:
         settings = _verl_settings(about["settings"], overrides, path.name)
     return path, about["engine"], settings
@@ -652,7 +652,7 @@ def _verl_settings(exported, overrides, name):
 
 # %% ../../nbs/09c_inspection.ipynb #n6b93fe1
 def _make_paths_readable(folder, settings):
-    """Change the paths in `settings` (`EngineSettings`) of a YAML, so that they are right from its `folder`
+    """Change the paths in `settings` (`EngineSettings`) of a YAML, so that they can be read from its `folder`
 
     EasyR1 takes relative paths from the folder where its command is started, which need not be the YAML's."""
     keys = ("data.train_files", "data.val_files", "data.format_prompt", "data.image_dir",
@@ -664,9 +664,9 @@ def _make_paths_readable(folder, settings):
     return settings
 
 def _readable_from(folder, key, written):
-    """The value of a setting that names a path (`written`), changed so that it is right from `folder`
+    """The value of a setting that names a path (`written`), changed so that it can be read from `folder`
 
-    A path that exists only from the current folder becomes absolute; one that exists from neither stays.
+    A path that exists in the current folder alone becomes absolute; one that exists in neither stays.
     `key`: of the setting, such as data.train_files."""
     path, function = _path_and_function(key, written) # `reward.py` and `:main` of `reward.py:main`
     if not (folder / path).exists() and Path(path).exists():
@@ -706,7 +706,7 @@ def _is_on_hub(name):
 
 # %% ../../nbs/09c_inspection.ipynb #xn6b93fe1
 def _missing_files(settings, folder, engine):
-    """Problems (dicts) of files that the settings name and that do not exist, and of a folder with an @
+    """Problems (dicts) of files that the settings name and that do not exist; of an @ in the folder's path
 
     `settings`: `EngineSettings`; `folder`: of the export, where paths begin; `engine`: easyr1 or verl."""
     problems = []
@@ -716,6 +716,7 @@ def _missing_files(settings, folder, engine):
     for key, name, code in _named_files(settings.values, engine): # `code`: of the problem if it is missing
         if not name:
             problems.append(_problem(key, code, "is not set"))
+        # The engines look for a folder named ~. Only the train.sh for verl may have $HOME instead.
         elif name.startswith("~") and not _is_home_written(folder, key, name):
             message = f"{name}: the engine does not know ~ and would not find it; write the whole path"
             problems.append(_problem(key, code, message))
@@ -724,9 +725,10 @@ def _missing_files(settings, folder, engine):
     return problems
 
 def _is_home_written(folder, key, name):
-    """Whether train.sh in the folder of an export for verl sets `key` to the path `name` with $HOME for its ~
+    """Whether an export's train.sh sets `key` to the path `name`, such as ~/model, with $HOME in place of ~
 
-    Exports by older versions of vlrlbook hand on the ~ itself, which bash leaves as it is between quotes."""
+    So it does for verl. Older versions of vlrlbook wrote the ~ itself between quotes, where bash leaves it as
+    it is."""
     launcher = folder / "train.sh"
     if not launcher.is_file():
         return False
@@ -823,8 +825,8 @@ _batch_size = 64 # rows that are read, and handed to a process, together
 def _read_rows(path):
     """Yield (number from 1, row) of a JSONL, JSON or parquet file
 
-    For a line that is no JSON the row is a ValueError, so that the caller can report it and go on. A JSON
-    file, which is one list, is one such row if it is damaged; a parquet file ends with one."""
+    A row that cannot be read comes as a ValueError, so that the caller can report it and go on: one for each
+    bad line of JSONL; a single one for a JSON list with an error in it; the last one of a damaged parquet."""
     if Path(path).suffix == ".parquet":
         yield from enumerate(_parquet_rows(path), 1)
         return
@@ -843,19 +845,20 @@ def _read_rows(path):
 _bytes_at_a_time = 10 << 20 # of JSON, that `datasets` reads: each column gets the type of the first ones
 
 def _type_problems(context, name):
-    """Problems (dicts) of a file whose columns EasyR1 takes for something else than what its rows hold
+    """Problems (dicts) of a file: columns for which EasyR1 would find another type than they have
 
     EasyR1 reads it with `datasets`, which finds the type of a column in the values of many rows. `context`:
     a `_RowContext`; `name`: of the file."""
     if context.engine == "verl" or Path(name).suffix not in (".json", ".jsonl"): # parquet holds its types
         return []
     answer_key, image_key = context.answer_key, context.image_key
-    parts = list(_types_of_parts(context.folder / name)) # dicts, column → type
+    parts = list(_types_of_parts(context.folder / name)) # for each 10 MB a dict, column → type
     messages = []
     if any(types.get(answer_key, "").startswith("timestamp") for types in parts):
         messages.append(f"all texts under {answer_key!r} are dates, so EasyR1 takes them for points in time "
                         "and the reward gets no text; a blank behind each date keeps it one")
-    are_empty = ["item: null" in types.get(image_key, "") for types in parts] # no picture in any row
+    # `item: null` is in the type of a column whose lists are all empty: no row of the part has a picture.
+    are_empty = ["item: null" in types.get(image_key, "") for types in parts]
     if are_empty and are_empty[0] and not all(are_empty):
         messages.append(f"no row of the first 10 MB has a picture, so EasyR1 takes {image_key!r} for empty "
                         "and stops at the first picture; put a row with one first")
@@ -864,12 +867,12 @@ def _type_problems(context, name):
 def _types_of_parts(path):
     """Yield the types that pyarrow finds in each 10 MB of a file of JSON lines: column → type as a text
 
-    It ends at a part that cannot be read, whose rows are reported one by one, and before a JSON list."""
+    It ends before a part with a line that is no JSON: the check of the rows reports that one."""
     import pyarrow as pa
     import pyarrow.json as pj
     with open(path, "rb") as f:
         while part := f.read(_bytes_at_a_time):
-            if part.startswith(b"["):
+            if part.startswith(b"["): # a JSON list, which pyarrow does not read
                 return
             part += f.readline() # the rest of its last line
             try:

@@ -26,11 +26,12 @@ def normalise_answer(
     Lower case, Unicode's NFKC form, number words of one word as digits, no articles, no punctuation."""
     # cut, since a model may write any length, and an answer must be read in milliseconds
     plain = unicodedata.normalize("NFKC", str(text)[:_most_normalised]).lower()
-    # once more in NFKC: an accent may stand behind a letter now
-    plain = unicodedata.normalize("NFKC", re.sub(r"['’`]", "", plain))
+    without_apostrophes = re.sub(r"['’`]", "", plain)
+    # once more: an accent that stood behind an apostrophe is now behind a letter, and becomes one with it
+    plain = unicodedata.normalize("NFKC", without_apostrophes)
     # the comma between thousands: 1,200 becomes 1200
     plain = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", plain)
-    # marks become spaces, but for a decimal point and % + < > =: x-ray becomes x ray, and so -5 becomes 5
+    # all marks but a decimal point and % + < > = become spaces: x-ray is x ray, but also -5 is 5
     plain = _dropped_by_challenge.sub(" ", plain)
     words = [word for word in plain.split() if word not in _articles]
     # like the challenge, only number words of one word: "twenty one" becomes "20 1"
@@ -63,16 +64,19 @@ def answer_words(
     keep_articles: bool = False,  # "a" may be a name: hepatitis A
 ) -> list:  # of words and numbers, in one spelling
     "The words of an answer as they are compared: 3 for 3.0, % for percent, meniere for Ménière, no articles"
-    # in one spelling; from_start: of a long text the first 2,000 characters; keep_powers: 5² becomes 5^2
-    beginning = str(text)[:2 * _longest_compared]  # enough for what is left of it; a search takes its time
-    without_notes = _note_number.sub("", beginning)
-    plain = plain_text(_raised_letters.sub("^n", without_notes), from_start=True, keep_powers=True)
+    # Cut, to save time, but with enough for the 2,000 characters that `plain_text` keeps of what is left.
+    beginning = str(text)[:2 * _longest_compared]
+    without_notes = _note_number.sub("", beginning)  # Revenue¹, with the number of a footnote: Revenue
+    with_powers = _raised_letters.sub("^n", without_notes)  # xⁿ becomes x^n
+    # each sign in one form; from_start: the first 2,000 characters; keep_powers: 5² becomes 5^2
+    plain = plain_text(with_powers, from_start=True, keep_powers=True)
     if "^" in plain:
         plain = _without_typesetting(plain)  # Ca^{2+} and 3^{rd} become Ca2+ and 3rd
-    if "||" in plain and plain.count("|") == 2:
-        plain = plain.replace("||", "∥")  # not in |x||y|
+    if "||" in plain and plain.count("|") == 2:  # the only two: the sign of parallel lines, not |x||y|
+        plain = plain.replace("||", "∥")
     if not plain.isascii():
-        plain = _without_accents(_dash_at_end.sub("-", plain))
+        with_minus = _dash_at_end.sub("-", plain)  # O–, with a dash at the end, becomes O-
+        plain = _without_accents(with_minus)  # meniere for ménière
     tokens = tokens_of(unwrapped(plain))  # unwrapped: without Markdown and LaTeX, **B** becomes B
     words = []
     # all tokens but the 8 empty edge tokens (`margin`) that `tokens_of` adds at both ends
@@ -110,13 +114,15 @@ def _without_typesetting(
     """A text without the ^ that only raises what follows: Ca2+ for Ca^{2+}, 3rd for 3^{rd}, m2 for m^2
 
     In x^2, 10^-3 and e^x, where it is a power, it stays."""
+    # First all that LaTeX writes beside a ^: Ca$^{2+} becomes Ca^2+. A brace further behind may stay: the
+    # caller drops it.
     text = _around_caret.sub("^", text)
-    text = _charge.sub(_charge_behind, text)
-    text = _raised_ending.sub("", text)
-    text = _raised_behind_unit.sub(r"\1", text)
-    text = _isotope.sub(r"\1", text)
-    text = _transposed.sub("T", text)
-    return _raised_behind_word.sub(r"\1", text)
+    text = _charge.sub(_charge_behind, text)  # Ca^2+ becomes Ca2+
+    text = _raised_ending.sub("", text)  # 3^rd becomes 3rd
+    text = _raised_behind_unit.sub(r"\1", text)  # m^2 becomes m2
+    text = _isotope.sub(r"\1", text)  # ^14C becomes 14C
+    text = _transposed.sub("T", text)  # A^T, a matrix turned round, becomes AT
+    return _raised_behind_word.sub(r"\1", text)  # liver^a, with the letter of a footnote, becomes livera
 
 
 def _charge_behind(
@@ -158,11 +164,13 @@ def _words_of_token(
         words = _words_of_number(token)  # mostly one word: its digits
         # is_minus_word: the token before is the word `minus`
         return ["-" + words[0], *words[1:]] if is_minus_word(tokens, i - 1) else words
-    if is_plus_or_minus(tokens, i):
+    # `plus or minus`, plus-minus and plus/minus: their `minus` becomes ±, and the one or two tokens before it
+    # are left out
+    if is_plus_or_minus(tokens, i):  # token i is such a `minus`
         return ["±"]
-    is_plus_of_it = any(is_plus_or_minus(tokens, at) for at in (i + 1, i + 2))
-    if is_plus_of_it and tokens[i].text in ("plus", "or", "-", "/"):
-        return []  # ± stands for all words of `plus or minus`
+    is_minus_next = any(is_plus_or_minus(tokens, place) for place in (i + 1, i + 2))
+    if is_minus_next and token.text in ("plus", "or", "-", "/"):
+        return []
     if is_minus_word(tokens, i):
         return []  # minus 5 is -5: the number has the sign
     if token.kind in ("mark", "line"):
@@ -182,10 +190,10 @@ def _words_of_token(
 
 
 def _is_telling_mark(
-    tokens,  # of a text: .text is in lower case; .kind is number, word, han (Chinese), mark, line or edge
+    tokens,  # of a text: .text is in lower case; .glued: no space before; .kind is word, number, mark …
     i,  # place of a mark among them
 ):
-    "Whether a mark that is mostly left out changes here what is said: in 1/2, -x, O-, 5! and C#"
+    "Whether a mark that is ignored in most places has a meaning here, as in 1/2, -x, O-, 5! and C#"
     # `tokens` begins and ends with 8 empty edge tokens (`margin`), so that neighbours are always there
     mark, before, following = tokens[i], tokens[i - 1], tokens[i + 1]
     if mark.text == "/":
@@ -194,9 +202,12 @@ def _is_telling_mark(
     if mark.text == "!":
         return mark.glued and (is_number(before) or _is_letter(before))  # 5! is 120
     if mark.text == "#":
-        # C# and C # minor; in P#1 and in `unit a #5` it says that a number follows
-        is_of_number = is_number(following) and (before.text not in _notes or not mark.glued)
-        return _is_letter(before) and (mark.glued or not following.glued) and not is_of_number
+        # A sharp belongs to the letter before it: C#, `C # minor`.
+        belongs_to_letter = _is_letter(before) and (mark.glued or not following.glued)
+        # In P#1 and `unit a #5` the # only says that a number follows; C#4 is a note (`_notes`: a to g).
+        touches_note = mark.glued and before.text in _notes
+        announces_number = is_number(following) and not touches_note
+        return belongs_to_letter and not announces_number
     return mark.text == "-" and (_is_sign_before(tokens, i) or _is_sign_behind(tokens, i))
 
 
@@ -204,11 +215,14 @@ def _is_tick(
     tokens,  # of a text: .text is in lower case; .glued: no space before; .kind is word, number, mark …
     i,  # place of a mark
 ):
-    "Whether a root sign is a tick, as in `√ correct`: a word of several letters behind a space is no number"
+    "Whether a mark is a root sign that serves as a tick: a space and a plain word follow, as in `√ correct`"
     following = tokens[i + 1]
-    is_word = following.kind == "han" or following.kind == "word" and not _is_letter(following)
-    is_plain_word = is_word and following.text not in _mathematical_words
-    return tokens[i].text == "√" and is_plain_word and not following.glued
+    if tokens[i].text != "√" or following.glued:
+        return False
+    # not `√ x`, the root of a variable, and not `√ sin x`
+    is_long_word = following.kind == "word" and not _is_letter(following)
+    is_word = is_long_word or following.kind == "han"
+    return is_word and following.text not in _mathematical_words
 
 
 def _is_letter(token):  # .kind: number, word, han (Chinese), mark, line or edge; .text: in lower case
@@ -223,11 +237,13 @@ def _is_sign_before(
     "Whether a hyphen is the sign of what follows, as in -x, -√2, -sin x and -(x+1), not a bullet or X-ray"
     # `tokens` begins and ends with 8 empty edge tokens (`margin`), so that neighbours are always there
     hyphen, before, following = tokens[i], tokens[i - 1], tokens[i + 1]
-    if hyphen.glued and (before.kind in ("word", "number", "han") or before.text in (")", "]", "%", "-")):
+    is_behind_value = before.kind in ("word", "number", "han") or before.text in (")", "]", "%", "-")
+    if hyphen.glued and is_behind_value:  # X-ray, 3-2
         return False
-    if not following.glued:
+    if not following.glued:  # a bullet
         return False
-    if following.text in ("(", "\\"):  # what it holds may be a formula, or a remark; \\: LaTeX's -\\sqrt
+    # What stands behind a bracket, or behind LaTeX's backslash, decides: -(x+1) and -\sqrt, not -(see below).
+    if following.text in ("(", "\\"):
         following = tokens[i + 2]
     is_formula = following.text in ("√", "∞") or following.text in _mathematical_words
     return is_formula or is_number(following) or _is_letter(following)
@@ -239,12 +255,13 @@ def _is_sign_behind(
 ):
     "Whether a hyphen is the sign of what stands before it, as in O- and HER2-, not that of pre- and post-"
     hyphen, before, following = tokens[i], tokens[i - 1], tokens[i + 1]
+    # at the end of the text, a line, a sentence or a bracket
     is_at_end = following.kind in ("edge", "line") or following.text in (".", ")")
     if not hyphen.glued or not is_at_end:
         return False
-    if before.kind == "word":
+    if before.kind == "word":  # O- and AB-; longer names, and prefixes such as pre-, have no sign
         return len(before.text) <= _longest_with_sign and before.text not in _prefixes
-    # HER2-, but not 5-
+    # a number at the end of a name, as in HER2-; not 5-
     return is_number(before) and before.glued and tokens[i - 2].kind == "word"
 
 
@@ -288,10 +305,11 @@ def _words_of_number(
     """The list of words that a number token stands for when answers are compared: mostly one, its digits
 
     The `a` before a number changes nothing: `a thousand` and `thousand` are 1000, `half a dozen` is 6. But `a
-    single` and `a couple` are no 1 and 2: another answer may say only `single`, a word to the tokenizer."""
+    single`, `a couple` and `a pair` become `single` and so on, not 1 or 2: without its `a` such a word is no
+    number to the tokenizer, and both spellings must be equal."""
     words = token.text.split()
     if words[0] == "a" and words[1] in ("single", "couple", "pair"):
-        # what follows may be a number: `a couple hundred` as `couple hundred`
+        # read again without the `a`, since a number may follow: `a couple hundred`
         return answer_words(" ".join(words[1:]))
     if token.value is None:  # not read: a version or a code, such as 2.5.1, or `a hundred million`
         return [word for word in words if word != "a"]
@@ -462,8 +480,8 @@ def _ends_in_words(
     true_words,  # of the truth, as one string without spaces
     synonyms,  # dict, phrase → preferred phrase, or None
 ):
-    "Whether a text is the true words, perhaps behind words such as `the image shows`; without articles"
-    words = answer_words(part, synonyms)
+    "Whether a text is the true words, perhaps behind words such as `the image shows`; articles do not count"
+    words = answer_words(part, synonyms)  # without articles
     # e.g. image shows liver; shows liver; liver
     return any(_joined_words(rest) == true_words for rest in _without_lead_in(words))
 
@@ -479,8 +497,9 @@ def answer_items(
     synonyms=None,  # as `answer_words` takes it
 ) -> list:  # of texts, the words of each item as one string
     "The items of a list: the parts of a text between commas, semicolons, line breaks, `and`, `&`"
-    # in one spelling; of a long text only its beginning
-    parts = _separators.split(plain_text(str(text), from_start=True, keep_powers=True))
+    # each sign in one form; from_start: the first 2,000 characters; keep_powers: 5² becomes 5^2
+    plain = plain_text(str(text), from_start=True, keep_powers=True)
+    parts = _separators.split(plain)
     items = [_joined_words(answer_words(part, synonyms)) for part in parts[:_most_items]]
     return [item for item in items if item]  # a part of marks alone is no item
 

@@ -57,11 +57,14 @@ def is_archive(
 ) -> bool:
     """Whether a data set is a counting ZIP, or a folder, into which such a ZIP was unpacked.
 
-    A file with a suffix is a ZIP if that is .zip. One without is a ZIP if it begins as a ZIP does, or is not
-    there (the caller then reports that). All other files hold rows."""
+    All other files hold rows. A file without a suffix is told by its first bytes."""
     path = Path(path)
-    if path.suffix or not path.is_file():
-        return path.suffix.lower() in (".zip", "") or path.is_dir()
+    if path.is_dir():
+        return True
+    if path.suffix:
+        return path.suffix.lower() == ".zip"
+    if not path.is_file():  # it is missing, which the reader of archives reports
+        return True
     with open(path, "rb") as file:
         return file.read(4) == _zip_mark
 
@@ -215,6 +218,7 @@ def _table_lines(text, separator, name):
     try:
         for fields in reader:
             if any(field.strip() for field in fields):
+                # `DataError` if a field holds whole rows, from one stray quotation mark to the next
                 refuse_swallowed_rows(fields, separator, name, reader.line_num)
                 lines.append((reader.line_num, fields))
     except csv.Error as error:
@@ -291,8 +295,8 @@ def parquet_rows(
     try:
         _refuse_equal_columns(pq.read_schema(path).names, name)  # `read_table` fails on them
         table = pq.read_table(path)
-        # A float32 of 0.1 would become 0.10000000149011612 in Python. Here for plain columns and lists of
-        # float32; all other columns with such numbers are left to `_shorten_floats`.
+        # A float32 of 0.1 would become 0.10000000149011612 in Python. So plain columns and lists of float32
+        # become float64 here, all at once; other types, such as structs, follow below, row by row.
         short = _with_short_columns(table)
         values = short.to_pylist()
     except DataError:  # a kind of ValueError, too
@@ -301,8 +305,8 @@ def parquet_rows(
         raise DataError("file.kind", f"{name} is not a parquet file") from error
     if not values:
         raise DataError("parquet.empty", f"{name} holds no row")
-    _shorten_floats(values, short.schema)  # this schema says which columns are float64 by now
-    _name_classes(values, table.schema, name)  # `datasets` has noted the names of classes in it
+    _shorten_floats(values, short.schema)  # passes over columns that are float64 in this schema
+    _name_classes(values, table.schema, name)  # the schema of the file, in which `datasets` keeps their names
     return list(enumerate(values, 1))
 
 
@@ -328,10 +332,11 @@ def _with_short_columns(table):
 
 
 def _plain_or_list(kind):
-    """For float32, or a list of it, a function that makes the same type of other numbers; else None.
+    """A function that makes the type `kind` with other numbers; None unless it is float32 or a list of it.
 
-    `kind` is a type of pyarrow. A list may be a large one, or one of a fixed length, as `datasets` writes a
-    box. The function takes a type, such as float64."""
+    `kind` is a type of pyarrow. The function takes a type of number: where `kind` is a list of float32, it
+    turns float64 into a list of float64, and where it is float32, into float64. A list may be a large one, or
+    one of a fixed length, as `datasets` writes a box."""
     import pyarrow as pa
     if kind == pa.float32():
         return lambda number: number
@@ -355,8 +360,8 @@ def _shorten_floats(rows, schema):
 def _shortener(kind):
     """A function that writes the floats in a value as short decimals; None for a type without short floats.
 
-    `kind` is pyarrow's type of the value: such as a float of 16 or 32 bits, a list of them or a struct (a
-    dict). It is looked through here once, since a column may have millions of numbers."""
+    `kind` is pyarrow's type of the value: a float of 16 or 32 bits, a list, a map or a struct (a dict) with
+    such floats in it, or any other. The type is looked through once, and not again for each row."""
     import numpy as np
     from pyarrow import types
     if types.is_struct(kind):
@@ -366,7 +371,9 @@ def _shortener(kind):
     if types.is_map(kind):
         shorten = _shortener(kind.item_type)
         return None if shorten is None else partial(_with_short_items, shorten)
-    if hasattr(kind, "value_type") and not types.is_dictionary(kind):  # a list of any kind
+    # A list of any kind has a `value_type`. A dictionary, a column that repeats few values, has one, too, but
+    # its values are not in lists.
+    if hasattr(kind, "value_type") and not types.is_dictionary(kind):
         shorten = _shortener(kind.value_type)
         return None if shorten is None else partial(_with_short_elements, shorten)
     if types.is_float32(kind):
@@ -437,20 +444,21 @@ def _with_class_names(
 def _struct_with_class_names(value, feature, place, number):
     """A struct (a dict) with the names of classes in the place of their numbers, in all its members.
 
-    `feature`: member's name → what `datasets` notes about it. `place`, `number`: the file and column, and the
-    row, for an error."""
-    # `datasets` keeps a Sequence of structs as a struct of lists, noted as {"feature": {member: …}}.
-    # `_type` tells it from the note of a struct, which may have a member named `feature`.
-    is_turned = isinstance(feature.get("_type"), str) and "feature" in feature
-    inner = feature["feature"] if is_turned else feature
+    `feature`: member's name → what `datasets` notes about it, such as {"_type": "ClassLabel", …}; of a struct
+    of lists {"_type": "Sequence", "feature": {…}}. `place` (file, column), `number` (row): for an error."""
+    # `datasets` writes a Sequence of structs as a struct of lists. A plain struct may have a member that is
+    # named `feature`, too, but its note has no text under `_type`.
+    is_struct_of_lists = isinstance(feature.get("_type"), str) and "feature" in feature
+    note_of = feature["feature"] if is_struct_of_lists else feature
     members = {}
     for key, member in value.items():
-        noted = inner.get(key)  # None for a member that is not noted
-        if noted is None:
+        note = note_of.get(key)
+        if note is None:  # `datasets` says nothing about this member
             members[key] = member
             continue
-        noted = dict(_type="List", feature=noted) if is_turned else noted
-        members[key] = _with_class_names(member, noted, place, number)
+        if is_struct_of_lists:  # the note is about one element of the member, which is a list
+            note = dict(_type="List", feature=note)
+        members[key] = _with_class_names(member, note, place, number)
     return members
 
 

@@ -29,11 +29,11 @@ def row_text(
     value,  # of a column
     column: str,  # its name, for the message
     number: int = None,  # the row's line in its file, for the message of an error
-    code: str = "vqa.empty",  # of an error
+    code: str = "vqa.empty",  # of the error
 ) -> str:  # without white space at the ends of its lines; line breaks stay
     "A question or an answer as text, from a text or a number; `DataError` for any other value"
-    value = unboxed(value)
-    problem = _no_text_or_number(value)
+    value = unboxed(value)  # np.int64(3) as 3
+    problem = _no_text_or_number(value)  # what is wrong with it, or None
     if problem:
         raise DataError(code, f"{column!r} {problem}", row=number)
     if isinstance(value, float) and value.is_integer():

@@ -51,7 +51,8 @@ def read_vqa_row(
     if not isinstance(row, dict):
         raise DataError("vqa.row", f"a {type(row).__name__}, expected an object", row=number)
     if habits is None:
-        # How this row's answer counts options. One row does not show which columns are empty in all rows.
+        # One row may show whether answers count options from 0 or 1 (`places`), but not which columns are
+        # empty in all rows, so `empty` stays empty.
         habits = Habits(places=file_habits([(number, row)], keys).places)
 
     return _row_of_columns(Columns(row, keys, number, habits.empty), habits.places)
@@ -70,16 +71,16 @@ def _row_of_columns(
     options = row_options(columns)  # texts; empty if the question has none
     if options:
         question = with_options(question, options, columns, notes)  # added, if it does not list them
-        # The column's own value, as `file_habits` saw it when it found `places`. With a reply the text alone
-        # counts, since there may be no column.
+        # As the column holds it, a number or a text, since `places` was found from such values. A chat with a
+        # reply may have no such column: then the text.
         raw_answer = _raw_answer(columns) if reply is None else answer
         answer = chosen_option(raw_answer, answer, options, places, columns, notes)  # its letter or text
-    # The options may also stand in the picture, so this is no error.
     elif answer in tuple("ABCDEFGH") and not _lists_options.search(question):
+        # no error, since the options may stand in the picture
         notes.append("the answer is a letter, and no options are known")
     pictures = pictures_shown(columns, turn_pictures, notes, kind="vqa")  # paths and bytes
     question = _question_with_marks(question, len(pictures), notes, columns.number)
-    for name in belonging_columns(columns):  # such as a hint
+    for name in belonging_columns(columns):  # columns not read whose names sound like it, such as `hint`
         cure = f"if so, say --keys system={name}"
         notes.append(f"column {name!r} may belong to the question and is not read: {cure}")
     return VQARow(question, answer, pictures, notes=notes, unread=unread_columns(columns))
@@ -195,14 +196,14 @@ def _question_of_text(
     name,  # of the column with the question
     notes,  # gets a sentence if a system's text is put in front
 ):
-    "The question of a row that is no chat; behind it an Alpaca row's input, before it the system's text"
+    "The question of a row that is no chat: the system's text, the question, an Alpaca row's input"
     question = row_text(columns.row[name], name, columns.number)
     if name.casefold() == "instruction":  # Alpaca's form: a row has an instruction, and an input for it
         input_text = columns.get("input")
         if isinstance(input_text, str) and input_text.strip():
             question = f"{question}\n{input_text.strip()}"
     system = columns.get("system")  # the value of the column of this role, or None
-    if is_said(system):
+    if is_said(system):  # a text, and not an empty one
         question = _with_system_in_front(system, question, notes)
     return question
 

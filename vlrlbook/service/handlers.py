@@ -105,7 +105,7 @@ class Service:
 
     async def clean_up(self, request):
         "POST /clean-up: remove ended jobs and unneeded uploads by age"
-        default_days = self.settings.keep_days or _days_if_not_kept
+        default_days = self.settings.keep_days or _days_if_not_kept  # keep_days = 0 keeps all: then 30 days
         # (type, default, smallest, largest value)
         parameters = query(request, older_than_days=(float, default_days, 0.0, _most_days))
         days = parameters["older_than_days"]
@@ -113,7 +113,8 @@ class Service:
         try:
             removed_jobs = await asyncio.to_thread(self.jobs.clean_up, days)
         finally:
-            self.state_side.forget_all()  # a reader must not be told of a job that is gone
+            # GET /jobs/ID replies from memory for a moment: it must not go on showing a removed job.
+            self.state_side.forget_all()
         removed_files = await asyncio.to_thread(self.tidy, days)
         return reply(dict(files=removed_files, jobs=removed_jobs))
 
