@@ -348,7 +348,7 @@ class AlohaFrames(torch.utils.data.Dataset):
         label, # name of the column with the bins, or None
         label_as, # how it is read: auto, vector, integer, success, progress or regress
         num_classes, # into how many bins progress is cut; None: 5
-        classifier, # whose bins the labels are compared with, or None
+        classifier, # a trained one, whose predictions will be compared with the labels; or None
     ):
         "Read all columns but the pictures into attributes with an entry for every frame of the data set"
         columns = self._plain_columns(label) # {name: list of plain Python values}
@@ -394,13 +394,14 @@ class AlohaFrames(torch.utils.data.Dataset):
         self.targets: Any = film_labels.targets
 
     def _choose_picture_sources(self):
-        "Set `pictures` (cameras stored as pictures), and whether decoded videos are kept in memory"
+        "Set `pictures`, `keeps_films` and `films`: where frames are read, by how their cameras are stored"
         features = self.data.features # column → {dtype, shape, …}; a camera's dtype is image or video
         image_cameras = [camera for camera in self.cameras if features[camera]["dtype"] == "image"]
         video_cameras = [camera for camera in self.cameras if camera not in image_cameras]
 
-        self.pictures = None # or a table: pictures[rows] is a dict, image camera → its frames at these rows
-        if image_cameras: # with_format(None): as PIL images; LeRobot's own format makes tensors
+        # pictures[rows]: a dict, image camera → its frames at these rows (PIL). None without such cameras.
+        self.pictures = None
+        if image_cameras: # with_format(None) takes away LeRobot's format, which makes tensors of pictures
             self.pictures = self.data.hf_dataset.with_format(None).select_columns(image_cameras)
 
         # Decoding is slow, so films are decoded only once if all of them fit into memory.
@@ -746,7 +747,8 @@ class AlohaCollator:
         # For each item a chat of one user message, and the same chat as text with placeholders for pictures.
         chats = [aloha_messages(item["images"], item["text"]) for item in items]
         texts = [self._chat_text(chat_messages) for chat_messages in chats]
-        pictures = self._pictures_of_items(chats, items)
+        pictures = self._pictures_of_items(chats, items) # a list for each item, resized for the model
+        # side: left or right; the classifier finds the last real token in both cases.
         batch = self.processor(text=texts, images=pictures, padding=True, padding_side=self.side,
                                return_tensors="pt")
         # Gemma's processor adds how often it has cut each picture; the model has no such argument.
@@ -986,7 +988,7 @@ def _load_saved_vlm(
         vlm, processor = load_vlm(base_model, adapter=str(saved.weights))
     else: # the folder holds the whole model
         vlm, processor = load_vlm(str(saved.weights), adapter=None)
-    if saved.has_unread_processor(): # `processor` is that of the base; a trained one lies there, too
+    if saved.has_unread_processor(): # beside an adapter: so far `processor` is that of the base model
         processor = type(processor).from_pretrained(saved.weights)
     return vlm, processor
 
@@ -1013,7 +1015,7 @@ class _SavedParts:
 def _saved_by_us(
     path, # directory of the classifier, a `Path`
 ):
-    "Where the parts of a classifier lie that `save_classifier` wrote, and what was noted down with them"
+    "`_SavedParts` of a classifier that `save_classifier` wrote: where its parts lie, and what was noted down"
     description = json.loads((path / "classifier.json").read_text())
     has_adapter = (path / "adapter").exists()
     return _SavedParts(
@@ -1022,9 +1024,10 @@ def _saved_by_us(
         head=path / "head.safetensors",
         num_classes=description["num_classes"],
         cameras=description["cameras"],
-        base=description.get("base"),
-        moments=description.get("moments", []), # earlier versions did not write them, and had none
-        label_as=description.get("label_as"), # earlier versions did not write it
+        base=description.get("base"), # name of the model under an adapter, or None
+        # Earlier versions of `save_classifier` did not write the next two.
+        moments=description.get("moments", []), # earlier frames that it is shown, such as ["first", -2.0]
+        label_as=description.get("label_as"), # how its training read the labels; None: not known
     )
 
 def _saved_by_older_script(
@@ -1131,19 +1134,20 @@ def _other_camera(
 ):
     """The name of the camera on the other side: cam_r_wrist for cam_l_wrist, cam_right for cam_left
 
-    That of the camera itself if it stands on no side; a name that is not among `cameras` if it has no
-    counterpart."""
-    # The words are exchanged in any case. A letter may be another thing, such as in RealSense's L515 and R200,
-    # so it is first asked with which of the letters exchanged there is such a camera: with most of them.
+    A camera that stands on no side gets its own name. If there is no camera on the other side, the result is
+    a name that is not among `cameras`."""
+    # The words left and right always mean a side, and are exchanged. A single letter may mean something else,
+    # as in RealSense's L515 and R200: so try all ways to exchange letters, until the result is a camera.
     name = _other_side(camera)
-    letters = [match.start() for match in _side_letter.finditer(name)]
-    for count in range(len(letters), -1, -1):
+    letters = [match.start() for match in _side_letter.finditer(name)] # their places in the name
+    for count in range(len(letters), -1, -1): # as many letters as possible first
         for places in combinations(letters, count):
             other = _with_letters_exchanged(name, places)
             if other != camera and other in cameras:
                 return other
-    # Without such a camera a letter is a side, unless a number is glued to it.
-    return _with_letters_exchanged(name, [place for place in letters if not name[place + 1:place + 2].isdigit()])
+    # There is no such camera: a letter is then taken for a side, unless a digit follows it, as in L515.
+    side_letters = [place for place in letters if not name[place + 1:place + 2].isdigit()]
+    return _with_letters_exchanged(name, side_letters)
 
 def _with_letters_exchanged(
     name, # of a camera
@@ -1163,10 +1167,10 @@ def _other_sides(
 def _without_partner(
     cameras, # names
 ):
-    "The names of cameras for which there is none on the other side, so that nothing can be mirrored; [] is good"
+    "Names of the cameras without a camera on the other side; [] if there are none, and views can be mirrored"
     other_sides = _other_sides(tuple(cameras))
     lacking = [camera for camera, other in zip(cameras, other_sides) if other not in cameras]
-    # Two cameras may have the same counterpart: then no pairs can be told.
+    # Two cameras may have the same one on the other side. Which two are a pair is then open: all are named.
     return lacking or ([] if set(other_sides) == set(cameras) else list(cameras))
 
 def mirrored(
@@ -1429,8 +1433,7 @@ def _validation_metrics(
     probabilities = torch.tensor(evaluated.predictions).softmax(-1).numpy() # [frames, bins]
     # A label may be a float between two bins: the nearest bin counts.
     bins = np.rint(evaluated.label_ids)
-    # The film of each validation frame: the metrics' intervals are over films.
-    films = val.episodes[val.rows]
+    films = val.episodes[val.rows] # for the intervals of the metrics, which are not returned here
     metrics = classifier_metrics(bins, probabilities, films)
     return {name: metrics[name] for name in ("accuracy", "macro_f1", "mae_bins")}
 
@@ -1600,6 +1603,7 @@ class AlohaRun:
         accuracy = f"accuracy {r['accuracy']:.3f}, commonest bin {r['majority_accuracy']:.3f}"
         text = f"{accuracy}, {f1} on {r['n']} frames"
         if "progress" in r: # progress was learnt as a number, so its error comes first
+            # of_the_mean: the error of always predicting the mean of the training frames
             mae, of_the_mean = r["progress"]["mae"], r["progress"]["mae_of_the_mean"]
             text = f"progress off by {mae:.3f} (the mean: {of_the_mean:.3f}), {text}"
         # measured_on: "test films" or others
@@ -1624,7 +1628,7 @@ def as_it_began(
     frames: AlohaFrames, # all of them
     train: AlohaFrames, # those to learn from
     bins: int, # number of classes
-    compare_only: bool = False, # True: only compare, once the data are read; False: just before the training
+    compare_only: bool = False, # True: only compare, as soon as the data are read; no file is changed
 ):
     """Save the settings and labels of a new run, or check that a resumed run has the same ones.
 
@@ -1635,8 +1639,8 @@ def as_it_began(
     fingerprint = hashlib.sha256(json.dumps(columns).encode()).hexdigest()[:16]
     # Ends the error message: by the settings `adapter` and `head` a new run can start from these weights.
     advice = "adapter and head take its weights"
-    # A new run writes begun_with.json into output_dir. A resumed one must agree with it, but for the settings
-    # in `may_differ`. leaves, weights: names of what is moved aside, if it lies in output_dir.
+    # A new run writes begun_with.json into output_dir. A resumed one must agree with it in bins, training
+    # frames and all settings but those in `may_differ`. leaves, weights: names of what a new run moves aside.
     same_run(settings, checkpoint, free=may_differ, weights_by=advice, compare_only=compare_only,
              leaves=_left_by_run, weights=("classifier",), bins=bins,
              frames_to_learn=fingerprint)
@@ -1665,7 +1669,8 @@ def train_classifier(
     log = resume_log(Path(s.output_dir) / "run_log.csv", checkpoint) if is_first else RunLog()
     trainer = make_trainer(s, classifier, processor, train, val, log)
     if is_first:
-        # Writes begun_with.json for a new run. Not earlier: it moves what an earlier run has left aside.
+        # A new run moves the files of an earlier one aside, and writes begun_with.json. Not before here, so
+        # that an error above leaves all as it was.
         as_it_began(s, checkpoint, frames, train, bins)
     about_training = _train(trainer, checkpoint, frames) # dict: steps, seconds, how labels were read, …
 
@@ -2029,10 +2034,11 @@ def as_reward(
     classifier.requires_grad_(False)
 
     def reward(completions, samples):
-        "Score a batch of answers with the loaded classifier: a dict for each, see `_reward_parts`"
+        "Score the task that each answer names, by the pictures of its sample; see `_reward_parts`"
+        # classifier, processor and cameras are those that `as_reward` has loaded.
         for sample in samples:
             _check_pictures(sample, cameras, classifier.moments) # a DataError if pictures are missing
-        # _named_task: the task in an answer as a text, without tokens that stand for pictures
+        # _named_task: the task in an answer as a text, without tokens that stand for pictures.
         items = [dict(images=sample.images, text=f"Task: {_named_task(completion)}")
                  for sample, completion in zip(samples, completions)]
         return _reward_parts(predict_bins(classifier, processor, items))
@@ -2122,11 +2128,11 @@ class AlohaRewardModel(PreTrainedRewardModel):
         # the classifier and the processor that `from_pretrained` has read already.
         super().__init__(config)
         if loaded is None:
-            # Without a named model an untrained twin; without an adapter, so that all weights are trained.
+            # Without a named model a tiny untrained one. "full": no adapter, all weights will be trained.
             given = dict(model=config.model or "tiny-qwen3_vl", finetune_mode="full")
             settings = read_settings(AlohaSettings, given) # all others have their defaults
             loaded = build_classifier(settings, config.num_classes)
-            # How training will read its labels: under "auto", `read` takes vectors only, and refuses numbers.
+            # How training will read its labels. With "auto" these are vectors: `read` refuses plain numbers.
             loaded[0].label_as = "vector" if config.label_as == "auto" else config.label_as
         self.classifier, self.processor = loaded
 
@@ -2178,7 +2184,7 @@ class AlohaRewardModel(PreTrainedRewardModel):
             # One batch is too little to find out whether numbers are bins, successes or progress.
             message = "plain numbers; say what they are by label_as = integer, success or progress"
             raise DataError("aloha.label", message, entry=column)
-        # Stand for the film and the frame of each label in error messages: a batch does not tell them.
+        # Error messages name a label's film and frame. A batch has neither: its row number stands for both.
         row_numbers = np.arange(len(rows))
         return read_film_labels(rows, row_numbers, row_numbers, column, label_as, self.config.num_classes)
 
@@ -2295,6 +2301,7 @@ def talkers(
         print(f"{s.model} answers, as it is; {missing}", file=sys.stderr)
         vlm, processor = load_vlm(s.model, max_image_size=s.max_image_size)
         return None, vlm, processor, s.camera_names
+    # _named_model: the base model if the user has named one; None: the one that was saved with the adapter.
     classifier, processor, cameras = load_classifier(s.ckpt_dir, base=_named_model(s))
     print(f"the model of {s.ckpt_dir} answers, and its classifier behind /reward", file=sys.stderr)
     return classifier, classifier.vlm, processor, cameras

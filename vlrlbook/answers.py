@@ -252,8 +252,9 @@ def _whole_models(
     for name, folder in zip(names, folders):
         if folder:
             model, processor = load_vlm(str(folder), **loading)
+            # Without the model's own settings of sampling, such as min_p: those of the caller count.
             loaded[name] = (without_own_sampling(model, str(folder)), processor)
-    # A whole trained model has its base's processor, so the first serves both; one at least is loaded.
+    # One model at least is loaded. Training leaves the processor as it is, so the first one serves both.
     _, processor = next(iter(loaded.values()))
     return [(name, model, nullcontext) for name, (model, _) in loaded.items()], processor
 
@@ -275,7 +276,7 @@ def ask_model(
     picture,  # path of a picture, its bytes, or a PIL image; refused as the service's upload refuses
     question: str,  # in the user's words; a VQA run's prompt is put around it
     adapter: str | Path | None = None,  # directory of a LoRA adapter or of a whole trained model
-    answers: int = 4,  # sampled answers of each; 0 asks for the best guess alone
+    answers: int = 4,  # sampled answers of each model; 0 asks for the best guess alone
     temperature: float = None,  # of sampling; None: as the run was trained
     max_new_tokens: int = None,  # longest answer; None: as the run was trained
     max_image_size: int = None,  # N: at most N × N pixels in all; None: as the run was trained
@@ -295,18 +296,19 @@ def ask_model(
     folder = adapter or model
     trained = _trained_with(folder)  # task, temperature, lengths
     task = task or trained["task"]
+    # `loaded`: a list of (name, model, context), name: "before" or "after"
     loaded, processor = speakers(model, adapter, use_4bit=use_4bit,
                                  max_image_size=max_image_size or trained["max_image_size"])
     sample = _sample_to_ask(question, image, task, system_of_run(folder))
     options = dict(max_new_tokens=max_new_tokens or trained["max_completion_length"],
-                   looks=looks_of_run(folder, task))  # 0 but for task zoom
+                   looks=looks_of_run(folder, task))  # calls of the tool `zoom`; 0 for other tasks
     as_trained = {name: trained[name] for name in sampled_by}  # temperature, top_p, top_k, min_p
     sampling = as_trained | dict(n=answers, seed=seed, temperature=temperature or trained["temperature"])
 
     result = dict(question=question.strip(), task=task, before=None, after=None)
-    for name, speaker, context in loaded:  # name: "before" or "after"
-        with context():  # for "before" the adapter is off
-            result[name] = _answers_of(speaker, processor, sample, options, sampling)
+    for name, loaded_model, context in loaded:
+        with context():  # for "before" it switches the adapter off
+            result[name] = _answers_of(loaded_model, processor, sample, options, sampling)
     return result
 
 
@@ -365,21 +367,22 @@ def _understood(
     model,  # that has answered
     processor,  # of the model
 ):
-    """Read an answer in the form of the sample's task, as a dict of two
+    """What can be read in an answer, by the sample's task, and a picture of it: a dict of two
 
-    `read`: such as "3"; None where nothing can be read. `picture`: a data URL of the picture with the boxes
-    of the answer, or with what the zoom tool showed; None for other tasks."""
+    `read`: a count, words or boxes as a text, such as "3"; None where nothing can be read. `picture`: a data
+    URL of the picture with the boxes of the answer, or those of its calls of `zoom`; None for other tasks."""
     [image] = sample.images
     if sample.task == "pointing":
-        scale = scale_of_family.get(model.config.model_type, "thousandths")  # of the boxes that it writes
-        width, height = shown_size(processor, image.size)  # after the processor's resizing
-        # In the form of a true answer, here without boxes: it only tells the helpers scale and size.
-        seen = f"[] in {scale} of {width} x {height}"
-        shown = with_boxes_drawn(replace(sample, answer=seen), [text])
-        return dict(read=read_in_task(text, "pointing", seen, image.size), picture=_url_of(shown))
+        scale = scale_of_family.get(model.config.model_type, "thousandths")  # in which it writes boxes
+        width, height = shown_size(processor, image.size)  # of the picture as the model sees it, resized
+        # The form of a true answer, here without boxes: it only tells the helpers scale and size.
+        no_boxes = f"[] in {scale} of {width} x {height}"
+        shown = with_boxes_drawn(replace(sample, answer=no_boxes), [text])
+        return dict(read=read_in_task(text, "pointing", no_boxes, image.size), picture=_url_of(shown))
     picture = None
     if sample.task == "zoom":
-        picture = _url_of(with_looks_drawn(sample, [text], eye_of(model, processor)))
+        eye = eye_of(model, processor)  # in which scale the model writes coordinates, in which size it sees
+        picture = _url_of(with_looks_drawn(sample, [text], eye))
     return dict(read=read_in_task(text, sample.task), picture=picture)
 
 

@@ -306,7 +306,7 @@ def evaluate(args, rest):  # args: read by argparse; rest: words unknown to it, 
     from vlrlbook.evaluation import EvaluationSettings, evaluate
     results = evaluate(read_settings(EvaluationSettings, given(args, rest)))
     print(Table([_metric_row(metric) for metric in results["metrics"]]))
-    # What is asked about the run in words; the answers are yes, no or cannot tell.
+    # Questions that are asked of every run, each with its answer (yes, no or cannot tell) and the reason.
     questions = []
     for question in results["questions"]:
         questions.append({name: question[name] for name in ("question", "answer", "because")})
@@ -430,7 +430,8 @@ def _overrides_of_user(
     from vlrlbook.easyr1 import export_keys, parse_overrides, read_engine_yaml
     yaml_and_rest = {}
     if getattr(args, "config", None):  # `export-verl` has no --config
-        # Read together, since `rest` may correct the YAML before it is checked. given: dotted key → value
+        # Read with `rest`, which may correct a value of the YAML that alone would be refused. given: dotted
+        # key → value of both
         yaml_and_rest = read_engine_yaml(args.config, engine, rest).given
     # The export sets these keys itself: names of files and columns. In a YAML they are ignored; those of the
     # command line are handed on, so that the export refuses them.
@@ -584,8 +585,8 @@ def convert_options():
 
 def check_options():
     "Options of `vlrlbook check-data`, each as (flags, arguments of `add_argument`)"
-    # `option` makes the pair, with a flag for each spelling: --image_dir and --image-dir; a plain pair is one
-    # whose name needs no second spelling, or, without dashes, a positional argument
+    # `option` makes such a pair, with a flag for each spelling: --image_dir and --image-dir. A name without
+    # dashes is a positional argument.
     return [
         (["path"], dict(help="a .zip, or rows in .json, .jsonl, .csv, .tsv or .parquet")),
         (["--kind"], dict(choices=["vqa", "preferences", "counting", "pointing"], default="vqa",
@@ -617,8 +618,7 @@ def score_options():
 
 def rank_options():
     "Arguments of `vlrlbook rank`, each as (flags, arguments of `add_argument`)"
-    # a name without dashes is a positional argument; `option` makes the flags of all others. base_model is
-    # for an older script's .pt file; a model directory needs none.
+    # A name without dashes is a positional argument; `option` makes the flags of all others.
     return [
         (["picture"], dict(help="a picture file; none for a question without one")),
         (["question"], dict(help="what was asked")),
@@ -912,7 +912,7 @@ def _import_message(
     error,  # an ImportError; `name` is the module that is missing, such as "uvicorn.config"
 ):
     "What to install after an ImportError, a text; None if no extra of this package brings the module"
-    if error.name is None:  # raised by this package, with advice in its text: Python's own names a module
+    if error.name is None:  # no failed `import`, but raised by a library or by us, with advice in its text
         return str(error)
     package = error.name.partition(".")[0]
     extra = extra_of(package)  # the optional dependency group, such as gpu, that installs it
@@ -925,7 +925,8 @@ def _refuse_early_options(
     words,  # of the command line, without the program's name
 ):
     "Exit if `vlrlbook run` has one of papermill's options before the output"
-    # They are unknown to argparse, which would take their values for the chapter and the output.
+    # argparse does not know them, and would take their values for the chapter and the output. So the two
+    # words behind "run" must be these two. A "-" alone is papermill's name for standard output.
     options = [word for word in words[1:3] if word.startswith("-") and word not in ("-", "-h", "--help")]
     if words[:1] == ["run"] and options:
         sys.exit(f"vlrlbook run: {options[0]} stands before the output; expected such as: "

@@ -188,7 +188,8 @@ def _path_to_free_column(
     """Dijkstra's search for the cheapest path from a new row to a column that has no row yet
 
     Returns the path's last column, and a list: for each column the one before it on its path, None for the
-    new row itself. A pair costs -gain - row_potential - column_potential, which is 0 for an assigned one."""
+    new row itself. A pair costs -gain - row_potential - column_potential: the potentials are such that this
+    is 0 for an assigned pair, and not below 0 for a row that was added before, as Dijkstra's search needs."""
     columns = len(row_of_column)
     distance = [float("inf")] * columns  # column → cost of the cheapest path to it that is known so far
     previous_column: list = [None] * columns
@@ -198,7 +199,7 @@ def _path_to_free_column(
         if column is not None:
             visited[column] = True
         for other, gain in enumerate(table[row]):
-            # The cost of the whole path: `_update_potentials` has made its part up to `row` cost 0.
+            # This is also the cost of the whole path: up to `row` it costs 0, by `_update_potentials` below.
             cost = -gain - row_potential[row] - column_potential[other]
             if not visited[other] and cost < distance[other]:
                 distance[other], previous_column[other] = cost, column
@@ -223,7 +224,7 @@ def _nearest(
 
 
 def _update_potentials(
-    shortest,  # distance of the nearest column
+    shortest,  # distance of the nearest column that was not visited
     new_row,  # the row that is being added
     row_potential,  # row → its potential; changed
     column_potential,  # column → its potential; changed
@@ -239,7 +240,7 @@ def _update_potentials(
     for column in range(len(distance)):
         if visited[column]:
             row_potential[row_of_column[column]] += shortest
-            column_potential[column] -= shortest  # so the cost of this assigned pair stays 0
+            column_potential[column] -= shortest  # the row gets cheaper: so their pair still costs 0
         else:
             distance[column] -= shortest  # its path ends with a pair of a reached row, now cheaper
 

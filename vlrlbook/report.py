@@ -125,7 +125,8 @@ class StageCards:
             lines.append(f"{picture['question'].strip()} (truth: {_truth(picture)})")
             for stage in self.stages:
                 when = f"{stage_words[stage['when']]}, step {stage['step']}"
-                lines.append(f"  {when}: {self.said(stage, place)}")
+                answers = self.said(stage, place)  # one line: the best guess, then the samples, counted
+                lines.append(f"  {when}: {answers}")
         return "\n".join(lines)
 
     def _repr_html_(self):
@@ -233,10 +234,11 @@ def changed_settings(
         return {}  # a run of another chapter, or of a later version, has other defaults
     changed = {}
     for name, value in settings.items():
-        # `_left_out`: what says nothing about the run itself or stands elsewhere, such as folders and data
+        # `_left_out`: settings that say nothing about the run itself, such as folders, or are shown elsewhere
+        is_shown = name in defaults and name not in _left_out
         # An evaluation keeps None for what was not given and has no default, such as the task of predictions.
         is_unset = kind is EvaluationSettings and value is None
-        if name in defaults and name not in _left_out and value != defaults[name] and not is_unset:
+        if is_shown and not is_unset and value != defaults[name]:
             changed[name] = value
     return changed
 

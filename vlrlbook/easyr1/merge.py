@@ -31,10 +31,10 @@ class Wanted:
     computed: frozenset = frozenset() # last words of buffers that the model makes itself, such as inv_freq
 
     def __post_init__(self):
-        """Tie each name to the end of its chain of ties: a to b and b to c becomes a to c and b to c
+        """Lead each tie directly to the name that has the numbers: a to b, b to c becomes a to c, b to c
 
-        ShardError if a chain has no end: a to b and b to a."""
-        # So that a tie never leads to a name that is tied itself, and whose numbers no file holds.
+        ShardError for ties in a circle: a to b, b to a."""
+        # Files hold only the last name of such a chain.
         for name in self.tied:
             chain = [name]
             while chain[-1] in self.tied:
@@ -78,21 +78,24 @@ def wanted_tensors(
         model = model_class(config)
     state = model.state_dict()
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    # Buffers that the model computes itself, by the last words of their names, such as inv_freq
+    # Buffers that are not in the state dict, since the model computes them: the last words of their names,
+    # such as inv_freq.
     computed = {name.rpartition(".")[2] for name, _ in model.named_buffers() if name not in state}
     tied = dict(model.all_tied_weights_keys) # name of a tensor → name of the one whose numbers it shares
-    return Wanted(shapes, hub=_names_in_files(model, state), tied=tied, computed=frozenset(computed))
+    hub = _names_in_files(model, state) # name in the model → name in files
+    return Wanted(shapes, hub=hub, tied=tied, computed=frozenset(computed))
 
 def _names_in_files(model, state):
     """A dict: name of a tensor in `state`, the model's state dict → its name in files of save_pretrained
 
-    It leans on a function that is not public (read in transformers 5.17); a test compares the names with
-    those that save_pretrained writes."""
+    It uses a function that is not public (read in transformers 5.17); a test compares the names with those
+    that save_pretrained writes."""
     from transformers.core_model_loading import revert_weight_conversion
     name_of_id = {id(tensor): name for name, tensor in state.items()}
-    names_in_files = {name: name for name in state} # most names stay
+    names_in_files = {name: name for name in state} # most names are the same in files
     for name_in_file, tensor in revert_weight_conversion(model, dict(state)).items():
-        # A tensor that was only renamed is the same object as in `state`; one with a new id was put together.
+        # The same object as in `state`: only its name differs in files. Any other was built anew from several
+        # tensors, whose names are left as they are.
         if id(tensor) in name_of_id:
             names_in_files[name_of_id[id(tensor)]] = name_in_file
     return names_in_files
@@ -337,10 +340,10 @@ def _safetensors_header(sources):
     end = 0 # places are counted in bytes from behind the header
     for name, source in sources.items():
         begin, end = end, end + source.bytes
-        type_name, _ = number_types[source.dtype]
+        type_name, _ = number_types[source.dtype] # such as "BF16"; and the bytes of a number
         table[name] = dict(dtype=type_name, shape=list(source.shape), data_offsets=[begin, end])
     header = json.dumps(table, separators=(",", ":")).encode()
-    padding = -len(header) % _header_alignment
+    padding = -len(header) % _header_alignment # spaces up to a multiple of 8, as safetensors itself adds them
     return header + b" " * padding
 
 # %% ../../nbs/09e_merge.ipynb #n56c8739
@@ -399,7 +402,7 @@ def model_sources(
         _check_updates(shards, wanted, lora, updates)
         _check_untied(wanted, updates)
 
-    sources = {}
+    sources = {} # by names in files, which `wanted.hub` has for the names in the model
     for name, shape in wanted.shapes.items():
         tied_to = wanted.tied.get(name) # name of the tensor whose numbers it shares, or None
         if tied_to is None:
@@ -413,7 +416,8 @@ def _check_untied(wanted, updates):
     """Raise ShardError if an adapter changes a weight that shares its numbers with another one
 
     `updates`: name of the weight → module of the adapter; `wanted`: `Wanted`, which knows the ties."""
-    # Of an adapter on the head alone the embedding must not change, and one tensor cannot hold both.
+    # For example head and embedding: with an adapter on the head alone the embedding must keep its numbers,
+    # and one tensor cannot hold both.
     for name, module in updates.items():
         others = sorted(wanted.twins(name) - {name}) # names with the same numbers; the message shows one
         if others:
@@ -422,10 +426,10 @@ def _check_untied(wanted, updates):
                              "take lora='adapter' and use the adapter beside its base")
 
 def _keys_by_name(shards, wanted, base):
-    """Tensors of the model in shards: name in the model → key in the shards; ShardError if they do not fit
+    """The model's tensors in shards: name in the model → key in the shards; ShardError if they do not fit
 
-    `wanted`: `Wanted`, names and shapes by the config. `base`: for each tensor of the model without adapter,
-    its bare key (without what peft has added) → key in the shards."""
+    `wanted`: `Wanted`, names and shapes by the config. `base`: the tensors without those of an adapter, bare
+    key (the key without what peft has added to it) → key in the shards."""
     shapes = _whole_shapes(shards, base) # bare key → shape
     name_of_bare_key = fit_keys(shapes, wanted)
     return {name: base[bare_key] for bare_key, name in name_of_bare_key.items()}
@@ -450,12 +454,12 @@ def _updates(factors, wanted):
 def _whole_shapes(shards, base):
     """Shapes of the whole tensors: bare key → shape, or None if it is not known
 
-    `base`: bare key (without what peft has added) → key in the shards. `shards.pieces`: key → what each rank
-    holds, a list of `Piece`."""
+    `base`: bare key (a key without what peft has added to it) → key in the shards. `shards.pieces`: key →
+    what each rank holds of the tensor, a list of `Piece`."""
     shapes = {}
     for bare_key, key in base.items():
         piece_of_rank_0 = shards.pieces[key][0]
-        # A piece of a DTensor says the shape of the whole; a plain tensor, which may be a part, does not.
+        # A piece of a DTensor has the shape of the whole; a plain tensor has not, though it may be a part.
         is_plain = piece_of_rank_0.shape is None
         is_unknown = is_plain and shards.world_size > 1 # a single rank holds the whole
         shapes[bare_key] = None if is_unknown else shards.shape(key)
@@ -550,10 +554,10 @@ def adapter_sources(
     # base: names of the frozen weights → their keys in the shards; lora: config and keys of the factors
     base, lora = part_lora(shards, lora_alpha)
     if base: # verl's save_lora_only leaves the base out
-        fit_keys(_whole_shapes(shards, base), wanted) # only to check it: ShardError if it does not fit
+        fit_keys(_whole_shapes(shards, base), wanted) # only to check the base: ShardError if it does not fit
     updates = _updates(lora.factors, wanted) # weight's name in the model → its module's in the adapter
-    # `_check_updates` refuses DoRA by its config. Here it gets an empty one: DoRA can be written, only not
-    # merged.
+    # With an empty config it checks layers and shapes alone. What it refuses by the config (use_dora and
+    # fan_in_fan_out) cannot be merged, but nothing is merged here.
     _check_updates(shards, wanted, Lora(config={}, factors=lora.factors), updates)
     # the adapter's name of a module → the model's
     layers = {module: name.removesuffix(".weight") for name, module in updates.items()}
@@ -703,12 +707,13 @@ def _describe(description_folder, folder, adapter_config, dtype):
 
 # %% ../../nbs/09e_merge.ipynb #n926a43b
 def _describe_model(path, dtype):
-    """Correct number type and class names in the config.json at `path`; it is not touched if they are right
+    """Correct number type and class names in the config.json at `path`; if they are right, nothing is written
 
     `dtype`: the number type of the weights, torch's name, such as bfloat16."""
     config = json.loads(path.read_text(encoding="utf-8"))
     corrected = config_with_dtype(config, dtype)
-    if not config.get("architectures"): # they may stand in the text part, but vLLM looks for them at the top
+    if not config.get("architectures"):
+        # `_architectures` finds them in the text part, too, where vLLM does not look.
         corrected["architectures"] = _architectures(config)
     if corrected != config:
         write_json(path, corrected)
@@ -745,8 +750,8 @@ def _only_in_reference(ours, theirs, tied):
 def _tensors_of(folder, wanted):
     """Where the tensors of a model directory are: name in the model → (file, name in the file)
 
-    `wanted.find` translates a name in files into the name in the model, and returns None for a tensor that
-    the model does not have. Such a tensor keeps its name in the file."""
+    `wanted.find` translates a name in files into the name in the model. It returns None for a tensor that
+    the model does not have: that one stands in the result under its name in the file."""
     from safetensors import safe_open
     files = sorted(folder.glob("*.safetensors"))
     if not files:

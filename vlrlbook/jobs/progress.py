@@ -145,7 +145,7 @@ class Progress:
             return dict(progress=row["progress"], current_step=row["current_step"])
         columns = progress_of(folder, row["total_steps"])
         self.marks[attempt] = fingerprint
-        # Within an attempt these two must not fall.
+        # Within an attempt these two never fall, not even if the log is damaged for a moment.
         for name in ("progress", "current_step"):
             columns[name] = max(columns[name], row[name])
         return columns

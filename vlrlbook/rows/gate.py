@@ -157,7 +157,7 @@ def _skip(
 def _with_good_pictures(
     kept,  # (row number, row); row.pictures: absolute paths or encoded bytes
     report,  # `RowReport`: its `skipped` gets the other rows
-    files_too=True,  # False (folder of the paths not known): only pictures that are bytes are opened
+    files_too=True,  # False: only encoded pictures are opened, since the folder of the paths is not known
 ):
     """The rows whose pictures can all be opened, as (row number, row).
 
@@ -165,7 +165,6 @@ def _with_good_pictures(
     scale greys of more than 8 bits. Without `files_too` it stays empty."""
     pictures = set()  # so that a picture of several rows is opened once
     for _, row in kept:
-        # Those that stand in the row itself are opened in any case: nobody need know where they are.
         pictures.update(picture for picture in row.pictures if files_too or isinstance(picture, bytes))
     results = decoded(pictures)  # picture → True if it must be converted, False if not, or its `DataError`
 
@@ -375,7 +374,7 @@ def _repeats_and_contradictions(kept):
     for group in best_answers.values():
         different = set(group)
         repeats += len(group) - len(different)
-        # A tie, None, contradicts nothing.
+        # Ties (None) are no contradiction, but are counted where other rows contradict each other.
         contradicted += len(group) if len(different - {None}) > 1 else 0
     return repeats, contradicted
 

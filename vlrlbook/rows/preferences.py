@@ -50,7 +50,7 @@ def read_preference_row(
     row: dict,  # in any of the known forms
     number: int = None,  # the row's line in its file, for messages
     keys: dict = None,  # role → column, from `read_keys`
-    empty: frozenset = None,  # columns without a value in the whole file: not read; None: the row is all
+    empty: frozenset = None,  # columns to ignore, empty in all rows of the file; None: those of this row
 ) -> PreferenceRow:
     "Read one row of a question with ranked answers; `DataError` if something is missing or would be lost"
     if not isinstance(row, dict):
@@ -164,7 +164,7 @@ def _ranks(
     """The rank of each answer, smaller for a better one, from the row's column or else from the votes.
 
     Votes of 5, 1 and 5 give the ranks 0, 2 and 0. `DataError` if there are neither, or not one for each."""
-    # Of the column human_ranking, ranking, rank or ranks, or of one that the user has named; None without it.
+    # From a column such as human_ranking or rank, or the one that the user has named; None without one.
     ranks = as_list(columns.get("ranking"))
     if ranks is None and votes:
         # The rank is the number of answers with more votes, so equal votes give equal ranks.
@@ -291,31 +291,32 @@ def _chosen_and_rejected(columns, rejected_name):
     row's `Columns`, `rejected_name` is the name of the one with the rejected answer."""
     number = columns.number  # of the row, for messages
     rejected, chosen = columns.row[rejected_name], columns.get("chosen")
-    # Empty if the prompt is a plain text or only in the answers. reply: the assistant's last turn, or None
+    # The turns of the prompt, [] if it is a plain text; and the answer with which it ends, or None.
     prompt_turns, reply = _prompt_and_reply(_prompt_turns(columns), number)
     if chosen is None:
         # ms-swift has a column for the rejected answer only; the chosen one is the last turn of the prompt.
         if reply is None:
             _raise_error(number, "response", f"{rejected_name!r} without a chosen answer")
         chosen = reply
+    # The turns before each answer: from the answer's own chat if it is one, else those of the prompt.
     chosen_turns, chosen = _question_and_answer(chosen, prompt_turns, number)
     rejected_turns, rejected = _question_and_answer(rejected, prompt_turns, number)
-    _refuse_other_reply(reply, chosen, number)
-    # Only answers to one question can be compared. `_contents`: (text, pictures) of each turn. An answer that
-    # is a text has no turns: it answers what the other one does.
+    _refuse_other_reply(reply, chosen, number)  # `DataError` if the prompt ends with another answer
+    # Only answers to one question can be compared. `_contents`: (text, pictures) of each turn. An answer
+    # without turns is taken to answer the other one's question.
     if chosen_turns and rejected_turns and _contents(rejected_turns) != _contents(chosen_turns):
         _raise_error(number, "query", "chosen and rejected are answers to different questions")
     question_turns = chosen_turns or rejected_turns
-    if question_turns and not prompt_turns:  # the answers hold the question; a plain prompt must say the same
-        _refuse_other_prompt(columns, question_turns)
+    if question_turns and not prompt_turns:  # the question comes from the answers' chats
+        _refuse_other_prompt(columns, question_turns)  # a prompt that is a plain text must say the same
     return question_turns, chosen, rejected
 
 
 def _prompt_and_reply(turns, number):
-    """Split a list of `Turn`s: those before the assistant's last one, and the text of that, an answer.
+    """Split a chat that may end with an answer: returns the `Turn`s before the answer, and the answer's text.
 
-    The text is None if the last turn is not the assistant's. A `DataError` about row `number` if the answer
-    holds a picture."""
+    If the last turn is not the assistant's, there is no answer: all turns are returned, and None. `DataError`
+    about row `number` if the answer holds a picture."""
     if not turns or turns[-1].role != "assistant":
         return turns, None
     *prompt_turns, answer_turn = turns
@@ -342,7 +343,7 @@ def _refuse_other_reply(
 
 def _refuse_other_prompt(
     columns,  # `Columns` of the row
-    turns,  # the question, and what was said before it, as the answers' own chats have them
+    turns,  # the question and the turns before it, from the answers' own chats
 ):
     "Raise `DataError` if the row's column for the question says something else than its answers' chats"
     name, value = columns.name_of("question"), columns.get("question")
@@ -352,10 +353,12 @@ def _refuse_other_prompt(
         message = f"{name!r} is a {type(value).__name__}, expected a text or a chat"
         _raise_error(columns.number, "query", message)
     prompt = _text_question(columns).text
-    asked = [turn.text for turn in turns if turn.role == "user"]
-    # Of several turns, UltraFeedback's `prompt` is the first, others' the last.
-    if not any(_is_same_question(prompt, text) for text in asked[:1] + asked[-1:]):
-        in_chats = f"the answers' chats ask {asked[-1][:60]!r}" if asked else "the answers' chats ask nothing"
+    user_texts = [turn.text for turn in turns if turn.role == "user"]
+    # Of a chat with several turns UltraFeedback's `prompt` is the user's first, that of others the last.
+    possible = user_texts[:1] + user_texts[-1:]
+    if not any(_is_same_question(prompt, text) for text in possible):
+        last = f"ask {user_texts[-1][:60]!r}" if user_texts else "ask nothing"
+        in_chats = f"the answers' chats {last}"
         _raise_error(columns.number, "query", f"{name!r} is {prompt[:60]!r}, but {in_chats}")
 
 
@@ -373,8 +376,7 @@ def _text_question(columns):
     "The `_Question` in a row's `Columns` if it is a plain text there; else a `DataError`"
     query = columns.get("question")
     if not isinstance(query, str) or not query.strip():
-        # The code is preference.query: `query` is our name for a question. `number`: of the row. `there`: the
-        # names of the columns, so that a misspelt one is seen.
+        # `there`: the names of the row's columns, so that the user sees a misspelt one.
         _raise_error(columns.number, "query", f"no question: the row has {columns.there()}")
     input_text = columns.get("input")  # the form of Alpaca: an instruction, and an input for it
     if _is_filled_text(input_text):
@@ -478,10 +480,10 @@ def _question_of_turns(turns, number):
     user's; else a `DataError` names the row's `number`."""
     dialogue = [turn for turn in turns if turn.role != "system"]
     _check_dialogue(dialogue, number)  # raises that error
-    texts = [turn.text.strip() for turn in dialogue]
+    texts = [turn.text.strip() for turn in dialogue]  # one at least
     # Reward models are given no system turn, so its text becomes the beginning of the user's first turn.
     texts[0] = "\n\n".join([*_system_texts(turns), texts[0]])
-    # Checked after the system's text was added: that may be the question, and the user's turn only a picture.
+    # Checked only now: the system's text may be the question, and the user's turn nothing but a picture.
     if not texts[-1].replace("<image>", "").strip():
         _raise_error(number, "query", "query is empty")
 
@@ -550,9 +552,10 @@ def _refuse_control_tokens(text, number):
 
 
 def _joined_texts(texts, number):
-    """The texts of all turns as one, with NUL between them: marks of pictures are counted over all of it.
+    """Join the texts of a row's turns into one, with a NUL between any two.
 
-    They are split there again: a `DataError` about row `number` if one of several texts holds a NUL."""
+    `_with_image_marks` counts the marks of pictures in it, and then splits it at the NULs. So one of several
+    texts must not hold a NUL of its own: that is a `DataError` about row `number`."""
     joined = _turn_separator.join(texts)
     added_separators = len(texts) - 1
     if len(texts) > 1 and joined.count(_turn_separator) > added_separators:
@@ -567,6 +570,7 @@ def _margin(columns):
     # Not `columns.get`: it treats NaN as no value, but a margin of NaN must be reported as an error.
     name = columns.keys.get("margin")  # the column that the user has named
     if not name:
+        # plain_name: letters and digits alone, in lower case, so that "Margin" is found, too
         name = next((name for name in columns.row if plain_name(name) == "margin"), None)
     if name is None:
         return None

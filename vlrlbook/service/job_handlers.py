@@ -259,8 +259,10 @@ class JobSide:
         if file_id is not None:
             upload = self.uploads.get(file_id)
             refuse_other_kind(task, upload)
-            row_count = upload["valid_images"]
-            picture_hashes = self.uploads.check(file_id)  # one a row: a picture's rows are held out together
+            row_count = upload["valid_images"]  # each row has one picture
+            # Raises a Problem if files are missing. One hash a row: rows with the same picture are trained on
+            # together, or held out together.
+            picture_hashes = self.uploads.check(file_id)
         form = self.forms[task]  # has the default of every setting
         # self.size: tiny or gpu, the models that this server trains
         parameters, notes, steps = plan_with_length(settings, self.size, form, row_count, picture_hashes)
@@ -308,12 +310,12 @@ class JobSide:
         change,  # function of a job_id that changes the job in the ledger, such as `Jobs.cancel`
         job_id,  # of the job
     ):
-        "Change a job in a thread and return what `change` does; no reader is told the old state afterwards"
+        "Change a job in a thread, return what `change` returns, and forget what is remembered of the job"
         try:
             return await asyncio.to_thread(change, job_id)
         finally:
-            # After the change: a reply that was asked for before or during it may hold the old state. After
-            # an error too, since the change may have been made before it.
+            # `states_of_jobs` remembers replies for readers. Those made before or during the change hold the
+            # old state. Also after an error, since the change may have been made before it.
             self.states_of_jobs.forget(job_id)
 
     def _resume(self, job_id):

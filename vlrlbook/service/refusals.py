@@ -143,7 +143,8 @@ def clean(
     # Cut first, since splitting megabytes would take long. The factor leaves room for dropped white space.
     beginning = str(text)[:4 * most]
     line = " ".join(beginning.split())
-    # Characters that are not printable could rewrite a terminal, or change the direction of writing.
+    # Characters that are not printable could rewrite a terminal, or change the direction of writing. Two of
+    # them, `_joiners`, are harmless and stay: Persian words and emoji need them.
     line = "".join(letter if letter.isprintable() or letter in _joiners else "·" for letter in line)
     if len(line) <= most:
         return line
@@ -202,8 +203,8 @@ def as_problem(
 
 
 def _by_its_code(error):
-    "The Problem of an exception by its `code`, as those of `vlrlbook.jobs` carry one; server.error without"
-    # problems: code, such as job.state → (HTTP status, title). Libraries' exceptions may have other codes.
+    "The Problem of an exception with a `code` of ours, such as those of `vlrlbook.jobs`; else server.error"
+    # `problems` has all our codes, such as job.state. A library's exception may have a code that is none.
     code = getattr(error, "code", None)
     if code not in problems:
         # The text of any other exception could tell the client where files of the server lie.
