@@ -313,6 +313,8 @@ def test_the_kernel_of_another_python(tmp_path, monkeypatch):
     (folder / "kernel.json").write_text(json.dumps(spec))
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
     assert doctor.check_kernel().verdict == "note"
+    (tmp_path / "other").rmdir()  # the environment was removed
+    assert doctor.check_kernel().verdict == "note"
 
 
 # The network

@@ -406,8 +406,9 @@ def test_a_model_in_the_home_folder_for_easyr1(tmp_path, home):
     folder = export_easyr1(synthetic_vqa(80), "vqa", SMALL | dict(model_path="~/models/m"), tmp_path / "out")
     assert f"model_path: {home}/models/m\n" in (folder / "config.yaml").read_text()
     for key in ("model_path", "save_checkpoint_path"):
-        with pytest.raises(SettingsError, match=f"{key} = '~/none': EasyR1 does not know ~"):
-            export_easyr1(synthetic_vqa(80), "vqa", SMALL | {key: "~/none"}, tmp_path / "other")
+        for path in ("~/none", "~nosuchuser/model"):
+            with pytest.raises(SettingsError, match=f"{key} = '{path}': EasyR1 does not know ~"):
+                export_easyr1(synthetic_vqa(80), "vqa", SMALL | {key: path}, tmp_path / "other")
     assert not (tmp_path / "other").exists()
 
 
@@ -417,6 +418,9 @@ def test_a_model_in_the_home_folder_for_verl(tmp_path, home):
     words = launched(folder, tmp_path, HOME="/somewhere else")[0]["argv"] # that of the machine where it runs
     assert {"actor_rollout_ref.model.path=/somewhere else/models/m", "trainer.default_local_dir=/somewhere else/ck"} <= set(words)
     assert [p["code"] for p in dry_run(folder, progress=False).problems if p["code"] != "model.processor"] == []
+    (home / "models/m$el").mkdir()
+    strange = export_verl(synthetic_vqa(80), "vqa", settings_ | {"actor_rollout_ref.model.path": "~/models/m$el"}, tmp_path / "strange")
+    assert "model.missing" not in [p["code"] for p in dry_run(strange, progress=False).problems]
     old = (folder / "train.sh").read_text().replace("$HOME/", "~/") # as earlier exports have it
     (folder / "train.sh").write_text(old)
     [problem] = [p for p in dry_run(folder, progress=False).problems if p["code"] == "model.missing"]

@@ -217,6 +217,8 @@ def test_what_is_sent():
         blind(["two"], [Sample("<image> How many?", "2", [red])])
         assert server.asked[-1]["messages"][0]["content"] == "How many?|2|two"
     assert data_url(red).startswith("data:image/png;base64,")
+    line = Image.open(io.BytesIO(base64.b64decode(data_url(Image.new("L", (200_000, 1)), 100).partition(",")[2])))
+    assert line.width * line.height <= 100 * 100
 
 
 def test_the_key_is_sent_and_never_told(monkeypatch):

@@ -586,6 +586,37 @@ def test_a_converted_picture_is_what_training_sees(tmp_path):
     assert first.mode == second.mode == "RGB" and first.getpixel((5, 5)) == (255, 255, 255) and second.size == (40, 60)
 
 
+def equal_pairs(folder):
+    "A file of 20 rows; rows 2i and 2i + 1 have equal pictures under different names"
+    folder.mkdir()
+    lines = []
+    for i in range(20):
+        Image.new("RGB", (32, 32), (10 * (i // 2), 0, 0)).save(folder / f"{i}.png")
+        lines.append(json.dumps(dict(question="What?", answer="a", image=f"{i}.png")))
+    (folder / "rows_train.jsonl").write_text("\n".join(lines))
+    return folder / "rows_train.jsonl"
+
+
+@pytest.mark.parametrize("output", ["in/o.jsonl", "out/deep/o.jsonl"])
+def test_equal_pictures_stay_together_wherever_the_output_lies(tmp_path, output):
+    convert_vqa(equal_pairs(tmp_path / "in"), tmp_path / output, split="picture")
+    sides = []
+    for ending in ("train", "test"):
+        path = (tmp_path / output).with_stem(f"o_{ending}")
+        names = [json.loads(line)["images"][0] for line in path.read_text().splitlines()]
+        assert all((path.parent / name).is_file() for name in names)
+        sides.append({int(Path(name).stem) // 2 for name in names})
+    assert sides[0] | sides[1] == set(range(10)) and not sides[0] & sides[1]
+
+
+def test_a_split_does_not_write_over_the_rows_that_it_reads(tmp_path):
+    rows = equal_pairs(tmp_path / "in")
+    before = rows.read_bytes()
+    with pytest.raises(ValueError, match="rows_train.jsonl: the output is the input"):
+        convert_vqa(rows, tmp_path / "in/rows.jsonl", split="picture")
+    assert rows.read_bytes() == before
+
+
 @pytest.mark.parametrize("parts, text", [
     (["\nhi \n"], "\nhi \n"), (["Look:", dict(type="image"), " how many? "], "Look: <image> how many?"),
     (["one\ntwo", " \n ", "\tthree\n"], "one\ntwo three\n"), ([""], "")])

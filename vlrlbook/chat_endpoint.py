@@ -243,7 +243,8 @@ def data_url(
     if max_size:
         factor = max_size / math.sqrt(rgb.width * rgb.height)  # for both sides
         if factor < 1:  # pictures are never enlarged
-            rgb = rgb.resize([max(1, int(side * factor)) for side in rgb.size])
+            most = max_size * max_size  # of a side, where the other one is a single pixel
+            rgb = rgb.resize([min(max(1, int(side * factor)), most) for side in rgb.size])
     buffer = io.BytesIO()
     rgb.save(buffer, "PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -334,16 +334,17 @@ def convert_vqa(
         # The pictures may be elsewhere, so those that are not beside the file of rows are no error.
         folder = Path(input_jsonl).parent
         _note_missing(kept, folder, report)
-        kept = _seen_from(output.parent, kept, folder)
 
-    files = {output: range(len(kept))} # output file → indices in `kept` of its rows
-    if split:
-        train, test = _train_and_test(split, kept, input_jsonl, image_dir)
-        files = {_with_ending(output, "train"): train, _with_ending(output, "test"): test}
+    outputs = _output_files(output, split) # one file, or one for training and one for the test
+    parts = [range(len(kept))] # for each output file the indices in `kept` of its rows
+    if split: # before paths are changed: it opens the pictures, to keep equal ones on one side
+        parts = _train_and_test(split, kept, input_jsonl, image_dir)
+    if not open_pictures:
+        kept = _seen_from(output.parent, kept, folder)
     # A picture that a row holds as bytes is written as a file. Its path is absolute if those of the other
     # pictures are, as `located` made them with `image_dir`.
     rows = [_easyr1_row(row, output, absolute=open_pictures) for _, row in kept]
-    for path, indices in files.items():
+    for path, indices in zip(outputs, parts):
         _write_json_lines(path, [rows[i] for i in indices])
     if tell:
         tell(report)
@@ -355,15 +356,22 @@ def _write_json_lines(path, rows):
     write_whole(path, "".join(lines))
 
 def _check_conversion(output, input_jsonl, split):
-    "Raise ValueError for an unknown kind of split, or if the file `output` is the input"
+    "Raise ValueError for an unknown kind of split, or if a file that would be written is the input"
     splits = ["picture", "published"]
     if split not in (None, *splits):
         raise ValueError(f"split = {split!r}{nearest(str(split), splits)}")
-    if output.resolve() == Path(input_jsonl).resolve():
-        raise ValueError(f"{output.name}: the output is the input, whose other columns would be lost")
+    for path in _output_files(output, split):
+        if path.resolve() == Path(input_jsonl).resolve():
+            raise ValueError(f"{path.name}: the output is the input, whose other columns would be lost")
     if output.suffix.lower() in (".csv", ".tsv", ".parquet"): # readers would go by the name
         cure = f"expected a name such as {output.stem}.jsonl"
         raise ValueError(f"{output.name}: JSON lines are written; {cure}")
+
+def _output_files(output, split):
+    "The files that are written: `output` or, with a split, one for training and one for the test"
+    if not split:
+        return [output]
+    return [_with_ending(output, "train"), _with_ending(output, "test")]
 
 def _with_ending(path, ending):
     "Add an ending to a file's name: rows.jsonl and \"train\" give rows_train.jsonl"

@@ -649,7 +649,9 @@ def check_kernel() -> Finding:
         return Finding("notebook kernel", "no python3", "bad", "pip install --force-reinstall ipykernel")
     # For a bare name such as "python", jupyter_client starts the Python that runs jupyter_client: this one.
     is_bare_name = program == Path(program).name
-    if is_bare_name or Path(program).parent.samefile(Path(sys.executable).parent):
+    folder = Path(program).parent
+    is_there = folder.is_dir()  # not if the environment was removed, for which the kernel was installed
+    if is_bare_name or (is_there and folder.samefile(Path(sys.executable).parent)):
         return Finding("notebook kernel", "python3", "good")
     # The command makes the kernel "python3" start the Python that runs the command.
     advice = "chapters run in that environment: python -m ipykernel install --sys-prefix"

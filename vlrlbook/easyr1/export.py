@@ -7,7 +7,7 @@ __all__ = ['easyr1_messages', 'rendered_prompt', 'reward_file', 'ask_reward_file
            'undecoded_rows', 'export_verl', 'verl_overrides']
 
 # %% ../../nbs/09b_export.ipynb #nb7d4ff4
-import ast, hashlib, importlib, importlib.util, inspect, io, json, re, shlex, shutil, subprocess, sys
+import ast, hashlib, importlib, importlib.util, inspect, io, json, os, re, shlex, shutil, subprocess, sys
 import tokenize
 from dataclasses import dataclass
 from functools import cache
@@ -586,7 +586,7 @@ def _write_out_home(checked):
     for key in _folder_keys:
         written = checked.values.get(key)
         if isinstance(written, str) and written.startswith("~"):
-            folder = Path(written).expanduser()
+            folder = Path(os.path.expanduser(written)) # leaves ~user as it is where there is no such user
             if not folder.exists():
                 raise SettingsError(f"{key} = {written!r}: EasyR1 does not know ~, and there is no such "
                                     "folder on this machine; write the whole path that it has where EasyR1 "

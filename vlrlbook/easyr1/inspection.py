@@ -16,7 +16,7 @@ from pathlib import Path
 from ..core import Table, blue, figure, orange
 from ..data import picture_tokens as picture_tokens
 from .config import engine_settings, parse_overrides, read_engine_yaml, verl_name
-from .export import ask_reward_file, easyr1_messages, rendered_prompt
+from .export import _bash_path, ask_reward_file, easyr1_messages, rendered_prompt
 from ..rewards import accepted_answers, normalise_answer
 from ..settings import SettingsError
 
@@ -732,8 +732,8 @@ def _is_home_written(folder, key, name):
     launcher = folder / "train.sh"
     if not launcher.is_file():
         return False
-    place = name.replace("~", "$HOME", 1)
-    return f'"{key}={place}"' in launcher.read_text(encoding="utf-8")
+    # `_bash_path` puts $HOME in place of ~, and a backslash before bash's special characters
+    return f'"{key}={_bash_path(name)}"' in launcher.read_text(encoding="utf-8")
 
 def _missing_file(key, name, code):
     "The problem, a dict, of a setting `key` whose file `name` is missing; its code is `code` or data.hub"
@@ -832,7 +832,7 @@ def _read_rows(path):
         return
     # utf-8-sig skips a byte order mark. Bytes that are no UTF-8 raise nothing here: their row is reported.
     with open(path, encoding="utf-8-sig", errors="surrogateescape") as f:
-        is_one_list = f.read(1) == "["
+        is_one_list = f.read(1) == "[" # as `datasets` has it: a blank line before it is an error there, too
         f.seek(0)
         if is_one_list:
             content = _json_or_error(f.read())
