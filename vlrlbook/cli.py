@@ -306,7 +306,7 @@ def evaluate(args, rest):  # args: read by argparse; rest: words unknown to it, 
     from vlrlbook.evaluation import EvaluationSettings, evaluate
     results = evaluate(read_settings(EvaluationSettings, given(args, rest)))
     print(Table([_metric_row(metric) for metric in results["metrics"]]))
-    # What is asked about the run in words; the answers are yes, no or cannot tell.
+    # Questions that are asked of every run, each with its answer (yes, no or cannot tell) and the reason.
     questions = []
     for question in results["questions"]:
         questions.append({name: question[name] for name in ("question", "answer", "because")})

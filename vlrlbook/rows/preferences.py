@@ -570,6 +570,7 @@ def _margin(columns):
     # Not `columns.get`: it treats NaN as no value, but a margin of NaN must be reported as an error.
     name = columns.keys.get("margin")  # the column that the user has named
     if not name:
+        # plain_name: letters and digits alone, in lower case, so that "Margin" is found, too
         name = next((name for name in columns.row if plain_name(name) == "margin"), None)
     if name is None:
         return None

@@ -88,7 +88,7 @@ def _limit_this_process(
 def code_of_limit(
     error: DataError,  # of the archive's reader (`vlrlbook.archive`)
 ) -> str:  # a code of `problems`
-    """The code of a refusal by the archive's reader, corrected where the process had met one of its limits.
+    """The code of an archive's refusal: the error's own, or that of a limit of this process that caused it.
 
     The reader takes a full disk or a lack of memory for a fault of the archive. The exception that it met,
     `__cause__`, tells them apart."""
