@@ -524,7 +524,7 @@ def _lora_update(shards, lora, module):
     keys = lora.factors[module]
     a = assemble(shards.pieces[keys["A"]], shards.shape(keys["A"]), keys["A"])
     b = assemble(shards.pieces[keys["B"]], shards.shape(keys["B"]), keys["B"])
-    return (b.float() @ a.float()) * lora.scale(module)
+    return (b.float() @ a.float()) * lora.scale(module) # scale: alpha / rank, or alpha / √rank for rsLoRA
 
 # %% ../../nbs/09e_merge.ipynb #nb7162f9
 def _converted(tensor, dtype, key):
