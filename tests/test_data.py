@@ -615,3 +615,12 @@ def test_rows_written_into_another_folder_lead_to_their_pictures(tmp_path):
     for name in ("o.csv", "o.TSV", "o.parquet"):
         with pytest.raises(ValueError, match="JSON lines are written; expected a name such as o.jsonl"):
             convert_vqa(tmp_path / "in" / "rows.jsonl", tmp_path / name)
+
+
+def test_a_tie_contradicts_nothing(tmp_path):
+    "It was counted beside two rows that do"
+    from vlrlbook.rows.gate import inspect_preferences
+    rows = [dict(query="?", response=["a", "b"], human_ranking=ranks) for ranks in ([0, 1], [1, 0], [0, 0])]
+    (tmp_path / "p.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    _, report = inspect_preferences(tmp_path / "p.jsonl")
+    assert [how_many for text, how_many in report.notes if "other way" in text] == [2], report.notes

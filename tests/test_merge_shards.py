@@ -503,7 +503,8 @@ def test_where_alpha_comes_from(tuned, tmp_path, found, given, alpha):
 @pytest.mark.parametrize("write, why",
                          [(None, "their alpha is not known"), (dict(r=4, lora_alpha=0), "their alpha is not known"),
                           (dict(r=8, lora_alpha=6), "factors of rank 4 and 4, adapter_config.json says 8"),
-                          (dict(r=4, lora_alpha=6, use_dora=True), "use_dora")])
+                          (dict(r=4, lora_alpha=6, use_dora=True), "use_dora: its magnitudes"),
+                          (dict(r=4, lora_alpha=6, fan_in_fan_out=True), "fan_in_fan_out cannot be merged; take lora='adapter'")])
 def test_adapters_that_cannot_be_merged(tuned, tmp_path, write, why):
     folder = lora_copy(tuned, tmp_path)
     shutil.rmtree(folder / "lora_adapter")

@@ -303,6 +303,24 @@ def written(folder, content, name="coco.json"):
     return folder / name
 
 
+def test_a_box_that_stands_twice_is_one_box(pictures):
+    "Files that were put together repeat annotations: the right answer earned half, the box said twice all"
+    twice, told = coco(), []
+    twice["annotations"] += [dict(twice["annotations"][0], id=77), dict(twice["annotations"][0], category_id=6)]
+    convert_boxes(written(pictures, twice), pictures / "rows.jsonl", tell=told.append)
+    answers = [json.loads(line)["answer"] for line in (pictures / "rows.jsonl").read_text().splitlines()]
+    assert answers[0] == "[[10, 10, 30, 40], [50, 10, 70, 40]] in pixels of 100 x 80"
+    assert "[50, 10, 70, 40] in pixels of 100 x 80" in answers # of the other category
+    assert "a box that stands twice: taken once" in str(told[0])
+
+
+def test_a_coco_file_with_a_byte_order_mark_or_crowds_alone(pictures):
+    (pictures / "bom.json").write_text("\ufeff" + json.dumps(coco()), encoding="utf-8")
+    assert convert_boxes(pictures / "bom.json", pictures / "rows.jsonl") == 2
+    with pytest.raises(DataError, match="none of 0 rows can be used; 1 × a picture and a category with a crowd"):
+        convert_boxes(written(pictures, coco(annotations=coco()["annotations"][-1:])), pictures / "none.jsonl")
+
+
 def test_a_coco_file_becomes_rows_that_train(pictures):
     told = []
     assert convert_boxes(written(pictures, coco()), pictures / "rows.jsonl", tell=told.append) == 2
@@ -340,7 +358,7 @@ def test_a_coco_file_becomes_rows_that_train(pictures):
     (dict(annotations=[dict(image_id=1, category_id=5, bbox=[0.1, 0.2, 0.5, 0.7])]), "box.scale", "multiply by its width and height"),
     (dict(annotations=[dict(image_id=1, category_id=5, bbox=[9.1, 9.1, 0.3, 30])]), "box.small", "no area in whole pixels: skip_bad_rows"),
     (dict(annotations=[dict(image_id=1, category_id=5, bbox=[1, 1, -2, 2])]), "box.fault", "swapped corners"),
-    (dict(annotations=[dict(image_id=1, category_id=5, bbox=[i % 50, 1, 9, 9]) for i in range(101)]), "box.many", "101 boxes of 'dog'"),
+    (dict(annotations=[dict(image_id=1, category_id=5, bbox=[i % 50, 1 + i // 50, 9, 9]) for i in range(101)]), "box.many", "101 boxes of 'dog'"),
     (dict(images=[dict(id=1, file_name="a.png", width="wide", height=80)]), "coco.field", "('wide', 80)"),
     (dict(images=[dict(id=1, file_name="a.png", width=100.5, height=80)]), "coco.field", "(100.5, 80)"),
     (dict(categories=[]), "coco.file", "categories")])
@@ -354,7 +372,7 @@ def test_a_bad_coco_entry_is_named(pictures, changes, code, said):
 def test_boxes_of_real_files_that_nothing_can_earn_are_left_out_with_a_word(pictures):
     "COCO's own files have boxes without area, and pictures of crowds more than a hundred things"
     dog = dict(image_id=1, category_id=5)
-    many = [dict(image_id=2, category_id=6, bbox=[i % 40, 1, 9, 9]) for i in range(101)]
+    many = [dict(image_id=2, category_id=6, bbox=[i % 40, 1 + i // 40, 9, 9]) for i in range(101)]
     boxes = [[0, 0, 10, 0], [50, 10, 20, 30], [9.1, 9.1, 0.3, 30], [100.2, 10, 0.7, 10], [10, 10, 20, 30]]
     content = coco(annotations=[dog | dict(bbox=box) for box in boxes] + many)
     told = []

@@ -362,7 +362,7 @@ def _coco_boxes(
     categories,  # id → entry: id, name
     path,  # of the file, for messages
     skip_bad_rows,  # True: boxes without area are left out
-    notes,  # a `Counter` of what is left out; changed
+    notes,  # a `Counter` of what is left out or comes twice; changed
 ):
     """The boxes of a COCO file: ({(image id, category id): boxes}, {(image id, category id) with a crowd})
 
@@ -385,7 +385,12 @@ def _coco_boxes(
                 raise
             notes[_empty_note] += 1
             continue
-        boxes.setdefault((image_id, category_id), []).append(box)
+        boxes_of_pair = boxes.setdefault((image_id, category_id), [])
+        # Files that were put together repeat entries; two things never have all four numbers equal.
+        if box in boxes_of_pair:
+            notes["a box that stands twice: taken once"] += 1
+        else:
+            boxes_of_pair.append(box)
     return boxes, crowds
 
 
@@ -459,7 +464,7 @@ def _checked_id(
 def _coco_file(path):
     "Read a COCO file: a dict with the lists images, annotations and categories; a `DataError` without them"
     try:
-        coco = json.loads(path.read_text(encoding="utf-8"))
+        coco = json.loads(path.read_text(encoding="utf-8-sig"))  # with or without a byte order mark
     except (OSError, ValueError) as error:
         raise DataError("coco.file", f"{path.name}: no JSON ({error})") from error
     for name in ("images", "annotations", "categories"):
@@ -779,7 +784,8 @@ def _inspected_boxes(
     if report.skipped and not skip_bad_rows:
         raise report.refusal()
     if not kept:
-        raise DataError("row.none", f"{path.name}: none of {report.rows} rows can be used")
+        left_out = "".join(f"; {how_many} × {sentence}" for sentence, how_many in notes)
+        raise DataError("row.none", f"{path.name}: none of {report.rows} rows can be used{left_out}")
     report.notes += notes
     return kept, report
 

@@ -471,10 +471,9 @@ def _check_updates(shards, wanted, lora, updates):
 
     `updates`: name of the weight → module of the adapter; the key None: the model does not have the weight.
     `lora`: a `Lora`; `wanted`: `Wanted`, names and shapes by the model's config."""
-    # DoRA changes a weight in another way; with fan_in_fan_out the weight is stored transposed.
-    if lora.config.get("use_dora") or lora.config.get("fan_in_fan_out"):
-        raise ShardError("adapter_config.json: use_dora and fan_in_fan_out cannot be merged; "
-                         "take lora='adapter'")
+    _refuse_dora(lora.config)
+    if lora.config.get("fan_in_fan_out"): # the weight is stored transposed
+        raise ShardError("adapter_config.json: fan_in_fan_out cannot be merged; take lora='adapter'")
     for name, module in updates.items():
         if name is None:
             hint = _closest_hint(f"{module}.weight", wanted)
@@ -482,6 +481,13 @@ def _check_updates(shards, wanted, lora, updates):
         shape = _update_shape(shards, lora.factors[module])
         if shape != wanted.shapes[name]:
             raise ShardError(f"{module}: factors for {list(shape)}, the layer is {list(wanted.shapes[name])}")
+
+def _refuse_dora(config):
+    "Raise ShardError if an adapter's config says DoRA, which changes a weight in another way than LoRA"
+    if config.get("use_dora"):
+        raise ShardError("adapter_config.json: use_dora: its magnitudes (lora_magnitude_vector) can neither be "
+                         "merged nor be written as an adapter here; load the checkpoint with the engine and save "
+                         "it with peft")
 
 def _update_shape(shards, keys):
     "Shape of the product B·A: (rows of B, columns of A); `keys`: those of the factors, by `A` and `B`"
@@ -556,8 +562,9 @@ def adapter_sources(
     if base: # verl's save_lora_only leaves the base out
         fit_keys(_whole_shapes(shards, base), wanted) # only to check the base: ShardError if it does not fit
     updates = _updates(lora.factors, wanted) # weight's name in the model → its module's in the adapter
-    # With an empty config it checks layers and shapes alone. What it refuses by the config (use_dora and
-    # fan_in_fan_out) cannot be merged, but nothing is merged here.
+    _refuse_dora(lora.config) # an adapter without its magnitudes would be another one
+    # With an empty config it checks layers and shapes alone. What it refuses by the config (fan_in_fan_out)
+    # cannot be merged, but nothing is merged here.
     _check_updates(shards, wanted, Lora(config={}, factors=lora.factors), updates)
     # the adapter's name of a module → the model's
     layers = {module: name.removesuffix(".weight") for name, module in updates.items()}
@@ -727,6 +734,7 @@ def _check_equal(sources, reference, wanted):
     theirs = _tensors_of(reference, wanted) # name in the model → (file, name in the file)
     ours = {wanted.find(name) or name: source for name, source in sources.items()} # by the names in the model
     differences = _only_in_reference(ours, theirs, wanted.tied) # in words
+    compared = len(ours) + len(differences) # tensors of either directory
     for name, source in ours.items():
         difference = "is not in the reference"
         if name in theirs:
@@ -735,7 +743,7 @@ def _check_equal(sources, reference, wanted):
         if difference:
             differences.append(f"{name!r} {difference}")
     if differences:
-        raise ShardError(f"{len(differences)} of {len(ours)} tensors differ from {reference}: "
+        raise ShardError(f"{len(differences)} of {compared} tensors differ from {reference}: "
                          f"{_join_first(differences)}")
     return len(ours)
 

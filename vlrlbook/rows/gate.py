@@ -374,8 +374,8 @@ def _repeats_and_contradictions(kept):
     for group in best_answers.values():
         different = set(group)
         repeats += len(group) - len(different)
-        # Ties (None) are no contradiction, but are counted where other rows contradict each other.
-        contradicted += len(group) if len(different - {None}) > 1 else 0
+        if len(different - {None}) > 1:  # a tie (None) contradicts nothing
+            contradicted += sum(best is not None for best in group)
     return repeats, contradicted
 
 
