@@ -166,9 +166,9 @@ def _json_of(path):
 
 
 def _refuse_other_form(content, file_name):
-    """Raise ContestError unless JSON is of a contest's file, in this version of the file format.
+    """Raise ContestError unless parsed JSON is a contest's file in this version of its format.
 
-    `content` may be any JSON; a contest's file is an object with the version's number in its field `form`."""
+    Such a file is an object whose field `form` holds the version's number; `form` below is this version's."""
     if not isinstance(content, dict) or "form" not in content:
         raise ContestError(f"{file_name} is no file of the contest")
     if content["form"] != form:

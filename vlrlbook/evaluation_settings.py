@@ -78,13 +78,17 @@ class EvaluationSettings(Settings):
 
         Name of a setting → value. With size tiny and task vqa: {"eval_samples": 500, …,
         "max_completion_length": 24, …}."""
-        task_index = tasks.index(self.asked_task)
+        task_index = tasks.index(self.asked_task)  # the setting `task`, or the task that the data suggest
         values = {}
         for name, value in presets[self.size].items():
             # A tuple holds a value for each of `tasks` (counting, vqa, …); any other value is of all of them.
             values[name] = value[task_index] if isinstance(value, tuple) else value
+        # trained_with: settings of the GRPO run that trained the model. Its seed holds out the same rows of
+        # the file as then.
         seed = self.trained_with.get("seed")
-        return values | self._as_trained() | dict(split_seed=default_seed if seed is None else seed)
+        split_seed = default_seed if seed is None else seed
+        # _as_trained: length of answers and size of pictures in that run, in place of those for this `size`.
+        return values | self._as_trained() | dict(split_seed=split_seed)
 
     @property
     def trained_with(self) -> dict:
@@ -100,15 +104,16 @@ class EvaluationSettings(Settings):
         return Path(trained_on).resolve() == Path(self.data).resolve()
 
     def _as_trained(self):
-        """Return and print how long answers and how large pictures were in the run that trained the model.
+        """Return and print max_completion_length and max_image_size of the run that trained the model.
 
-        Name of a setting → value, for those of the two that are not given. Empty for a tiny model, for one
-        that no run of ours has trained, and for a run of another task than the questions."""
+        Name → value; a setting that the user has given is left out. Empty for a tiny model, for one that no
+        run of ours has trained, and for a run of another task than that of the questions."""
         trained = self.adapter or self.model
+        # wanted_model: `model`, or the adapter without one; size_by_model: tiny or gpu, by the model's width
         is_large = self.size == "gpu" and size_by_model(self.wanted_model()) == "gpu"
         if not (trained and is_large):
             return {}
-        run = self.trained_with
+        run = self.trained_with  # settings of that run; {} if it is none of ours
         if run.get("task") != self.asked_task:
             return {}
         values = {}

@@ -69,9 +69,9 @@ def new_file(
 
 
 def _linked_file(path):
-    """Return where a link leads, or a path that is no link as it is
+    """Return the path to which `new_file` renames a new file: where a link leads, or a path that is no link
 
-    A rename to the link's own name would put the file in its place, and leave the other as it was."""
+    A rename to the link itself would replace the link, and not the file to which it leads."""
     if not path.is_symlink():
         return path
     target = Path(os.path.realpath(path))
@@ -95,24 +95,25 @@ def _umask():
         status = Path("/proc/self/status").read_text(encoding="utf-8", errors="replace")
     except OSError:  # no Linux
         status = ""
-    told = re.search(r"^Umask:\s*([0-7]+)", status, re.MULTILINE)
-    if told:
-        return int(told[1], 8)
-    # Elsewhere it can only be read by setting it. For that moment to a strict one: another thread may make a
-    # file just then.
+    umask_line = re.search(r"^Umask:\s*([0-7]+)", status, re.MULTILINE)
+    if umask_line:
+        return int(umask_line[1], 8)
+    # Elsewhere it can only be read by setting another. A strict one (nothing for others), since another
+    # thread may make a file before the old one is back.
     umask = os.umask(0o077)
     os.umask(umask)
     return umask
 
 
 def _takes_a_stream(path):
-    "Return True if a path stands for a device, a pipe, a socket, or an open file of this process"
+    "Return True if a path leads to a device, pipe or socket, or to an open file of this process: /dev/stdout"
     try:
-        kind = path.stat().st_mode  # of what a link leads to
+        mode = path.stat().st_mode  # a link is followed
     except OSError:  # nothing is there yet
         return False
-    is_plain = stat.S_ISREG(kind) or stat.S_ISDIR(kind)
-    return not is_plain or _own_handle(path) is not None
+    is_file_or_folder = stat.S_ISREG(mode) or stat.S_ISDIR(mode)
+    # After `python … > log.txt` /dev/stdout leads to a file, but is to be written to, not replaced.
+    return not is_file_or_folder or _own_handle(path) is not None
 
 
 @contextmanager
@@ -134,14 +135,16 @@ def _copied_into(path):
 
 
 def _own_handle(path):
-    "Return the number of the open file of this process that a path means, 1 for /dev/stdout; None for others"
-    ours = os.path.realpath("/proc/self/fd")  # on Linux, with a link for every open file
-    for _ in range(40):  # links that Linux follows at most
+    "Return the file descriptor of this process that a path leads to: 1 for /dev/stdout; None for any other"
+    # On Linux this folder has a link for each open file, named by its descriptor: /dev/stdout leads to its 1.
+    descriptors = os.path.realpath("/proc/self/fd")
+    for _ in range(40):  # Linux follows no more links in a row
         folder = os.path.realpath(path.parent)
-        if folder == ours and path.name.isdigit():
+        if folder == descriptors and path.name.isdigit():
             return int(path.name)
         if not path.is_symlink():
             return None
+        # One link at a time: the link 1 itself would lead on, to a terminal or a file.
         path = Path(folder, os.readlink(path))
     return None
 
@@ -391,13 +394,15 @@ def remove_leftovers(
 
 
 def _hidden_prefix(path):
-    "Return how the hidden names begin under which `path` is written: `.NAME-`, and no other name's begin so"
+    """Return `.NAME-`, with which the hidden names begin under which `path` is written
+
+    tempfile adds eight random letters and no hyphen, so the hidden names of NAME and NAME-2 always differ."""
     name = path.name
     in_bytes = os.fsencode(name)
-    # A name may have 255 bytes in all. Of a long one only the beginning is taken, which leaves room for the
-    # random letters, and a hash of all of it: other long names may begin alike.
+    # A name may have 255 bytes in all, and the random letters need some. In place of a long name stand its
+    # beginning and, since other names may begin alike, a hash of all of it.
     if len(in_bytes) > _longest_repeated:
-        begin = name[:_longest_repeated // 4]  # a character has at most four bytes
+        begin = name[:_longest_repeated // 4]  # in characters, each of at most four bytes
         name = f"{begin}~{hashlib.sha256(in_bytes).hexdigest()[:16]}"
     return f".{name}-"
 

@@ -105,11 +105,12 @@ def make_trainer(
 ): # trl.GRPOTrainer
     "TRL's trainer, set up for a run: with our mixins, the reward that `settings` names, log and callbacks"
     from trl import GRPOTrainer
-    # Mixins, from left to right: they run calls of the tool `zoom`, replace groups with equal rewards, read a
-    # group's prompt once, give pictures to vLLM, and write a checkpoint completely or not at all.
+    # The mixins, in this order: run calls of the tool `zoom`; replace groups with equal rewards; read a
+    # group's prompt once; give pictures to vLLM; write a checkpoint completely or not at all.
     class Trainer(LookTwice, RefillGroups, SharedPrompt, PicturesForVLLM, CommittedCheckpoints, GRPOTrainer):
         refill = settings.refill # read by RefillGroups
-        leaves_out_unpaid = settings.when_cut == "masked" # read by RefillGroups: no loss on cut answers
+        # read by RefillGroups: cut answers, whose reward is None then, stay out of the loss
+        leaves_out_unpaid = settings.when_cut == "masked"
         vllm_sleep_level = settings.vllm_sleep_level # read by PicturesForVLLM
 
     reward = _reward_for_trl(settings, model, processor, recorder)
@@ -132,7 +133,8 @@ def _reward_for_trl(
     "The reward that `settings` name, as TRL calls it on a batch of answers"
     recorders = [recorder] if recorder else []
     if settings.keep_completions: recorders.append(Completions(settings.output_dir))
-    # A cut answer is "paid" like any other, "masked" (left out of its group), or earns this number, a text.
+    # What an answer earns that was cut at the token limit: its reward like any other ("paid"), nothing, since
+    # it is left out of training ("masked"), or a number, which the setting holds as a text.
     when_cut = settings.when_cut if settings.when_cut in ("paid", "masked") else float(settings.when_cut)
     ends = () if when_cut == "paid" else end_tokens(model, processor) # an answer without one of these was cut
     record = told_together(recorders) # one function that calls all of them; None without any
@@ -231,7 +233,8 @@ def _checked_start(settings):
     checkpoint = find_checkpoint(settings.output_dir, settings.resume)
     check_output_dir(settings) # raises where a user's own files would be lost
     check_hub(settings.hub_model_id) # raises where nobody may push to it
-    # An optimizer or a schedule that transformers cannot make; `make_trainer` asks again, and tells.
+    # Raises for an optimizer or schedule that transformers cannot make. tells=False: without a note on a long
+    # warm-up, which is printed when the trainer is made.
     check_transformers_words(settings, tells=False)
     set_seed(settings.seed)
     return checkpoint

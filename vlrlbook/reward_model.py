@@ -752,7 +752,9 @@ def teaching_rows(
 ) -> list:  # those from which something can be learnt
     """The rows without those whose answers are all the same text.
 
-    A DataError if no row, or none of those that are left, prefers an answer."""
+    A DataError if nothing can be learnt: no row ranks one answer above another, or only rows that were left
+    out do."""
+    # _has_preference: the ranks of a row's answers are not all equal.
     if not any(map(_has_preference, rows)):
         problem = f"in all {len(rows)} rows the ranks are equal, so there is nothing to learn"
         raise DataError("preference.ties", f"no pair with a preference: {problem}")
@@ -792,8 +794,8 @@ def _shuffled(
     """The rows with the answers of each in random order: files often name the better one first.
 
     Their field `order` says, for each answer, its place in the file; `write_scores` goes back to it."""
-    # `permuted` shuffles a row's lists: response, human_ranking, votes. By the same seed it shuffles rows
-    # of places 0, 1, … in just the same way, since only the number of answers counts: these are the orders.
+    # `permuted` shuffles a row's lists alike: response, human_ranking, votes. To learn in which order, rows
+    # whose "answers" are the places 0, 1, … are shuffled, too: by the same seed their order is the same.
     places = [dict(response=list(range(len(row["response"])))) for row in rows]
     orders = [shuffled["response"] for shuffled in permuted(places, seed)]
     return [row | dict(order=order) for row, order in zip(permuted(rows, seed), orders)]
@@ -828,12 +830,12 @@ def _saved_model_to_train(
     s = settings
     model = VLRewardModel.from_pretrained(s.model, trainable=True, attention=s.attention)
     _refuse_other_model(s, model)  # SettingsError for settings of a new head or adapter
-    if "max_image_size" in s.named:  # else pictures are as large as the model was trained on
+    if "max_image_size" in s.named:  # the user has set it; else pictures stay as large as in its training
         limit_pixels(model.processor, s.max_image_size)
     # `facts`: settings that are saved with the model. calibration: the temperature by which its scores become
     # probabilities, which no longer fits once the weights change.
     model.facts["calibration"] = None
-    # Without a new template the one with which it was trained.
+    # If no template is given, the model keeps the one with which it was trained.
     model.facts["prompt_template"] = template or model.facts["prompt_template"]
     # SettingsError if lm_weight asks for a language loss that this model cannot have.
     _check_language_loss(s, model.backbone.config)
@@ -889,7 +891,7 @@ def _check_language_loss(
 
     A reward model keeps no vocabulary head. Its language loss takes the input embedding instead, which is the
     same weight only if both are tied."""
-    is_tied = getattr(config, "tie_word_embeddings", False)  # of a config without this: better refused
+    is_tied = getattr(config, "tie_word_embeddings", False)  # False where a config does not say
     if settings.lm_weight and not is_tied:
         problem = f"{settings.model} has a vocabulary head of its own, which a reward model does not keep"
         raise SettingsError(f"lm_weight = {settings.lm_weight}: {problem}; set lm_weight to 0")
@@ -899,8 +901,9 @@ def _load_base(settings):
 
     A hub id, a folder, or tiny- and a family: a tiny random model, made on the spot without a download."""
     s = settings
-    # A `tiny-` model has random weights, made by the run's seed if they are trained and saved. Under an
-    # adapter they are not saved but made again at each loading: `load_vlm` below always takes seed 0.
+    # A `tiny-` model has random weights. If all are trained, they are drawn from the run's seed, and saved
+    # later. Under an adapter they are not saved, but drawn again at each loading: `load_vlm` always does it
+    # from seed 0.
     if s.model.startswith("tiny-") and not s.use_lora:
         vlm, processor = tiny_twin(s.model.removeprefix("tiny-"), s.seed)
         limit_pixels(processor, s.max_image_size)  # `load_vlm` does this itself
@@ -988,14 +991,14 @@ def pair_report(
     better = [scores[n][i] for n, i, _j in pairs]
     worse = [scores[n][j] for n, _i, j in pairs]
     groups = [rows[n].get("group") or "all" for n, _i, _j in pairs]
-    # Pairs of one row are not independent, so the confidence interval resamples whole rows; with one pair in
-    # each row, single pairs (None). Rows without any pair, in which people saw no difference, do not count.
+    # The confidence interval resamples whole rows (clusters), since pairs of one row are not independent. If
+    # no row has several pairs, it resamples pairs (None). Rows of ties alone have no pair and do not count.
     row_numbers = [n for n, _i, _j in pairs]
     several_in_a_row = len(set(row_numbers)) < len(row_numbers)
     report = pair_metrics(better, worse, groups, _answer_lengths(rows, pairs),
                           clusters=row_numbers if several_in_a_row else None)
     if backwards:
-        # For each pair (score of the worse, score of the better); of answer i the score is now at -1 - i.
+        # Scores of the same pairs, the worse answer first. In a reversed row answer i stands at -1 - i.
         swapped = [(backwards[n][-1 - j], backwards[n][-1 - i]) for n, i, j in pairs]
         report["swap_consistency"] = swap_consistency(list(zip(better, worse)), swapped)
     return report | dict(baselines=plain_baselines(rows))
@@ -1501,19 +1504,19 @@ def _write_or_compare_function(
     train,  # rows to learn from
     held,  # rows that decide when to stop
 ):
-    """A function for what must stay the same while a run goes on: settings, rows and template.
+    """The function (checkpoint, folder=…) that checks that a run goes on as it began.
 
-    It is `same_run` with all but its checkpoint and folder filled in. Called with None and `folder` it writes
-    them down for a new run. Called with a checkpoint it raises a SettingsError if they have changed."""
+    Called with None it writes settings, rows and template of a new run into its folder. Called with a
+    checkpoint it raises a SettingsError if one of them has changed since its run began."""
     contents: dict = {}
     # Rows are compared, not paths: their files may have been moved. Drawn rows follow from the settings.
     if settings.train_data:
         contents |= dict(train_rows=rows_fingerprint(train), evaluation_rows=rows_fingerprint(held))
     # The text, for the same reason: `prompt_template` may be the name of a file.
     contents["template"] = judge_template(settings.prompt_template)
-    # Ends the error message "… or begin anew in another output_dir (…)".
+    # In the message of the error: how a new run can begin with the weights of the checkpoint.
     advice = "load_weights_only = true takes its weights into one"
-    # free: settings that may differ, such as paths
+    # The arguments checkpoint and folder are left open. free: settings that may differ, such as paths.
     return partial(same_run, settings, free=may_differ, weights_by=advice, **contents)
 
 def _resumed_checkpoint(settings):
@@ -1557,10 +1560,12 @@ def _start_in_one_process(
 
     At most one of the last two is not None. A run is resumed only with the settings with which it began."""
     # write_or_compare(None, folder=…) writes the settings of a new run into its folder. Called with a
-    # checkpoint it compares them with those in the folder, and raises a SettingsError for another.
+    # checkpoint it raises a SettingsError if its run began with others.
     write_or_compare = _write_or_compare_function(settings, train, held)
     weights = None  # checkpoint or file that a new run takes its weights from
-    if is_old_checkpoint(settings.resume):  # a file of an older script, which no run can go on from
+    # resume: "", "false", "true" (the newest run), a checkpoint's directory, or a file of the older script.
+    # The latter holds weights alone: a new run can begin with them, but no run can go on.
+    if is_old_checkpoint(settings.resume):
         weights = settings.resume
     elif settings.resume.lower() not in ("", "false"):
         checkpoint = _resumed_checkpoint(settings)
@@ -1995,7 +2000,7 @@ def as_reward(
         scores = model.score_many(samples, ends, batch_size)
         return [dict(overall=(score - low) / (high - low), score=score) for score in scores]
 
-    # `batched`: the trainer then calls it with many answers at once. The others: for callers to look at.
+    # batched: the trainer calls it with a whole batch. `model` and `longest` are there for callers to read.
     rewarded.batched, rewarded.model = True, model  # type: ignore[attr-defined]  # functions have attributes
     rewarded.longest = longest  # type: ignore[attr-defined]  # functions have attributes
     return rewarded

@@ -69,7 +69,7 @@ def as_it_began(
     settings: GRPOSettings,  # a checked object
     checkpoint: str | None,  # where the run goes on, or None
     train,  # data set that it trains on
-    compare_only: bool = False,  # change no file yet: call it again so just before the training
+    compare_only: bool = False,  # only compare; a second call, just before the training, writes the files
 ):
     """Save the settings and data of a new run, or check that a resumed run has the same ones.
 
@@ -81,7 +81,8 @@ def as_it_began(
     has_model = any(Path(settings.output_dir).glob("model*.safetensors"))
     # Patterns of a model's files, which are moved aside together with `_leaves`: results.json, the report, …
     weights = _weights + (_of_whole_model if has_model else ())
-    # The rank and scale of an adapter that goes on training are its own, whatever older versions wrote down.
+    # If an adapter is trained further, lora_r, lora_alpha and the like are read from its files. They are not
+    # compared, since older versions wrote other values into begun_with.json.
     not_compared = may_differ | set(settings_of_adapter(settings.adapter))  # names of settings
     # A new run (no checkpoint) writes begun_with.json into output_dir; a resumed one is compared with it.
     same_run(settings, checkpoint, not_compared, leaves=_leaves, weights=weights, compare_only=compare_only,
@@ -89,13 +90,14 @@ def as_it_began(
 
 
 def _contents(settings):
-    """Return digits for what the settings only name: a dict, such as "content of model" → 16 of them
+    """Return digests of the files that the settings only name: {"content of model": 16 digits, …}
 
-    What cannot be read is left out: the package's own rewards, models of the hub, twins."""
+    A reward of the package itself, a model of the hub and a tiny- model have no such files, and no digest."""
     digests = {}
     for _weight, name in reward_terms(settings.reward):
-        digests[f"{content_of}reward {name}"] = _content_of_reward(name)
-    # With use_lora false a checkpoint holds all weights, and the run may leave its own in the model's folder.
+        digests[f"{content_of}reward {name}"] = _content_of_reward(name)  # content_of: the text "content of "
+    # Without LoRA the model's folder does not matter to a resumed run, since a checkpoint holds all weights;
+    # and it may have changed, if the run has saved its own weights there.
     if settings.use_lora:
         digests[f"{content_of}model"] = weights_digest(settings.model)
     return {name: digest for name, digest in digests.items() if digest is not None}
@@ -106,15 +108,17 @@ def _content_of_reward(name):
 
     `name`: a term of the setting, such as mine:brief_reward, reward_model:FOLDER or judge:FILE."""
     trained = trained_rewards(name)  # [(kind, path)], or [] for a function
-    for kind, path in trained:
-        return _hash_of_file(path) if kind == "judge" else _fingerprint(Path(path))
-    # module:function or module.function; an empty module is one of the package's own rewards
+    if trained:
+        kind, path = trained[0]
+        is_file = kind == "judge"  # its file of settings; other kinds are folders of a model
+        return _hash_of_file(path) if is_file else _fingerprint(Path(path))
+    # "mine" of mine:brief_reward or mine.brief_reward; empty for one of the package's own rewards
     module = name.rpartition(":" if ":" in name else ".")[0]
     if not module or module.partition(".")[0] == "vlrlbook":
         return None
     try:
         load_reward(name)  # imports the module, also from the current folder
-    except ValueError:  # whoever makes the trainer says what is wrong
+    except ValueError:  # reported when the trainer is made, which loads the reward again
         return None
     file = getattr(sys.modules.get(module), "__file__", None)  # None for a function of a notebook
     return file and _hash_of_file(file)
@@ -140,9 +144,11 @@ def _fingerprint_of_rows(
 def check_output_dir(
     settings: GRPOSettings,  # a checked object
 ):
-    """Raise SettingsError where `output_dir` holds files, of no run of ours, that the run would write over.
+    """Raise SettingsError where `output_dir` holds files that the run would overwrite, and no run wrote them.
 
-    Called before anything is loaded: a README.md of a project, or the tokenizer of a model's folder."""
+    Such as the README.md of a project, or the tokenizer in a model's folder. Called before anything is
+    loaded."""
+    # Patterns of files: those of a model, and `_leaves` (results.json, README.md, …).
     weights = _weights if settings.use_lora else _weights + _of_whole_model
     refuse_other_files(settings.output_dir, _leaves + weights)
 
@@ -244,17 +250,17 @@ def results_of(
 
 
 def _rewards_of_model(
-    scores_before,  # "greedy" and "sampled" → dict: reward and others → for each sample its answers' mean
+    scores_before,  # {"greedy": {"reward": [a mean for each sample], …}, "sampled": …}
     scores_after,  # the same after training
     reward,  # of the run; marked `batched` if a model gives it
 ):
-    """A dict, before_greedy and so on → for each sample its answers' mean reward; None if a rule gives it.
+    """The mean reward of each sample's answers: {"before_greedy": [0.5, …], …}; None if a rule gives it.
 
     A rule's rewards can be computed again from the answers. A reward model needs the pictures, too."""
     is_model = getattr(reward, "batched", False)  # a model scores whole batches, a rule one answer at a time
     if not is_model:
         return None
-    scores = _named_by_time(scores_before, scores_after)
+    scores = _named_by_time(scores_before, scores_after)  # keys: before_greedy, …, after_sampled
     return {column: scores_of_answers["reward"] for column, scores_of_answers in scores.items()}
 
 
@@ -348,7 +354,8 @@ def save_run(
         # `save_model` would also write a pickle, training_args.bin.
         model.save_pretrained(output)
     if not settings.use_lora:
-        keep_own_sampling(model, output)  # of a whole model also what the run itself did not sample by
+        # The model's own top_k, top_p, …, which were taken out of it for the run, go with its weights.
+        keep_own_sampling(model, output)
     save_processor(processor, output)
     arguments = {"settings": asdict(settings), "trl": json.loads(trainer.args.to_json_string())}
     write_json(output / "training_args.json", arguments)
@@ -383,9 +390,9 @@ def _fact_lines(
     "A list in Markdown, as lines: data, reward, models that gave the reward, machine and versions"
     data = Path(settings.data).name if settings.data else "drawn pictures"  # a card shows no folders
     lines = [f"- data: {data}", f"- reward: `{settings.reward}`"]
-    if "reward_note" in results:
+    if "reward_note" in results:  # how training rewards cut answers otherwise than this evaluation
         lines.append(f"- note: {results['reward_note']}")
-    # The models that gave the reward, from `judges_of`. Another fingerprint means other files or settings.
+    # The models that gave the reward, as `judges_of` describes them. A fingerprint changes with their files.
     for model in results.get("judges", []):
         lines.append(f"- {model['kind']} that paid: {model['name']}, fingerprint {model['fingerprint']}")
     facts = {k: results[k] for k in ("device", "commit", "seconds") if k in results}
@@ -463,7 +470,7 @@ def push(
     "Upload the run's folder to its repository on the hub; SettingsError that names the folder if that fails"
     from huggingface_hub import HfApi
     repository, folder = settings.hub_model_id, Path(settings.output_dir)
-    # Patterns of files: pictures, checkpoints; of somebody's own data the answers (`_ROWS`) as well
+    # Patterns of files: pictures, checkpoints, …; if the rows are the user's own data, the answers as well
     kept_here = KEPT_HERE + (_ROWS if settings.data else [])
     try:
         hub = HfApi()
@@ -500,13 +507,13 @@ def _for_everybody(settings):
 
 def _without_paths(
     content,  # of a JSON file
-    private,  # values of the settings in `PRIVATE`; TRL's arguments repeat some under other names
+    private,  # values of the settings in `PRIVATE` (data, output_dir, …), which may stand under any name
 ):
     "Return what a JSON file holds with private settings as null, and of every other path its last name"
     if isinstance(content, list):
         return [_without_paths(value, private) for value in content]
     if not isinstance(content, dict):
-        return _shown_to_everybody(content, private)  # a number as it is, a path as its last name
+        return _shown_to_everybody(content, private)  # a private value becomes null, a path its last name
     shown: dict = {}
     for name, value in content.items():
         if name == "reward" and isinstance(value, str):

@@ -82,7 +82,7 @@ class Completions:
 
 
 def _lines_with_steps(path):
-    """The lines of a file of completions as (text, step); a last line that a kill cut is left out
+    """The lines of a file of completions as (text, step), without a last one that a killed run left half done
 
     `DataError` for any other line that is no row: nobody would learn that answers are missing."""
     # As bytes, since a kill may cut within a character. Not `splitlines`: it would also split at characters
@@ -91,10 +91,10 @@ def _lines_with_steps(path):
     found = []
     for number, line in enumerate(lines, 1):
         step = _step_of(line)
+        has_line_break = number < len(lines)  # the last item is empty, or was cut
         if step is not None:
             found.append((line.decode(), step))
-        # Behind the last line break stands nothing, or what was cut.
-        elif line.strip() and number < len(lines):
+        elif line.strip() and has_line_break:
             message = "no row of JSON with a step; mend or remove this line, and resume again"
             raise DataError("json.syntax", message, row=number, entry=path.name)
     return found
@@ -111,8 +111,9 @@ def _step_of(line):
 
 def note_on_cut(
     when_cut: str,  # the run's setting: paid, masked or a number
-) -> str | None:  # a sentence; None where training pays every answer as it reads, too
-    "Say that measuring pays cut answers otherwise than training does: it has their texts alone"
+) -> str | None:  # a sentence; None for paid, since there is no difference
+    "Say that answers cut at the token limit get another reward in training than when a run is measured"
+    # Measuring has only their texts, which do not tell whether they were cut: they count as any other.
     if when_cut == "paid":
         return None
     in_training = "leaves them out" if when_cut == "masked" else f"pays them {when_cut}"
@@ -141,7 +142,8 @@ class HeldOutReward(TrainerCallback):
         if state.global_step % self.settings.eval_steps or not state.is_world_process_zero:
             return
         s = self.settings
-        # As TRL samples in training: it is drawn beside that reward. Only cut answers may be paid otherwise.
+        # Sampled as in training, so that both curves of the reward can be compared. Only answers cut at the
+        # token limit may get another reward here (`note_on_cut`).
         sampling = {name: getattr(s, name) for name in sampled_by}
         answers = generate_answers(model, self.processor, self.samples, batch_size=s.eval_batch_size,
                                    max_new_tokens=s.max_completion_length,
@@ -183,12 +185,14 @@ class Recorder:
         # Prefer a group with advantages: where all answers earn the same, there is nothing to show.
         with_advantages = [g for g in groups if any(rollout.advantage for rollout in g.rollouts)]
         chosen = with_advantages if with_advantages else groups
-        slot = self._slot(step, last_step)  # "1 first", "2 middle" or "3 last"
-        self.kept[slot] = chosen[0]  # replaces the group of an earlier batch in "3 last"
+        # "1 first", "2 middle" (first batch of the second half), or "3 last" (any other: a later one replaces
+        # the one before it)
+        slot = self._slot(step, last_step)
+        self.kept[slot] = chosen[0]
 
         is_logged = (step + 1) % self.every == 0
-        if self.path and is_logged:  # path: of the file for groups; None: none is written
-            shown = [self._as_dict(group) for group in groups[:self.most]]
+        if self.path and is_logged:  # path: of the file for the web page; None: none is written
+            shown = [self._as_dict(group) for group in groups[:self.most]]  # most: groups in the file
             write_json(self.path, dict(step=step + 1, total_steps=last_step, groups=shown))
 
     def _groups(self,
@@ -199,7 +203,7 @@ class Recorder:
     ):
         "The answers of a batch as a list of `RolloutGroup`s"
         G = self.group_size
-        # None for what training leaves out; the part `cut` is there where cut answers are looked for
+        # None for a cut answer that training leaves out (masks_cut). Only then all dicts surely have `cut`.
         paid = [None if self.masks_cut and part["cut"] else part["overall"] for part in parts]
         batch_advantages = scaled_advantages(paid, G, self.scale)
         groups = []
@@ -299,14 +303,14 @@ class SamePictures(TrainerCallback):
         samples: list,  # held-out `Sample`s
         settings,  # `GRPOSettings`, checked: how to ask
         path: str | Path,  # JSON file that grows with the run
-        resumed: bool = False,  # keep the stages that are in the file already
+        resumed: bool = False,  # keep the stages that are in the file already; flips come after the training
     ):
         "Choose the pictures; nothing is asked yet"
         self.processor, self.samples, self.settings, self.path = processor, samples, settings, Path(path)
         self.places = chosen_pictures(samples)  # indices of the chosen pictures in `samples`
         self.eye = eye_for(settings)  # how the model sees pictures; None but for task zoom
-        self.stages = {}  # first, middle or last → the answers then, see `keep`
-        self.flips = []  # pictures whose answer became right or wrong, see `keep_flips`
+        self.stages = {}  # first, middle or last → a dict with the answers at that time, from `keep`
+        self.flips = []  # pictures whose answer became right or wrong, from `keep_flips`
         if resumed and self.path.exists():
             kept = json.loads(self.path.read_text())
             self.stages = {stage["when"]: stage for stage in kept["stages"]}

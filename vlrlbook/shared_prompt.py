@@ -93,8 +93,10 @@ def shared_log_probs(
     P = ids.shape[1] - C
     prompt, prompt_mask = ids[:, :P], mask[:, :P]
     positions = prompt_positions(bare, prompt[::G], prompt_mask[::G], fields) # [::G]: one row a group
-    backbone, cache_name = _bare(bare).model, cache_keyword(bare) # backbone: without adapter and head
-    # answer_inputs: attention mask, positions and the cache with the prompts, as arguments of the model
+    # backbone: the inner model, without adapter and head; cache_name: of its argument that takes a cache
+    backbone, cache_name = _bare(bare).model, cache_keyword(bare)
+    # answer_inputs: attention mask, positions and the cache with the prompts, as arguments of the model. The
+    # prompts' own hidden states (_) are not needed.
     _, answer_inputs = _read_prompts(backbone, cache_name, prompt, prompt_mask, positions, fields, C, G)
     # A row is the prompt's last token and the answer; a label is a token whose log-prob is wanted, or −100.
     rows, labels = answer_rows(prompt, ids[:, P:], mask[:, P:])
@@ -267,10 +269,11 @@ def _complete_config(model, config, ids):
     """A GenerationConfig with the model's own values where it has none, and a function that changes scores.
 
     The function, (ids, scores) → scores, applies temperature, top-k, suppressed tokens, … of this config."""
-    # ids: [rows, tokens], the prompts. Private methods of transformers' GenerationMixin (5.17 to 5.24). Where
-    # they are missing, prompts are not shared.
-    core = _bare(model)
-    config, _ = core._prepare_generation_config(config)
+    # Private methods of transformers' GenerationMixin (5.17 to 5.24). Without them this raises, and the run
+    # goes on without sharing prompts.
+    core = _bare(model) # without an adapter around it
+    config, _ = core._prepare_generation_config(config) # _: arguments for the model, of which we gave none
+    # Some changes of scores, such as a least length, need to know the prompts: ids is [rows, tokens].
     lengths = dict(input_ids_seq_length=ids.shape[1], encoder_input_ids=ids, device=ids.device)
     return config, core._get_logits_processor(config, logits_processor=LogitsProcessorList(), **lengths)
 
@@ -336,9 +339,11 @@ class PictureMemory:
         out = self.own_method(pixels, grid, **kwargs)
         self.output_class = type(out) # `__call__` returns an object of it, as the model's own method does
         # out.pooler_output: a tensor [tokens, hidden] for each picture
-        inner_layers = getattr(out, "deepstack_features", None) or [] # Qwen3-VL only: features of each
+        # Qwen3-VL only: features of some inner layers of the tower. Of each layer a tuple with a tensor for
+        # each picture or, in older transformers, one tensor for all.
+        inner_layers = getattr(out, "deepstack_features", None) or []
         self.deepstack_is_split = any(isinstance(layer, tuple) for layer in inner_layers)
-        if not self.deepstack_is_split: # one tensor for each layer: split it by pictures
+        if not self.deepstack_is_split: # split the tensor of each layer by pictures
             lengths = [len(features) for features in out.pooler_output]
             inner_layers = [layer.split(lengths) for layer in inner_layers]
         for key, *features in zip(keys, out.pooler_output, *inner_layers):
@@ -372,9 +377,8 @@ def picture_memory(
 def _remembering(memories, keys):
     """Within the block, each `PictureMemory` gives its model the features of pictures that it knows already.
 
-    `keys` (from `_picture_keys`) are those of all pictures that a model reads in the block, in order. With
-    None nothing is remembered."""
-    # one key for each picture, such as (row in the data set, its place in that row)
+    `keys` (from `_picture_keys`): one for each picture that a model reads in the block, in order, such as
+    (row in the data set, place in that row). With None nothing is remembered."""
     for memory in memories: memory.keys = keys
     try: yield
     finally:
@@ -418,19 +422,19 @@ def _gated_product(act, gate, up):
 def _memory_saving_forward(self, x):
     """Replaces the `forward` of a gated feed-forward layer: the same numbers, less memory until backward.
 
-    Autograd keeps `gate` and `up`, but not their product. Backward computes it again: `checkpoint` for the
-    gradients of `gate` and `up`, and `unpack` for those of the layer's `down_proj`."""
+    Autograd keeps `gate` and `up`, but not the activation of `gate`, which `checkpoint` computes again in
+    backward, and not the product, the input of `down_proj`, which `unpack` computes again."""
     gate, up = self.gate_proj(x), self.up_proj(x)
     product = checkpoint(_gated_product, self.act_fn, gate, up, use_reentrant=False, preserve_rng_state=False)
-    # A number by which `pack` knows the product and views of it: it is the same where memory is shared.
+    # The address of the product's storage, by which `pack` recognizes the product and views of it.
     product_memory = product.untyped_storage()._cdata
 
     def pack(tensor):
-        "Autograd calls this to keep a tensor for the backward of `down_proj`: of the product only its shape"
+        "Called by autograd for each tensor that it keeps for `down_proj`: of the product it keeps the shape"
         return tensor.shape if tensor.untyped_storage()._cdata == product_memory else tensor
 
     def unpack(kept):
-        "Autograd calls this in backward with what `pack` returned, to get the tensor again"
+        "Called by autograd in backward with what `pack` returned: returns the tensor"
         return _gated_product(self.act_fn, gate, up).view(kept) if isinstance(kept, torch.Size) else kept
 
     with saved_tensors_hooks(pack, unpack): return self.down_proj(product)
@@ -532,14 +536,16 @@ class SharedSampling(SharedFallback):
         if not self.sharing: return super()._tokenize_prompts(prompts)
         G = self._group_size()
         tokenize_first_rows = partial(super()._tokenize_prompts, prompts[::G])
-        # If it raises, sharing is switched off and SharedPathFailed is raised.
+        # Token ids and pictures: a list for each group; images None: there are no pictures. If it raises,
+        # sharing is switched off and SharedPathFailed is raised.
         ids, images, fields = self._or_stop_sharing("reading the prompts", tokenize_first_rows)
-        # TRL needs them again when it scores the answers: `_KeptPictures` hands them out.
+        # TRL needs these tensors again to score the answers: `_KeptPictures` returns them then.
         self._kept_pictures = {k: fields[k] for k in (*_picture_fields, *_token_type_fields) if k in fields}
         ids_of_rows, images_of_rows = [], []
         for row in range(len(prompts)):
             ids_of_rows.append(ids[row // G])
-            if images is not None: # TRL counts pictures by row: the first row of a group has them all
+            # Only the first row of a group has pictures: TRL counts them by row, to find each in the tensors.
+            if images is not None:
                 images_of_rows.append([] if row % G else images[row // G])
         return ids_of_rows, None if images is None else images_of_rows, self._kept_pictures
 
@@ -548,20 +554,24 @@ class SharedSampling(SharedFallback):
 
         If sharing prompts fails, the batch is made again without it: in training by `_prepare_inputs`, which
         catches SharedPathFailed, in evaluation here."""
-        # Rows of the data set, or None; taken out of `inputs` so that no reward function gets them.
+        # For each answer the number of its row in the data set; None if it has no such column. Taken out of
+        # `inputs`, so that no reward function gets it.
         data_rows = [row.pop(_row_column, None) for row in inputs]
         if not self.sharing: return self._without_sharing(inputs)
-        for memory in self.pictures: memory.forget() # the oldest features, beyond what may be kept
-        self._data_rows = self._with_own_numbers(data_rows) # by which `self.pictures` knows their pictures
-        counters = None if self.model.training else self._trl_counters() # so that no failed batch is counted
+        for memory in self.pictures: memory.forget() # drops the oldest features, down to its limit
+        # By these numbers `self.pictures` knows pictures again. None becomes a number of the group's own.
+        self._data_rows = self._with_own_numbers(data_rows)
+        # TRL's metrics as they are now, to be restored if an evaluation's batch fails (None in training).
+        counters = None if self.model.training else self._trl_counters()
         try:
-            # TRL processes the pictures twice: the second time it gets what `_tokenize_prompts` has kept.
+            # TRL has the pictures processed twice. The second time this stand-in for the processor returns
+            # what `_tokenize_prompts` has kept.
             with _processor_replaced(self, _KeptPictures):
                 batch = super()._generate_and_score_completions(inputs)
-            # A part of the batch, since its rows are shuffled before `_compute_loss` needs them.
+            # As a field of the batch the numbers are shuffled with its rows. `_compute_loss` needs them.
             return batch | {"data_rows": torch.tensor(self._data_rows)}
         except SharedPathFailed:
-            if counters is None: raise
+            if counters is None: raise # in training `_prepare_inputs` catches it
             self._restore_trl_counters(counters)
         return self._without_sharing(inputs)
 
@@ -582,9 +592,10 @@ class SharedSampling(SharedFallback):
         with _processor_replaced(self, _FlatPictures): return super()._generate_and_score_completions(inputs)
 
     def _generate_single_turn(self, prompt_ids, images, multimodal_fields, *more, **others):
-        """Overrides TRL's (1.16): sample an answer to each row; (lists of ids, None for log-probs).
+        """Overrides TRL's (1.16): sample an answer to each row; returns (lists of ids, None: no log-probs).
 
-        Where vLLM samples, TRL's own method runs: vLLM shares prompts by itself."""
+        Where vLLM samples, TRL's own method runs: vLLM shares prompts by itself. `more` and `others` are
+        arguments for that method alone."""
         G = self._group_size()
         # `_tokenize_prompts` gave pictures to the first row of each group only; vLLM wants them in every row.
         if self.sharing and images is not None:
@@ -597,13 +608,15 @@ class SharedSampling(SharedFallback):
         ids = _left_padded(prompts, self._tokenizer.pad_token_id)
         mask = _left_padded([[1] * len(prompt) for prompt in prompts], 0)
         inputs: dict = dict(prompt_ids=ids, prompt_mask=mask, fields=_tensors(multimodal_fields))
-        # transformers' own method, which moves tensors to the device (TRL's override of it samples answers)
+        # transformers' method moves tensors to the device; TRL's of this name would sample answers instead.
         inputs = Trainer._prepare_inputs(self, inputs)
         inputs |= dict(G=G, config=self.generation_config, eos=self.eos_token_ids)
         # How many pictures each row has; None where no row of the batch has any.
         num_images = None if images is None else [len(row or []) for row in images]
-        picture_keys = _picture_keys(self._data_rows, num_images, G) # (row of the data set, place in the row)
-        # The model is unwrapped and has all weights. A frozen tower computes only pictures with new keys.
+        # A key for each picture: (row of the data set, place in the row). A frozen tower computes only
+        # pictures with new keys.
+        picture_keys = _picture_keys(self._data_rows, num_images, G)
+        # model: unwrapped, with all its weights
         with _sampling_model(self) as model, _remembering(self.pictures, picture_keys):
             # If it raises, sharing is switched off and SharedPathFailed is raised.
             answer_ids = self._or_stop_sharing("sampling", partial(sample_groups, model, **inputs))
@@ -642,10 +655,10 @@ class SharedTraining(SharedFallback):
     ):
         """Overrides TRL's (1.16): log-probs and entropies of the answers [rows, C], and an auxiliary loss.
 
-        `model` is the policy or the reference; C is `logits_to_keep`; `fields`: picture inputs of all
-        rows."""
+        `model` is the policy or the reference; C is `logits_to_keep`; `fields`: picture inputs of all rows.
+        Entropies and auxiliary loss are None unless they are wanted; with the latter nothing is shared."""
         if not self.sharing or compute_aux_loss: # TRL's own method, which reads every row as a whole
-            # If no row has a picture, TRL's picture inputs have no rows, and a model cannot read them.
+            # Drops picture inputs without rows (the batch has no picture), which a model cannot read.
             model = _WithoutEmptyPictures(model)
             options = dict(batch_size=batch_size, compute_entropy=compute_entropy)
             options |= dict(compute_aux_loss=compute_aux_loss)
@@ -653,7 +666,7 @@ class SharedTraining(SharedFallback):
             return super()._get_per_token_logps_and_entropies(model, *rows, **options, **fields)
         G, P = self._group_size(), input_ids.shape[1] - logits_to_keep
         size = max(G, (batch_size or len(input_ids)) // G * G) # rows at a time: whole groups
-        parts = []
+        parts = [] # (log-probs, entropies) of `size` rows each
         for start in range(0, len(input_ids), size):
             rows = slice(start, start + size)
             # Picture inputs of one row a group; of token types only those of the prompt.
@@ -671,9 +684,10 @@ class SharedTraining(SharedFallback):
         """Overrides TRL's (1.16), which computes the loss of a micro-batch.
 
         If sharing fails, the loss is computed without it. Then every row needs its pictures, which only the
-        first row of a group has: they are copied, also in the micro-batches that are still to come."""
+        first row of a group has: they are copied, also in TRL's `_buffered_inputs`, the micro-batches of this
+        batch that it will use next."""
         if not self.sharing: return super()._compute_loss(model, inputs)
-        # Rows of the data set, by which `PictureMemory` knows their pictures; None: it is not used.
+        # Numbers of the rows in the data set, by which `PictureMemory` knows pictures; None: it is not used.
         self._data_rows = inputs["data_rows"].tolist() if "data_rows" in inputs else None
         try: return super()._compute_loss(model, inputs)
         except SharedPathFailed: pass # sharing is off now, and a warning was printed
@@ -695,21 +709,22 @@ class SharedCheck(SharedFallback):
     "Part of `SharedPrompt`: checks once a run that sharing prompts gives the same numbers as not sharing"
     @torch.no_grad()
     def _compare_once(self, batch):
-        """Compare log-probs with and without sharing, on the first group of a run's first batch, dropout off.
+        """Compare log-probs with and without sharing, on the first group of a run's first batch.
 
-        Raises SharedPathFailed if they differ too much, or if sharing raises. Remembered features of pictures
-        are not used."""
+        Raises SharedPathFailed if they differ too much, or if sharing raises. All pictures are computed anew:
+        no remembered features are used."""
         if self._compared: return
         self._compared, G = True, self.num_generations
         was_training, eval_group_size = self.model.training, self.num_generations_eval
-        self.model.eval()
-        self.num_generations_eval = G # `_group_size` returns it in eval mode; the batch is one of training
+        self.model.eval() # without dropout, which would make a difference of its own
+        # In eval mode `_group_size` returns this number, but the batch is one of training, with groups of G.
+        self.num_generations_eval = G
         try:
-            # The batch as it is without sharing: with its pictures in every row. If one of these three steps
-            # raises, sharing is switched off and SharedPathFailed is raised.
+            # plain: the batch with its pictures in every row, as it is read without sharing. If one of these
+            # three steps raises, sharing is switched off and SharedPathFailed is raised.
             plain = self._or_stop_sharing("copying pictures", partial(copied, batch, G))
             gap = self.shared_gap(plain, G) # largest difference of a log-prob
-            # With several processes a backward pass would wait for those of the others.
+            # Only in a single process: a backward pass may wait for the gradients of other processes.
             if self.accelerator.num_processes == 1:
                 self._or_stop_sharing("gradients", partial(self._try_backward, plain, G))
         finally:
@@ -723,26 +738,28 @@ class SharedCheck(SharedFallback):
             raise SharedPathFailed(self.plain_because)
 
     def _first_group(self, batch, G):
-        """The first group of a batch whose pictures are copied to every row (`copied`), as a model's inputs.
+        """The first group of a batch, G answers to one prompt, as inputs of a model that reads row by row.
 
-        Returns ids and mask [G, P + C], the answers' mask [G, C], and a dict of picture fields."""
-        plain = _first_rows(batch, G) # of one prompt, with G answers
-        ids = torch.cat([plain["prompt_ids"], plain["completion_ids"]], 1)
-        mask = torch.cat([plain["prompt_mask"], plain["completion_mask"]], 1)
-        fields = {k: plain[k] for k in (*_picture_fields, "num_images", *_token_type_fields) if k in plain}
-        return ids, mask, plain["completion_mask"].bool(), fields
+        Each row of `batch` must have its pictures (`copied` sees to it). Returns ids and mask [G, P + C], the
+        answers' mask [G, C], and a dict of picture fields."""
+        group = _first_rows(batch, G)
+        ids = torch.cat([group["prompt_ids"], group["completion_ids"]], 1)
+        mask = torch.cat([group["prompt_mask"], group["completion_mask"]], 1)
+        fields = {k: group[k] for k in (*_picture_fields, "num_images", *_token_type_fields) if k in group}
+        return ids, mask, group["completion_mask"].bool(), fields
 
     def shared_gap(self, batch, G):
-        """Largest difference of a log-prob between reading a prompt once for its G answers and once for each.
+        """Largest difference between log-probs with a prompt read once for G answers, and with each answer.
 
-        Compared is the first group of `batch`, which has its pictures in every row (from `copied`)."""
+        Only the first group of `batch` is compared. Each row of `batch` has its pictures (from `copied`)."""
         ids, mask, is_answer, fields = self._first_group(batch, G) # is_answer: [G, C], False on padding
+        # The stand-in drops picture inputs without rows, which a model cannot read.
         model, C = _WithoutEmptyPictures(self.model), is_answer.shape[1]
         # One row at a time: this check must not need more memory than the run itself.
-        options = dict(batch_size=1) | fields
-        # `super()`: TRL's own method, which reads every row as a whole
+        options = dict(batch_size=1) | fields # fields: picture inputs
+        # `super()`: TRL's own method, which reads every row as a whole; (log-probs [G, C], …)
         plain, *_ = super()._get_per_token_logps_and_entropies(model, ids, mask, C, **options)
-        # If this one raises, sharing is switched off and SharedPathFailed is raised.
+        # If reading the prompt once raises, sharing is switched off and SharedPathFailed is raised.
         shared = self._or_stop_sharing("log-probs", partial(self._first_group_logps, batch, G))
         # 0.0: all answers are empty, so there is nothing to compare.
         return (plain - shared)[is_answer].abs().max().item() if is_answer.any() else 0.0
@@ -751,7 +768,7 @@ class SharedCheck(SharedFallback):
         "Log-probs [G, C] of a batch's first group (G answers to one prompt), the prompt read once"
         ids, mask, is_answer, fields = self._first_group(batch, G) # fields: picture inputs of all G rows
         C = is_answer.shape[1] # tokens of an answer
-        # Of one row, as a prompt that is read once has them; token types of the prompt's P tokens only.
+        # For a prompt that is read once: the pictures of one row, and token types of its P tokens only.
         pictures = _group_fields(fields, slice(0, G), G, ids.shape[1] - C)
         logps, _ = self._group_logps(self.model, ids, mask, pictures, C, G) # _: entropies
         return logps
@@ -773,10 +790,10 @@ class _WithoutEmptyPictures:
     def __init__(self, model): self._model = model
     def __getattr__(self, name): return getattr(self._model, name)
     def __call__(self, **inputs):
+        "Call the model without tensors of no rows, which TRL makes where no row of a batch has a picture"
         empty = [name for name, value in inputs.items() if torch.is_tensor(value) and len(value) == 0]
-        # TRL's picture inputs have no rows if no row of the batch has a picture.
-        # A model that gets token types, which say which tokens are a picture's, expects pictures.
         if empty:
+            # Also without token types, which say which tokens are a picture's: a model would expect pictures.
             for name in (*empty, *_token_type_fields):
                 inputs.pop(name, None)
         return self._model(**inputs)
@@ -789,9 +806,10 @@ class _KeptPictures:
     def __init__(self, processor, trainer): self._processor, self._trainer = processor, trainer
     def __getattr__(self, name): return getattr(self._processor, name)
     def __call__(self, *args, **kwargs):
+        "Called in the processor's place: returns the kept tensors for a call with pictures"
         # TRL also calls the processor with text alone: that call goes on to the real one.
         if not kwargs.get("images"): return self._processor(*args, **kwargs)
-        # What `_tokenize_prompts` got from the processor for the same pictures, of one row a group.
+        # What the real one returned for these pictures to `_tokenize_prompts`: of one row a group.
         fields = _tensors(self._trainer._kept_pictures)
         for name in _token_type_fields: # [groups, tokens]; TRL needs a row for each answer
             if name in fields: fields[name] = fields[name].repeat_interleave(self._trainer._group_size(), 0)
@@ -854,8 +872,8 @@ def _sampling_model(trainer):
     options |= dict(generation_kwargs=trainer.generation_kwargs)
     options |= dict(gradient_checkpointing_kwargs=args.gradient_checkpointing_kwargs)
     unwrapped = unwrap_model_for_generation(wrapped, trainer.accelerator, **options)
-    # FSDP spreads weights over processes. As in TRL, those of the outermost module are gathered here; FSDP
-    # itself gathers those of an inner module when it is called (so `recurse=False`).
+    # FSDP spreads weights over processes. Those of the outermost module are gathered here, as in TRL; those
+    # of inner modules FSDP gathers itself when they are called, hence `recurse=False`.
     all_weights = trainer._dist.summon_full_params(wrapped, recurse=False)
     with unwrapped as model, all_weights: yield model
 
@@ -915,13 +933,13 @@ def _group_fields(
     length, # columns of the token types to keep: those of the prompt, or all
 ):
     "Picture fields and token types of one row a group, as a model takes them; empty if there is no picture"
-    # `split_rows` makes pixel_values and image_grid_thw lists with a tensor for each row, as `num_images`
-    # tells; the token types stay one tensor. `num_images` is not handed on: a model does not take it.
+    # split: pixel_values and image_grid_thw as lists with a tensor for each row, by `num_images`, which a
+    # model does not take itself; token types stay one tensor
     split, of_groups = split_rows(fields), {}
-    # [rows][::G]: the first row of each group
-    for name in _picture_fields: # these two lists: a model takes the pictures of all rows as one tensor
+    for name in _picture_fields:
         if name in split:
-            of_groups[name] = torch.cat(list(split[name][rows][::G]))
+            first_rows = split[name][rows][::G] # of the groups: their pictures are those of all rows
+            of_groups[name] = torch.cat(list(first_rows)) # in one tensor, as a model takes them
     for name in _token_type_fields:
         if name in split:
             of_groups[name] = split[name][rows][::G, :length]
@@ -935,9 +953,10 @@ def copied(
 ) -> dict: # as TRL has a batch without sharing
     "Copy the pictures of each group's first row to all rows of the group"
     result = {}
+    # split_rows makes lists of the pictures, with an item for each row; all else stays as it is.
     for name, field in split_rows(batch).items():
-        if isinstance(field, list): # pictures, an item a row
-            field = [field[row // G * G] for row in range(len(field))]
+        if isinstance(field, list):
+            field = [field[row // G * G] for row in range(len(field))] # row // G * G: its group's first row
         result[name] = field
     return join_rows(result)
 
@@ -1025,13 +1044,15 @@ def shared_hidden(
     "Hidden states of all rows; the tokens with which all rows of a group begin are read once"
     fields = dict(batch)
     ids, mask = fields.pop("input_ids"), fields.pop("attention_mask").bool()
-    # The prompt is what a group's rows have in common, the answers are what follows. Lengths in tokens [B·G]:
+    # With G = 2 and the rows [5, 6, 7, 8] and [5, 6, 9]: the prompt is what they begin with, [5, 6], and the
+    # answers are [7, 8] and [9]. Lengths in tokens [B·G]; P, C: the longest prompt and answer.
     prompt_lengths = _common_lengths(ids, mask, G).repeat_interleave(G)
     answer_lengths = mask.sum(1) - prompt_lengths
     P, C = prompt_lengths.max().item(), answer_lengths.max().item()
 
     # Cut each row in two: a prompt, padded on the left to P tokens, and an answer, padded on the right to C.
-    # `_window` takes equally many tokens of each row, from its own begin; the masks say which are padding.
+    # `_window(rows, begins, length)` takes `length` tokens of each row from a begin of its own, also beyond
+    # the row's edges; the masks are 0 there.
     prompt, prompt_mask = _window(ids, prompt_lengths - P, P), _mask_of_first(prompt_lengths, P).flip(1)
     answers, answer_mask = _window(ids, prompt_lengths, C), _mask_of_first(answer_lengths, C)
 
@@ -1054,8 +1075,9 @@ def shared_hidden(
     rows, _ = answer_rows(prompt, answers, answer_mask) # the prompt's last token, then the answer
     with cache_under_checkpointing(core):
         of_answers = core(input_ids=rows, **answer_inputs).last_hidden_state # [B·G, C + 1, hidden]
-    hidden = torch.cat([of_prompts.repeat_interleave(G, 0), of_answers], 1) # padded on the left
-    return _window(hidden, P - prompt_lengths, ids.shape[1]) # as the rows of `batch` stand
+    hidden = torch.cat([of_prompts.repeat_interleave(G, 0), of_answers], 1) # [B·G, P + C, hidden]
+    # Without the padding on the left, so that each row stands as in `batch`.
+    return _window(hidden, P - prompt_lengths, ids.shape[1])
 
 # %% ../nbs/07_shared_prompt.ipynb #n8578216
 def _common_lengths(ids, mask, G):

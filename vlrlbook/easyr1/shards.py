@@ -206,16 +206,15 @@ def _ranks_by_part(shape, placements, mesh):
 def _draw_part(ax, borders, ranks, colour, height, parts):
     """Draw one part of a tensor as a rectangle, with its ranks and its size written into it
 
-    `borders`: ((begin, end), …) along each of one or two dimensions; `ranks`: those that hold the part. The
-    tensor has `height` rows and is drawn in `parts` parts."""
+    `borders`: ((begin, end), …) along each of one or two dimensions; `ranks`: those that hold the part;
+    `height`: rows of the whole tensor; `parts`: how many parts are drawn."""
     from matplotlib.patches import Rectangle
     y0, y1 = borders[0]
     x0, x1 = borders[1] if len(borders) == 2 else (0, 1) # a vector is drawn as a single column
     rectangle = Rectangle(
         (x0, y0), x1 - x0, y1 - y0, facecolor=colour, alpha=0.45, edgecolor="white", linewidth=2)
     ax.add_patch(rectangle)
-    # A part of most of the height is a column. Where there are more than two parts it is narrow, and its text
-    # is turned.
+    # More than two parts of most of the rows stand side by side: they are narrow, so their text is turned.
     is_narrow = (y1 - y0) > 0.6 * height and parts > 2
     words = f"rank {' and '.join(map(str, ranks))}\n{y1 - y0} × {x1 - x0}"
     x, y = (x0 + x1) / 2, (y0 + y1) / 2
@@ -566,16 +565,15 @@ def _piece(key, value, rank, path):
     if isinstance(value, Stored):
         return Piece(rank, value)
     _check_is_dtensor(key, value, path)
-    spec = value._spec # mesh and placements of the DTensor
+    spec = value._spec # how the DTensor is spread: mesh (devices), placements (cuts) and tensor_meta
     mesh = _mesh_ranks(spec.mesh) # array of rank numbers
     _check_rank(key, spec.mesh, mesh, rank, path) # ShardError if another rank has written the file
     # For each mesh dimension the tensor dimension that it cuts, or None for copies.
     placements = tuple(_cut_dimension(key, placement, path) for placement in spec.placements)
-    # A stand-in for torch's TensorMeta; `args` is what it was made with: shape of the whole, strides, type.
-    meta = spec.tensor_meta
-    shape = tuple(meta.args[0])
-    return Piece(rank, stored=value._local_tensor, shape=shape, placements=placements, mesh=mesh,
-                 names=_mesh_names(spec.mesh))
+    # tensor_meta stands for torch's TensorMeta; its `args`: shape of the whole tensor, strides, number type
+    shape = tuple(spec.tensor_meta.args[0])
+    own_part = value._local_tensor # a `Stored`
+    return Piece(rank, own_part, shape=shape, placements=placements, mesh=mesh, names=_mesh_names(spec.mesh))
 
 def _check_is_dtensor(key, value, path):
     """Raise ShardError unless what a file (at `path`) holds under a key is a DTensor
@@ -759,8 +757,8 @@ def _check_ranks(folder, world_size, ranks):
 # %% ../../nbs/09d_shards.ipynb #n9fd8594
 def _subfolder_hint(folder):
     "The end of an error message: the subfolder that holds shards, or an empty text if there is none"
-    # Often the folder above is given: global_step_20 instead of global_step_20/actor. Of several
-    # subfolders the message names the last one, in the order of their names and steps.
+    # Often the folder above is given: global_step_20 instead of global_step_20/actor. Of several subfolders
+    # the message names that of the latest step: `_by_number` sorts global_step_20 before global_step_100.
     first_files = folder.glob("**/model_world_size_*_rank_0.pt")
     subfolders = {path.parent.relative_to(folder).as_posix() for path in first_files}
     subfolders = sorted(subfolders, key=_by_number)
@@ -841,7 +839,9 @@ def assemble(
     "Put a tensor together from its pieces; ShardError if ranks hold different copies of the same part"
     import torch
     whole = torch.empty(shape, dtype=getattr(torch, pieces[0].stored.dtype))
-    boxes = _boxes(pieces, shape, key) # the place of each piece in the whole, a tuple of slices
+    # The place of each piece in the whole, a tuple of slices. Together they fill it: `read_shards` has
+    # checked that for DTensors, and `_boxes` does for plain tensors.
+    boxes = _boxes(pieces, shape, key)
     # Pieces are either copies of the same part or do not overlap, since tensors are cut by a grid.
     first_rank = {} # borders of a part → first rank that holds it, whose numbers are taken
     for piece, box in zip(pieces, boxes):

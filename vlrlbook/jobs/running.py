@@ -63,8 +63,8 @@ class RunningJobs:
         row,  # of the ledger's table of jobs: a job that is training or cancelling
     ):
         "Find out whether a job goes on, has ended or has died, and write that into the ledger"
-        # One thread at a time, and each reads the row again. The dispatcher may have started the next attempt
-        # meanwhile: a look that takes it for the old one, which has ended, would kill its processes.
+        # The dispatcher may have started the job's next attempt since `row` was read. Judged by the old row,
+        # it would be taken for dead and killed: so the row is read again, by one thread at a time.
         with self.looking:
             current_row = self.ledger.job(row["job_id"])
             if current_row is None or current_row["status"] not in live:
@@ -96,7 +96,7 @@ class RunningJobs:
         row,  # of the ledger's table of jobs: a job whose supervisor was killed
         folder,  # JobFolder of that job
     ):  # dict of state, error_code, error_message and why; None if something still lives
-        "Kill what lives of a job without a supervisor, and judge how it ended"
+        "Kill the processes that a killed supervisor has left running, and judge how the job's attempt ended"
         # All processes must be dead before the job can be started again: else it would run twice.
         nothing_left = self.backend.sweep(folder.path, row["handle"])  # kills them
         if not nothing_left:
@@ -199,13 +199,15 @@ def restarts_after(
     folder: JobFolder,  # of that job
     outcome: dict,  # how the attempt ended; `outcome_of_killed_attempt` puts in `why`, a supervisor does not
 ) -> int:  # for the ledger's column `restarts`; -1 is possible
-    """Count the automatic restarts that brought a job no new checkpoint.
+    """Count the automatic restarts of a job since its last new checkpoint, when it has been interrupted.
 
-    `WaitingJobs.queue_interrupted` adds one when it restarts the job, and stops after too many."""
-    # A server that ends orders its jobs to stop: then the supervisor has written the outcome itself.
+    `WaitingJobs.queue_interrupted` adds one each time it restarts the job, and gives up after too many."""
+    # A supervisor that was not killed has stopped by order, such as that of a server that ends, and has
+    # written the outcome itself. That is no failure: the one taken away here balances the one that the
+    # restart adds.
     was_stopped_by_order = "why" not in outcome
     if was_stopped_by_order:
-        return row["restarts"] - 1  # its next start adds one, and must not count
+        return row["restarts"] - 1
     newest = newest_checkpoint(folder.run)
     # The ledger's `resumed_from` is the checkpoint with which this attempt began.
     has_new_checkpoint = newest is not None and newest.name != row["resumed_from"]

@@ -29,11 +29,12 @@ def picture_list(
     code: str = "vqa.images",  # of an error
 ) -> list:  # of paths (text) and encoded pictures (bytes)
     "List the pictures in a value of a column; `DataError` if something in it is no picture"
-    value = unboxed(value)
+    value = unboxed(value)  # Python's value of a NumPy scalar; any other value as it is
     if value is None:
         return []
     if isinstance(value, str) and value.startswith(("[", "{")):
-        value = listed(value) or value  # the list or dict that is written as a text, such as in a CSV
+        # a list or dict that a CSV writes as a text; None if it is another text, which stays
+        value = listed(value) or value
     if isinstance(value, (list, tuple)):
         elements = value
     elif _is_array(value):
@@ -299,7 +300,7 @@ def decoded(
 ) -> dict:  # picture → its `DataError` if it is broken, else whether it must be converted to plain RGB
     "Decode each picture once, in parallel, so that broken ones are known before training starts"
     pictures = list(pictures)
-    # All paths have been looked up before this is called: the lists that were kept for it are dropped.
+    # The names of files in folders, kept by `located`, are no longer needed: all paths are found by now.
     _kept_listing.cache_clear()
     # Threads are enough: PIL decodes without Python's lock.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -319,11 +320,12 @@ def _error_or_needs_conversion(picture):
     except DataError as error:
         return error
 
-    # A processor converts pictures to RGB itself, but turns transparency black and cuts off greys above 255.
+    # A processor converts the others to RGB well enough. It would make transparent parts black, and each grey
+    # above 255 white.
     with Image.open(BytesIO(data)) as image:
         transparent = image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
-        has_deep_greys = image.mode.startswith(("I", "F"))  # more than 8 bits
-        return transparent or has_deep_greys
+        is_wide = image.mode.startswith(("I", "F"))  # greys of 16 or 32 bits, or floats
+        return transparent or is_wide
 
 
 def as_meant(
@@ -339,8 +341,9 @@ def plain_file(
 ) -> tuple:  # bytes of a picture file, its suffix: jpg or png
     """A picture as a file that every program reads alike: upright, opaque, 8 bits a colour.
 
-    Such a JPEG or PNG is kept byte for byte; any other becomes the PNG that `as_meant` makes."""
-    image, plain_format = decode_picture(data)  # the format is None unless it is such a JPEG or PNG
+    A JPEG or PNG that is so already is kept byte for byte; any other picture becomes a PNG."""
+    # image: converted to upright RGB; plain_format: JPEG or PNG if nothing had to be converted, else None
+    image, plain_format = decode_picture(data)
     if plain_format:
         return data, "jpg" if plain_format == "JPEG" else "png"
     return _fast_png(image), "png"

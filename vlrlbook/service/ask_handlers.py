@@ -84,12 +84,12 @@ class AskSide:
         job,  # a completed `Job`
         folder,  # JobFolder of the job
     ):  # dict of outcome, sentence, questions, task, figures
-        "The verdict of a completed job; a new run has written it, for an older one it is computed"
+        "The verdict of a completed job: read from its results.json, or computed if that file holds none"
         results = await asyncio.to_thread(_results_in, folder.result)  # {} if there are none
         verdict = _verdict_in(results)
         if verdict is None:  # the run is of an older version, or its file is damaged
             verdict = await _run_python(_verdict_code, [folder.result], _longest_verdict)
-        # Jobs of older versions name no task: they counted.
+        # Jobs of older versions name no task: counting discs was the only one.
         task = job.parameters.get("task", "counting")
         return verdict | dict(task=task, figures=compared_figures(results))
 
@@ -170,11 +170,10 @@ def _failure(
     stderr,  # bytes that a process wrote there: a traceback, usually
     exit_status,  # of that process
 ):
-    "The Problem of a Python process that failed: the message of its exception; the line with it is logged"
-    # The last line of a traceback is `module.SomeError: message`; 2000 bytes hold all but the longest.
+    "The Problem for a Python process that failed: its exception's message; the whole last line is logged"
+    # The last line of a traceback is `module.SomeError: message`; 2000 bytes hold it, unless it is very long.
     lines = stderr[-2000:].decode("utf-8", "replace").splitlines()
     last_line = lines[-1] if lines else f"ended with {exit_status}"
     logger.warning("asking failed: %s", clean(last_line))
-    # All of the line where there is no "Error: " in it.
-    _, _, message = last_line.rpartition("Error: ")
+    _, _, message = last_line.rpartition("Error: ")  # without "Error: " in the line, all of it
     return Problem("ask.failed", clean(message or last_line))

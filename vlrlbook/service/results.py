@@ -141,17 +141,17 @@ def log_tail(
 def _last_states(
     lines,  # of a log, without line breaks
 ):
-    """Keep only the last of several successive lines that show the same progress bar; keep all other lines.
+    """Keep only the last of several successive lines that show the same progress bar.
 
     Two lines show the same bar if its name and its total are equal: `warm:  40%|####  | 4/10 [` and
-    `warm:  50%|##### | 5/10 [`, of which the second stays."""
+    `warm:  50%|##### | 5/10 [`, of which the second stays. Empty lines behind a bar are dropped."""
     kept_lines = []
     for line in lines:
         bar = _progress_bar.match(line)
         bar_before = _progress_bar.match(kept_lines[-1]) if kept_lines else None
         if bar and bar_before and (bar["name"], bar["of"]) == (bar_before["name"], bar_before["of"]):
             kept_lines[-1] = line
-        elif not (line == "" and bar_before):  # an empty line after a bar is dropped
+        elif not (line == "" and bar_before):  # in a log an empty line may stand between two states of a bar
             kept_lines.append(line)
     return kept_lines
 
@@ -171,8 +171,8 @@ def metric_rows(
     after: int,  # only rows with a greater step
 ) -> list:  # of {column: number or None}
     "Return the rows of a run's log with a step greater than `after`; the run may still be writing it"
-    # The service's own `RunLog`, which only reads: (each row as JSON bytes, the latest step).
-    rows, _ = RunLog(path).after(after)
+    # The service's own `RunLog`, which only reads. A row is the bytes of a JSON object.
+    rows, _last_step = RunLog(path).after(after)
     return [json.loads(row) for row in rows]
 
 
@@ -244,12 +244,13 @@ def _hash_file(path):
 
 
 def _known_hash(path):
-    "Read the sha256 stored for a ZIP of this size and time; None: there is none, so the ZIP must be made"
+    "Read the sha256 that was stored for the ZIP at `path`; None if there is none: the ZIP must be made"
     try:
+        # The name of a hash's file holds size and time of its ZIP, so that of another ZIP is not found.
         digest = _hash_file(path).read_text(encoding="ascii")
     except (OSError, ValueError):
         return None
-    is_good = _sha256.fullmatch(digest) and path.is_file()
+    is_good = _sha256.fullmatch(digest) and path.is_file()  # no folder that stands in the ZIP's place
     return digest if is_good else None
 
 
