@@ -358,7 +358,8 @@ def test_a_coco_file_becomes_rows_that_train(pictures):
     (dict(annotations=[dict(image_id=1, category_id=5, bbox=[0.1, 0.2, 0.5, 0.7])]), "box.scale", "multiply by its width and height"),
     (dict(annotations=[dict(image_id=1, category_id=5, bbox=[9.1, 9.1, 0.3, 30])]), "box.small", "no area in whole pixels: skip_bad_rows"),
     (dict(annotations=[dict(image_id=1, category_id=5, bbox=[1, 1, -2, 2])]), "box.fault", "swapped corners"),
-    (dict(annotations=[dict(image_id=1, category_id=5, bbox=[i % 50, 1 + i // 50, 9, 9]) for i in range(101)]), "box.many", "101 boxes of 'dog'"),
+    (dict(annotations=[dict(image_id=1, category_id=5, bbox=[i % 50, 1 + i // 50, 9, 9]) for i in range(101)]),
+     "box.many", "101 boxes of 'dog'"),
     (dict(images=[dict(id=1, file_name="a.png", width="wide", height=80)]), "coco.field", "('wide', 80)"),
     (dict(images=[dict(id=1, file_name="a.png", width=100.5, height=80)]), "coco.field", "(100.5, 80)"),
     (dict(categories=[]), "coco.file", "categories")])

@@ -1,4 +1,5 @@
 """The VQA shelf and its reward: dialects, splits, truth tables, and the real files and peers where they are at hand."""
+import csv
 import json
 from pathlib import Path
 
@@ -641,3 +642,14 @@ def test_a_text_that_may_belong_to_the_question_has_a_note_of_its_own(columns, k
 def test_options_that_are_left_out_are_told(options, left_out):
     row = read_vqa_row(dict(question="Which?", image="a.png", answer="A", **options))
     assert any('"nan" are left out' in note for note in row.notes) == left_out
+
+
+@pytest.mark.parametrize("cell, pictures", [("[]", []), ("  [ ] ", []), (" ['2.png']", ["2.png"]), ('["a.png", "b.png"]', ["a.png", "b.png"]),
+                                            ("", []), ("[unclear].png", ["[unclear].png"])])
+def test_a_list_that_a_csv_writes_as_a_text(tmp_path, cell, pictures):
+    "An empty one was taken for the path of a picture, and so was one behind a blank"
+    for name in ("2.png", "a.png", "b.png", "[unclear].png"): Image.new("RGB", (32, 32)).save(tmp_path / name)
+    with (tmp_path / "rows.csv").open("w", newline="") as f:
+        csv.writer(f).writerows([["question", "images", "answer"], ["2 + 2?", cell, "4"]])
+    [(_, row)] = inspect_vqa(tmp_path / "rows.csv")[0]
+    assert [Path(str(picture)).name for picture in row.pictures] == pictures

@@ -394,7 +394,10 @@ class AlohaFrames(torch.utils.data.Dataset):
         self.targets: Any = film_labels.targets
 
     def _choose_picture_sources(self):
-        "Set `pictures`, `keeps_films` and `films`: where frames are read, by how their cameras are stored"
+        """Set `pictures`, `keeps_films` and `films`: where frames are read, by how their cameras are stored
+
+        LeRobot stores a camera as pictures, one in each row (a moment of a film), or as a video for each film
+        (episode)."""
         features = self.data.features # column → {dtype, shape, …}; a camera's dtype is image or video
         image_cameras = [camera for camera in self.cameras if features[camera]["dtype"] == "image"]
         video_cameras = [camera for camera in self.cameras if camera not in image_cameras]
@@ -406,7 +409,7 @@ class AlohaFrames(torch.utils.data.Dataset):
 
         # Decoding is slow, so films are decoded only once if all of them fit into memory.
         self.keeps_films = self._decoded_mb(video_cameras) <= MOST_KEPT_MB # 512 MB
-        self.films = {} # (camera, film number) → {row: frame}; filled only if `keeps_films`
+        self.films = {} # (camera, number of the film) → {row: frame}; filled only if `keeps_films`
 
     def _decoded_mb(self,
         cameras, # names of those stored as videos; may be empty

@@ -557,7 +557,9 @@ def read_task_rows(
     skip_bad_rows: bool = False, # leave bad rows of a table out; those of a ZIP always are
 ): # datasets.Dataset; the report of what was kept and left out
     "Read the rows that a run on `task` is trained on or evaluated with"
-    if task == "vqa" or not is_archive(path): # the tables of all tasks are read in the same way
+    # is_archive: a counting ZIP, or the folder that came out of one. Task vqa has none, and `read_vqa` says so.
+    # The tables of all tasks are read in the same way.
+    if task == "vqa" or not is_archive(path):
         return read_vqa(path, image_dir, keys, skip_bad_rows, task)
     return unpacked_counting_zip(path, task) # a ZIP is unpacked into the cache first, a folder only read
 

@@ -121,7 +121,9 @@ def labels_beside(
 
 def _reading_beside(
     reading, # what the column looks like by its values alone: vector, integer, success or progress
-    trained_as, # how the labels were read on which the classifier was trained: the same, or regress; or None
+    # how the labels were read that the classifier was trained on: one of these four, or "regress" for a
+    # progress that is predicted as a number and not as a bin; None: nobody knows
+    trained_as,
     bins, # how many the classifier tells apart
 ):
     """How to read a column so that its labels are the classifier's bins: one of `readings`.

@@ -220,7 +220,8 @@ def _placeholder_ids(is_picture, picture_id, text_tokens):
 def _largest_sample(settings, pictures):
     "A question of the run's task (`Sample`) with `pictures` black pictures of the largest size it allows"
     from PIL import Image
-    # Only the question's length counts. That of `drawn_questions` is longer: it says how to answer.
+    # Memory depends on the question by its length alone, which is nearly the same for all that are drawn for a
+    # task. The questions of `drawn_questions` are longer than those of counting: they say how to answer.
     draw = synthetic_counting if settings.task == "counting" else drawn_questions
     drawn = draw(1, seed=0)[0]
     side = settings.max_image_size
@@ -742,15 +743,18 @@ def _logits(
     mode,  # `FakeTensorMode`
 ):  # bytes
     "Most bytes that the vocabulary head holds at once, from hidden states to log-probs and in backward"
-    weight = small.core.get_output_embeddings().weight  # [words, size]: the whole model's, and fake
+    # [words, size]; as large as in the whole model, since `small` lacks layers only; fake, without numbers
+    weight = small.core.get_output_embeddings().weight
     tokens = _scored_tokens(run, rows, shared)  # how many the head gets
     with mode:  # fake tensors: shapes without numbers
-        # In the weights' type: between layers, autocast adds what they return to the embeddings' numbers.
+        # In the type of the weights also under autocast: each layer adds its result to its input, and the
+        # first input are the embeddings, which have the weights' type.
         hidden = torch.empty(tokens, weight.shape[1], dtype=run.dtype)
         targets = torch.empty(tokens, dtype=torch.long)
     hidden.requires_grad_()
     with _counting(run, small) as counter, _autocast(run):
-        logps, *_others = _head_outputs(run, hidden, targets, weight)  # all are held during backward
+        # _others: what else training computes from the logits; it is kept in a name, so that it is counted
+        logps, *_others = _head_outputs(run, hidden, targets, weight)
         logps.sum().backward()
     weight.grad = None  # so that the next count does not find it
     return counter.peak

@@ -627,8 +627,10 @@ def _best_for_all(
     for row in rows:
         # a dict, so that a row counts once for each text
         accepted.update(dict.fromkeys(accepted_answers(row["answer"]), 1))
-    candidates = _blind_candidates(accepted, task, most)  # texts, the most accepted ones first
-    if _earns_by_its_form(candidates, rows, pay):  # then each is also tried in <think> and <answer> tags
+    # texts that could be said without looking at the picture, the most accepted ones first
+    candidates = _blind_candidates(accepted, task, most)
+    # Where the reward pays for the form too, each is also tried in <think> and <answer> tags.
+    if _earns_by_its_form(candidates, rows, pay):
         candidates = candidates + list(map(_in_tags, candidates))
     best, most_earned = "", -math.inf
     for candidate in candidates:  # the earliest one wins a tie

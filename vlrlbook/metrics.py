@@ -280,9 +280,9 @@ def metric(
 ) -> dict:  # name, column, mark, group, kind (share or amount), value, n, ci95, interval
     """Return the mean of `values` as a metric, with the number of values and a 95 % interval
 
-    Where every value is right (1) or wrong (0), the interval is that of `share_ci`: Wilson's, or the
-    bootstrap's where rows share pictures. Of other values, and of the marks in `amounts` (error, reward), it
-    is the bootstrap's, or one made of Wilson's where all are equal and between 0 and 1."""
+    Where every value is right (1) or wrong (0), it is a share, whose interval is that of `share_ci`. All else
+    is an amount, with the interval of `_amount_ci_and_name`; so are the marks in `amounts` (error, reward),
+    which may be 0 or 1 by chance and have other values in the next run."""
     x, clusters = _without_nan(values, clusters)
     right_or_wrong = len(x) > 0 and set(x.tolist()) <= {0.0, 1.0}
     if right_or_wrong and mark not in amounts:
@@ -307,7 +307,8 @@ def _amount_ci_and_name(
     low, high = ci95
     if may_exceed_1 or low < high or math.isnan(low) or not 0 <= low <= 1:
         return ci95, "bootstrap"
-    # As in `_interval_of_equal_differences`: at worst all others are 0 (low end) or 1 (high end).
+    # 0 of n amounts had another value, so the true share of others is at most Wilson's upper bound. At worst
+    # the others are all 0 (low end) or all 1 (high end).
     _, others = wilson(0, _independent_count(x, clusters))
     low = (1 - others) * float(x[0])
     return (low, low + others), "Wilson"

@@ -923,8 +923,9 @@ def _names_of_weights(merged, state):
     First come the names of the hub's files, then those in `state`. The second name is None where a tensor of
     the hub's files joins several of `state`. `merged`: the model, with the adapter in its weights; `state`:
     its state dict."""
-    # Not a public name (read in transformers 5.17): it turns a state dict into that of the hub's files, as
-    # save_pretrained does: it renames tensors, and joins some. Some bases were saved without it.
+    # Not a public name (read in transformers 5.17). As save_pretrained does, it turns a state dict into that of
+    # the hub's files: it renames tensors, and joins some, such as the experts of a layer, into one. A base may
+    # also have been saved by a plain `torch.save` or `save_file`, under the names in `state`.
     from transformers.core_model_loading import revert_weight_conversion
     # A tensor that is only renamed stays the same object, so its `id` tells its name in `state`.
     name_by_id = {id(tensor): name for name, tensor in state.items()}

@@ -57,7 +57,7 @@ class RaceSettings:
         "Raise SettingsError, with what would be valid, for the first setting with an impossible value"
         if self.profile not in profiles:
             raise SettingsError(f"profile = {self.profile!r}{nearest(self.profile, list(profiles))}")
-        # The lower end is a choice: 128 is a twin's default width.
+        # 64: two attention heads of 32, of which a twin has an even number. The lower end is its default width.
         if self.width < 128 or self.width % 64:
             raise SettingsError(f"width = {self.width}: expected a multiple of 64, 128 or more")
         if min(self.depth, self.rounds) < 1:

@@ -768,8 +768,9 @@ class SharedCheck(SharedFallback):
         "Log-probs [G, C] of a batch's first group (G answers to one prompt), the prompt read once"
         ids, mask, is_answer, fields = self._first_group(batch, G) # fields: picture inputs of all G rows
         C = is_answer.shape[1] # tokens of an answer
-        # For a prompt that is read once: the pictures of one row, and token types of its P tokens only.
-        pictures = _group_fields(fields, slice(0, G), G, ids.shape[1] - C)
+        prompt_length = ids.shape[1] - C
+        # The prompt is read once for its G rows: the pictures of one of them, and token types of the prompt only.
+        pictures = _group_fields(fields, slice(0, G), G, prompt_length)
         logps, _ = self._group_logps(self.model, ids, mask, pictures, C, G) # _: entropies
         return logps
 

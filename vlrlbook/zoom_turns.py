@@ -152,7 +152,9 @@ def eye_of(
 def eye_for(
     settings,  # `GRPOSettings`, checked
 ) -> Eye | None:
-    "The `Eye` of the model that a run trains; None where the run has no tool to look with"
+    """The `Eye` of the model that a run trains; None where the run has no tool to look with
+
+    An `Eye` knows the size in which a model sees a picture, and the scale in which it writes coordinates."""
     if settings.task != "zoom" or not settings.max_looks:  # max_looks: calls in one answer; 0: no tool
         return None
     return Eye.of(settings.model, settings.max_image_size)

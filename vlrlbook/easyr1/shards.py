@@ -335,8 +335,10 @@ class _StandIn:
         "Do nothing: unpickling does not always call this, so `__new__` keeps the arguments"
 
     def __setstate__(self, state):
-        "Called by pickle with the object's fields: a dict, or a pair of dicts if the class has slots"
-        # Of a pair the first may be None: an object with slots alone.
+        """Called by pickle, and by `_rebuild_subclass`, with the object's fields: a dict, or a pair of dicts
+
+        A pair comes from a class with slots, whose fields are the second dict; the first may be None. A
+        stand-in has no slots, so all fields go into its `__dict__`. Any other state is left out."""
         dicts = state if isinstance(state, tuple) else (state,)
         for fields in dicts:
             if isinstance(fields, dict):

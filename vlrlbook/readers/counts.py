@@ -204,7 +204,8 @@ def _is_times(
     if sign.glued != behind.glued:
         return False
     if sign.raw == "X" and not sign.glued:
-        # "512 X 512" is a size; "5 X 5", which an untrained small model babbles, is not
+        # Neither 512 nor 512 in "512 X 512", a size, is a count. In "5 X 5" the X is taken for a letter between
+        # two counts: an untrained small model babbles such texts.
         return len(behind.raw) > 1
     return True
 

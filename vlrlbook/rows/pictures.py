@@ -32,9 +32,9 @@ def picture_list(
     value = unboxed(value)  # Python's value of a NumPy scalar; any other value as it is
     if value is None:
         return []
-    if isinstance(value, str) and value.startswith(("[", "{")):
-        # a list or dict that a CSV writes as a text; None if it is another text, which stays
-        value = listed(value) or value
+    if isinstance(value, str):
+        parsed = listed(value)  # a list or dict that a CSV writes as a text; None if it is another text
+        value = value if parsed is None else parsed
     if isinstance(value, (list, tuple)):
         elements = value
     elif _is_array(value):

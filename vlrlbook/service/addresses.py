@@ -31,12 +31,13 @@ def codes_of(
 ) -> tuple:  # codes of `problems`, in the order of the table
     """List the codes of whole groups: a code is `group.fault`, such as zip.path of the group zip.
 
-    An archive may be refused for any of its faults, so an address that takes one names the whole groups."""
+    It is for addresses that may answer with any error of a group: the address that takes an archive lists all
+    of `zip`, `csv`, `image` and others as its possible errors."""
     group_codes = []
     for code in problems:  # code → (HTTP status, title)
         group, _, _ = code.partition(".")
         if group in groups:
-            group_codes.append(code)  # in the table's order, which the document keeps
+            group_codes.append(code)  # in the table's order, which the OpenAPI document keeps
     return tuple(group_codes)
 
 

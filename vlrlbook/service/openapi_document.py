@@ -24,7 +24,7 @@ def _examples():
         upload=_upload_example(),
         row=dict(row=2, question="How many apples are there?", answer="A photo of 3 apples",
                  image=f"/files/{_file_id}/rows/2/image"),
-        job=_job_example()) | _small_examples()
+        job=_job_example()) | _small_examples()  # field: a setting; metric, group, move: parts of replies below
     # Replies that hold others are put together from the same pieces. An empty dict stands for any object.
     return pieces | dict(
         formats={},

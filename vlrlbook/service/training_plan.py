@@ -23,10 +23,12 @@ def plan(
     size: str,  # tiny or gpu: the models that the server trains
     form: dict,  # group → list of fields, from `request_form`
     rows: int | None,  # how many rows the upload has; None: there is none, and pictures are drawn
-    pictures: list = None,  # `picture_key` of each row; None: taken as different from one another
+    # `picture_key` of each row, equal where pictures are: the rows of one are never on both sides of the split
+    # into training and measuring; None: all pictures differ
+    pictures: list = None,
 ) -> tuple:  # parameters of the GRPO run (chapter 05), notes for the client
     "Decide what a request leaves open: a batch that the rows can fill, and the length of the run"
-    parameters, notes, _ = plan_with_length(settings, size, form, rows, pictures)
+    parameters, notes, _ = plan_with_length(settings, size, form, rows, pictures)  # _: optimizer steps
     return parameters, notes
 
 
@@ -258,7 +260,7 @@ class _Decisions:
         "Raise a Problem if so many drawn pictures are too many for the memory"
         task = self.value("task")
         most = _most_drawn.get(task, _most_drawn_small)  # 4,000 large pictures in task zoom, else 50,000
-        # Never by num_epochs, for which 2,000 are drawn; by max_steps there may be any number of steps.
+        # Only max_steps can lead to so many: where num_epochs decides, 2,000 are drawn.
         if drawn > most:
             steps = most // self.rows_a_step()
             if steps == 0:
