@@ -644,8 +644,9 @@ def test_options_that_are_left_out_are_told(options, left_out):
     assert any('"nan" are left out' in note for note in row.notes) == left_out
 
 
-@pytest.mark.parametrize("cell, pictures", [("[]", []), ("  [ ] ", []), (" ['2.png']", ["2.png"]), ('["a.png", "b.png"]', ["a.png", "b.png"]),
-                                            ("", []), ("[unclear].png", ["[unclear].png"])])
+@pytest.mark.parametrize("cell, pictures", [
+    ("[]", []), ("  [ ] ", []), (" ['2.png']", ["2.png"]), ('["a.png", "b.png"]', ["a.png", "b.png"]),
+    ("", []), ("[unclear].png", ["[unclear].png"])])
 def test_a_list_that_a_csv_writes_as_a_text(tmp_path, cell, pictures):
     "An empty one was taken for the path of a picture, and so was one behind a blank"
     for name in ("2.png", "a.png", "b.png", "[unclear].png"): Image.new("RGB", (32, 32)).save(tmp_path / name)
