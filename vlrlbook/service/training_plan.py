@@ -23,11 +23,11 @@ def plan(
     size: str,  # tiny or gpu: the models that the server trains
     form: dict,  # group → list of fields, from `request_form`
     rows: int | None,  # how many rows the upload has; None: there is none, and pictures are drawn
-    # `picture_key` of each row, equal where pictures are: the rows of one are never on both sides of the split
-    # into training and measuring; None: all pictures differ
-    pictures: list = None,
+    pictures: list = None,  # `picture_key` of each row; None: taken as different from one another
 ) -> tuple:  # parameters of the GRPO run (chapter 05), notes for the client
-    "Decide what a request leaves open: a batch that the rows can fill, and the length of the run"
+    """Decide what a request leaves open: a batch that the rows can fill, and the length of the run.
+
+    `pictures` counts, since rows with the same picture are either trained on or measured with, never split."""
     parameters, notes, _ = plan_with_length(settings, size, form, rows, pictures)  # _: optimizer steps
     return parameters, notes
 
