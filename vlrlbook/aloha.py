@@ -385,10 +385,11 @@ class AlohaFrames(torch.utils.data.Dataset):
     def _set_labels(self, film_labels):
         "Keep what was read from the label column, a `FilmLabels`, as attributes of this data set"
         self.labels = film_labels.bins # [frames] the frame's bin; -1 without a label
-        self.kinds = film_labels.kinds # [frames] how the label was read: vector, zero, integer, success, …
+        # [frames] how the label of this frame was read: integer, success, …; vector, or zero for one of zeros
+        self.kinds = film_labels.kinds
         self.num_classes = film_labels.num_classes # bins
         self.told = film_labels.told # a sentence for users: how the label column was read, frames in each bin
-        self.reading = film_labels.reading # how it was read, one word for all frames; missing without labels
+        self.reading = film_labels.reading # the same, one word for the whole column; missing without labels
         self.labelled = film_labels.reading != "missing"
         # [frames] progress from 0 to num_classes - 1, if it is learnt as a number (label_as "regress")
         self.targets: Any = film_labels.targets
@@ -1029,7 +1030,8 @@ def _saved_by_us(
         cameras=description["cameras"],
         base=description.get("base"), # name of the model under an adapter, or None
         # Earlier versions of `save_classifier` did not write the next two.
-        moments=description.get("moments", []), # earlier frames that it is shown, such as ["first", -2.0]
+        # earlier frames that it is shown, such as ["first", -2.0]: a film's first, and that of 2 seconds before
+        moments=description.get("moments", []),
         label_as=description.get("label_as"), # how its training read the labels; None: not known
     )
 

@@ -1174,7 +1174,7 @@ def preflight(
     held_pictures, problems = _check_held_out(held_out, processor)
     # `_rows` yields each row or, if its pictures cannot be decoded, the exception.
     for number, row in zip(train["row"], _rows(train)):
-        checked = _check_row(row, number, processor, held_pictures, max_prompt_tokens) # `_CheckedRow`
+        checked = _check_row(row, processor, held_pictures, max_prompt_tokens) # `_CheckedRow`
         problems += [dict(row=number, code=code, message=message) for code, message in checked.problems]
         image_tokens = max(image_tokens, checked.image_tokens)
         prompt_tokens = max(prompt_tokens, checked.prompt_tokens)
@@ -1189,7 +1189,6 @@ class _CheckedRow:
 
 def _check_row(
     row, # a row of a data set, or the exception that reading it raised
-    number, # of the row in its file
     processor, # of the model
     held_pictures, # set of `picture_key` of the held-out pictures
     max_prompt_tokens, # longest prompt that is no problem
@@ -1199,11 +1198,11 @@ def _check_row(
         message = f"a picture cannot be decoded ({type(row).__name__})"
         return _CheckedRow([("image.decode", message)])
     images = row["images"]
-    problems = _mode_problems(images) # of more than 8 bits a channel
+    problems = _mode_problems(images) # one problem if a picture has more than 8 bits a channel, else none
     try:
         # `prompt` is what is trained on: the system's turn and others before the question are in it.
         text = processor.apply_chat_template(_prompt_messages(row), add_generation_prompt=True)
-    except DataError as error: # not as many marks as pictures
+    except DataError as error: # not as many <image> marks as pictures
         return _CheckedRow([*problems, (error.code, error.message)])
     image_tokens, fault = _tokens_of(processor, images) # fault: why a picture cannot be used, or None
     if fault:

@@ -136,7 +136,8 @@ def _reading_beside(
         # If nobody knows how it was trained, 0 and 1 can only be compared with two bins: of more bins, 1 may
         # be the second one (a number) or the last one (success).
         return by_training.get(trained_as, "success" if bins == 2 else None)
-    if reading == "progress": # numbers between 0 and 1; a classifier of successes has no bin for a half
+    if reading == "progress": # with numbers between 0 and 1, such as 0.5
+        # A classifier of successes has no bin for them. Any other can only be meant as one of progress.
         return {"success": None, "regress": "regress"}.get(trained_as, "progress")
     return reading # a vector or a whole number names a bin
 

@@ -696,7 +696,8 @@ def _drop_splits(folder, settings):
     for key in ("data.train_files", "data.val_files"):
         written = settings.values[key]
         if isinstance(written, str):
-            path, _ = _path_and_function(key, written) # the part before the @, empty for "@train"
+            # For these keys it returns what stands before the @, which is empty for "@train".
+            path, _ = _path_and_function(key, written)
             if path and (folder / path).exists(): settings.values[key] = path
 
 def _is_on_hub(name):
