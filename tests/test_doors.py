@@ -5,6 +5,7 @@ import json
 import pytest
 from PIL import Image
 from support.corpus import PICTURES, cases, made, zipped
+from vlrlbook import data_check
 from vlrlbook.archive import DataError
 from vlrlbook.core import Sample
 from vlrlbook.data import convert_vqa, read_counting_zip, read_vqa, synthetic_vqa, write_counting_zip
@@ -12,7 +13,7 @@ from vlrlbook.data_check import check_file
 from vlrlbook.easyr1 import export_easyr1, export_verl
 from vlrlbook.evaluation import EvaluationSettings, load_set
 from vlrlbook.grpo import GRPOSettings, load_data
-from vlrlbook.reward_model import read_pair_rows
+from vlrlbook.reward_model import RewardModelSettings, load_rows, read_pair_rows
 from vlrlbook.rows.gate import inspect_preferences, inspect_vqa
 from vlrlbook.rows.preferences import read_preference_row
 from vlrlbook.settings import read_settings
@@ -122,7 +123,8 @@ def by_pairs(path, keys, skip):
 
 def by_check_of_preferences(path, keys, skip):
     found = check_file(path, "preferences", keys=keys, skip_bad_rows=skip)
-    stops = [problem for problem in found.problems if problem.code != "preference.ties"]
+    # what the reader takes, and only a training does not
+    stops = [problem for problem in found.problems if problem.code not in ("preference.ties", "preference.equal", "data.split")]
     if stops: raise stops[0]
     return found.report.kept, listed(found.report.skipped)
 
@@ -232,6 +234,41 @@ def test_a_check_leaves_out_what_training_leaves_out(tmp_path, monkeypatch):
     assert found.report.valid_images == report.valid_images == 3 and "4 counting rows, 3 kept, 1 skipped" in repr(found)
     with pytest.raises(DataError, match="row.truth"): load_data(read_settings(GRPOSettings, own))
     assert [problem.code for problem in check_file(own["data"], "counting", reward=own["reward"]).problems] == ["row.truth"]
+
+
+@pytest.mark.parametrize("change, code", [
+    (lambda k: {}, None), (lambda k: dict(image="a.png"), "data.split"), (lambda k: dict(image=None, query="One question?"), "data.split"),
+    (lambda k: dict(image=f"{'ab'[k % 2]}.png"), "data.split"), (lambda k: dict(response=["x", "x"]), "preference.equal"),
+    (lambda k: dict(human_ranking=[0, 0]), "preference.ties"), (lambda k: dict(response=["x", "x"] if k else ["x", "y"]), None),
+    (lambda k: dict(response=["x", "x"]) if k < 6 else dict(human_ranking=[1, 1]), "preference.equal"),
+    (lambda k: dict(image=None), None)])
+def test_what_check_data_calls_good_trains_a_reward_model(change, code, tmp_path):
+    for name, colour in (("a", "red"), ("b", "blue"), *((f"p{k}", (k, k, k)) for k in range(12))):
+        Image.new("RGB", (40, 40), colour).save(tmp_path / f"{name}.png")
+    rows = [dict(query=f"What {k}?", image=f"p{k}.png", response=[f"red {k}", f"blue {k}"], human_ranking=[0, 1]) | change(k)
+            for k in range(12)]
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = [problem.code for problem in check_file(path, "preferences").problems]
+    assert found == ([code] if code else [])
+    assert data_check._pairs_seed == RewardModelSettings.seed
+    settings = read_settings(RewardModelSettings, dict(train_data=str(path)))
+    if not code:
+        load_rows(settings)
+        return
+    with pytest.raises(DataError, match="eval_data and test_data" if code == "data.split" else code): load_rows(settings)
+    # with files of their own for evaluation and test nothing is split off
+    if code == "data.split":
+        load_rows(read_settings(RewardModelSettings, dict(train_data=str(path), eval_data=str(path), test_data=str(path))))
+
+
+def test_one_set_less_is_split_off_where_the_other_is_given(tmp_path):
+    for name in "abc": Image.new("RGB", (40, 40), dict(a="red", b="blue", c="green")[name]).save(tmp_path / f"{name}.png")
+    row = dict(query="What?", response=["x", "y"], human_ranking=[0, 1])
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row | dict(image=f"{name}.png")) + "\n" for name in "ab"))
+    (tmp_path / "v.jsonl").write_text(json.dumps(row | dict(image="c.png")) + "\n")
+    assert [problem.code for problem in check_file(tmp_path / "t.jsonl", "preferences").problems] == ["data.split"]
+    assert check_file(tmp_path / "t.jsonl", "preferences", val_data=tmp_path / "v.jsonl").good
 
 
 def test_the_corpus_is_large():

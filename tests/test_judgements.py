@@ -17,6 +17,7 @@ from vlrlbook.reward_model import (RewardModelSettings, VLRewardModel, calibrate
                                    load_rows, pair_figures, pairs_of, pairwise_loss, plot_reliability, preferred_pairs, rank_answers,
                                    read_pair_rows, report_table, reversed_rows, score_file, score_rows, train_reward_model)
 from vlrlbook.rows.gate import inspect_preferences
+from vlrlbook.rows.preferences import read_preference_row
 
 SHORT = dict(num_epochs=1, batch_size=4, logging_steps=1, log_samples=1)
 
@@ -37,6 +38,44 @@ def base(k, **more):
 
 
 def settings(folder, **given): return read_settings(RewardModelSettings, SHORT | dict(output_dir=str(folder / "out")) | given)
+
+
+# the whole question
+
+SYSTEM = "Answer in centimetres."
+USER, BOT = (lambda text: dict(role="user", content=text)), (lambda text: dict(role="assistant", content=text))
+RANKED = dict(response=["5", "50"], human_ranking=[0, 1])
+PAIR = dict(chosen="5", rejected="50")
+
+
+@pytest.mark.parametrize("row, query", [
+    (dict(query="How long?") | RANKED, "How long?"), (dict(prompt="How long?") | PAIR, "How long?"),
+    (dict(prompt=[USER("How long?")]) | PAIR, "How long?"), (dict(messages=[USER("How long?")]) | RANKED, "How long?"),
+    (dict(messages=[USER("How long?"), BOT("5")], rejected_response="50"), "How long?"),
+    (dict(prompt="How long?", chosen=[USER("How long?"), BOT("5")], rejected=[USER("How long?"), BOT("50")]), "How long?"),
+    (dict(conversations=[{"from": "human", "value": "How long?"}], chosen={"from": "gpt", "value": "5"},
+          rejected={"from": "gpt", "value": "50"}), "How long?"),
+    (dict(instruction="Measure it.", input="How long?") | RANKED, "Measure it.\nHow long?"),
+    (dict(instruction="Measure it.", input="How long?") | PAIR, "Measure it.\nHow long?")])
+def test_a_column_of_the_system_is_part_of_the_question(row, query):
+    "It was listed as not read: the judge learnt from half a question"
+    plain, read = read_preference_row(row), read_preference_row(row | dict(system=f" {SYSTEM}\n"))
+    assert plain.query == query and not [note for note in plain.notes if "system" in note]
+    assert read.query == f"{SYSTEM}\n\n{query}" and not read.unread and read.response == ["5", "50"]
+    assert sum("'system', stands in front" in note for note in read.notes) == 1
+    assert ("input" in row) == any("'input' stands behind" in note for note in read.notes)
+    # nothing said is nothing: no empty line in front
+    for empty in ("", " ", float("nan"), None): assert read_preference_row(row | dict(system=empty)).query == query
+    listed = read_preference_row(row | dict(system=["a", "b"]))
+    assert listed.query == query and listed.unread == ["system"]
+
+
+def test_a_column_of_the_system_beside_a_turn_of_it():
+    turns = [dict(role="system", content=SYSTEM), USER("What?"), BOT("A rod."), USER("How long?")]
+    alike = read_preference_row(dict(prompt=turns, system=SYSTEM) | PAIR)
+    assert alike.turns[0] == ("user", f"{SYSTEM}\n\nWhat?") and alike.query == "How long?" and not alike.unread
+    other = read_preference_row(dict(prompt=turns, system="Be brief.") | PAIR)
+    assert other.turns[0] == ("user", f"Be brief.\n\n{SYSTEM}\n\nWhat?") and other.query == "How long?"
 
 
 # several people

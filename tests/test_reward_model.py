@@ -9,6 +9,7 @@ import subprocess
 import sys
 import types
 from datetime import datetime
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -17,11 +18,13 @@ from conftest import ROOT, SHARED, papermill, run_page
 from papermill import inspect_notebook
 from tokenizers.processors import TemplateProcessing
 from vlrlbook.core import RunLog, Sample, SettingsError, cast, read_settings
-from vlrlbook.data import DataError, draw_discs, permuted, synthetic_preferences
+from vlrlbook.data import DataError, draw_discs, permuted, split_preferences, split_rows_by_picture, synthetic_preferences
+from vlrlbook.metrics import wilson
 from vlrlbook.models import add_lora, families, save_model, tiny_twin
 from vlrlbook.reward_model import (RewardModelSettings, VLRewardModel, as_reward, encode_answers, encode_pairs, load_model, load_rows,
                                    make_trainer, pair_report, pairs_of, pairwise_loss,
-                                   plain_baselines, read_pair_rows, score_file, score_rows, squash, start_run, train_reward_model)
+                                   plain_baselines, read_pair_rows, score_file, score_rows, squash, start_run, train_reward_model,
+                                   write_scores)
 from test_parameters import parsed
 
 CHAPTER = ROOT / "nbs" / "03_reward_model.ipynb"
@@ -262,6 +265,73 @@ def test_report_of_a_perfect_and_a_deaf_judge():
     assert pair_report(rows, [[0.0, 0.0]] * 20)["pair_accuracy"] == 0.5
     first = [[1.0, 0.0]] * 20
     assert pair_report(rows, first, first)["swap_consistency"]["consistent"] == 0
+
+
+def as_pairs(rows, scores):
+    "The rows with three or more answers as rows of two, with their scores"
+    pairs, their_scores = [], []
+    for row, own in zip(rows, scores):
+        for i, j in combinations(range(len(own)), 2):
+            pairs.append(row | dict(response=[row["response"][k] for k in (i, j)], human_ranking=[0, 1]))
+            their_scores.append([own[i], own[j]])
+    return pairs, their_scores
+
+
+@pytest.mark.parametrize("shown", [dict(image="{}.png"), dict(image=[b"{}", b"also"]), dict(image=None), dict(picture="{} b{}"), {}])
+def test_pairs_of_one_picture_are_as_uncertain_as_a_ranking_of_it(shown):
+    "Six pairs of a picture counted as independent: an interval of half the width"
+    rows, scores = [], []
+    for i in range(15):
+        own = {"picture": shown["picture"].format(i, i)} if "picture" in shown else dict(shown)
+        if shown.get("image"): own["image"] = f"{i}.png" if isinstance(shown["image"], str) else [b"%d" % i, b"%d too" % i]
+        rows.append(dict(query=f"Question {i}?", response=list("abcd"), human_ranking=[0, 1, 2, 3]) | own)
+        scores.append([float(k if i % 3 else -k) for k in range(4)])
+    ranked = pair_report(rows, scores, [s[::-1] for s in scores])
+    pairs, their_scores = as_pairs(rows, scores)
+    apart = pair_report(pairs, their_scores, [s[::-1] for s in their_scores])
+    assert apart["pair_accuracy"] == pytest.approx(ranked["pair_accuracy"])
+    if shown: assert apart["ci95"] == pytest.approx(ranked["ci95"]) and apart["by_group"]["all"]["ci95"] == pytest.approx(ranked["ci95"])
+    # a file that says nothing of pictures: each row counts as one
+    else: assert apart["ci95"] == pytest.approx(wilson(30, 90))
+    # rows of two answers, each with a picture of its own, stay independent
+    alone, their_scores = pairs[::6], their_scores[::6]
+    assert pair_report(alone, their_scores)["ci95"] == pytest.approx(wilson(5, 15))
+
+
+def test_swaps_of_one_picture_are_drawn_together():
+    rows = [dict(query="?", image=f"{i // 6}.png", response=["a", "b"], human_ranking=[0, 1]) for i in range(120)]
+    scores = [[1.0, 0.0]] * 120
+    swapped = [[0.0, 1.0] if i // 6 % 2 else [1.0, 0.0] for i in range(120)]
+    found = pair_report(rows, scores, swapped)["swap_consistency"]
+    lone = wilson(60, 120)
+    assert found["consistent"] == 0.5 and found["ci95"][1] - found["ci95"][0] > 2 * (lone[1] - lone[0])
+
+
+def test_written_scores_tell_which_rows_share_a_picture(tmp_path):
+    draw_discs(3, __import__("random").Random(1)).save(tmp_path / "a.png")
+    picture = str(tmp_path / "a.png")
+    content = Path(picture).read_bytes()
+    rows = [GOOD | dict(image=image) for image in (picture, content, [picture, b"x"], None, str(tmp_path / "gone.png"))]
+    write_scores(tmp_path / "s.jsonl", rows, [[1.0, 0.0]] * 5)
+    found = [json.loads(line)["picture"] for line in (tmp_path / "s.jsonl").read_text().splitlines()]
+    assert found[0] == found[1] == found[2].split()[0] and len(found[2].split()) == 2 and found[3] == "" and len(found[4]) == 16
+
+
+def test_text_rows_of_one_question_stay_on_one_side(tmp_path):
+    "All pairs of a question were on both sides: what was tested had been learnt"
+    rows = [dict(id=f"{p}-{k}", query=f"Question {p}?", response=[f"answer {p} {k}", f"worse {p} {k}"], human_ranking=[0, 1])
+            for p in range(30) for k in range(4)]
+    talk = [dict(messages=[dict(role="user", content=f"Topic {p}"), dict(role="assistant", content="ok"), dict(role="user", content="More?")],
+                 response=[f"t{p} {k}", f"u{p} {k}"], human_ranking=[0, 1]) for p in range(30) for k in range(2)]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows + talk))
+    sets = load_rows(settings(tmp_path, train_data=str(tmp_path / "p.jsonl"), eval_rows=100))[:3]
+    asked = [{json.dumps([r.get("turns"), r["query"]]) for r in side} for side in sets]
+    assert sum(map(len, sets)) == 180 and not asked[0] & asked[1] and not asked[0] & asked[2] and not asked[1] & asked[2]
+    # questions that occur once: the split is the one of before
+    train, held = split_preferences(rows[::4], 0.1, 42)
+    by_number = split_rows_by_picture([dict(row=i) for i in range(30)], 0.1, 42)
+    assert [r["id"] for r in held] == [rows[4 * r["row"]]["id"] for r in by_number[1]] and len(train) == 27
+    with pytest.raises(DataError, match="pictures or questions.*eval_data and test_data"): split_preferences(rows[:4], 0.1, 42)
 
 
 # --- settings -----------------------------------------------------------------------------------------------------------------------------

@@ -7,7 +7,8 @@ __all__ = ['disc_colours', 'vqa_template', 'colour_names', 'aloha_cameras', 'alo
            'synthetic_counting', 'to_messages', 'image_tokens', 'draw_grid', 'encode', 'to_dataset', 'to_samples',
            'system_turns', 'with_system_turn', 'vqa_row', 'convert_vqa', 'vqa_prompt', 'read_vqa', 'vqa_dataset',
            'read_task_rows', 'load_vqa', 'with_good_truths', 'published_split', 'split_rows_by_picture',
-           'preference_row', 'preference_fields', 'read_preferences', 'preference_pairs', 'permuted', 'synthetic_vqa',
+           'groups_of_rows', 'preference_row', 'preference_fields', 'read_preferences', 'preference_pairs',
+           'preference_groups', 'picture_hashes', 'split_preferences', 'rows_that_teach', 'permuted', 'synthetic_vqa',
            'drawn_questions', 'synthetic_preferences', 'aloha_views', 'aloha_episode', 'without_lerobot',
            'synthetic_aloha', 'picture_key', 'split_by_picture', 'rows_by_chance', 'Preflight', 'preflight',
            'picture_tokens', 'write_counting_zip', 'read_counting_zip', 'load_counting', 'unpacked_counting_zip',
@@ -389,7 +390,9 @@ def _train_and_test(
         identities = [] # for each row a list of texts; equal pictures have equal texts
         for _, row in kept:
             identities.append([_picture_identity(picture, folder) for picture in row.pictures])
-        return _split(identities, share=0.2, seed=0) # a fifth for the test, the same rows in each call
+        questions = [row.question for _, row in kept] # which rows without pictures must not share, either
+        # a fifth for the test, the same rows in each call
+        return _split(identities, share=0.2, seed=0, questions=questions)
     # Only the raw rows have the column that marks VQA-RAD's test rows.
     raw_rows = dict(read_rows(input_jsonl)) # row number → row
     return _published([raw_rows[number] for number, _ in kept])
@@ -656,30 +659,34 @@ def split_rows_by_picture(
     share: float = 0.2, # of the pictures that are held out
     seed: int = 0, # same seed, same split
 ): # train rows, held-out rows
-    "Split rows so that no picture's name is on both sides"
-    names = [] # for each row: a list of its pictures' names
+    "Split rows so that no picture's name, and no question without a picture, is on both sides"
+    names, questions = [], [] # for each row: a list of its pictures' names; its question
     for row in rows:
         # VQA-RAD's rows name one picture; EasyR1's have a list of paths, or no such column.
         image_name = row.get("image_name")
         names.append([image_name] if image_name else list(row.get("images") or []))
+        questions.append(row.get("question", row.get("problem"))) # EasyR1's column is `problem`
 
     # Two lists of indices in `rows`; rows that share a picture stay together.
-    train, held = _split(names, share, seed)
+    train, held = _split(names, share, seed, questions)
     return [rows[i] for i in train], [rows[i] for i in held]
 
 def _split(
     pictures, # for each row a list of its pictures, each a text that is equal for equal pictures
     share, # of the groups that are held out
     seed, # same seed, same split
+    questions=None, # for each row its question, by which rows without pictures hang together; None: by none
 ):
     """Split rows into two lists of row indices, training and held out, so that no picture is in both.
 
-    Rows that share a picture, directly or by way of other rows, are a group, which is never divided."""
-    row_groups = _groups_of_rows(pictures)
+    Rows that share a picture, directly or by way of other rows, are a group, which is never divided. So are
+    rows without pictures that ask the same question."""
+    row_groups = groups_of_rows(pictures, questions)
     # Sorted, since the order of a set differs from process to process.
     groups = sorted(set(row_groups))
     if len(groups) < 2:
-        raise DataError("data.split", "all rows hang together by their pictures: nothing to split")
+        shared = "pictures" if all(pictures) else "pictures or questions"
+        raise DataError("data.split", f"all rows hang together by their {shared}: nothing to split")
     random.Random(seed).shuffle(groups)
     # At least one group on either side, however small the share.
     count = min(len(groups) - 1, max(1, round(share * len(groups))))
@@ -688,10 +695,20 @@ def _split(
     held = [i for i, group in enumerate(row_groups) if group in held_groups]
     return train, held
 
-def _groups_of_rows(pictures):
-    "For each row of `pictures`, a list of names, the name of its group, which is that of one of its pictures"
-    # A row without pictures gets a name of its own, so it is a group by itself.
-    names_of_rows = [names or [f"row {i}"] for i, names in enumerate(pictures)]
+def groups_of_rows(
+    pictures: list, # for each row a list of its pictures, each a text that is equal for equal pictures
+    questions: list = None, # for each row its question, which counts without pictures alone; None: never
+) -> list: # for each row the name of its group, a text
+    """Which rows hang together: those with a common picture, and those without pictures that ask the same.
+
+    Rows hang together by way of other rows, too. A question of None is no other row's."""
+    names_of_rows = []
+    first_rows: dict = {} # question of rows without pictures → the first of these rows
+    for i, names in enumerate(pictures):
+        question = questions[i] if questions else None
+        # A row without pictures is called by its number, or by that of the first row with its question.
+        first = i if names or question is None else first_rows.setdefault(str(question), i)
+        names_of_rows.append(names or [f"row {first}"])
     # Union-find: each picture has a parent in its group; the root of a group is its own parent.
     parent_of = {}
     for names in names_of_rows:
@@ -776,6 +793,88 @@ def _preference(
     if votes is not None or rank == other_rank:
         return 0.5
     return float(rank < other_rank)
+
+def preference_groups(
+    rows: list, # from `preference_row`, or of a predictions file, where `picture` says what a row shows
+) -> list: # for each row the number of the first row that it hangs together with, its own if there is none
+    """Which preference rows are not independent: those with a common picture or, without one, one question.
+
+    A row that does not say which pictures it has hangs together with no other."""
+    pictures, questions = [], []
+    for row in rows:
+        is_known = "image" in row or "picture" in row
+        asked = json.dumps([row.get("turns"), row.get("query")])
+        pictures.append(_names_of_pictures(row))
+        questions.append(asked if is_known else None)
+    group_names = groups_of_rows(pictures, questions)
+    first_of_group: dict = {} # name of a group → its first row
+    return [first_of_group.setdefault(name, i) for i, name in enumerate(group_names)]
+
+def _names_of_pictures(row):
+    "A name for each picture of a preference row, equal for equal pictures: its path, or a hash of its bytes"
+    image = row.get("image") # a path, bytes, a list of these, or None
+    if image is None:
+        return (row.get("picture") or "").split() # in a predictions file: hashes with spaces between them
+    names = []
+    pictures = image if isinstance(image, list) else [image]
+    for picture in pictures:
+        is_bytes = isinstance(picture, bytes)
+        names.append(hashlib.sha256(picture).hexdigest()[:16] if is_bytes else picture)
+    return names
+
+def picture_hashes(
+    row: dict, # from `preference_row`
+) -> str: # 16 hex digits for each picture, with spaces between them; empty without pictures
+    "What a predictions file says of a row's pictures, so that rows with equal ones can be told: their hashes"
+    image = row["image"] # a path, bytes, a list of these, or None
+    pictures = image if isinstance(image, list) else [image]
+    hashes = []
+    for picture in pictures:
+        if picture is None:
+            continue
+        try:
+            content = picture_content(picture)
+        except OSError: # the file is gone by now
+            content = hashlib.sha256(str(picture).encode()).hexdigest()
+        hashes.append(content[:16])
+    return " ".join(hashes)
+
+def split_preferences(
+    rows: list, # from `preference_row`
+    share: float = 0.1, # of the groups of rows that are held out
+    seed: int = 0, # same seed, same split
+) -> tuple: # rows to train on, rows held out
+    "Split preference rows so that both sides share no picture, and without pictures no question"
+    names, questions = [], []
+    for row in rows:
+        names.append(_names_of_pictures(row))
+        questions.append(json.dumps([row.get("turns"), row["query"]]))
+    try:
+        train, held = _split(names, share, seed, questions)
+    except DataError as error:
+        cure = "name files of their own for evaluation and test, eval_data and test_data"
+        raise DataError(error.code, f"{error.message}; {cure}") from None
+    return [rows[i] for i in train], [rows[i] for i in held]
+
+def rows_that_teach(
+    rows: list, # from `preference_row`
+) -> list: # those from which a reward model can learn something
+    """The rows without those whose answers are all the same text.
+
+    A DataError if no row, or none of those that are left, prefers an answer."""
+    if not any(map(_has_preference, rows)):
+        problem = f"in all {len(rows)} rows the ranks are equal, so there is nothing to learn"
+        raise DataError("preference.ties", f"no pair with a preference: {problem}")
+    # Equal texts get equal scores, so a preference between them cannot be learnt and only adds noise.
+    different = [row for row in rows if len(set(row["response"])) > 1]
+    if not any(map(_has_preference, different)):
+        message = "every row that prefers an answer prefers it to the same text"
+        raise DataError("preference.equal", message)
+    return different
+
+def _has_preference(row):
+    "True if a row ranks any answer above another"
+    return len(set(row["human_ranking"])) > 1
 
 def permuted(
     rows: list, # from `preference_row`
@@ -1087,9 +1186,10 @@ def split_by_picture(
     share: float = 0.2, # of the pictures that are held out
     seed: int = 0, # same seed, same split
 ): # training data set, held-out data set; each has at least one row
-    "Split a data set so that no picture is on both sides"
+    "Split a data set so that no picture is on both sides, and no question without a picture"
     keys = [list(map(picture_key, images)) for images in dataset["images"]]
-    train_indices, held_indices = _split(keys, share, seed)
+    # Of rows without pictures the question is what both sides must not share.
+    train_indices, held_indices = _split(keys, share, seed, list(dataset["question"]))
     return dataset.select(train_indices), dataset.select(held_indices)
 
 def rows_by_chance(

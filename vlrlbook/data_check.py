@@ -11,7 +11,8 @@ from types import SimpleNamespace
 from typing import cast
 
 from .archive import DataError, report_in, unpack_counting_zip, zip_kinds
-from .data import load_counting, preflight, split_by_picture, vqa_dataset, with_good_truths
+from .data import load_counting, preference_fields, preflight, rows_that_teach, split_by_picture
+from .data import split_preferences, vqa_dataset, with_good_truths
 from .pointing import in_scale_of, with_good_boxes
 from .rewards import load_reward
 from .rows.files import is_archive
@@ -25,6 +26,7 @@ __all__ = ["DataCheck", "check_file"]
 _kinds = {"vqa": "VQA rows", "preferences": "preference rows", "counting": "counting rows",
           "pointing": "pointing rows"}
 _most_numbers = 10  # row numbers that one message lists
+_pairs_seed = 42  # default of a reward model's settings, whose module needs torch; a test compares the two
 
 
 @dataclass
@@ -57,7 +59,7 @@ def check_file(
     reward: str = None,  # that the true answers must be able to earn; None: the reward of the kind
     skip_bad_rows: bool = False,  # bad rows will be left out in training, so they are no problem
     strict: bool = False,  # refuse a ZIP for one bad row
-    val_data: str | Path | None = None,  # a file that must not share a picture with this one; None: none
+    val_data: str | Path | None = None,  # for evaluation, must not share a picture with this file; None: none
     model: str = None,  # whose processor measures the prompts; None: lengths are not checked
 ) -> DataCheck:
     """Check a file's rows, pictures, true answers and split as training will, but without training.
@@ -77,6 +79,7 @@ def check_file(
             check, dataset, rows = _counting(path, kind, strict, Path(work) / "data")
         elif kind == "preferences":
             check, dataset, rows = _preferences(path, image_dir, keys, skip_bad_rows)
+            _check_pairs(rows, 1 if val_data else 2, check)  # without `val_data` two sets are split off
         else:
             check, dataset, rows = _questions(path, kind, image_dir, keys, skip_bad_rows)
 
@@ -236,12 +239,26 @@ def _preferences(
     rows, report = inspect_preferences(path, image_dir, keys)
     check = DataCheck(report, "preferences")
     _add_bad_rows(rows, skip_bad_rows, check)
-    # human_ranking: a rank for each response, 0 is the best, such as [0, 1]; equal ranks are a tie.
-    all_ties = all(len(set(row.human_ranking)) == 1 for _, row in rows)
-    if rows and all_ties:
-        message = "no pair has a preference: there is nothing to learn from"
-        check.problems.append(DataError("preference.ties", message))
     return check, None, rows
+
+
+def _check_pairs(
+    rows,  # the usable ones: (row number, `PreferenceRow`)
+    held_out_sets,  # how many sets of rows training splits off: for evaluation and test, or for the test
+    check,  # `DataCheck` that gets the problem
+):
+    "Add a problem to `check` if nothing can be learnt from preference rows, or too little is left to hold out"
+    if not rows:
+        return  # `_add_bad_rows` has added a problem
+    train = [preference_fields(row) for _, row in rows]
+    try:
+        rows_that_teach(train)  # first of all rows, so that the message is about the file
+        for _ in range(held_out_sets):
+            # As a run with the default seed does it; another seed holds out other rows.
+            train, _held_out = split_preferences(train, seed=_pairs_seed)
+        rows_that_teach(train)
+    except DataError as error:
+        check.problems.append(error)
 
 
 def _rewarded_rows(

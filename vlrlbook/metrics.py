@@ -604,6 +604,7 @@ def _length_gaps(lengths, n):
 def swap_consistency(
     scores_ab: list,  # (score of a, score of b) with the answers shown in this order
     scores_ba: list,  # (score of b, score of a) of the same pairs, shown the other way round
+    clusters: list = None,  # what each pair belongs to, such as its row or picture
 ) -> dict:  # consistent (share of pairs with the same winner), ci95, n, max_difference (of any score)
     "Measure whether a judge prefers the same answer of each pair when the two are shown in the other order"
     ab = np.asarray(scores_ab, float).reshape(-1, 2)
@@ -616,7 +617,7 @@ def swap_consistency(
     winner_other_way = np.sign(ba[:, 0] - ba[:, 1])
     same = winner_one_way == winner_other_way
     largest = float(np.abs(ab - ba).max()) if len(ab) else float("nan")
-    return dict(consistent=_mean(same), ci95=share_ci(same), n=len(same), max_difference=largest)
+    return dict(consistent=_mean(same), ci95=share_ci(same, clusters), n=len(same), max_difference=largest)
 
 
 def pair_temperature(

@@ -31,7 +31,8 @@ from .core import Rollout, RolloutGroup, RunLog, Sample, figure, mean_of, peak_m
 from .core import progress_bar, run_facts, set_seed, smooth, warn_loudly
 from .archive import DataError, to_rgb
 from .data import encode, open_picture, permuted, preference_fields, preference_pairs, preference_row
-from .data import split_rows_by_picture, synthetic_preferences
+from .data import picture_hashes, preference_groups, rows_that_teach, split_preferences
+from .data import synthetic_preferences
 from .metrics import pair_metrics, pair_reliability, pair_temperature, swap_consistency
 from .folders import new_folder, write_json, write_whole
 from .old_scores import backbone_weights, is_old_checkpoint, read_old_checkpoint
@@ -697,9 +698,8 @@ def _split_off(
     """Hold out the rows of a tenth of the pictures: (the other rows, those held out).
 
     The answers of each row held out come in random order."""
-    # `split_rows_by_picture` knows pictures by the names in a field `images`.
-    named = [row | dict(images=_picture_names(row)) for row in train]
-    train, held_out = split_rows_by_picture(named, 0.1, settings.seed)  # no picture on both sides
+    # No picture, and no question of rows without pictures, is on both sides.
+    train, held_out = split_preferences(train, 0.1, settings.seed)
     most = settings.eval_rows
     if len(held_out) > most:
         warn_loudly(f"{purpose}: {most} of {len(held_out)} rows that were held out (eval_rows)")
@@ -712,7 +712,8 @@ def load_rows(
 ) -> tuple:  # train, eval and test rows, list of skipped ones
     """The rows for training, for evaluations that decide when to stop, and for a test of the final model.
 
-    Without `train_data` they are drawn. Rows split off from the training rows have pictures of their own."""
+    Without `train_data` they are drawn. Rows split off from the training rows have pictures of their own, and
+    those without a picture have questions of their own."""
     s = settings
     if not s.train_data:
         return *_drawn_sets(s), []  # no row was skipped
@@ -752,25 +753,12 @@ def teaching_rows(
 ) -> list:  # those from which something can be learnt
     """The rows without those whose answers are all the same text.
 
-    A DataError if nothing can be learnt: no row ranks one answer above another, or only rows that were left
-    out do."""
-    # _has_preference: the ranks of a row's answers are not all equal.
-    if not any(map(_has_preference, rows)):
-        problem = f"in all {len(rows)} rows the ranks are equal, so there is nothing to learn"
-        raise DataError("preference.ties", f"no pair with a preference: {problem}")
-    # Equal texts get equal scores, so a preference between them cannot be learnt and only adds noise.
-    different = [row for row in rows if len(set(row["response"])) > 1]
+    A DataError if no row, or none of those that are left, prefers an answer."""
+    different = rows_that_teach(rows)
     same = len(rows) - len(different)
     if same:
         warn_loudly(f"{same} of {len(rows)} rows hold the same answer twice and are not trained on")
-    if not any(map(_has_preference, different)):
-        message = "every row that prefers an answer prefers it to the same text"
-        raise DataError("preference.equal", message)
     return different
-
-def _has_preference(row):
-    "True if a row ranks any answer above another"
-    return len(set(row["human_ranking"])) > 1
 
 def _drawn_rows(
     n,  # how many rows
@@ -799,18 +787,6 @@ def _shuffled(
     places = [dict(response=list(range(len(row["response"])))) for row in rows]
     orders = [shuffled["response"] for shuffled in permuted(places, seed)]
     return [row | dict(order=order) for row, order in zip(permuted(rows, seed), orders)]
-
-def _picture_names(row):
-    "A name for each picture of a row (a dict), equal for equal pictures: its path, or a hash of its bytes"
-    image = row["image"]  # a path, bytes, a list of these, or None
-    if image is None:
-        return []
-    names = []
-    pictures = image if isinstance(image, list) else [image]
-    for picture in pictures:
-        is_bytes = isinstance(picture, bytes)
-        names.append(hashlib.sha256(picture).hexdigest()[:16] if is_bytes else picture)
-    return names
 
 # %% ../nbs/03_reward_model.ipynb #n5d54177
 def load_model(
@@ -991,16 +967,17 @@ def pair_report(
     better = [scores[n][i] for n, i, _j in pairs]
     worse = [scores[n][j] for n, _i, j in pairs]
     groups = [rows[n].get("group") or "all" for n, _i, _j in pairs]
-    # The confidence interval resamples whole rows (clusters), since pairs of one row are not independent. If
-    # no row has several pairs, it resamples pairs (None). Rows of ties alone have no pair and do not count.
-    row_numbers = [n for n, _i, _j in pairs]
-    several_in_a_row = len(set(row_numbers)) < len(row_numbers)
-    report = pair_metrics(better, worse, groups, _answer_lengths(rows, pairs),
-                          clusters=row_numbers if several_in_a_row else None)
+    # Pairs of one picture (without one: of one question) are not independent, in one row or in several, so
+    # the confidence interval resamples pictures; single pairs (None) where each has its own.
+    # Rows without any pair, in which people saw no difference, do not count.
+    group_of_row = preference_groups(rows)
+    pair_groups = [group_of_row[n] for n, _i, _j in pairs]
+    clusters = pair_groups if len(set(pair_groups)) < len(pair_groups) else None
+    report = pair_metrics(better, worse, groups, _answer_lengths(rows, pairs), clusters)
     if backwards:
         # Scores of the same pairs, the worse answer first. In a reversed row answer i stands at -1 - i.
         swapped = [(backwards[n][-1 - j], backwards[n][-1 - i]) for n, i, j in pairs]
-        report["swap_consistency"] = swap_consistency(list(zip(better, worse)), swapped)
+        report["swap_consistency"] = swap_consistency(list(zip(better, worse)), swapped, clusters)
     return report | dict(baselines=plain_baselines(rows))
 
 def _answer_lengths(rows, pairs):
@@ -1220,11 +1197,13 @@ def _table_line(
     what,  # what the figure is
     value,  # a number, or None
     n="",  # of how many pairs, or groups
-    interval=None,  # (low, high) of the 95 % confidence interval; None: the column stays empty
+    interval=None,  # (low, high) of the 95 % confidence interval; None or nan: the column stays empty
 ):
     "A row of a report's table: 0.75 of 80 pairs becomes {what: …, value: \"0.750\", n: 80, ci95: \"\"}"
     shown = "" if value is None else f"{value:.3f}"
-    ci95 = f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else ""
+    # The interval is nan where all pairs belong to one picture: nobody knows how others would come out.
+    is_known = interval is not None and interval[0] == interval[0]
+    ci95 = f"{interval[0]:.3f} to {interval[1]:.3f}" if is_known else ""
     return dict(what=what, value=shown, n=n, ci95=ci95)
 
 # %% ../nbs/03_reward_model.ipynb #n9f4252a
@@ -1791,9 +1770,11 @@ def _scored_row(row, scores, calibration):
 
     `scores` has a float for each answer. `calibration` is {temperature, pairs}; None: `calibrated` is False,
     and the chances are made without a temperature."""
-    # Not the pictures: the line would be too long to read.
+    # Not the pictures, whose line would be too long to read, but hashes that tell which rows share one.
     names = ("id", "query", "turns", "response", "human_ranking", "votes")
     fields = {name: row[name] for name in names if name in row}
+    if "image" in row:
+        fields["picture"] = picture_hashes(row)  # 16 hex digits of each; an empty text without pictures
     chances = chances_of(scores, calibration)  # the probability that each answer is picked
     # the highest score, the first of equal ones
     best = max(range(len(scores)), key=scores.__getitem__)

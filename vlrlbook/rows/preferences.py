@@ -13,7 +13,7 @@ from .chat import is_turns, read_turns
 from ..settings import is_number as is_number_text
 from .columns import Columns, empty_columns, is_nothing, plain_name
 from .marks import marked_question
-from .shown import pictures_shown, unread_columns
+from .shown import is_said, pictures_shown, unread_columns
 from .values import as_list, is_finite_number, listed, refuse_half_characters
 
 __all__ = ["PreferenceRow", "read_preference_row"]
@@ -26,6 +26,7 @@ class _Question:
     # Of all turns, in their order: paths, bytes, and None for a part that only marks the place of a picture
     pictures: list = field(default_factory=list)
     earlier_turns: list = field(default_factory=list)  # (role, text)
+    notes: list = field(default_factory=list)  # sentences about columns that were joined to the question
 
 
 @dataclass
@@ -65,7 +66,7 @@ def read_preference_row(
 def _row_of_columns(columns):
     "The `PreferenceRow` (question, ranked answers, pictures) that a row's `Columns` hold; else a `DataError`"
     question, response, ranks, votes = _question_and_answers(columns)  # votes: None where nobody voted
-    notes = []  # sentences about what was changed; the next two calls add to them
+    notes = list(question.notes)  # sentences about what was changed; the next two calls add to them
     pictures = pictures_shown(columns, question.pictures, notes, "preference")  # error codes begin so
     # `turns`: (role, text) of each turn before the question; `query`: the question, with `<image>` for marks
     turns, query = _with_image_marks(question, len(pictures), notes, columns.number)
@@ -183,13 +184,13 @@ def _ranked_question(columns):
     query = columns.row[name] if name is not None else None
     if is_turns(query):  # a list of dicts with role and content, or from and value
         turns = read_turns(query, columns.number, "preference.query")
-        return _question_of_turns(turns, columns.number)  # the last turn is the question
+        return _question_of_turns(turns, columns)  # the last turn is the question
 
     if query is not None and not isinstance(query, str):
         _raise_error(columns.number, "query", f"query is a {type(query).__name__}, expected a text")
     if not query or not query.strip():
         _raise_error(columns.number, "query", "query is empty")
-    return _Question(query)
+    return _with_system_in_front(_with_input(query, columns), columns)
 
 
 def _is_filled_text(value):
@@ -280,7 +281,10 @@ def _pair(columns):
     ranks, votes = [0, 1], _votes(columns, len(responses))
     _check_votes(columns, ranks, votes)  # `DataError` if more people preferred the rejected answer
     # Turns if the row is a chat; else the question is a plain text in a column.
-    question = _question_of_turns(question_turns, number) if question_turns else _text_question(columns)
+    if question_turns:
+        question = _question_of_turns(question_turns, columns)
+    else:
+        question = _with_system_in_front(_text_question(columns), columns)
     return question, responses, ranks, votes
 
 
@@ -378,10 +382,26 @@ def _text_question(columns):
     if not isinstance(query, str) or not query.strip():
         # `there`: the names of the row's columns, so that the user sees a misspelt one.
         _raise_error(columns.number, "query", f"no question: the row has {columns.there()}")
+    return _with_input(query, columns)
+
+
+def _with_input(query, columns):
+    "The `_Question` of a plain text and, behind it, what the row's `Columns` hold as its input"
     input_text = columns.get("input")  # the form of Alpaca: an instruction, and an input for it
-    if _is_filled_text(input_text):
-        query = f"{query}\n{input_text.strip()}"
-    return _Question(query)
+    if not is_said(input_text):
+        return _Question(query)
+    note = f"column {columns.name_of('input')!r} stands behind the question"
+    return _Question(f"{query}\n{input_text.strip()}", notes=[note])
+
+
+def _with_system_in_front(question, columns):
+    "A `_Question` that is no chat with the text of the system's column, if the row has one, in front"
+    name, text = columns.name_of("system"), columns.get("system")
+    if not is_said(text):
+        columns.read.discard(name)  # so that a list or a number is reported as unread
+        return question
+    note = f"the system's text, column {name!r}, stands in front of the question"
+    return _Question(f"{text.strip()}\n\n{question.text}", question.pictures, notes=[*question.notes, note])
 
 
 def _refuse_labels(responses, columns):
@@ -473,16 +493,25 @@ def _answer_text(
     return value
 
 
-def _question_of_turns(turns, number):
+def _question_of_turns(turns, columns):
     """The `_Question` of a chat's turns (a list of `Turn`), of which the last is the question.
 
     Apart from system turns, user and assistant must alternate, and the first and the last turn must be the
-    user's; else a `DataError` names the row's `number`."""
+    user's; else a `DataError` names the row. `columns` are the row's `Columns`: LLaMA-Factory's form has the
+    system's text in a column beside the turns."""
+    number = columns.number
     dialogue = [turn for turn in turns if turn.role != "system"]
     _check_dialogue(dialogue, number)  # raises that error
     texts = [turn.text.strip() for turn in dialogue]  # one at least
     # Reward models are given no system turn, so its text becomes the beginning of the user's first turn.
-    texts[0] = "\n\n".join([*_system_texts(turns), texts[0]])
+    system_texts, notes = _system_texts(turns), []
+    name, beside = columns.name_of("system"), columns.get("system")
+    if not is_said(beside):
+        columns.read.discard(name)  # so that a list or a number is reported as unread
+    elif beside.strip() not in system_texts:
+        system_texts.insert(0, beside.strip())
+        notes.append(f"the system's text, column {name!r}, stands in front of the question")
+    texts[0] = "\n\n".join([*system_texts, texts[0]])
     # Checked only now: the system's text may be the question, and the user's turn nothing but a picture.
     if not texts[-1].replace("<image>", "").strip():
         _raise_error(number, "query", "query is empty")
@@ -492,7 +521,7 @@ def _question_of_turns(turns, number):
         pictures += turn.pictures
     *earlier_texts, query = texts  # not `turn.text`: the first of `texts` may begin with the system's
     earlier_turns = [(turn.role, text) for turn, text in zip(dialogue, earlier_texts)]
-    return _Question(query, pictures, earlier_turns)
+    return _Question(query, pictures, earlier_turns, notes)
 
 
 def _system_texts(turns):
