@@ -364,9 +364,27 @@ def test_a_finished_run_that_goes_on_keeps_its_best_weights(tmp_path, drawn, mon
         assert torch.equal(load_file(tmp_path / "moved/classifier/head.safetensors")["weight"], best)
         assert run.results["best_validation_macro_f1"] == 0.9 and "nothing left to train" in capsys.readouterr().out
     shutil.rmtree(tmp_path / "moved/checkpoint-2") # then there is nothing better than the last
-    train_classifier(read_settings(AlohaSettings, given | dict(output_dir=str(tmp_path / "moved"), resume="true")))
+    run = train_classifier(read_settings(AlohaSettings, given | dict(output_dir=str(tmp_path / "moved"), resume="true")))
     assert torch.equal(load_file(tmp_path / "moved/classifier/head.safetensors")["weight"], last)
+    assert run.results["best_validation_macro_f1"] is None
     assert "the best weights were those of checkpoint-2, which is not there" in capsys.readouterr().out
+
+
+def test_a_run_that_goes_on_from_another_directory_keeps_its_best_weights(tmp_path, drawn, monkeypatch):
+    "`output_dir` is relative, as by default: the last weights were saved under the score of the best"
+    from safetensors.torch import load_file
+    scores = iter((0.9, 0.1, 0.2))
+    monkeypatch.setattr("vlrlbook.aloha._validation_metrics", lambda *_: dict(macro_f1=next(scores), accuracy=0.5, mae_bins=1.0))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    train_classifier(read_settings(AlohaSettings, dict(SHORT, data=str(drawn), output_dir="run")))
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    given = dict(SHORT, data=str(drawn), output_dir="../run", resume="true", max_steps=6)
+    results = train_classifier(read_settings(AlohaSettings, given)).results
+    best, last = (load_file(tmp_path / f"run/checkpoint-{n}/model.safetensors")["head.weight"] for n in (2, 6))
+    saved = load_file(tmp_path / "run/classifier/head.safetensors")["weight"]
+    assert torch.equal(saved, best) and not torch.equal(saved, last)
+    assert results["best_validation_macro_f1"] == 0.9 and results["steps"] == 6
 
 
 def test_early_stopping(tmp_path, drawn):

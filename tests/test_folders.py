@@ -474,6 +474,8 @@ def test_checkpoints_by_number(tmp_path, capsys):
     assert newest_whole_checkpoint(tmp_path) == (middle, ["checkpoint-100 (trainer_state.json is missing)"])
     assert surplus_checkpoints(tmp_path, 2, None) == [oldest]
     assert surplus_checkpoints(tmp_path, 2, str(oldest)) == []
+    assert surplus_checkpoints(os.path.relpath(tmp_path), 2, str(oldest)) == []
+    assert surplus_checkpoints(tmp_path, 2, str(tmp_path / "other" / oldest.name)) == [oldest]
     for limit in (None, 0, 3, 9): assert surplus_checkpoints(tmp_path, limit, None) == []
     assert move_newer_checkpoints(tmp_path, 100) is None
     assert move_newer_checkpoints(tmp_path, 10) == tmp_path / "earlier-1"

@@ -576,6 +576,7 @@ def test_early_stopping_keeps_the_best(tmp_path):
 @pytest.mark.parametrize("use_lora", [False, True])
 def test_a_finished_run_that_goes_on_keeps_its_best_weights(tmp_path, monkeypatch, use_lora):
     "Started again at its last step it saved the last weights as the model, under the best step"
+    import shutil
     from vlrlbook import reward_model
     scores = iter((0.9, 0.1))
     monkeypatch.setattr(reward_model, "_evaluation_figures", lambda evaluated: dict(pair_accuracy=next(scores), margin=0.0))
@@ -588,6 +589,9 @@ def test_a_finished_run_that_goes_on_keeps_its_best_weights(tmp_path, monkeypatc
     again = train_reward_model(settings(tmp_path, resume="true", **given))
     assert again["run_dir"] == str(run_dir) and torch.equal(head(run_dir / "model"), best)
     assert again["pair_accuracy"] == results["pair_accuracy"] and again["best_step"] == results["best_step"]
+    shutil.rmtree(run_dir / f"checkpoint-{results['best_step']}")
+    again = train_reward_model(settings(tmp_path, resume="true", **given))
+    assert torch.equal(head(run_dir / "model"), last) and again["best_step"] is None
 
 
 def test_lora_with_a_margin_a_row(tmp_path):

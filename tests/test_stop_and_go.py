@@ -178,3 +178,139 @@ def test_full_disk_keeps_the_checkpoint_before(small_disk):
         assert find_checkpoint(small_disk,
                                "true").endswith(f"checkpoint-{2 * turn + 1}") and damage(small_disk / f"checkpoint-{2 * turn + 1}") is None
         assert not (small_disk / ".saving").exists() and len(list(small_disk.glob("checkpoint-*"))) <= 2
+
+
+# ---- the best checkpoint of a resumed run
+
+SCORES = {2: 0.5, 4: 0.9, 6: 0.3, 8: 0.9, 10: 0.2}  # of the validation after each step; an equal one is no better one
+
+
+def judged(folder, until, resume=None, best_at_end=True, **given):
+    "Train a small linear model up to step `until`, of ten; return the trainer"
+    from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
+    from vlrlbook.training import CommittedCheckpoints
+    class Kill(TrainerCallback):
+        "Ends the training where a kill would"
+        def on_step_begin(self, args, state, control, **kwargs):
+            if state.global_step == until: raise KeyboardInterrupt
+    class Net(torch.nn.Module):
+        "A linear layer with a loss"
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(3, 1)
+        def forward(self, x, labels): return dict(loss=(self.layer(x) - labels).square().mean())
+    class Judged(CommittedCheckpoints, Trainer):
+        "Its validation has the scores above"
+        def evaluate(self, *args, **kwargs):
+            metrics = dict(eval_score=SCORES[self.state.global_step])
+            self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+            return metrics
+    ends = dict(load_best_model_at_end=True, metric_for_best_model="score") if best_at_end else {}
+    set_seed(0)
+    args = TrainingArguments(str(folder), max_steps=10, eval_strategy="steps", save_strategy="steps", eval_steps=2, save_steps=2,
+                             save_total_limit=2, learning_rate=0.1, report_to=[], use_cpu=True, disable_tqdm=True, **ends, **given)
+    rows = [dict(x=torch.tensor([i / 9, 1 - i / 9, 1.0]), labels=torch.tensor([i / 3])) for i in range(10)]
+    trainer = Judged(Net(), args, train_dataset=rows, eval_dataset=rows, callbacks=[Kill()])
+    if until == 10:
+        trainer.train(resume_from_checkpoint=resume)
+    else:
+        with pytest.raises(KeyboardInterrupt): trainer.train(resume_from_checkpoint=resume)
+    return trainer
+
+
+def weights_at(trainer): return trainer.model.layer.weight.detach().clone()
+
+
+def noted_best(checkpoint): return json.loads((checkpoint / "trainer_state.json").read_text())["best_model_checkpoint"]
+
+
+def elsewhere(tmp_path, monkeypatch):
+    "Resume from another directory, where a folder of the same name has another run's checkpoint"
+    (tmp_path / "other/run/checkpoint-4").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "other")
+    return tmp_path / "run"
+
+
+def as_before(tmp_path, monkeypatch):
+    "The same, of a run whose checkpoints were written when relative paths were noted"
+    state = tmp_path / "run/checkpoint-6/trainer_state.json"
+    state.write_text(state.read_text().replace(noted_best(state.parent), "run/checkpoint-4"))
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    return tmp_path / "run"
+
+
+def moved(tmp_path, monkeypatch):
+    "The folder is somewhere else now"
+    os.rename(tmp_path / "run", tmp_path / "moved")
+    return tmp_path / "moved"
+
+
+def copied(tmp_path, monkeypatch):
+    "The folder was copied, and the first one lost its weights since"
+    shutil.copytree(tmp_path / "run", tmp_path / "copied")
+    for path in (tmp_path / "run/checkpoint-4").iterdir(): path.unlink()
+    return tmp_path / "copied"
+
+
+def in_place(tmp_path, monkeypatch): return tmp_path / "run"
+
+
+@pytest.mark.parametrize("place", [in_place, elsewhere, as_before, moved, copied])
+def test_a_resumed_run_ends_with_its_best_weights(tmp_path, monkeypatch, capsys, place):
+    "From another working directory or place it ended with its last weights, and deleted the best"
+    monkeypatch.chdir(tmp_path)
+    whole = judged("whole", 10)
+    assert whole.state.best_global_step == 4
+    judged("run", 7)
+    folder = place(tmp_path, monkeypatch)
+    capsys.readouterr()
+    relative = os.path.relpath(folder)
+    again = judged(relative, 10, resume=os.path.join(relative, "checkpoint-6"))
+    assert torch.equal(weights_at(again), weights_at(whole))
+    assert again.state.best_global_step == 4 and again.state.best_metric == 0.9
+    assert sorted(p.name for p in folder.glob("checkpoint-*")) == ["checkpoint-10", "checkpoint-4", "checkpoint-8"]
+    assert noted_best(folder / "checkpoint-10") == str(folder / "checkpoint-4")
+    assert ("the best checkpoint so far is at" in capsys.readouterr().out) == (place in (as_before, moved))
+
+
+def test_a_run_that_goes_on_in_another_folder_ends_with_its_best_weights(tmp_path):
+    "Its best checkpoint stays in the first folder; a resume of the second part still knows it"
+    whole = judged(tmp_path / "whole", 10)
+    judged(tmp_path / "run", 7)
+    judged(tmp_path / "next", 9, resume=str(tmp_path / "run/checkpoint-6"))
+    assert noted_best(tmp_path / "next/checkpoint-8") == str(tmp_path / "run/checkpoint-4")
+    again = judged(tmp_path / "next", 10, resume=str(tmp_path / "next/checkpoint-8"))
+    assert torch.equal(weights_at(again), weights_at(whole)) and again.state.best_global_step == 4
+    assert (tmp_path / "run/checkpoint-4").is_dir()
+
+
+def test_a_best_checkpoint_that_is_gone_is_told(tmp_path, capsys):
+    "Then the best of the rest is the best, though its score is lower; before, the last was saved under the lost one's score"
+    judged(tmp_path / "run", 7)
+    shutil.rmtree(tmp_path / "run/checkpoint-4")
+    judged(tmp_path / "run", 9, resume=str(tmp_path / "run/checkpoint-6"))
+    assert "the best weights were those of checkpoint-4, which is not there: the best are looked for anew" in capsys.readouterr().out
+    again = judged(tmp_path / "run", 10, resume=str(tmp_path / "run/checkpoint-8"))
+    assert again.state.best_global_step == 8 and again.state.best_metric == 0.9
+    last = load_file(tmp_path / "run/checkpoint-10/model.safetensors")["layer.weight"]
+    best = load_file(tmp_path / "run/checkpoint-8/model.safetensors")["layer.weight"]
+    assert torch.equal(weights_at(again), best) and not torch.equal(best, last)
+
+
+def test_a_better_checkpoint_after_a_resume_is_the_best(tmp_path, monkeypatch):
+    monkeypatch.setitem(SCORES, 8, 0.95)
+    judged(tmp_path / "run", 7)
+    os.rename(tmp_path / "run", tmp_path / "moved")
+    again = judged(tmp_path / "moved", 10, resume=str(tmp_path / "moved/checkpoint-6"))
+    assert again.state.best_global_step == 8
+    assert sorted(p.name for p in (tmp_path / "moved").glob("checkpoint-*")) == ["checkpoint-10", "checkpoint-8"]
+
+
+def test_a_run_without_a_best_one_goes_on_as_before(tmp_path, capsys):
+    whole = judged(tmp_path / "whole", 10, best_at_end=False)
+    judged(tmp_path / "run", 7, best_at_end=False)
+    os.rename(tmp_path / "run", tmp_path / "moved")
+    again = judged(tmp_path / "moved", 10, resume=str(tmp_path / "moved/checkpoint-6"), best_at_end=False)
+    assert torch.equal(weights_at(again), weights_at(whole)) and again.state.best_model_checkpoint is None
+    assert "best" not in capsys.readouterr().out

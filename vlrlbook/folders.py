@@ -533,8 +533,9 @@ def surplus_checkpoints(
     "Return the checkpoints that are to be removed: all but the newest `limit` and the best one"
     if not limit:
         return []
+    best_path = Path(best).resolve() if best else None  # `run` may be relative, and `best` not
     # the lowest number, the oldest, comes first
-    return [p for p in checkpoint_folders(run)[:-limit] if str(p) != best]
+    return [p for p in checkpoint_folders(run)[:-limit] if p.resolve() != best_path]
 
 
 def newest_whole_checkpoint(

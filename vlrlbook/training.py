@@ -105,11 +105,15 @@ class CommittedCheckpoints(BeforeTrainer):
         self.accelerator.wait_for_everyone()
 
     def _correct_best_path(self, run):
-        "Let the path of the best checkpoint, which may still lead into `.saving`, lead into the folder `run`"
+        """Let the path of the best checkpoint, which may still lead into `.saving`, lead into the folder `run`
+
+        It is noted whole, so that it holds for a resume from any working directory."""
         # Checkpoints are written in the hidden folder `.saving` and renamed into that of the run afterwards.
+        # Another path is that of a resumed run, and its best checkpoint may lie in another folder.
         best = self.state.best_model_checkpoint
-        if best:
-            self.state.best_model_checkpoint = str(run / Path(best).name)
+        if best and Path(best).parent.name == ".saving":
+            in_run = run / Path(best).name
+            self.state.best_model_checkpoint = str(in_run.resolve())
 
     def _check_weights(self, model):
         """Raise NotANumber, in all processes, if any process has a trained weight that is infinite or NaN
@@ -155,27 +159,35 @@ class CommittedCheckpoints(BeforeTrainer):
         self.accelerator.wait_for_everyone()
         if resume_from_checkpoint:  # step, epoch and max_steps, which the lines below read
             self.state = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / "trainer_state.json"))
+            self._find_best(resume_from_checkpoint)
         if not resume_from_checkpoint or not self._is_finished():
             return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
         print(f"nothing left to train: {Path(resume_from_checkpoint).name} is this run's last step")
         # Code that runs after a training, such as saving, expects the trained weights and an optimizer.
         self._load_from_checkpoint(resume_from_checkpoint)
-        self._load_best_weights(resume_from_checkpoint)
+        if self.args.load_best_model_at_end and self.state.best_model_checkpoint:
+            self._load_best_model()  # transformers' Trainer's, or `PairTrainer`'s own: loads that path
         self.create_optimizer_and_scheduler(self.state.max_steps)
 
-    def _load_best_weights(self, checkpoint):
-        "Load the best weights of a finished run, whose last are in `checkpoint`, if it was to end with them"
+    def _find_best(self, checkpoint):
+        """Note in `self.state`, read from `checkpoint`, where the best checkpoint is now
+
+        Where a run was to end with its best weights and they are gone, that is said, and the state has no
+        best step and score any more: the next evaluation is the first one to compare with."""
         noted = self.state.best_model_checkpoint  # None without validation
-        if not self.args.load_best_model_at_end or not noted:
+        if not noted:
             return
-        # `noted`, or, where the run's folder was moved since, the same name beside `checkpoint`
-        self.state.best_model_checkpoint = _moved_with(checkpoint, noted)
-        if Path(self.state.best_model_checkpoint).is_dir():
-            self._load_best_model()  # transformers' Trainer's, or `PairTrainer`'s own: loads that path
-        else:
-            name = Path(noted).name
-            print(f"the best weights were those of {name}, which is not there: these are the last ones")
+        best = _place_of_best(noted, checkpoint, self.args.output_dir)
+        self.state.best_model_checkpoint = best
+        if best is None and self.args.load_best_model_at_end:
+            if self.is_world_process_zero():
+                then = "these are the last ones" if self._is_finished() else "the best are looked for anew"
+                print(f"the best weights were those of {Path(noted).name}, which is not there: {then}")
+            self.state.best_global_step = None
+            self.state.best_metric = None
+        self.remove_callback(BestOfResumed)  # of an earlier call of `train`
+        self.add_callback(BestOfResumed(self.state, noted))
 
     def _make_the_folder_its_own(self, checkpoint):
         """Move other runs' checkpoints in the folder aside, and cut the log back to the step of `checkpoint`
@@ -201,12 +213,21 @@ class CommittedCheckpoints(BeforeTrainer):
         return self.state.epoch >= self.args.num_train_epochs
 
 
-def _moved_with(checkpoint, noted):
-    """Return the path of a run's best checkpoint, which `noted` was while the run was trained.
+def _place_of_best(
+    noted,  # path of the best checkpoint, as trainer_state.json has it
+    checkpoint,  # path of the one from which the run goes on
+    folder,  # into which it writes
+):
+    """Return where the best checkpoint of a resumed run is now, as a whole path; None if it is gone.
 
-    The run's folder may have been moved: then it lies beside `checkpoint`, from which the run goes on."""
-    beside = Path(checkpoint).parent / Path(noted).name
-    return str(beside) if beside.is_dir() else noted
+    `noted` may be relative to another working directory, and the run's folder may have been moved since. So
+    the best one is looked for beside `checkpoint`, then in the folder of its run, then at `noted`."""
+    noted, beside = Path(noted), Path(checkpoint).parent
+    for place in (beside, _folder_of_run(checkpoint, folder), noted.parent):
+        best = place / noted.name
+        if best.is_dir():
+            return str(best.resolve())
+    return None
 
 
 def _committed(checkpoint, aside):
@@ -253,6 +274,34 @@ class StopAtNaN(TrainerCallback):
             fault = f"the gradient is not a number, {extent}; the step is not taken"
             advice = _way_back(args)  # from which checkpoint to go on, with which settings
             raise NotANumber(f"step {state.global_step + 1}: {fault}. {advice}")
+
+
+class BestOfResumed(TrainerCallback):
+    """Trainer callback: gives a resumed run its best checkpoint back before the first step
+
+    transformers' Trainer (read in 5.17 to 5.24) reads trainer_state.json again when it resumes, and forgets
+    the best checkpoint where the path noted there leads nowhere, as from another working directory. Then the
+    run would end with its last weights, under the score of the best."""
+
+    def __init__(self,
+        state: TrainerState,  # with the best checkpoint, step and score that the run is to have
+        noted: str,  # path of the best checkpoint in trainer_state.json
+    ):
+        "Keep what the resumed run is to know of its best checkpoint"
+        self.path = state.best_model_checkpoint
+        self.step = state.best_global_step
+        self.score = state.best_metric
+        self.noted = noted
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        "Called when the training begins, after Trainer has read the state: correct what it says of the best"
+        # transformers has just logged that it ignores the best one, which is not so.
+        is_found_again = self.path and not Path(self.noted).is_dir()
+        if is_found_again and state.is_world_process_zero:
+            print(f"the best checkpoint so far is at {self.path}, and is kept")
+        state.best_model_checkpoint = self.path
+        state.best_global_step = self.step
+        state.best_metric = self.score
 
 
 # Going on after a stop
