@@ -377,3 +377,104 @@ def test_hidden_files_of_another_system_are_no_weights(pair, tmp_path):
     plain, kept = load_weights(tmp_path / "plain"), load_weights(tmp_path / "kept")
     assert set(plain) == set(kept) and all(torch.equal(plain[name], kept[name]) for name in plain)
     assert not list(export_for_transformers_4(base, tmp_path / "exported").glob("._*"))
+
+
+# Adapters that an older transformers wrote (the names were compared with those of transformers 4.51.3, peft 0.15.2)
+
+QWEN_OF_4_51 = {"model.language_model.": "model.", "model.visual.": "visual."}
+OTHERS_OF_4_51 = {"model.language_model.": "language_model.model.", "model.multi_modal_projector.": "multi_modal_projector.",
+                  "lm_head.": "language_model.lm_head."}
+NAMES_OF_4_51 = dict(qwen2_vl=QWEN_OF_4_51, qwen2_5_vl=QWEN_OF_4_51, aria=OTHERS_OF_4_51 | {"model.vision_tower.": "vision_tower."},
+                     gemma3=OTHERS_OF_4_51 | {"model.vision_tower.": "vision_tower.vision_model."})
+
+
+def of_4_51(adapter, folder, family, **config):
+    "A copy of an adapter with the names of weights that transformers 4.51 gave them, and other words in its config"
+    (folder / "made").mkdir(parents=True)
+    old = edited(adapter, folder / "made", **config).rename(folder / "old")
+    def named(key):
+        key = key.removeprefix("base_model.model.")
+        new, former = next(pair for pair in NAMES_OF_4_51[family].items() if key.startswith(pair[0]))
+        return "base_model.model." + former + key.removeprefix(new)
+    weights = load_file(old / "adapter_model.safetensors")
+    save_file({named(key): weight for key, weight in weights.items()}, old / "adapter_model.safetensors", metadata={"format": "pt"})
+    return old
+
+
+def drawn(base, folder, **config):
+    "An adapter of PEFT, with weights that change the model; returns it on its base, and the processor"
+    from peft import LoraConfig, get_peft_model
+    model, processor = load_vlm(str(base), dtype="float32")
+    adapted = get_peft_model(model, LoraConfig(**(dict(r=4, lora_alpha=8) | config))).eval()
+    torch.manual_seed(2)
+    for weight in adapted.parameters():
+        if weight.requires_grad: weight.data.add_(torch.randn_like(weight) / 10)
+    adapted.save_pretrained(folder)
+    return adapted, processor
+
+
+@pytest.mark.parametrize("family", NAMES_OF_4_51)
+def test_an_adapter_with_the_names_of_an_older_transformers(tmp_path, family, capsys):
+    "It was refused as one of another base"
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    save_model(*tiny_twin(family), base)
+    adapted, processor = drawn(base, adapter, target_modules=["q_proj", "v_proj", "gate_proj"])
+    old, wanted = of_4_51(adapter, tmp_path / "o", family), logits(adapted, processor)
+    assert not {*load_file(old / "adapter_model.safetensors")} & {*load_file(adapter / "adapter_model.safetensors")}
+    capsys.readouterr()
+    loaded = load_vlm(str(base), adapter=str(old), dtype="float32", trainable=True)[0]
+    assert "old: its weights have the names of an older transformers, which are translated" in capsys.readouterr().out
+    assert (logits(loaded, processor) - wanted).abs().max() < 1e-5 and any(w.requires_grad for w in loaded.parameters())
+    merge_lora(str(base), str(old), str(tmp_path / "merged"))
+    assert (logits(load_vlm(str(tmp_path / "merged"), dtype="float32")[0], processor) - wanted).abs().max() < 1e-4
+    loaded.save_pretrained(tmp_path / "again") # in today's names, which are not translated
+    capsys.readouterr()
+    again = load_vlm(str(base), adapter=str(tmp_path / "again"), dtype="float32")[0]
+    assert (logits(again, processor) - wanted).abs().max() < 1e-5 and "older" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("now, then", [
+    (dict(target_modules=r"model\.language_model\.layers\.\d+\.self_attn\.[qv]_proj"),
+     dict(target_modules=r"model\.layers\.\d+\.self_attn\.[qv]_proj")),
+    (dict(target_modules=r"model\.language_model.*\.[qv]_proj"), dict(target_modules=r"^(model)(?!.*(lm_head|emb)).*\.[qv]_proj$")),
+    (dict(target_modules=r"model\.language_model.*_proj"), dict(target_modules=r"^(model).*_proj$")), # the tower has gate_proj, too
+    (dict(target_modules=["model.language_model.layers.0.self_attn.q_proj", "model.visual.blocks.0.attn.qkv"]),
+     dict(target_modules=["model.layers.0.self_attn.q_proj", "visual.blocks.0.attn.qkv"])),
+    (dict(target_modules=["gate_proj"], exclude_modules=r"model\.visual.*"), dict(exclude_modules="visual.*")),
+    (dict(target_modules=["q_proj", "qkv"], rank_pattern={"model.language_model.layers.0.self_attn.q_proj": 2, "qkv": 3},
+          alpha_pattern={r"model\.visual.*qkv": 5}),
+     dict(rank_pattern={"^model.layers.0.self_attn.q_proj": 2, "qkv": 3}, alpha_pattern={r"^visual.*qkv": 5})),
+    (dict(target_modules=["q_proj"], modules_to_save=["model.visual.merger"]), dict(modules_to_save=["visual.merger"])),
+    (dict(target_modules=["q_proj"], trainable_token_indices={"model.language_model.embed_tokens": [1, 5]}),
+     dict(trainable_token_indices={"model.embed_tokens": [1, 5]}))], ids=lambda config: "-".join(config))
+def test_patterns_of_layers_mean_the_names_of_their_time(tmp_path, now, then):
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    save_model(*tiny_twin("qwen2_5_vl"), base)
+    adapted, processor = drawn(base, adapter, **now)
+    loaded = load_vlm(str(base), adapter=str(of_4_51(adapter, tmp_path / "o", "qwen2_5_vl", **then)), dtype="float32")[0]
+    assert (logits(loaded, processor) - logits(adapted, processor)).abs().max() < 1e-5
+    loaded.save_pretrained(tmp_path / "again")
+    again = load_vlm(str(base), adapter=str(tmp_path / "again"), dtype="float32")[0]
+    assert (logits(again, processor) - logits(adapted, processor)).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("depth", [2, 6])
+@pytest.mark.parametrize("targets", [["q_proj"], r"^model\.layers.*\.q_proj$"], ids=str)
+def test_an_older_adapter_of_another_base_is_refused(tmp_path, depth, targets):
+    "Also where its pattern names layers that it has no weights for"
+    for name, twin in (("base", tiny_twin("qwen2_5_vl")), ("other", tiny_twin("qwen2_5_vl", depth=depth))):
+        save_model(*twin, tmp_path / name)
+    drawn(tmp_path / "base", tmp_path / "adapter", target_modules=["q_proj"])
+    old = of_4_51(tmp_path / "adapter", tmp_path / "o", "qwen2_5_vl", target_modules=targets, base_model_name_or_path="")
+    with pytest.raises(ValueError, match="old is an adapter of another base than other: . of its 8 weights have no place there"):
+        load_vlm(str(tmp_path / "other"), adapter=str(old))
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl", "gemma3"])
+def test_an_adapter_with_todays_names_is_read_as_it_is(tmp_path, family, capsys):
+    save_model(*tiny_twin(family), tmp_path / "base")
+    targets = r".*language_model.*\.(q|v)_proj"
+    adapted, processor = drawn(tmp_path / "base", tmp_path / "adapter", target_modules=targets)
+    loaded = load_vlm(str(tmp_path / "base"), adapter=str(tmp_path / "adapter"), dtype="float32")[0]
+    assert (logits(loaded, processor) - logits(adapted, processor)).abs().max() < 1e-6
+    assert loaded.peft_config["default"].target_modules == targets and "older" not in capsys.readouterr().out

@@ -547,22 +547,35 @@ def with_adapter(
     "Return `model` with a LoRA adapter; ValueError if the adapter was made for another model"
     _check_base(model, name, adapter) # ValueError by what its adapter_config.json says
     complaint = _of_another_base(name, adapter) # "… is an adapter of another base than …"
+    older_names: dict = {} # beginnings of weights' names that an older transformers wrote
     try:
-        adapted = _quietly_adapted(model, adapter, trainable)
+        older_names = _older_names(model, adapter)
+        adapted = _quietly_adapted(model, adapter, trainable, older_names)
     except (RuntimeError, ValueError) as e:
         # Weights of another shape: PEFT's message lists them all, of which the beginning is enough.
         peft_message = " ".join(str(e).split())[:300]
         raise ValueError(f"{complaint}: {peft_message}") from e
-    check_adapter(adapted, adapter, complaint) # ValueError unless every weight has its place
+    check_adapter(adapted, adapter, complaint, older_names) # ValueError unless every weight has its place
+    if older_names:
+        print(f"{Path(adapter).name}: its weights have the names of an older transformers, "
+              "which are translated")
     return adapted
 
-def _quietly_adapted(model, adapter, trainable):
-    "Return `model` with the LoRA adapter of directory `adapter`, without PEFT's warning of missing weights"
+def _quietly_adapted(
+    model, # the base, loaded
+    adapter, # directory of a LoRA adapter
+    trainable, # whether the adapter's weights are to be trained
+    older_names, # from `_older_names`
+):
+    "Return `model` with a LoRA adapter on it, without PEFT's warning of missing weights"
     from peft import PeftModel
+    # None: PEFT reads the adapter's config by itself, and takes the names as they are.
+    config = _config_with_new_names(model, adapter) if older_names else None
     with warnings.catch_warnings():
         # For an adapter of another family or depth PEFT only warns; `check_adapter` raises an error instead.
         warnings.filterwarnings("ignore", message="Found missing adapter keys")
-        return PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
+        return PeftModel.from_pretrained(model, adapter, is_trainable=trainable, config=config,
+                                         key_mapping=older_names or None)
 
 def _of_another_base(name, adapter):
     """Return the beginning of each message about an adapter that does not fit its base
@@ -671,18 +684,116 @@ def check_adapter(
     adapted, # peft model, the adapter on it
     adapter: str | Path, # directory of that LoRA adapter
     complaint: str, # begins the message, such as "x is an adapter of another base than y"
+    older_names: dict = None, # how to translate names in the file, as PEFT's `key_mapping` takes it; None: not
 ):
     "Raise ValueError unless the adapter's file and the model have adapter weights of the same names"
     from peft import get_peft_model_state_dict
     from peft.utils import load_peft_weights
     # Both functions leave out the adapter's name, so that names can be compared (read in peft 0.21).
-    stored_names = set(load_peft_weights(str(adapter), device="cpu"))
+    stored_names = set(load_peft_weights(str(adapter), device="cpu", key_mapping=older_names))
     expected_names = set(get_peft_model_state_dict(adapted))
     if stored_names != expected_names:
         surplus = stored_names - expected_names # in the file and not in the model
         missing = expected_names - stored_names # in the model and not in the file
         raise ValueError(f"{complaint}: {len(surplus)} of its {len(stored_names)} weights have no place "
                          f"there, {len(missing)} places get none; first: {min(surplus | missing)}")
+
+# %% ../nbs/00a_models.ipynb #n5f0a4d2
+def _older_names(
+    model, # the base, loaded
+    adapter, # directory of a LoRA adapter
+): # dict: regular expression of how a name begins → how it begins in `model`
+    """Return how names in an adapter's file are translated, if an older transformers wrote them; else {}
+
+    It is what PEFT takes as `key_mapping`: the names there begin behind "base_model.model."."""
+    from peft.utils import load_peft_weights
+    renamings = _renamings(model)
+    if not renamings: # the names of this family have never changed
+        return {}
+    layers = {name for name, _module in model.named_modules()}
+    key_mapping = {}
+    for stored_name in load_peft_weights(str(adapter), device="cpu"):
+        old = stored_name.removeprefix("base_model.model.")
+        new = _renamed(old, renamings)
+        # Only a name that has no place as it is: no other file is read otherwise than before.
+        if _layer_of(old) not in layers and _layer_of(new) in layers:
+            pattern, beginning = _change_of_beginning(old, new)
+            key_mapping[pattern] = beginning
+    return key_mapping
+
+def _renamings(model, reverse=False):
+    """Return transformers' list of how names of layers have changed up to those in `model`
+
+    With `reverse` it leads back, from the names in `model` to the oldest."""
+    # PEFT uses these functions for its own conversion (read in transformers 5.17 and peft 0.21). Should they
+    # move, the tests with adapters of older names fail.
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightRenaming
+    conversions = get_model_conversion_mapping(model, add_legacy=False)
+    # Others join tensors, as of experts, which no adapter of those versions has.
+    renamings = [step for step in conversions if isinstance(step, WeightRenaming)]
+    return [step.reverse_transform() for step in reversed(renamings)] if reverse else renamings
+
+def _renamed(name, renamings):
+    "Return the name of a layer or weight after all `renamings`, each of which may change it"
+    from transformers.core_model_loading import rename_source_key
+    new_name, _pattern = rename_source_key(name, renamings, [])
+    return new_name
+
+def _layer_of(weight):
+    "Return the layer of an adapter's weight: a.q_proj of a.q_proj.lora_A.weight, a.norm of a.norm.weight"
+    # token_adapter: of an adapter that trains single tokens
+    layer, *rest = re.split(r"\.(?:lora_|base_layer\.|token_adapter\.)", weight, maxsplit=1)
+    return layer if rest else weight.rpartition(".")[0]
+
+def _change_of_beginning(old, new):
+    """Return what turns one name of a weight into the other: (pattern of its beginning, the new beginning)
+
+    For "model.layers.0" and "model.language_model.layers.0": "model." where "layers." follows, and
+    "model.language_model."."""
+    old_words, new_words = old.split("."), new.split(".")
+    shorter = min(len(old_words), len(new_words))
+    alike = 0 # words at the end that both have; the last is always the same, such as "weight"
+    # One word at least stays for the beginning.
+    while alike < shorter - 1 and old_words[-1 - alike] == new_words[-1 - alike]:
+        alike += 1
+    *beginning, first_alike = old_words[:len(old_words) - alike + 1]
+    old_beginning = re.escape(".".join(beginning) + ".")
+    new_beginning = ".".join(new_words[:len(new_words) - alike]) + "."
+    # The word behind it, too: names of other layers may begin alike and stay as they are.
+    return rf"^{old_beginning}(?={re.escape(first_alike)}(\.|$))", new_beginning
+
+def _config_with_new_names(model, adapter):
+    """Return the PEFT config of an adapter that an older transformers wrote, with the names in `model`
+
+    Its patterns of layers are compared with the names that the layers had, as PEFT did then."""
+    from peft import PeftConfig
+    from peft.tuners.tuners_utils import check_target_module_exists
+    from peft.utils.other import get_pattern_key
+    config = PeftConfig.from_pretrained(str(adapter))
+    back = _renamings(model, reverse=True)
+    old_names = {name: _renamed(name, back) for name, _module in model.named_modules() if name}
+    if getattr(config, "target_modules", None):
+        layers = [name for name, old in old_names.items() if check_target_module_exists(config, old)]
+        if layers != [name for name in old_names if check_target_module_exists(config, name)]:
+            config.target_modules = set(layers) or config.target_modules # empty: PEFT says what is wanted
+            # What these leave out is not among the layers any more.
+            config.exclude_modules = config.layers_to_transform = config.layers_pattern = None
+        for kind in ("rank_pattern", "alpha_pattern"): # pattern of layers' names → their own rank or alpha
+            patterns = getattr(config, kind, None) or {}
+            pattern_of = {name: get_pattern_key([*patterns], old_names[name]) for name in layers}
+            own = {re.escape(name): patterns[key] for name, key in pattern_of.items() if key in patterns}
+            setattr(config, kind, own)
+    _rename_trained_whole(config, _renamings(model))
+    return config
+
+def _rename_trained_whole(config, renamings):
+    "Translate the names in a PEFT config of layers that are trained as a whole, or for some tokens only"
+    if getattr(config, "modules_to_save", None):
+        config.modules_to_save = [_renamed(name, renamings) for name in config.modules_to_save]
+    tokens = getattr(config, "trainable_token_indices", None)
+    if isinstance(tokens, dict): # name of an embedding → indices of tokens
+        config.trainable_token_indices = {_renamed(name, renamings): own for name, own in tokens.items()}
 
 # %% ../nbs/00a_models.ipynb #n612bac9
 def _family_of(name):
