@@ -222,6 +222,88 @@ def test_a_head_is_loaded_safely(tmp_path):
     with pytest.raises(DataError, match=r"weight is \(2, 4\), expected \(3, 4\)"): load_head(tmp_path / "small.pt", head)
 
 
+def saved_state(module, prefix=""): return {prefix + name: tensor for name, tensor in module.state_dict().items()}
+
+
+NORM = torch.nn.LayerNorm(4)
+
+
+@pytest.mark.parametrize("layers, told", [
+    ([NORM, torch.nn.Linear(4, 3)], "2 layers .*head.0, head.1"),
+    ([torch.nn.Linear(4, 4), torch.nn.GELU(), torch.nn.Linear(4, 3)], "2 layers .*head.0, head.2"),
+    ([torch.nn.Linear(4, 3), torch.nn.PReLU()], "2 layers"), ([torch.nn.Linear(4, 3), torch.nn.Linear(3, 3)], "2 layers"),
+    ([torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 4), torch.nn.Linear(4, 3)], "3 layers"),
+    ([torch.nn.TransformerEncoderLayer(4, 1, 4), torch.nn.Linear(4, 3)], "7 layers .*, …")])
+@pytest.mark.parametrize("beside", [{}, {"vlm.embed_tokens.weight": torch.zeros(9, 4), "vlm.norm.weight": torch.zeros(4)}])
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_a_head_of_several_layers_is_refused(tmp_path, layers, told, beside, suffix):
+    "The last layer was loaded without a word, and gave other logits; the same for a folder of the older script"
+    from safetensors.torch import save_file
+    path, state = tmp_path / f"classifier{suffix}", beside | saved_state(torch.nn.Sequential(*layers), "head.")
+    save_file(state, path) if suffix == ".safetensors" else torch.save(state, path)
+    head = torch.nn.Linear(4, 3)
+    before = head.weight.clone()
+    with pytest.raises(DataError, match=f"'{path.name}': holds {told}.*expected one linear layer"): load_head(path, head)
+    assert torch.equal(head.weight, before)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(DataError, match="expected one linear layer"): load_classifier(tmp_path)
+
+
+@pytest.mark.parametrize("extra", ["norm.weight", "norm.gamma", "scale.weight"])
+def test_a_layer_beside_an_unnamed_head_is_refused(tmp_path, extra):
+    torch.save(saved_state(torch.nn.Linear(4, 3)) | {extra: torch.ones(4)}, tmp_path / "head.pt")
+    head = torch.nn.Linear(4, 3)
+    with pytest.raises(DataError, match="2 layers with weights .one without a name, "): load_head(tmp_path / "head.pt", head)
+
+
+@pytest.mark.parametrize("prefix", ["", "classifier.", "module.model.head."])
+@pytest.mark.parametrize("before, after", [
+    ({}, {}), ({}, dict(epoch=3)), (dict(class_weights=torch.ones(3)), dict(temperature=torch.ones(1)))])
+def test_one_linear_layer_is_loaded_whatever_it_is_called(tmp_path, prefix, before, after):
+    other, head = torch.nn.Linear(4, 3), torch.nn.Linear(4, 3)
+    torch.save(before | saved_state(other, prefix) | after, tmp_path / "head.pt")
+    load_head(tmp_path / "head.pt", head)
+    assert torch.equal(head.weight, other.weight) and torch.equal(head.bias, other.bias)
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("head_first", [False, True])
+@pytest.mark.parametrize("names", [
+    ["vlm.model.visual.norm", "vlm.model.language_model.embed_tokens", "vlm.lm_head"], ["visual.merger", "model.embed_tokens", "lm_head"],
+    ["vlm.base_model.model.q_proj.lora_A.default", "vlm.base_model.model.q_proj.lora_B.default"], ["head.original_module"]])
+def test_a_head_is_found_beside_its_model(tmp_path, prefix, head_first, names):
+    "A checkpoint of a whole classifier, of its adapter and head, or of a head that peft trained whole"
+    other, head = torch.nn.Linear(4, 3), torch.nn.Linear(4, 3)
+    of_head = saved_state(other, prefix + ("head.modules_to_save.default." if names[0].startswith("head.") else "head."))
+    of_model = {}
+    for name in names:
+        of_model |= {f"{prefix}{name}.weight": torch.zeros(3, 4), f"{prefix}{name}.bias": torch.zeros(3)}
+    torch.save(of_head | of_model if head_first else of_model | of_head, tmp_path / "whole.pt")
+    load_head(tmp_path / "whole.pt", head)
+    assert torch.equal(head.weight, other.weight) and torch.equal(head.bias, other.bias)
+
+
+def test_a_head_without_a_bias_is_told(tmp_path):
+    torch.save({"weight": torch.zeros(3, 4)}, tmp_path / "classifier.pt")
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(DataError, match="bias is missing, expected .3,."): load_head(tmp_path / "classifier.pt", torch.nn.Linear(4, 3))
+    with pytest.raises(DataError, match="'classifier.pt': holds no bias of a linear head"): load_classifier(tmp_path)
+    torch.save([torch.zeros(3, 4)], tmp_path / "classifier.pt")
+    with pytest.raises(DataError, match="holds a list, expected tensors by name"): load_classifier(tmp_path)
+
+
+def test_the_head_of_a_runs_checkpoint_is_loaded(short_run, tmp_path):
+    checkpoint = sorted(os.listdir(short_run.settings.output_dir))
+    newest = [name for name in checkpoint if name.startswith("checkpoint-")][-1]
+    path = os.path.join(short_run.settings.output_dir, newest, "model.safetensors")
+    from safetensors.torch import load_file
+    state = load_file(path)
+    bins, hidden = state["head.weight"].shape
+    head = torch.nn.Linear(hidden, bins)
+    load_head(path, head)
+    assert torch.equal(head.weight, state["head.weight"]) and torch.equal(head.bias, state["head.bias"])
+
+
 # splitting and augmenting
 
 def test_no_film_is_in_two_parts(drawn):

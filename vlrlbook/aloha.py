@@ -891,19 +891,69 @@ def load_head(
 def head_tensors(
     path: str | Path, # .safetensors, .pt or .bin
 ) -> dict: # weight, bias
-    "Tensors of a saved head by the last part of their names: `weight` for `classifier.weight`"
+    """Tensors of a saved head by the last part of their names: `weight` for `classifier.weight`
+
+    The file may hold the model beside the head. DataError where the head has several layers: ours is one
+    linear layer, and the last of several would give other logits."""
     path = Path(path)
+    state = _saved_tensors(path)
+    if not isinstance(state, dict):
+        message = f"holds a {type(state).__name__}, expected tensors by name: weight and bias"
+        raise DataError("aloha.head", message, entry=path.name)
+    layers = _layers_of_head(state)
+    if len(layers) > 1:
+        names = [layer or "one without a name" for layer in layers]
+        shown = ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
+        message = f"holds {len(layers)} layers with weights ({shown}), expected one linear layer, the head"
+        raise DataError("aloha.head", message, entry=path.name)
+    return next(iter(layers.values()), {}) # {}: no layer at all
+
+def _saved_tensors(
+    path, # of a .safetensors, .pt or .bin file, a `Path`
+):
+    "What a file of tensors holds, name → tensor; DataError where loading it could run code"
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
-        state = load_file(path)
-    else:
-        try:
-            # weights_only: torch reads tensors, and raises where unpickling would run code
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError as error:
-            message = "holds more than tensors, and loading it could run code"
-            raise DataError("aloha.head", message, entry=path.name) from error
-    return {name.rpartition(".")[2]: tensor for name, tensor in state.items()}
+        return load_file(path)
+    try:
+        # weights_only: torch reads tensors, and raises where unpickling would run code
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        message = "holds more than tensors, and loading it could run code"
+        raise DataError("aloha.head", message, entry=path.name) from error
+
+# Parts of tensors' names that a vision language model or its adapter has, and no head.
+_model_parts = {"embed_tokens", "lm_head", "visual", "vision_tower", "multi_modal_projector",
+                "lora_A", "lora_B"}
+
+def _layers_of_head(
+    state, # name → tensor, of a head or of a whole classifier
+):
+    """The layers of a saved head: name of the layer → {"weight": tensor, "bias": tensor}
+
+    `classifier.1` for the tensor `classifier.1.weight`. The weights of the model under the head are left out:
+    all whose names begin with `vlm` where one of them is `vlm.language_model.embed_tokens.weight`. So are
+    tensors of no layer, such as `class_weights`."""
+    tops = dict(zip(state, _first_differing_parts(state))) # tensor's name → vlm or head
+    in_model = {top for name, top in tops.items() if _model_parts & set(name.split("."))}
+    layers: dict = {}
+    for name, tensor in state.items():
+        layer, _, kind = name.rpartition(".") # "classifier", "weight"
+        has_layer = layer or kind in ("weight", "bias")
+        # peft keeps the untrained copy of a layer that it trains whole as `original_module`
+        is_untrained = "original_module" in layer.split(".")
+        if has_layer and not is_untrained and tops[name] not in in_model:
+            layers.setdefault(layer, {})[kind] = tensor
+    return layers
+
+def _first_differing_parts(
+    names, # of tensors, such as module.vlm.norm.weight and module.head.bias
+):
+    "For each name its first part behind those that all names begin with, such as vlm and head"
+    parts = [name.split(".") for name in names]
+    while len({p[0] for p in parts}) == 1 and all(len(p) > 1 for p in parts):
+        parts = [p[1:] for p in parts]
+    return [p[0] for p in parts]
 
 # %% ../nbs/04_aloha.ipynb #c060
 def save_classifier(
@@ -1066,7 +1116,11 @@ def head_classes(
     path: str | Path, # file of a linear head
 ) -> int:
     "How many bins a saved head tells apart"
-    return len(head_tensors(path)["bias"])
+    tensors = head_tensors(path)
+    if "bias" not in tensors:
+        message = "holds no bias of a linear head, expected a weight and a bias"
+        raise DataError("aloha.head", message, entry=Path(path).name)
+    return len(tensors["bias"])
 
 # %% ../nbs/04_aloha.ipynb #c063
 def split_films(
