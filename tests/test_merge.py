@@ -379,6 +379,41 @@ def test_hidden_files_of_another_system_are_no_weights(pair, tmp_path):
     assert not list(export_for_transformers_4(base, tmp_path / "exported").glob("._*"))
 
 
+@pytest.mark.parametrize("family", ["gemma3", "qwen3_5"])
+@pytest.mark.parametrize("is_twin", [False, True])
+def test_a_family_that_is_not_written_for_transformers_4_is_refused_first(tmp_path, family, is_twin, monkeypatch):
+    "It was loaded and merged, and then told that transformers 4.57 does not know Gemma 3"
+    from vlrlbook import models
+    from vlrlbook.model_files import export_for_transformers_4
+    from vlrlbook.settings import SettingsError
+    save_model(*tiny_twin(family), tmp_path / "base")
+    name = f"tiny-{family}" if is_twin else str(tmp_path / "base")
+    says = f"^{'tiny-' + family if is_twin else 'base'}: its model_type is '{family}', and this package writes only qwen2_vl, .* for"
+    monkeypatch.setattr(models, "load_vlm", lambda *given, **more: pytest.fail("a model was loaded"))
+    with pytest.raises(SettingsError, match=says):
+        merge_lora(name, str(tmp_path / "adapter"), str(tmp_path / "merged"), transformers_4=True)
+    with pytest.raises(SettingsError, match="^base: its model_type is .* for transformers 4$"):
+        export_for_transformers_4(tmp_path / "base", tmp_path / "exported")
+    assert [path.name for path in tmp_path.iterdir()] == ["base"]
+
+
+def test_a_gemma_3_that_transformers_4_reads_as_it_is_is_merged_for_it(tmp_path):
+    "As one of the hub, whose config and tokenizer need not be rewritten"
+    from vlrlbook.model_files import export_for_transformers_4
+    base = tmp_path / "base"
+    save_model(*tiny_twin("gemma3"), base)
+    for file, key, value in (("config", "rope_theta", 1e6), ("tokenizer_config", "tokenizer_class", "PreTrainedTokenizerFast")):
+        content = json.loads((base / f"{file}.json").read_text())
+        content.pop("extra_special_tokens", None)
+        content.get("text_config", content).update({key: value, "tie_word_embeddings": True})
+        (base / f"{file}.json").write_text(json.dumps(content))
+    assert only_for_transformers_5(base) == []
+    shaken(load_vlm(str(base))[0], tmp_path / "adapter")
+    merge_lora(str(base), str(tmp_path / "adapter"), str(tmp_path / "merged"), transformers_4=True)
+    export_for_transformers_4(base, tmp_path / "exported")
+    assert all((tmp_path / name / "config.json").read_bytes() == (base / "config.json").read_bytes() for name in ("merged", "exported"))
+
+
 # Adapters that an older transformers wrote (the names were compared with those of transformers 4.51.3, peft 0.15.2)
 
 QWEN_OF_4_51 = {"model.language_model.": "model.", "model.visual.": "visual."}

@@ -15,7 +15,7 @@ from .settings import SettingsError, is_first_process, nearest
 __all__ = ["other_weights", "copy_descriptions", "weight_files", "read_header", "stored_dtype",
            "replace_weights",
            "config_with_dtype", "only_for_transformers_5", "for_transformers_4", "export_for_transformers_4",
-           "known_to_transformers_4", "without_own_sampling", "keep_own_sampling"]
+           "check_family_for_4", "known_to_transformers_4", "without_own_sampling", "keep_own_sampling"]
 
 # Weights in formats that this package does not write. A copy of them beside merged weights would be the
 # weights of the old model.
@@ -317,7 +317,8 @@ def config_with_dtype(
 
 # For transformers 4
 
-# Families that transformers 4.57 has too; model_type in config.json.
+# Families whose files this package rewrites for transformers 4.57; model_type in config.json. Gemma 3, which
+# 4.57 has too, is not among them: its rotary positions are described for each kind of layer.
 known_to_transformers_4 = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "aria")
 # A class of tokenizers that only transformers 5 has → its counterpart in 4.
 _tokenizer_classes: dict = {"TokenizersBackend": "PreTrainedTokenizerFast"}
@@ -377,16 +378,23 @@ def for_transformers_4(
     transformers 5 still reads them too."""
     folder = Path(folder)
     config = _read_json(folder / "config.json")
-    kind = config.get("model_type")
-    if kind not in known_to_transformers_4:
-        suggestion = nearest(str(kind), list(known_to_transformers_4)) # ": did you mean …?", or a list of all
-        raise SettingsError(f"{folder.name}: config.json says model_type {kind!r}, which transformers 4.57 "
-                            f"does not know{suggestion}")
+    check_family_for_4(config.get("model_type"), folder.name) # SettingsError for another family
     write_json(folder / "config.json", _config_for_4(config))
     tokenizer = _read_json(folder / "tokenizer_config.json") # {} if there is no such file
     if tokenizer:
         write_json(folder / "tokenizer_config.json", _tokenizer_for_4(tokenizer))
     _split_processor_file(folder) # 4 wants a file for each part: preprocessor_config.json, …
+
+
+def check_family_for_4(
+    family: str | None, # model_type in config.json, such as qwen2_vl; None if it names none
+    name: str, # of the model, for the message
+):
+    "Raise SettingsError unless this package can rewrite a model of this family for transformers 4"
+    if family not in known_to_transformers_4:
+        families = ", ".join(known_to_transformers_4)
+        raise SettingsError(f"{name}: its model_type is {family!r}, and this package writes only {families} "
+                            "for transformers 4")
 
 
 def _split_processor_file(folder):
@@ -420,10 +428,13 @@ def export_for_transformers_4(
     model = Path(model)
     if not (model / "config.json").is_file():
         raise FileNotFoundError(f"{model}: no config.json there, so this is no model directory")
+    is_rewritten = bool(only_for_transformers_5(model)) # it lists what transformers 4 cannot read
+    if is_rewritten: # checked before gigabytes are copied
+        check_family_for_4(_read_json(model / "config.json").get("model_type"), model.name)
     # aside: a hidden folder, renamed to output_path when the block ends
     with new_folder(output_path, existing="none") as aside:
         _copy_model(model, aside)
-        if only_for_transformers_5(model): # names what transformers 4 cannot read; empty if it reads all
+        if is_rewritten:
             for_transformers_4(aside)
     return Path(output_path)
 

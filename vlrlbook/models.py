@@ -19,8 +19,9 @@ import torch
 
 from .core import nearest, warn_loudly
 from .folders import checkpoint_step, new_folder, write_json # the first stood here, too
-from .model_files import config_with_dtype, copy_descriptions, for_transformers_4, known_to_transformers_4
-from .model_files import only_for_transformers_5, other_weights, read_header, replace_weights, stored_dtype
+from .model_files import check_family_for_4, config_with_dtype, copy_descriptions, for_transformers_4
+from .model_files import known_to_transformers_4, only_for_transformers_5, other_weights
+from .model_files import read_header, replace_weights, stored_dtype
 from .model_files import weight_files
 from .training import CommittedCheckpoints, RunLogCallback, find_checkpoint, resume_log # stood here first
 from .versions import warn_of_untested
@@ -940,6 +941,8 @@ def merge_lora(
         raise FileExistsError(f"{output_path} is there already") # before gigabytes are loaded
 
     files = base_files(base_model, cache_dir) # directory of the base; None for a tiny twin
+    if transformers_4 and (files is None or only_for_transformers_5(files)): # it will be rewritten
+        check_family_for_4(_family_of_base(base_model, cache_dir), Path(base_model).name) # SettingsError
     if dtype == "auto": # bfloat16 with a GPU, float32 without one
         dtype = str(pick_dtype(dtype)).removeprefix("torch.")
     new_dtype = None if dtype == "keep" else dtype
@@ -957,13 +960,18 @@ def merge_lora(
         if files is None:
             merged.save_pretrained(aside)
             save_processor(processor, aside)
-            # As in `save_model`: even where it is not asked for, if transformers 4 knows the twin's family.
+            # As in `save_model`: even where it is not asked for, if the twin's family can be written for it.
             transformers_4 = transformers_4 or merged.config.model_type in known_to_transformers_4
         else:
             _keep_files(files, aside, merged, layers | biases, new_dtype)
         # only_for_transformers_5: a list of what transformers 4 cannot read there
         if transformers_4 and only_for_transformers_5(aside):
             for_transformers_4(aside)
+
+def _family_of_base(name, cache_dir):
+    "Return the family of a model, by its config.json, or of a twin, by its name: tiny-qwen2_vl, a qwen2_vl"
+    is_twin = name.startswith("tiny-")
+    return name.removeprefix("tiny-") if is_twin else model_type(name, cache_dir)
 
 def _check_untied(
     adapted, # a peft model
