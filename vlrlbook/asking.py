@@ -64,11 +64,12 @@ class Panel(_Panel):
     def __init__(self,
         base: str,  # hub id, directory, or `tiny-` and a family; None where adapter is a whole model
         adapter: str,  # directory of a LoRA adapter or of a whole trained model; None: only `base`
-        names: tuple,  # what base and adapter are called
+        names: tuple,  # what the two are called in results, such as ("before", "after")
         sampling: dict,  # answers, temperature, max_new_tokens; looks, the calls of the tool `zoom`, or none
-        loading: dict,  # for `models.load_vlm`
+        loading: dict,  # arguments of `models.load_vlm`, such as use_4bit
     ):
-        # speakers: (name, model, context) for each; the model answers within `with context():`
+        # The models that answer, (name, model, context) each, and their processor. A model runs within
+        # `with context():`, which switches an adapter off for the answers before training.
         self.speakers, self.processor = speakers(base, adapter, names, **loading)
         self.sampling = sampling
 
@@ -110,7 +111,7 @@ class Pool:
     ):
         # spawn: a forked process must not use CUDA, and torch's threads do not survive a fork
         context = multiprocessing.get_context("spawn")
-        numbers = context.Queue()  # each process takes a number, and with it the GPU of that number
+        numbers = context.Queue()  # of 0, 1, …: `_load_panel` takes one, and with it the GPU of that number
         for number in range(processes):
             numbers.put(number)
         # Each process begins with `_load_panel`, which loads the models.
@@ -220,7 +221,7 @@ class EnginePanel(_Panel):
     def __init__(self,
         base: str,  # hub id, directory, or `tiny-` and a family; None where adapter is a whole model
         adapter: str,  # directory of a LoRA adapter or of a whole trained model; None: only `base`
-        names: tuple,  # what base and adapter are called, such as ("before", "after")
+        names: tuple,  # what the two are called in results, such as ("before", "after")
         sampling: dict,  # answers, temperature, max_new_tokens
         loading: dict,  # settings for `models.load_vlm`, of which only max_image_size is used here
         share: float = 0.9,  # of a GPU's memory, for all engines together
@@ -236,21 +237,22 @@ class EnginePanel(_Panel):
         # One processor serves both models: training changes weights, not how pictures are cut.
         any_folder = next(iter(folders.values()))
         self.processor = load_processor(any_folder, loading.get("max_image_size"))
-        self.speakers = []  # (name, function to ask this model: vLLM's `generate` in an `EnginePrompts`)
+        self.speakers = []  # the models that answer: (name, `EnginePrompts`, called like vLLM's `generate`)
         for name, folder in folders.items():
+            # All engines are on the GPU at the same time.
             generate = _engine(folder, share / len(folders), longest)
             self.speakers.append((name, EnginePrompts(generate, self.processor)))
 
     def _folders(self,
         base,  # hub id, directory, or `tiny-` and a family; None where adapter is a whole model
         adapter,  # directory of a LoRA adapter or of a whole trained model; None: only `base`
-        names,  # what base and adapter are called
-    ):  # name → hub id or directory of a whole model
+        names,  # what the two are called in results, such as ("before", "after")
+    ):  # name → hub id or directory of a whole model, for each of the two that there is
         """Find what vLLM can load for `base` and `adapter`.
 
         vLLM cannot load an adapter or an untrained tiny model: these become whole models in `self.copies`."""
         before, after = names
-        copies = Path(self.copies.name)  # a temporary folder
+        copies = Path(self.copies.name)  # a temporary folder, in which the copies' folders are made
         folders = {}
         if base:
             folders[before] = _whole_base(str(base), str(copies / "before"))

@@ -145,7 +145,8 @@ def model_config(
 def _published_config(name):
     "The transformers configuration of a known checkpoint by its hub id, such as Qwen/Qwen2.5-VL-3B-Instruct"
     import transformers
-    # `tied`: input and output embeddings are one tensor; `text` and `vision`: settings of the two parts
+    # `tied`: whether input and output embeddings are one tensor; `text`, `vision`: dicts with the settings of
+    # the language model and of the vision tower
     class_name, tied, text, vision = published[name]
     # Ids of special tokens, the same in all checkpoints of the table.
     ids = dict(image_token_id=151655, video_token_id=151656, vision_start_token_id=151652,
@@ -333,8 +334,8 @@ def _kernels(run):
     """Functions and constants to replace while a `Run` is counted: (module, name) → what stands in its place.
 
     Such as (torch.nn.functional, "dropout") → a function that takes the memory of a GPU's dropout."""
-    # TRL computes the logits of `_chunk_words` (32,768) words of the vocabulary at a time. With a smaller
-    # vocabulary a part of its buffer is never written and takes no memory, so it is not counted.
+    # TRL's buffer holds the logits of `_chunk_words` (32,768) words. A smaller vocabulary never writes to its
+    # end, which then takes no memory on a real machine; so only the part that is written is counted.
     words = min(_chunk_words, run.config.get_text_config().vocab_size)
     replacements = {(trl.trainer.utils, "_CHUNKED_LOGPROB_CHUNK_SIZE"): words}
     if run.gpu:  # a GPU's memory is wanted
@@ -342,7 +343,7 @@ def _kernels(run):
         functional, attention = torch.nn.functional, "scaled_dot_product_attention"
         replacements[functional, "dropout"] = _dropout_of_a_gpu
         replacements[functional, attention] = _attention_of_a_gpu
-        replacements[shared_prompt, attention] = _attention_of_a_gpu  # imported there by its name
+        replacements[shared_prompt, attention] = _attention_of_a_gpu  # that module's own name for it
     return replacements
 
 
@@ -374,13 +375,14 @@ class _FusedHead(torch.autograd.Function):
     def backward(ctx, grad):
         """Take as much memory as TRL's backward: gradients of the same sizes and dtypes, but all zero.
 
-        TRL holds both gradients in float32 together with a chunk of logits, and casts them afterwards."""
+        TRL sums both gradients in float32, while a chunk of logits is held, and then casts them to the types
+        of `hidden` and `weight`."""
         hidden, weight = ctx.saved_tensors
         hidden_grad = hidden.new_zeros(hidden.shape, dtype=torch.float32)
         weight_grad = None
         if ctx.needs_input_grad[1]:  # the weight trains
             weight_grad = weight.new_zeros(weight.shape, dtype=torch.float32)
-        chunk = _FusedHead.chunk(hidden, weight)  # never read, only held at the same time
+        chunk = _FusedHead.chunk(hidden, weight)  # (logits, a part of the weight): held, never read
         if weight_grad is not None:
             weight_grad = weight_grad.to(weight.dtype)
         del chunk
@@ -451,15 +453,16 @@ def _small(
 def _meta_model(run, layers, blocks):
     """A run's model with fewer `layers` of text and `blocks` of vision, on PyTorch's meta device.
 
-    Returns (the model, the same with its adapter if the run has one, ids of the weights in 4 bits)."""
+    Returns (core, model, ids): the model without an adapter; the same with its adapter, if the run has one;
+    the `id()`s of the weights that are stored in 4 bits."""
     from transformers import AutoModelForImageTextToText
     settings = run.settings
     with torch.device("meta"):  # shapes without memory
         config = _shortened(run.config, layers, blocks)
         core = AutoModelForImageTextToText.from_config(config, dtype=run.dtype)
-        # flash-attn needs a GPU. On one, sdpa runs a kernel that holds as much.
+        # sdpa in the place of flash-attn, which needs a GPU: there sdpa's kernel holds as much.
         core.set_attn_implementation("eager" if settings.attention == "eager" else "sdpa")
-        quantised = _cast_for_4bit(core) if settings.use_4bit else set()  # ids of the weights in 4 bits
+        quantised = _cast_for_4bit(core) if settings.use_4bit else set()  # the ids
         model = _with_adapter(core, settings) if settings.use_lora else core
     if settings.use_4bit:
         for weight in model.parameters():
@@ -474,21 +477,22 @@ def _byte_counts(
     model,  # with its adapter, if the run has one
     quantised,  # `id()`s of the weights in 4 bits
 ):
-    """The numbers of `_Small` as a dict: weights, trained and state in bytes, and largest.
+    """The numbers of `_Small` as a dict: weights, trained, state, largest.
 
-    largest: how many numbers the largest 4-bit weight has."""
+    Bytes of all weights, of those that train and of the optimizer's state; and how many numbers the largest
+    4-bit weight has."""
     parameters = list(model.parameters())
     trained = [w for w in parameters if w.requires_grad]
     weights = sum(_weight_bytes(w, id(w) in quantised) for w in parameters)
     if settings.beta and not settings.use_lora:
-        # The reference model is a second copy, which TRL 1.16 loads in float32 too; with an adapter it is
-        # this model, adapter switched off.
+        # The reference model is a second copy, which TRL 1.16 loads in float32 too. With an adapter none is
+        # needed: it is this model with its adapter switched off.
         weights *= 2
     return dict(
         weights=weights,
         trained=sum(_weight_bytes(w, id(w) in quantised) for w in trained),
         state=sum(w.numel() * _state_bytes(settings.optim, w.element_size()) for w in trained),
-        # bitsandbytes unpacks one weight at a time into a buffer, so the largest one counts
+        # for the buffer into which bitsandbytes unpacks one 4-bit weight at a time
         largest=max((w.numel() for w in parameters if id(w) in quantised), default=0))
 
 
@@ -591,7 +595,8 @@ def _batch(
     token_types = _with_answers(prompt["mm_token_type_ids"], rows, C, token=0)  # 0: text
     mask = torch.ones_like(ids)
     if answers and rows > 1:  # a single row needs no padding
-        # One answer is shorter, as in real batches: padding makes the model build a mask [rows, 1, T, T].
+        # In real batches answers have different lengths. So one token of the first row counts as padding:
+        # then the model builds an attention mask [rows, 1, T, T], T = P + C, which takes memory.
         mask[0, -1] = 0
     patches, numbers = prompt["patches"]  # of one row: how many patches, and how many numbers each has
     with mode:
@@ -611,10 +616,10 @@ def _trained_step(
     small,  # `_Small`: `model` is the model of few layers, `core` the same without its adapter
     rows,  # answers in one forward pass
     shared,  # whether each prompt is read once for its group
-    mode,  # `FakeTensorMode`
+    mode,  # `FakeTensorMode`: the batch's pixels get a shape and no numbers
 ):  # bytes
     "Most bytes that one forward and backward pass holds at once, without weights and optimizer state"
-    _prepare_training(run, small)  # the model gets TRL's head, which returns log-probs
+    _prepare_training(run, small)  # the model gets TRL's head, which returns log-probs and no logits
     for weight in small.model.parameters():
         weight.grad = None  # of an earlier count
     batch = _batch(run, rows, mode, answers=True)  # ids and mask [rows, P + C], and a dict of pixels
@@ -747,13 +752,13 @@ def _logits(
     weight = small.core.get_output_embeddings().weight
     tokens = _scored_tokens(run, rows, shared)  # how many the head gets
     with mode:  # fake tensors: shapes without numbers
-        # In the type of the weights also under autocast: each layer adds its result to its input, and the
-        # first input are the embeddings, which have the weights' type.
+        # In the weights' type, as the embeddings: a layer adds its result to its input, which keeps its type
+        # under autocast.
         hidden = torch.empty(tokens, weight.shape[1], dtype=run.dtype)
         targets = torch.empty(tokens, dtype=torch.long)
     hidden.requires_grad_()
     with _counting(run, small) as counter, _autocast(run):
-        # _others: what else training computes from the logits; it is kept in a name, so that it is counted
+        # `_others`: on a CPU the entropy. It has a name, so that it is held during backward, too.
         logps, *_others = _head_outputs(run, hidden, targets, weight)
         logps.sum().backward()
     weight.grad = None  # so that the next count does not find it
@@ -766,8 +771,8 @@ def _scored_tokens(
     shared,  # whether each prompt is read once for its group, in a pass of its own
 ):
     "How many tokens the vocabulary head scores: prompts and answers, or the answers alone"
-    # On a GPU TRL 1.16 scores only tokens with a label: those of answers. On a CPU it scores all that the
-    # pass reads, but a row's last token, which predicts nothing. With shared prompts that is answers only.
+    # On a GPU TRL 1.16 scores only tokens with a label: the C of each answer. On a CPU it scores all of a row
+    # but its first, which nothing predicts: P + C - 1. With shared prompts the head gets answers alone.
     scores_prompts = not run.gpu and not shared
     return rows * (run.P + run.C - 1) if scores_prompts else rows * run.C
 
@@ -803,6 +808,7 @@ class _Counted:
         # Within this mode tensors have shapes and no numbers; real ones, such as token ids, may be mixed in.
         self.mode = FakeTensorMode(allow_non_fake_inputs=True)
         self.measured = {}  # ("training" or "reading", rows) → what was measured on each small model
+        # (small model, factor): bytes of the whole model are the sum of factor · bytes of the small one
         self.parts = []
         for layers, blocks, factor in _sizes_to_build(run, shared):
             self.parts.append((_small(run, layers, blocks, self.mode), factor))
@@ -868,8 +874,9 @@ def _smallest_size(
     deepstack_blocks = getattr(run.config.vision_config, "deepstack_visual_indexes", None) or ()
     smallest = max(2, len(deepstack_blocks))
     if shared and run.recomputes:
-        # With gradient checkpointing the prompt's cache decides the peak of a step, but not in a model of
-        # very few layers. Four are enough: tests/test_fit.py compares the result with a whole model.
+        # With gradient checkpointing the prompt's cache, of which each layer has a part, decides how much a
+        # step holds at most. With very few layers it is small, and something else decides. Four are enough:
+        # tests/test_fit.py compares the result with a whole model.
         return max(smallest, 4), smallest
     return smallest, smallest
 
@@ -883,11 +890,11 @@ def memory_of_step(
     run = counted.run
     # `of_model`: bytes that the whole model takes, here for all weights and for the optimizer's state
     parts = dict(weights=counted.of_model("weights"), optimizer=counted.of_model("state"))
-    small, _ = counted.parts[0]  # a `_Small` of few layers; its head is the whole model's
+    small, _factor = counted.parts[0]  # a `_Small` of few layers; its head is the whole model's
     parts["logits"] = _logits(run, small, rows, counted.shared, counted.mode)
     in_training = _training_peak(counted, rows, passes)
-    # What remains of the peak: activations and gradients, and a 4-bit weight that is unpacked. Logits
-    # are counted in a pass of their own: the 0 is for a difference that falls slightly below it.
+    # What remains of the peak: activations and gradients, and a 4-bit weight that is unpacked. Not below 0:
+    # logits are counted in a pass of their own, which may come out slightly larger than the peak.
     parts["activations"] = max(0, in_training - parts["logits"])
     parts["pictures"] = _picture_bytes(counted, rows * passes)  # of all answers of a step
     parts["cache"], in_sampling = _sampling_bytes(counted, rows * passes)  # the second includes the first
@@ -904,10 +911,10 @@ def _training_peak(counted, rows, passes):
     """Most bytes that a forward and backward pass of `rows` answers holds beside weights and optimizer state.
 
     These are logits, activations and gradients. `counted`: `_Counted`; `passes`: forward passes of a step."""
-    small, _ = counted.parts[0]  # any of the models of few layers: `largest` is the same in all
     peak = counted.training(rows)
-    # bitsandbytes unpacks one 4-bit weight at a time, to 2 bytes a number. `largest` is the number of numbers
-    # of the whole model's largest 4-bit weight, 0 if there is none.
+    # bitsandbytes unpacks one 4-bit weight at a time, to 2 bytes a number. `largest`: how many numbers the
+    # largest one has, 0 if there is none; the same in all models of few layers, so the first is taken.
+    small, _factor = counted.parts[0]
     peak += 2 * small.largest
     # From the second pass on, gradients of earlier passes are held already: as large as the trained weights.
     peak += counted.of_model("trained") if passes > 1 else 0
@@ -939,16 +946,17 @@ def _sampling_bytes(
 ):
     "Memory while answers are sampled: (bytes of the full cache, most bytes at once, cache included)"
     run, prompts = counted.run, _prompts_of(counted, rows)
-    reading, prompt_cache = counted.reading(prompts)  # most at once, and the prompts' cache
+    # Most bytes at once while the prompts are read, and those of their cache.
+    reading, prompt_cache = counted.reading(prompts)
     if counted.shared:
-        # The prompts' cache stays. Beside it each answer has a row of its own, which begins with a copy of
-        # its prompt and has room for a whole answer from the beginning.
+        # The prompts' cache stays. Beside it each answer has a row of its own: a copy of its prompt, and from
+        # the beginning the space for a whole answer.
         token_bytes = prompt_cache / prompts / run.P  # of one token in the cache
         cache = prompt_cache + token_bytes * rows * (run.P + run.C)
     else:
-        # It has a row for each answer, and grows from P tokens (prompt) to P + C (answer of full length).
+        # The cache has a row for each answer, which grows from the P tokens of the prompt to P + C.
         cache = prompt_cache * (run.P + run.C) / run.P
-    # The peak lies at reading the prompts or at the last token.
+    # The most is held either while the prompts are read, or at the last token.
     return cache, max(reading, cache + _last_token_bytes(counted, rows))
 
 
@@ -1005,7 +1013,7 @@ def _bytes_of_files(folder):
 def _bytes_of_model(
     name,  # hub id, directory, or `tiny-` and a family
     use_4bit,  # whether its linear layers are stored in 4 bits
-    with_head=True,  # False: without the vocabulary head, where that is not the input embedding, too
+    with_head=True,  # False: without the vocabulary head, unless it shares the input embedding's weight
 ):
     "Weights of a model by its name, from its shapes alone and in the number type of its checkpoint"
     from transformers import AutoModelForImageTextToText
@@ -1015,7 +1023,7 @@ def _bytes_of_model(
     with torch.device("meta"):  # shapes without memory
         model = AutoModelForImageTextToText.from_config(config, dtype=dtype)
         in_4bit = _cast_for_4bit(model) if use_4bit else set()  # ids of weights
-    kept = model if with_head else model.model  # `.model` is all but the head
+    kept = model if with_head else model.model  # `.model`: all but the head, so with the input embedding
     return sum(_weight_bytes(weight, id(weight) in in_4bit) for weight in kept.parameters())
 
 
@@ -1033,15 +1041,18 @@ def _last_token_bytes(
     "What is held for a moment while the last token of each answer is sampled; the cache is not counted"
     run, text = counted.run, counted.run.config.get_text_config()
     if counted.shared and not run.gpu:
-        of_layer = 0  # `shared_prompt.grouped_attention` copies nothing on a CPU
+        of_layer = 0  # `shared_prompt.grouped_attention` copies no keys and values on a CPU
     else:
-        # Attention copies keys and values (hence 2 ·) of one layer at a time, repeated for every head.
+        # Several query heads share one head of keys and values. Attention copies these (hence 2 ·) for every
+        # query head, in one layer at a time.
         size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-        number_bytes = run.dtype.itemsize  # 2 or 4: rotary positions are computed in the weights' type
+        # Bytes of a number, 2 or 4, as in keys: their rotary positions are computed in the weights' type.
+        number_bytes = run.dtype.itemsize
         cached_tokens = rows * (run.P + run.C)  # also if prompts are shared: each row has a copy of its own
         of_layer = 2 * cached_tokens * text.num_attention_heads * size * number_bytes
-    # Scores of all words: 4 copies, while they are changed (temperature, top-k) and drawn from, of 4 bytes.
-    return of_layer + 4 * rows * text.vocab_size * 4
+    # The scores of all words: 4 copies, while they are changed (temperature, top-k) and drawn from.
+    copies, float32_bytes = 4, 4
+    return of_layer + copies * rows * text.vocab_size * float32_bytes
 
 
 def will_fit(
@@ -1069,11 +1080,11 @@ def will_fit(
 
 
 def _counted_ways(run):
-    """What counts a run's bytes (`_Counted`), by the way prompts are read: "stock" and "shared".
+    """A dict of `_Counted` objects, which count a run's bytes, by how prompts are read: "stock" and "shared".
 
     Stock TRL reads a prompt for each answer; shared, it is read once for the answers of its group."""
     counted = {"stock": _Counted(run, shared=False)}
-    if run.settings.attention in ("auto", "sdpa"):  # other attention functions cannot share a prompt
+    if run.settings.attention in ("auto", "sdpa"):  # with other attention prompts cannot be shared
         counted["shared"] = _Counted(run, shared=True)
     return counted
 
@@ -1209,10 +1220,10 @@ def _table_of_cards(found):
 
 
 def _told_at_hand(rows_of_cards):
-    """The sentence of a table's caption that says how many GiB the cards really have; "" if none is known
+    """A sentence for the caption of a table of cards: how many GiB of each a program can really use
 
-    ` Counted with what the smallest card of a name has: of 24 GB 22.0 GiB (L4).` A program can use less than
-    the GB by which a card is sold. The space in front joins it to the sentence before."""
+    Such as ` Counted with what the smallest card of a name has: of 24 GB 22.0 GiB (L4).`, where 24 GB is what
+    the card is sold as. It begins with a space, since it follows another sentence; "" if nothing is known."""
     sizes = []
     for card in rows_of_cards:  # a dict each; `gb`: GB by which the card is sold, such as 24
         if card["gb"] in _at_hand:
@@ -1224,11 +1235,12 @@ def _told_at_hand(rows_of_cards):
 # Real steps, to compare with
 
 def real_model(
-    run: Run,  # of any size: the model is built as a whole
+    run: Run,  # the model is built with all its layers
 ):  # model (on the GPU where there is one), processor
     "The run's model with random weights, and a processor, without any download"
     from transformers import AutoModelForImageTextToText
-    # It cuts pictures as the real one does, but has a small tokenizer, whose ids the model gets.
+    # A tiny model's processor. It cuts pictures as the real one does, but has a small tokenizer: the model is
+    # told that tokenizer's ids of picture tokens.
     processor = twin_processor(run.config.model_type)
     limit_pixels(processor, run.settings.max_image_size)
     config = _with_ids_of(processor, run.config)

@@ -206,8 +206,8 @@ def _prefix_of_head(state, file):
 
 
 def _settings_of(contents):
-    "The script's own settings as a dict; empty if the checkpoint's contents hold none"
-    for key in SETTINGS_KEYS:
+    "The settings that the older script saved in a checkpoint, as a dict; {} if its `contents` have none"
+    for key in SETTINGS_KEYS:  # such as "config" and "args"
         settings = contents.get(key) if isinstance(contents, dict) else None
         if isinstance(settings, argparse.Namespace):
             return vars(settings)

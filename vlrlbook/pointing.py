@@ -288,11 +288,11 @@ _on_its_side = (5, 6, 7, 8)  # values of EXIF's orientation that exchange width 
 def _exif_of(
     image,  # as `Image.open` returns it: its pixels are not decoded yet
 ):
-    "The EXIF of a picture, as `image.getexif()` has it, read without decoding the pixels where that can be"
+    "The EXIF of a picture, as `image.getexif()` returns it, read without decoding the pixels where possible"
     if image.format != "PNG" or "exif" in image.info or _has_exif_behind_pixels(image.fp):
         return image.getexif()
-    # The method of PNG, in Pillow 12.3, first decodes all pixels to see what stands behind them: 300 times as
-    # slow. That of all other pictures takes what stood in front of them, and that is all there is here.
+    # This PNG has no EXIF behind its pixels. Its own `getexif` (Pillow 12.3) would decode all pixels to look
+    # there, 300 times as slow; that of the base class reads only what stands in front of them.
     return Image.Image.getexif(image)
 
 
@@ -534,12 +534,12 @@ def _four_numbers(
     if isinstance(value, str):
         # a CSV file holds a box as text; two boxes give eight numbers, which are refused below
         numbers = list(chain.from_iterable(read_boxes(value).boxes))
-    numbers = as_list(numbers) or []  # None for what is no list and no array
+    numbers = as_list(numbers) or []  # `as_list` returns None for what is no list and no array
     if len(numbers) != 4 or not all(map(is_finite_number, numbers)):
         message = f"{path.name}: {place} = {str(value)[:60]}, expected four numbers"
         raise DataError("box.numbers", message, row=number)
-    # In pixels [0.1, 0.2, 0.5, 0.6] would lie within the picture's first pixel, so these are fractions of its
-    # sides. Whole numbers pass: [0, 0, 1, 1] may be that pixel.
+    # [0.1, 0.2, 0.5, 0.6] must be fractions of the picture's sides: in pixels it would lie within the first
+    # pixel. Whole numbers are let through, since [0, 0, 1, 1] may be that pixel.
     are_whole = all(float(side).is_integer() for side in numbers)
     if max(numbers) <= 1 and not are_whole:
         message = (f"{path.name}: {place} = {str(value)[:60]}: fractions of the picture? Expected pixels, "
@@ -697,7 +697,7 @@ def _column(
     number,  # of the row, for messages
     path,  # of the file, for messages
 ):
-    "The first of some names of a column for which a row has a value; a `DataError` if it has none"
+    "Which of several names a column has in a row: the first one with a value; a `DataError` if there is none"
     for name in names:
         if isinstance(raw, dict) and not is_nothing(raw.get(name)):
             return name
@@ -779,7 +779,7 @@ def _inspected_boxes(
     else:
         rows, notes = refcoco_rows(path, form, image_dir, skip_bad_rows)
     kept, report = inspect_vqa(path, image_dir, rows=rows)  # the checks of all rows that training reads
-    # Rows whose picture has another shape than their boxes are for go from `kept` to `report.skipped`.
+    # Rows whose boxes were drawn on a picture of another shape are moved from `kept` to `report.skipped`.
     kept = _of_their_pictures(kept, report)
     if report.skipped and not skip_bad_rows:
         raise report.refusal()
@@ -794,9 +794,10 @@ def _of_their_pictures(
     kept,  # list of (number, row) with opened pictures
     report,  # `RowReport` of them: rows that are left out are added to its `skipped`
 ):
-    """The rows with one picture, of the same ratio of sides as the picture for which their boxes are written.
+    """The rows that have one picture, with the ratio of sides that their truth states; the others are skipped
 
-    That size stands in their truth. It may come from the file of boxes, and be that of another picture."""
+    A truth such as `[…] in pixels of 640 x 480` has its size from the file of boxes, which may be wrong about
+    the picture."""
     good = []
     for number, row in kept:
         stored = [dict(bytes=picture) if isinstance(picture, bytes) else dict(bytes=None, path=picture)
@@ -808,7 +809,7 @@ def _of_their_pictures(
         else:
             good.append((number, row))
     report.skipped.sort(key=lambda skipped: skipped["row"])  # the first one is named where bad rows stop all
-    # Counted anew; each of these rows has one picture.
+    # The report's counts, now without the skipped rows; each of `good` has one picture.
     report.kept = report.with_pictures = len(good)
     report.several_pictures = 0
     report.own_system = [number for number, row in good if row.has_system]
@@ -855,7 +856,8 @@ def draw_boxes(
     parsed_truth = read_box_truth(truth)
     canvas = _enlarged(image, side)
     draw = ImageDraw.Draw(canvas)
-    # (width, height) of the whole picture in the numbers of truth and answers; in thousandths (1000, 1000)
+    # (width, height) of the whole picture in the scale of truth and answers: (1000, 1000) in thousandths. A
+    # truth without a scale counts as pixels of the picture itself.
     unit = unit_of(parsed_truth.scale or "pixels", parsed_truth.size or image.size)
     truths_on_canvas = [rescaled(box, unit, canvas.size) for box in parsed_truth.boxes]
     for box in truths_on_canvas:

@@ -45,7 +45,7 @@ class KnownRewards(BeforeGRPOTrainer):
         With `leaves_out_unpaid` answers whose reward is None, such as cut ones, are masked out of the loss.
         If a new TRL does not call this method any more, they stay in it."""
         batch = super()._generate_and_score_completions(inputs)
-        # set by `_calculate_rewards`, which TRL has just called: [rows] of this process, NaN for None
+        # TRL has just called our `_calculate_rewards`, which kept them: [rows] of this process, NaN for None.
         batch = batch | {"rewards": self._own_rewards}
         if not self.leaves_out_unpaid:
             return batch
@@ -83,13 +83,14 @@ class RefillGroups(KnownRewards):
                 break
             extra_answers += most_silent * G
             prompts = self._new_prompts(most_silent, attempt)  # so many rows of the data set, each G times
+            # What TRL logs of this extra call is deleted again: the log is to show the step's own sample.
             values_before = self._values_logged()
             new_batch = super()._generate_and_score_completions(prompts)
             self._log_no_more_than(values_before)
             batch = swap_groups(batch, new_batch, G)  # only its groups that are not silent are taken
         # The new answers have other lengths, and TRL divides the loss by the number of all answers' tokens.
         tokens_of_all = self._tokens_of_all(batch)
-        self._log_shares(batch, extra_answers / len(inputs))
+        self._log_shares(batch, extra_answers / len(inputs))  # `inputs`: a row for each answer of the step
         # `rewards` is a field of ours: TRL gets a batch with the fields that it makes itself.
         return _without_rewards(batch) | {"num_items_in_batch": tokens_of_all}
 
@@ -98,13 +99,13 @@ class RefillGroups(KnownRewards):
         return {name: len(values) for name, values in self._metrics["train"].items()}
 
     def _log_no_more_than(self, counts):
-        """Take back the numbers that TRL noted of a refill: `counts` are those of before, as `_values_logged`.
+        """Delete what TRL noted of a refill. `counts`: name of a number → how many values it had before that.
 
-        TRL (1.16) notes reward, lengths and parts of each call and logs the plain mean over the calls. A few
-        refilled groups would weigh as much as the whole step, so a row of the log tells of the step's own
-        sample, and `extra_answers` of the refills. If a new TRL keeps its numbers elsewhere, they are mixed
-        again."""
-        metrics = self._metrics["train"]  # name → list; the count of all tokens is one value, set anew
+        TRL (1.16) notes reward, lengths and parts of each call and logs the mean over the calls, in which a
+        few refilled groups would weigh as much as the whole step. So the log shows the step's own sample, and
+        in `extra_answers` how much was refilled. If a new TRL keeps its numbers elsewhere, both are mixed."""
+        # Name → list of values. That of num_tokens always holds one: the total, which includes the refill.
+        metrics = self._metrics["train"]
         for name, values in list(metrics.items()):
             del values[counts.get(name, 0):]
             if not values:  # only the refill had such a number; TRL would log None for it
@@ -182,7 +183,7 @@ def silent_groups(
 
 
 def swap_groups(
-    batch: dict,  # what TRL scored, rows in whole groups; with `rewards` silent groups are found by them
+    batch: dict,  # what TRL scored, rows in whole groups; `rewards`, else `advantages`, show which are silent
     fresh: dict,  # a batch for new prompts, also as TRL scored it, with the same fields
     G: int,  # answers of a group
 ) -> dict:  # `batch` with as many of its silent groups replaced as `fresh` has groups that teach
@@ -196,8 +197,8 @@ def swap_groups(
     silent = _silent_in(batch, G)
     if not silent or not teaching:
         return batch
-    # `split_rows` makes lists of the pictures, an item for each row; `join_rows` undoes it. In between rows
-    # can be taken in any order.
+    # TRL keeps the pictures of all rows in one tensor. `split_rows` makes a list of it, an item for each row,
+    # so that rows can be taken in any order; `join_rows` makes one tensor again.
     both = _concatenated(split_rows(batch), split_rows(fresh))
     # Row numbers in `both`: those of `batch`, but each silent group's replaced by those of one that teaches,
     # until one of the two kinds is used up.
@@ -289,14 +290,15 @@ def _widths(batch):
 def _padded(name, batch, P, C):
     """The field `name` of a batch, padded with zeros to prompts of `P` and answers of `C` tokens.
 
-    Prompts are padded on the left, answers on the right; the zeros in their masks hide it. A field that is
-    no tensor [rows, tokens], such as the lists of pictures, is returned unchanged."""
+    Prompts are padded on the left, answers on the right, as TRL does. Their masks get zeros there, too, so
+    nothing is learned from padding. A field that is no tensor [rows, tokens], such as the lists of pictures,
+    is returned unchanged."""
     value = batch[name]
     if not torch.is_tensor(value) or value.dim() < 2:
         return value
     own_P, own_C = _widths(batch)
     left, right = P - own_P, C - own_C  # how many zeros
-    if name.startswith("prompt"):
+    if name.startswith("prompt"):  # prompt_ids, prompt_mask
         return torch.nn.functional.pad(value, (left, 0))
-    is_prompt_and_answer = value.shape[1] == own_P + own_C  # such as token types
+    is_prompt_and_answer = value.shape[1] == own_P + own_C  # such as token types; else of answers alone
     return torch.nn.functional.pad(value, (left if is_prompt_and_answer else 0, right))

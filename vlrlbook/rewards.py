@@ -198,7 +198,9 @@ def _sum_of(
     parts_of, # name of a reward → its parts, such as {"accuracy": {"overall": 1.0, "answered": 1.0}}
     weights, # name of a reward → number
 ):
-    "The parts of a mix: the weighted sum of each reward's `overall`, and all others, as accuracy_answered"
+    """The parts of a mix: as `overall` the weighted sum of its rewards, and their other parts
+
+    These are named by reward and part: `answered` of the reward accuracy is accuracy_answered."""
     # `fsum` rounds the same on every Python; `sum` does not before 3.12
     overall = math.fsum(weights[name] * parts["overall"] for name, parts in parts_of.items())
     mixed_parts = {"overall": overall}
@@ -344,7 +346,7 @@ def _number_mark(
     synonyms, # phrase → preferred phrase, or None
 ):
     "Compare an answer with a truth that is a number: returns (is it right, does it answer with one number)"
-    # first as words: `read_number` finds no number in "the one", which could be a pronoun
+    # First compared as words, since `read_number` reads no number in "the one", where `one` may be a pronoun.
     if same_words(answer_part, truth, synonyms):
         return True, True
     number, true_number = read_number(answer_part), truth_number(truth)
@@ -461,8 +463,8 @@ def _anls(
 ):
     """Normalised Levenshtein similarity of two texts: 1 minus the share of letters that must change
 
-    0 where half or more must change: `tree` for `three` earns 0.8, `two` for `three` 0. Of what lies between
-    the ends that both have in common, letters beyond the first 2,000 count as changed."""
+    0 where half or more must change: `tree` for `three` earns 0.8, `two` for `three` 0. What both texts begin
+    and end with is left out. Of the rest 2,000 letters are compared; letters beyond count as changed."""
     if not text or not truth:
         return 0.0
     longest = max(len(text), len(truth))
@@ -494,26 +496,26 @@ def _changes(
 ):
     """Fewest insertions, deletions and replacements that turn `text` into `truth` (Levenshtein 1966)
 
-    `tree` into `three`: 1. The distances of all beginnings of `text` to one beginning of `truth` are a column
-    of a table, in which neighbours differ by 1 at most. A column is kept as two ints with a bit for each
-    letter of `text`: where the distance rises, and where it falls. So all of it is computed at once, which is
-    quick (Myers 1999, in the form of Hyyrö 2003)."""
+    `tree` into `three`: 1. The usual table, with a row for each letter of `text` and a column for each one of
+    `truth`, holds the distances of all their beginnings; neighbours differ by 1 at most. Here a column is two
+    ints with a bit for each row: whether the distance rises from the row above, and whether it falls. A few
+    operations on them make the next column (Myers 1999, in the form of Hyyrö 2003)."""
     if not text:
         return len(truth) # all of it is inserted
     places = {} # letter → its places in `text`, as bits
     for place, letter in enumerate(text):
         places[letter] = places.get(letter, 0) | 1 << place
     last, ones = len(text) - 1, (1 << len(text)) - 1
-    # to no letter of `truth`: each letter of `text` is deleted, so the distance rises everywhere
+    # the column before the first letter of `truth`: each letter of `text` is deleted, so it rises everywhere
     rises, falls, distance = ones, 0, len(text)
     for letter in truth:
-        here = places.get(letter, 0)
-        # where the distance is that of the upper left neighbour; the sum carries a bit through a run of rises
+        here = places.get(letter, 0) # rows whose letter is this one
+        # rows with the distance of their upper left neighbour; the sum's carry runs through rises in a row
         equal = (((here & rises) + rises) ^ rises | here | falls) & ones
-        # where it is more, and where less, than in the column before
+        # rows whose distance is 1 more, and 1 less, than in the column before; the last row's is the result
         more, fewer = (falls | ~(equal | rises)) & ones, equal & rises
         distance += (more >> last & 1) - (fewer >> last & 1)
-        # one row down; above the first row the distance grows with each letter of `truth`
+        # moved down a row, for the comparison with it; above the first row, each letter of `truth` adds 1
         more, fewer = more << 1 | 1, fewer << 1
         rises, falls = (fewer | ~(equal | more)) & ones, equal & more & ones
     return distance
@@ -795,7 +797,9 @@ def _users_module(
     except ModuleNotFoundError as e:
         package, here = name.partition(".")[0], os.getcwd()
         lies_here = any(os.path.exists(os.path.join(here, file)) for file in (package, f"{package}.py"))
-        if e.name != package or here in sys.path or not lies_here: raise
+        # Another module may be the missing one (e.name), such as one that the user's module imports.
+        can_be_found_here = e.name == package and here not in sys.path and lies_here
+        if not can_be_found_here: raise
     # Behind all other folders, so that a file random.py in this one hides nothing.
     sys.path.append(here)
     return importlib.import_module(name)
@@ -884,11 +888,11 @@ def _parts_or_error(
     completion, # what the model wrote
     sample, # its `Sample`
 ):
-    "What a reward returns for one answer; SettingsError that says which, if it raises"
+    "What a reward returns for one answer; if it raises, a SettingsError that names the reward and the answer"
     try:
         return reward(completion, sample.answer)
     except Exception as e: # a user's function may raise anything
-        problem = f"raises {type(e).__name__}: {e}{_line_of_user(e)}"
+        problem = f"raises {type(e).__name__}: {e}{_line_of_user(e)}" # with ` (mine.py, line 3)`, or nothing
         raise SettingsError(_about_answer(reward, problem, completion, sample)) from e
 
 def _one_for_each(
@@ -925,9 +929,10 @@ def _about_answer(reward, problem, completion, sample):
 def _name_of_reward(
     reward, # any function, or an object that can be called
 ):
-    "What a user calls a reward: my.module:function, `counting + f` for a sum, or the name of its class"
-    name = getattr(reward, "__qualname__", type(reward).__name__)
-    if name.startswith(("mix.", "_batched_mix.")): # a sum: its variable `rewards` is a dict by name
+    "How messages name a reward: my.module:function, my.module:Class, or for a sum `counting + my_reward`"
+    name = getattr(reward, "__qualname__", type(reward).__name__) # an object has no name but its class's
+    # A sum is a function inside `mix` or `_batched_mix`. It uses their variable `rewards`, a dict by name.
+    if name.startswith(("mix.", "_batched_mix.")):
         return " + ".join(inspect.getclosurevars(reward).nonlocals["rewards"])
     return f"{reward.__module__}:{name}"
 
@@ -982,14 +987,15 @@ def for_trl(
         texts = [completion_text(completion) for completion in completions]
         samples = _samples_of(answer, columns) # question, picture and truth of each answer
         parts = checked_on_batch(reward)(texts, samples) # a dict of numbers per answer; it may raise
-        if finds_cut_answers:
+        if finds_cut_answers: # `when_cut` is not "paid", or the `end_tokens` of answers are known
+            # a list of bools: whether an answer was cut, to judge by its tags or its last token
             are_cut = _which_are_cut(texts, columns.get("completion_ids"), end_tokens)
-            # adds the part `cut`; if `when_cut` is a number, a cut answer earns it
+            # adds the part `cut`, 1 or 0; if `when_cut` is a number, a cut answer earns it
             parts = [_with_cut(part, cut, when_cut) for part, cut in zip(parts, are_cut)]
-        paid = [_paid(part, when_cut) for part in parts] # None for a masked one
+        paid = [_paid(part, when_cut) for part in parts] # `overall`; None for a cut one that is to be masked
         if log_metric:
             _log_parts(log_metric, parts, paid, group_size)
-        if recorder:
+        if recorder: # a function that keeps the answers of a run, or None
             recorder(texts, parts, samples, trainer_state)
         return paid
 
@@ -1094,7 +1100,8 @@ def for_verl(
     reward, # (completion, answer) → parts
 ): # verl's function: one text → dict with score and parts
     "Make a reward function for verl, which wants the pay under the name `score`"
-    # newer versions pass more, such as reward_router_address beside a reward model (verl#3374)
+    # `_truth_of`: a list of accepted answers as a list, anything else as text, whatever pandas made of them.
+    # `others`: newer versions pass more, such as reward_router_address beside a reward model (verl#3374).
     def compute_score(data_source, solution_str, ground_truth, extra_info=None, **others):
         parts = reward(solution_str, _truth_of(ground_truth))
         return {"score": parts["overall"]} | {key: value for key, value in parts.items() if key != "overall"}
@@ -1158,7 +1165,7 @@ def _try_reward(
     batched = getattr(reward, "batched", False)
     with _stopped_after(limit):
         seconds = 0.0 if batched else _quickest(reward, text, answer, enough)
-        parts = _parts_of_one(reward, text, answer) # once more: `_quickest` returns only the time
+        parts = _parts_of_one(reward, text, answer) # one call more: `_quickest` returns only the time
     return seconds, parts
 
 _longest_call = 5 # seconds after which a reward that stalls is stopped, however slow the machine
@@ -1250,6 +1257,7 @@ def check_truth(
     It must earn more than an empty answer, and more than a wrong one. A wrong one may earn as much if that is
     no fault of the row: the reward pays no right answer more than this one, or does not look at truths."""
     right_answer = _right_answer(answer)
+    # `_most_paid`: with tags or without them, whichever earns more
     earned = _most_paid(reward, right_answer, answer)
     for_empty, shown = pay_of(reward, "", answer), f"the answer {right_answer[:80]!r} earns"
     if earned <= for_empty:
@@ -1257,7 +1265,8 @@ def check_truth(
         return f"{shown} {earned:g} under its own reward, no more than an empty answer does"
     if earned > _most_paid(reward, _wrong_answer, answer):
         return None
-    could_earn_more = earned < _best_pay(reward)
+    # A wrong answer earns as much. Is it the row, whose truth the reward cannot read, or the reward itself?
+    could_earn_more = earned < _best_pay(reward) # what the right answer to a simple question earns
     if not could_earn_more or not _looks_at_truths(reward):
         return None
     return f"{shown} {earned:g} under its own reward, no more than a wrong answer does"
@@ -1275,11 +1284,11 @@ def _looks_at_truths(
     """Whether a reward depends on the truth: it pays the same text differently where the truth differs
 
     Tried with a count, a yes, a letter and a word."""
-    # one that pays a wrong answer more than a right one goes by length or form
+    # A reward that pays a wrong answer more than a right one does not compare them: it may pay for length.
     for truth in _simple_truths:
         if _most_paid(reward, _wrong_answer, truth) > _most_paid(reward, truth, truth):
             return False
-    # each of the four as the answer to itself and to the others; a reward of the form alone pays all alike
+    # Each text as the answer to its own truth and to the others: a reward of the form pays it the same.
     for text in _simple_truths:
         for truth in _simple_truths:
             if _paid_forms(reward, text, truth) != _paid_forms(reward, text, text):
@@ -1299,6 +1308,8 @@ def _paid_forms(
     text, # an answer without tags
     answer, # the truth
 ):
-    "What an answer earns in two forms, a list of two numbers: as it is, and with think and answer tags"
+    """What an answer earns in two forms, a list of two numbers: as it is, and with think and answer tags
+
+    Some rewards pay only answers with tags, others take only plain ones for right."""
     forms = (text, f"<think>.</think><answer>{text}</answer>")
     return [pay_of(reward, form, answer) for form in forms]

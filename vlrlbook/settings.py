@@ -108,10 +108,10 @@ def _converted(value, kind):
 def _whole_number(value):
     """Return a finite number or its text as an int, None where it is not whole: "1e2" → 100, "2.5" → None
 
-    Exactly: a float has 53 bits, and would make 2**53 of the seed 2**53 + 1."""
+    By Decimal, which is exact: float() would turn the seed 2**53 + 1 into 2**53."""
     try:
         exact = Decimal(value)
-    except InvalidOperation: # an exponent that is too small even for a Decimal: float() read it as 0
+    except InvalidOperation: # its exponent is too small, as in "1e-9999999999999999999": float() reads 0
         return None
     return int(exact) if exact == exact.to_integral_value() else None
 
@@ -165,12 +165,14 @@ def _typed_values(
     kinds = typing.get_type_hints(cls) # name → type
     values, problems = {}, []
     for written, value in given.items(): # written: the name as the user wrote it
-        name, value = _canonical_name(cls, written, value)
+        name, value = _canonical_name(cls, written, value) # such as lr for learning_rate
         if name in defaults:
+            # such as when_cut, which takes "paid" or 0
             is_text_or_number = name in getattr(cls, "texts_or_numbers", ())
+            # The text "none" means None where that is the default, except in settings with a word "none".
             none_is_none = defaults[name] is None and name not in getattr(cls, "with_word_none", ())
             value = _meant(value, none_is_none, is_text_or_number)
-            # A shell has done this for a path of its command line, but nobody for one in a file of settings.
+            # `~` in a path: on a command line the shell has replaced it, in a file of settings nobody has.
             if name in _paths and isinstance(value, str): value = os.path.expanduser(value)
         if name not in defaults:
             problems.append(_unknown(written, _all_names(cls)))
@@ -189,9 +191,9 @@ def _typed_values(
 def _meant(value, none_is_none, is_text_or_number):
     """Return what a user means by the `value` of a setting
 
-    `none_is_none`: the text "none" means None, since messages about settings call their default so.
-    `is_text_or_number`: the setting takes words or a number, as when_cut takes "paid" or 0. Then a number
-    becomes a text, so that 0 and "0" are the same setting."""
+    `none_is_none`: the text "none" means None, as messages write that default. `is_text_or_number`: the
+    setting takes a word or a number, as when_cut takes "paid" or 0; its numbers become texts, so that 0 and
+    "0" are the same."""
     if none_is_none and isinstance(value, str) and value.strip().lower() == "none":
         return None
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
@@ -272,7 +274,7 @@ def _value_behind(option, words, is_flag):
     """Take the value of an option such as --lr from the `words` behind it, a list, and return it
 
     A flag without a value is "true"; SettingsError for another option without one."""
-    if words and not words[0].startswith("--"): # also a negative number, such as -1
+    if words and not words[0].startswith("--"): # options begin with --, so -1 is a value
         return words.pop(0)
     if is_flag:
         return "true"
@@ -285,11 +287,10 @@ def names_since(
 ) -> dict: # name → value
     """Return the public names that a notebook's parameters cell, or papermill after it, has set
 
-    A name counts if it is new, or assigned in a cell between. If `before` also holds the values, a name with
-    another value counts too: an earlier cell may have had a variable of the name that a user sets (`-p mask
-    1`)."""
+    A name counts if it is new, if `before` has another value for it, or if it is assigned in a cell between:
+    where an earlier cell says mask = 1, a user's `-p mask 1` leaves the value as it was."""
     set_names = {}
-    assigned = _assigned_since_before(names.get("In"))
+    assigned = _assigned_since_before(names.get("In")) # In: IPython's list of the cells that were run
     for name, value in names.items():
         is_public = not name.startswith("_") and name != "before" # notebooks keep `before` in a variable
         is_new = name not in before
@@ -305,11 +306,11 @@ def _assigned_since_before(
 ):
     """Return the names that are assigned in the cells between that with `before = …` and the last one
 
-    Values do not tell all: the mask = 1 of an earlier cell is the same object as that of `-p mask 1`. An
-    empty set outside a notebook."""
+    For `names_since`, which cannot see by values alone what was set: if an earlier cell says mask = 1, then
+    `-p mask 1` changes nothing. An empty set outside a notebook."""
     assigned = set()
     for cell in reversed(cells[:-1] if isinstance(cells, list) else []):
-        # The second: a reader has run the parameters cell again, and what it had set earlier does not count.
+        # With an earlier `names_since(` the parameters cell was run again: only its last run counts.
         if re.search(r"^before\s*=", cell, re.MULTILINE) or "names_since(" in cell:
             return assigned
         assigned |= _assigned_in(cell)
@@ -427,12 +428,13 @@ class Settings:
             if self.size == "gpu":
                 _say_size(self.wanted_model()) # prints that the model has decided it
         self.must_be("size", self.presets) # raises at once: without a known size nothing can be filled in
-        for name, value in self.filled_in().items(): # the preset's values
+        for name, value in self.filled_in().items(): # name → value, mostly of the preset for this size
             if getattr(self, name) is None:
                 setattr(self, name, value)
         # All in one message, so that nobody has to start a job on a cluster once for each mistake.
         problems = [text for is_broken, text in self.rules() if is_broken]
-        for name in ("model", "output_dir", "ckpt_dir"): # empty: a variable of the shell that was not set
+        # An empty text comes from a variable of the shell that was not set. Not all classes have all three.
+        for name in ("model", "output_dir", "ckpt_dir"):
             if getattr(self, name, None) == "": problems.append(f"{name} is empty")
         seed = getattr(self, "seed", 0)
         if seed >= 2**32: # NumPy's generators take no larger one
@@ -511,10 +513,10 @@ def largest_batch(
 ) -> int | None: # None where even the smallest step is too large
     "Return the largest batch_size with whole groups in a step and at most `rows` prompts"
     passes = accumulation * processes # in one step, over all processes
-    most_answers = rows * G # in one step
-    for batch_size in range(most_answers // passes, 0, -1):
-        step_is_whole = batch_size * passes % G == 0
-        process_is_whole = batch_size * accumulation % G == 0
+    most_answers = rows * G # in one step, G to each prompt
+    for batch_size in range(most_answers // passes, 0, -1): # the largest first
+        step_is_whole = batch_size * passes % G == 0 # all processes together hold whole groups
+        process_is_whole = batch_size * accumulation % G == 0 # and each of them does
         if step_is_whole and (process_is_whole or not whole_on_each):
             return batch_size
     return None
@@ -759,7 +761,7 @@ class GRPOSettings(Settings):
         The ratio: how many times likelier a token is now than when it was sampled."""
         high = self.epsilon_high # None: the range upwards is `epsilon`
         yield high is not None and high <= 0, f"epsilon_high = {high}: expected more than 0"
-        # CISPO clips the ratio at epsilon_high, other losses at 1 + epsilon_high.
+        # CISPO clips the ratio at epsilon_high, other losses at 1 + epsilon_high. At first every ratio is 1.
         yield self.loss_type == "cispo" and (high is None or high <= 1), (
             f"loss_type = cispo with epsilon_high = {high}: there it is the largest ratio, 5.0 for example; "
             "at 1 or less every token would be held back")
@@ -772,7 +774,8 @@ class GRPOSettings(Settings):
         yield longest is not None and longest <= self.max_completion_length, (
             f"vllm_max_model_length = {longest}: no room for a prompt beside max_completion_length = "
             f"{self.max_completion_length}")
-        level = self.vllm_sleep_level # while training computes: awake, weights on the CPU, weights dropped
+        # What vLLM does with its weights while training computes: 0 keeps, 1 moves to the CPU, 2 drops them.
+        level = self.vllm_sleep_level
         yield level not in (0, 1, 2), f"vllm_sleep_level = {level}: expected 0, 1 or 2"
 
     def _batch_rules(self):
@@ -784,13 +787,13 @@ class GRPOSettings(Settings):
         answers = answers_a_step(self.batch_size, accumulation, self.processes)
         problem = whole_groups_problem(answers, G, "batch_size × gradient_accumulation_steps × processes")
         yield bool(problem), problem
-        # Each process refills its own groups, so `refill` needs whole ones there; without it a group may be
-        # spread over processes.
+        # `refill` replaces groups within a process, which must then hold whole ones; without it a group may
+        # be spread over processes.
         answers_of_process = answers_a_step(self.batch_size, accumulation)
         product = "refill: batch_size × gradient_accumulation_steps of one process"
         refill_problem = whole_groups_problem(answers_of_process, G, product)
         yield bool(self.refill and refill_problem), refill_problem
-        yield from self._checkpoint_rules()
+        yield from self._checkpoint_rules() # no checkpoint within a batch
 
     def _checkpoint_rules(self):
         "Yield (is wrong, message) for `save_steps`: a checkpoint must lie between batches"
@@ -828,7 +831,7 @@ class GRPOSettings(Settings):
         yield has_tool and self.use_vllm, (
             "use_vllm with max_looks: pictures that a tool gives are not tested there")
         # TRL's loop of tool calls cannot give pictures to these two families (why: vlrlbook/zoom_turns.py).
-        # Here only twins are known by name; other models of theirs are refused when they are loaded.
+        # Their tiny models are known by name; real ones are refused when they are loaded.
         unable = self.model in ("tiny-gemma3", "tiny-aria")
         yield has_tool and unable, (
             f"max_looks with model = {self.model}: TRL 1.16 hands a tool's picture to Qwen's families only")
@@ -943,7 +946,8 @@ def reward_terms(
     The path of a trained model may hold + and * itself: "reward_model:runs/c++/model" is one term."""
     terms: list = []
     for piece in reward.split("+"):
-        # A + within a path: in front of it stands a trained reward, behind it no term.
+        # The + belongs to a path if the term before it is a trained reward, whose name ends with a path, and
+        # what follows does not look like a term.
         if terms and _is_trained(terms[-1][1]) and not _begins_a_term.match(piece):
             weight, name = terms.pop()
             terms.append((weight, f"{name}+{piece}"))
@@ -1013,9 +1017,10 @@ def untrained_reward(
     if chapter == "judge":
         return _no_judge(Path(folder)) # a message, or None
     path = Path(folder)
-    # An empty text, for which Path gives the current folder, is never accepted.
+    # An empty text is never accepted: as a path it would be the current folder.
     if folder and _holds_model(path, chapter):
         return None
+    # If the folder is that of a whole run: the folders in which the run may have left its model.
     with_model = [place for place in _model_places(path) if _holds_model(place, chapter)]
     if with_model:
         suggestion = f"{chapter}:{with_model[0]}"

@@ -63,8 +63,8 @@ def grpo_config(
 
 def _renamed_options(s):
     "The settings (`GRPOSettings`) that have another name in TRL's configuration, as a dict with its names"
-    # Answers in a forward pass, and forward passes in a step: as set, or regrouped into whole groups.
-    # A group must not be cut in two by a micro-batch, or its prompt would be read twice (chapter 07).
+    # Answers in a forward pass, and forward passes in a step. With shared prompts a pass gets whole groups
+    # where possible: the prompt of a group in two passes would be read twice (chapter 07).
     batch_size, accumulation = whole_groups(s)
     return dict(
         learning_rate=s.lr,
@@ -89,11 +89,12 @@ def _no_picture_marks(settings, processor):
 
 def check_transformers_words(
     settings: GRPOSettings,  # a checked object
-    tells: bool = True,  # print a line about a warm-up that is as long as the run
+    tells: bool = True,  # print a line if the warm-up is as long as the run; False: a later call does so
 ):
     """Raise SettingsError if transformers does not know the optimizer or the schedule of the learning rate
 
-    Or if it cannot make the schedule. Asked before a model is loaded; transformers refuses them afterwards."""
+    Also if it cannot make the schedule. For use before a model is loaded: transformers itself refuses these
+    only afterwards."""
     from transformers.training_args import OptimizerNames
     optimizers = [str(member.value) for member in OptimizerNames]
     if settings.optim not in optimizers:

@@ -135,11 +135,13 @@ def extra_of(
 ) -> str | None: # such as serve; None where no extra brings it
     """Return the extra of vlrlbook that installs a module; for a message such as: install vlrlbook[serve]
 
-    It is looked for by the module's name, so None also means that its package has another name."""
+    It looks for a package with the module's name. So None is also returned for one with another name, such as
+    PIL of the package pillow."""
     # Matches a line such as `uvicorn>=0.34; extra == "serve"`; not the extra `all`, which brings everything.
     pattern = rf"""{re.escape(module)}\b[^;]*;.*extra == ["'](?!all\b)(\w+)"""
     for line in metadata.requires("vlrlbook") or []:
-        # The package gym-aloha has the module gym_aloha. (No extra has a hyphen in its name.)
+        # A hyphen in a package's name is an underscore in its module's: gym-aloha, gym_aloha. (No extra has a
+        # hyphen.)
         match = re.match(pattern, line.replace("-", "_"))
         if match:
             return match[1] # the extra's name

@@ -78,7 +78,8 @@ class _Stages:
 
         The state of the stage is saved before and after."""
         started = time.perf_counter()
-        # The key is saved before the work, so that the next run can continue a stage that was stopped.
+        # `key`: a hash of the settings of this stage and those before. It is saved before the work, too, so
+        # that a run with the same key can continue a stage that was stopped.
         self._save_state(stage, dict(key=self.key, done=False))
         result = work(folder)
         self._save_state(stage, dict(key=self.key, done=True, result=result))
@@ -188,25 +189,25 @@ def _pictures_key(run, rows_hash):
     """A hash of the content of all picture files that the rows name
 
     None if there are none to look at: questions are drawn, the file is a ZIP, or the export will refuse it.
-    `rows_hash`: of the file of rows. `run`: `_Stages`; its folder keeps the hash of each picture, so that one
-    is read again only if its size or date has changed. One that is gone counts as it was when it was read,
-    since the export has copies. If the stage is skipped, neither rows nor pictures are read."""
+    `rows_hash`: of the file of rows. `run`: `_Stages`; its folder keeps what was read of each picture, so
+    that one is read again only if its size or date has changed. Of one that is gone the kept hash is taken,
+    since the export has a copy. If the stage `export` is skipped, neither rows nor pictures are read."""
     s = run.settings # `QuickStartSettings`
     if s.data is None or Path(s.data).suffix.lower() == ".zip":
         return None
     is_skipped = "export" in s.skipped
-    known = _known_pictures(run, rows_hash) # path → [size, date, hash], or None
+    known = _known_pictures(run, rows_hash) # kept by an earlier run: path → [size, date, hash]; or None
     files = known
     if known is None and not is_skipped:
-        files = _picture_paths(s) # path → None
+        files = _picture_paths(s) # of the rows: path → None; None if the export will refuse them
     if files is None:
         return None
-    if not is_skipped:
+    if not is_skipped: # read what is new or has changed
         files = {path: _picture_facts(path, facts) for path, facts in files.items()}
     if files != known:
         kept = dict(rows=rows_hash, image_dir=s.image_dir, files=files)
         write_whole(run.home / _pictures_file, json.dumps(kept))
-    hashes = [facts and facts[-1] for facts in files.values()]
+    hashes = [facts and facts[-1] for facts in files.values()] # None for one that was never there
     return hashlib.sha256(json.dumps(hashes).encode()).hexdigest()
 
 _pictures_file = "picture_hashes.json" # in the folder of a quick start
@@ -225,12 +226,12 @@ def _known_pictures(run, rows_hash):
 def _picture_paths(settings):
     """The paths of all picture files that the rows name, as a dict path → None, in the order of the rows
 
-    None if a row cannot be read or a picture is not there: the export will refuse it, in its own words.
+    None if a row cannot be read or a picture is not there: the export will refuse it, with a better message.
     `settings`: `QuickStartSettings`. No picture file is opened here."""
     from vlrlbook.archive import DataError
     from vlrlbook.rows.gate import inspect_vqa
     from vlrlbook.rows.pictures import located
-    rows, report = inspect_vqa(settings.data, settings.image_dir, look=False)
+    rows, report = inspect_vqa(settings.data, settings.image_dir, look=False) # False: opens no picture
     if report.skipped:
         return None
     folder = Path(settings.image_dir or Path(settings.data).parent)
@@ -260,12 +261,14 @@ def _do_training(run, model):
     """Do the stage `train`, and `merge_shards`, which makes a plain model of its result
 
     `run`: `_Stages`, whose `do` calls a function with the stage's folder, unless the stage was done before
-    with the same settings. `model`: to train from, a directory or a hub id."""
+    with the same `depends_on` and `is_whole` finds its files there. `model`: to train from, a directory or a
+    hub id."""
     s = run.settings # `QuickStartSettings`
     export, train = run.folder("export"), run.folder("train")
     depends_on = [s.engine, s.max_steps, s.training, s.size, s.seed]
     run.do("train", depends_on, lambda folder: _train_stage(s, model, export, folder), is_whole=_is_trained)
     # Training has left an adapter, a model or EasyR1's shards. []: nothing but the stages before it matters.
+    # can_continue: a model that has lost files is moved aside and written anew.
     run.do("merge_shards", [], lambda folder: _merge_shards_stage(s, model, train, folder),
            is_whole=_is_undamaged, can_continue=False)
 
@@ -295,8 +298,8 @@ def _writes_a_model(settings, base):
     """Whether the stage "merge" writes a model: an adapter is to be merged, or EasyR1 cannot read the base
 
     `settings`: `QuickStartSettings`; `base`: a directory or a hub id, which is left as it is. EasyR1
-    runs on transformers 4; `only_for_transformers_5` lists what that cannot read in a directory. With
-    the other engine, trl, it is written as well: the next stage names it in a config for EasyR1."""
+    runs on transformers 4; `only_for_transformers_5` lists what that cannot read in a directory. The engine
+    (EasyR1 or trl) does not matter: the next stage writes a config for EasyR1 in either case."""
     if settings.lora_model: # an adapter's folder
         return True
     return Path(base).is_dir() and bool(only_for_transformers_5(base))
@@ -378,11 +381,13 @@ def _training_values(settings, model, export, folder):
         size=settings.size, model=model, task="vqa", data=str(export / "train.jsonl"),
         image_dir=str(export / "images"), output_dir=str(folder), reward=settings.reward,
         keys="answers=answer", # an export writes several accepted answers as a list, any of which is right
-        seed=settings.seed, resume="true" if has_checkpoint else "", # a text, since it may be a path
+        seed=settings.seed,
+        # From the newest checkpoint, or from the beginning; a text, since it may also be a checkpoint's path.
+        resume="true" if has_checkpoint else "",
         save_steps=10) # a stopped run loses at most so many steps
     if settings.max_steps: # else the preset of GRPO (chapter 05) decides
         values["max_steps"] = settings.max_steps
-    # version=None: these are of `GRPOSettings`, so `lr` must not be taken for EasyR1's short name.
+    # version=None: these are names of `GRPOSettings`; with a version of EasyR1, `lr` would be its short name.
     return values | parse_overrides(shlex.split(settings.training), version=None)
 
 # %% ../../nbs/09f_pipeline.ipynb #n09aba69
@@ -476,16 +481,17 @@ def _evaluate_stage(settings, model, trained, export, folder):
     """Evaluate the model before and after training on the held-out rows, with the code of chapter 06
 
     Returns the accuracies as texts, for the final table. `settings`: `QuickStartSettings`; `model`: that
-    training started from; `trained`: folder of the trained one; `export`: of the rows; `folder`: to write."""
+    training started from; `trained`: the trained model's folder; `export`: the folder with the rows;
+    `folder`: for the evaluation's files."""
     from vlrlbook.evaluation import EvaluationSettings, evaluate
     values = dict(
         size=settings.size, model=model, data=str(export / "val.jsonl"), image_dir=str(export / "images"),
-        split="all", # val.jsonl holds held-out rows only, so none is to be left out
+        split="all", # all rows of val.jsonl, which holds the held-out ones only
         task="vqa", keys="answers=answer", eval_samples=settings.eval_samples, output_dir=str(folder),
-        controls=False, # no control questions, which show no picture or a wrong one
+        controls=False, # questions are not asked again without a picture and with a wrong one
         resume=True)
     if trained.exists(): # else training was skipped, and only the model before it is measured
-        values["adapter"] = str(trained) # an evaluation also takes a whole model here
+        values["adapter"] = str(trained) # despite its name it may also be a whole model
     results = evaluate(read_settings(EvaluationSettings, values, "evaluation"))
     return _greedy_accuracies(results["metrics"])
 

@@ -227,7 +227,8 @@ def _is_stated_or_in_brackets(
     "Whether token `i` stands in brackets, or between a word such as `is` and something that is no word"
     before, following = tokens[i - 1].text, tokens[i + 1]
     if before == ",":
-        before = tokens[i - 2].text  # "Therefore, B"; in front of the text: "", an edge token
+        before = tokens[i - 2].text  # the word before the comma, as in "Therefore, B"; "" if there is none
+    # is, so, therefore, a line break and the like
     is_stated = before in _before_lone_letter and following.kind != "word"
     return is_stated or (before in ("(", "[") and following.text in (")", "]"))
 
@@ -390,7 +391,8 @@ def yes_or_no(
     """Whether an answer says yes or no
 
     The last yes or no behind a word such as `answer` decides. Without one, all plain ones must agree, or the
-    last must correct the others. Without these, `no fracture`, `there is not` and the like mean no."""
+    last one must be a correction: `no, wait: yes`. Without these, `no fracture`, `there is not` and the like
+    mean no."""
     tokens = tokens_of(unwrapped(plain_text(text)))  # in one spelling, without Markdown
     words = [i for i, token in enumerate(tokens) if token.kind not in _kinds_without_words]
     if not words:
@@ -398,17 +400,18 @@ def yes_or_no(
     whole_text = " ".join(tokens[i].text for i in words)
     if whole_text in _side_of_whole_text:  # such as "of course not"
         return _side_of_whole_text[whole_text]
-    return _side_of_statements(tokens, words)
+    return _side_of_statements(tokens, words)  # yes, no or None
 
 
 def _side_of_statements(
     tokens,  # list of `Token`, words and marks: text in lower case
     words,  # places in it of the text's words, without marks; at least one
 ):
-    """The side, yes or no, that all the yes and no in a text come to; None if they come to neither
+    """Whether a text as a whole says yes or no; None for neither
 
-    A stated one (`the answer is no`) decides; else all bare ones must agree; else `no fracture` means no."""
-    # kind → places of yes and no; missing: `no fracture`; "": no answer, as `no idea` and `yes or no`
+    The surest kind that it has decides: a stated one (`the answer is no`), else bare ones (`no, it is`), if
+    they agree, else a `no` before what is missing (`no fracture`)."""
+    # kind (stated, bare, missing) → places of yes and no; "": what is no answer, as in `no idea`, `yes or no`
     places = _places_by_kind(tokens, words)
     if places["stated"]:
         last = places["stated"][-1]

@@ -81,7 +81,7 @@ class FilePart:
         disposition = self.headers.get(b"content-disposition")
         kind, options = parse_options_header(disposition)
         name = options.get(b"name", b"").decode("utf-8", "replace")
-        # Bytes; None for a field that is no file. `filename*` counts only where there is no `filename`.
+        # Bytes: the name in `filename`, else in `filename*`. None: it has neither, so the field is no file.
         filename = options.get(b"filename", _extended_name(disposition))
         self.parts += 1
         if kind != b"form-data" or name != "file":
@@ -111,6 +111,7 @@ def _extended_name(
     match = _extended_filename.search(disposition or b"")
     if not match:
         return None
+    # UTF-8''%e8%8b%b9.zip → "UTF-8", "", "%e8%8b%b9.zip"; latin-1 makes a text of any bytes
     charset, _language, percent_encoded = decode_rfc2231(match[1].decode("latin-1"))
     try:
         return unquote(percent_encoded, charset or "utf-8").encode()

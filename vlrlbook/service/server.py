@@ -139,7 +139,8 @@ def patient(
 
         def update_timer(self):
             "Start the timer if the headers of a request are awaited, `seconds` at most; else stop it"
-            # IDLE: h11's state of a client whose next request has not come with all of its headers
+            # IDLE: h11's state of a client until all headers of its next request have come. While it gets a
+            # reply, it need not send any.
             is_waiting = self.conn.their_state is h11.IDLE and not _is_answering(self)
             if is_waiting and self.timer is None:
                 self.timer = self.loop.call_later(seconds, self.transport.close)
@@ -220,8 +221,8 @@ def _uvicorn_for(
 
     class Server(uvicorn.Server):
         def handle_exit(self, sig, frame):
-            # Replaces uvicorn's method (0.54). With that one uvicorn raises the signal again at its end, and
-            # `serve` does not come to print its last line.
+            # Replaces uvicorn's method (0.54) without calling it. That one also keeps the signal, and uvicorn
+            # raises it again once it has stopped: the process would end before `serve` prints its last line.
             is_second_ctrl_c = self.should_exit and sig == signal.SIGINT
             self.force_exit = is_second_ctrl_c
             self.should_exit = True
@@ -233,7 +234,7 @@ def _uvicorn_for(
         timeout_keep_alive=_keep_alive_seconds,
         timeout_graceful_shutdown=_shutdown_seconds,
         log_config=None,  # it would replace our JSON lines
-        access_log=False,  # `Doors` writes a line for what is worth one
+        access_log=False,  # our middleware `Doors` logs the requests that are worth a line
         server_header=False)
     return Server(config)
 

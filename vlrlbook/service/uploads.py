@@ -42,11 +42,11 @@ class Uploads:
     "What was uploaded to one data directory, read from its folders at the start and kept in memory"
     def __init__(self,
         data_dir: str | Path,  # of the server
-        clock=time.monotonic,  # seconds by which age is counted; here `Jobs.clock`, kept on restart
+        clock=time.monotonic,  # seconds that ages are counted by; a server's (`Jobs.clock`) outlast a restart
     ):
         "Open the uploads of a data directory: read those that are there, remove unfinished ones"
         self.root = Path(data_dir) / "uploads"
-        # For what is being received or deleted. On the same disk, so that one rename moves a folder.
+        # For uploads that are being received or deleted. On the same disk, so that one rename moves a folder.
         self.aside = Path(data_dir) / "tmp"
         self.clock = clock
         for folder in (self.root, self.aside):
@@ -351,7 +351,8 @@ def _smaller_picture(
     buffer = io.BytesIO()
     with Image.open(path) as image:
         image_format = image.format  # such as PNG or JPEG
-        image.draft("RGB", (side, side))  # a JPEG is decoded small at once, in an eighth of the time
+        # A JPEG is then decoded at a smaller size, in an eighth of the time; other formats ignore it.
+        image.draft("RGB", (side, side))
         image.thumbnail((side, side))  # makes it smaller, never larger
         image.save(buffer, image_format)
     return buffer.getvalue(), image_format
