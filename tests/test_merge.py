@@ -110,6 +110,36 @@ def test_hub_names_that_differ_are_refused(pair, tmp_path):
             with_adapter(tiny_twin("qwen2_5_vl")[0], "Qwen/Qwen2.5-VL-3B-Instruct", str(tmp_path / "adapter"), False)
 
 
+@pytest.mark.parametrize("trained_on, base, says", [
+    ("unsloth/Qwen2.5-VL-3B-Instruct", "Qwen/Qwen2.5-VL-3B-Instruct", "is taken for a copy of Qwen/Qwen2.5-VL-3B-Instruct"),
+    ("unsloth/qwen2.5-vl-3b-instruct-unsloth-bnb-4bit", "Qwen/Qwen2.5-VL-3B-Instruct", "is taken for a copy of"),
+    ("Qwen/Qwen2.5-VL-3B-Instruct", "unsloth/Qwen2.5-VL-3B-Instruct-bnb-4bit", "is taken for a copy of"),
+    ("qwen/Qwen2.5-VL-3B-Instruct", "Qwen/Qwen2.5-VL-3B-Instruct", ""), # one repository, in other letters
+    ("Qwen/Qwen2.5-VL-3B-Instruct", "Qwen/Qwen2.5-VL-3B-Instruct", ""),
+    ("/gone/Qwen2-VL-Finetune/models/Qwen2.5-VL-3B-Instruct", "Qwen/Qwen2.5-VL-3B-Instruct", ""),
+    ("/gone/rhymes-ai/Aria/models/Qwen2.5-VL-3B-Instruct", "Qwen/Qwen2.5-VL-3B-Instruct", "")], ids=str)
+def test_a_copy_of_the_base_on_the_hub_or_in_a_gone_folder(pair, tmp_path, trained_on, base, says, capsys):
+    from vlrlbook.models import with_adapter
+    model = load_vlm(str(pair / "base"))[0]
+    capsys.readouterr()
+    with_adapter(model, base, edited(pair / "adapter", tmp_path, base_model_name_or_path=trained_on))
+    said = capsys.readouterr().out
+    assert said == "" or says and f"adapter: trained on {trained_on}, which {says}" in said
+
+
+@pytest.mark.parametrize("trained_on, says", [
+    ("unsloth/Qwen2.5-VL-7B-Instruct", "trained on unsloth/Qwen2.5-VL-7B-Instruct; if that is the same model, write Qwen/Qwen2.5-VL-3B"),
+    ("me/counting-bnb-4bit", "it was trained on me/counting-bnb-4bit; if that is the same model, write .* into adapter_config.json"),
+    ("/gone/Qwen2.5-VL-exp/models/Qwen2-VL-2B-Instruct", "trained on Qwen2-VL-2B-Instruct, a qwen2_vl, and this is a qwen2_5_vl; if"),
+    ("/gone/Qwen2-VL-SFT/checkpoint-40", "it was trained on checkpoint-40, a qwen2_vl, and this is a qwen2_5_vl; if"),
+    ("rhymes-ai/Aria-Chat", "it was trained on Aria-Chat, a aria, and this is a qwen2_5_vl; if")], ids=str)
+def test_an_adapter_of_another_name_is_refused_with_a_way_out(pair, tmp_path, trained_on, says):
+    from vlrlbook.models import with_adapter
+    adapter = edited(pair / "adapter", tmp_path, base_model_name_or_path=trained_on)
+    with pytest.raises(ValueError, match=f"adapter is an adapter of another base than Qwen2.5-VL-3B-Instruct: .*{says}"):
+        with_adapter(load_vlm(str(pair / "base"))[0], "Qwen/Qwen2.5-VL-3B-Instruct", adapter)
+
+
 @pytest.mark.parametrize("family", ["qwen3_vl", "gemma3", "qwen3_5"])
 def test_a_twin_is_merged_whether_transformers_4_knows_its_family_or_not(tmp_path, family):
     model, processor = tiny_twin(family)

@@ -601,6 +601,9 @@ def _check_base(
     fault = _base_mismatch(trained_on, name, model.config.model_type) # a clause, or None
     if fault:
         raise ValueError(f"{_of_another_base(name, adapter)}: {fault}")
+    are_hub_ids = _is_hub_id(name) and _is_hub_id(trained_on)
+    if are_hub_ids and trained_on.lower() != name.lower(): # else `fault` would have said so
+        print(f"{Path(adapter).name}: trained on {trained_on}, which is taken for a copy of {name}")
 
 def _base_mismatch(
     trained_on, # hub id or directory of the model that the adapter was trained on; may be empty
@@ -608,12 +611,16 @@ def _base_mismatch(
     family, # of the latter, such as qwen2_vl
 ):
     "Return why an adapter's base is another model, as \"it was trained on …\"; None if it may be the same"
+    way_out = f"if that is the same model, write {name} as base_model_name_or_path into adapter_config.json"
     adapter_family = _family_of(trained_on) # None: the name does not tell it; later the weights are compared
     if adapter_family not in (None, family):
-        return f"it was trained on {Path(trained_on).name}, a {adapter_family}, and this is a {family}"
-    # Two different hub ids are two models.
-    if _is_hub_id(name) and _is_hub_id(trained_on) and name != trained_on:
-        return f"it was trained on {trained_on}"
+        fault = f"it was trained on {Path(trained_on).name}, a {adapter_family}, and this is a {family}"
+        # Where the folder is gone only its name has told the family.
+        return fault if Path(trained_on).exists() else f"{fault}; {way_out}"
+    # Two different hub ids are two models, unless one is a copy by somebody else.
+    are_hub_ids = _is_hub_id(name) and _is_hub_id(trained_on)
+    if are_hub_ids and _without_owner(name) != _without_owner(trained_on):
+        return f"it was trained on {trained_on}; {way_out}"
     # Two different folders may be copies of one model, so their weights are compared.
     same, other = _compared_weights(trained_on, name)
     if other:
@@ -680,6 +687,12 @@ def _first_bytes(file, place, size):
 def _is_hub_id(name):
     "Whether the name of a model has the form owner/name, such as Qwen/Qwen2-VL-2B-Instruct, and is no folder"
     return re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not Path(name).exists()
+
+def _without_owner(hub_id):
+    "Return what all copies of a model on the hub are called: qwen2-vl of Qwen/Qwen2-VL and mine/qwen2-vl"
+    # The hub takes capitals for small letters. The ending is that of copies in 4 bits, on which adapters are
+    # trained that are then put on the model itself.
+    return re.sub(r"(-unsloth)?-bnb-4bit$", "", hub_id.rpartition("/")[2].lower())
 
 def check_adapter(
     adapted, # peft model, the adapter on it
@@ -800,17 +813,17 @@ def _rename_trained_whole(config, renamings):
 def _family_of(name):
     """Return the family of the base model that an adapter names, such as qwen3_vl; None if it cannot be told
 
-    It is read from the base's config.json, if that is still there, or else found by words in the hub id."""
+    It is read from the base's config.json, if that is still there, or else found by words in its hub id or
+    path. Of several the last counts: folders around a model may be called after another."""
     config = Path(name) / "config.json" # a hub id is no folder, so there is no such file
     if config.is_file():
         return json.loads(config.read_text()).get("model_type")
     # a part of hub ids, in lower case → family
     family_of_word = {"qwen2.5-vl": "qwen2_5_vl", "qwen2-vl": "qwen2_vl", "qwen3-vl": "qwen3_vl",
                       "qwen3.5": "qwen3_5", "gemma-3-": "gemma3", "rhymes-ai/aria": "aria"}
-    for word, family in family_of_word.items():
-        if word in name.lower():
-            return family
-    return None
+    places = {word: name.lower().rfind(word) for word in family_of_word} # -1: not there
+    word = max(places, key=places.__getitem__)
+    return family_of_word[word] if places[word] >= 0 else None
 
 def _check_alpha(
     adapter, # its directory, for the message
