@@ -321,7 +321,8 @@ def test_text_rows_of_one_question_stay_on_one_side(tmp_path):
     "All pairs of a question were on both sides: what was tested had been learnt"
     rows = [dict(id=f"{p}-{k}", query=f"Question {p}?", response=[f"answer {p} {k}", f"worse {p} {k}"], human_ranking=[0, 1])
             for p in range(30) for k in range(4)]
-    talk = [dict(messages=[dict(role="user", content=f"Topic {p}"), dict(role="assistant", content="ok"), dict(role="user", content="More?")],
+    def turn(role, content): return dict(role=role, content=content)
+    talk = [dict(messages=[turn("user", f"Topic {p}"), turn("assistant", "ok"), turn("user", "More?")],
                  response=[f"t{p} {k}", f"u{p} {k}"], human_ranking=[0, 1]) for p in range(30) for k in range(2)]
     (tmp_path / "p.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows + talk))
     sets = load_rows(settings(tmp_path, train_data=str(tmp_path / "p.jsonl"), eval_rows=100))[:3]
