@@ -332,7 +332,10 @@ def test_text_rows_of_one_question_stay_on_one_side(tmp_path):
     train, held = split_preferences(rows[::4], 0.1, 42)
     by_number = split_rows_by_picture([dict(row=i) for i in range(30)], 0.1, 42)
     assert [r["id"] for r in held] == [rows[4 * r["row"]]["id"] for r in by_number[1]] and len(train) == 27
-    with pytest.raises(DataError, match="pictures or questions.*eval_data and test_data"): split_preferences(rows[:4], 0.1, 42)
+    # one question in all rows tells nothing: split as before
+    assert len(split_preferences(rows[:4], 0.1, 42)[0]) == 3
+    shown = [row | dict(image="a.png") for row in rows[:4]]
+    with pytest.raises(DataError, match="by their pictures: .*eval_data and test_data"): split_preferences(shown, 0.1, 42)
 
 
 # --- settings -----------------------------------------------------------------------------------------------------------------------------
