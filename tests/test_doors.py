@@ -237,7 +237,7 @@ def test_a_check_leaves_out_what_training_leaves_out(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("change, code", [
-    (lambda k: {}, None), (lambda k: dict(image="a.png"), "data.split"), (lambda k: dict(image=None, query="One question?"), "data.split"),
+    (lambda k: {}, None), (lambda k: dict(image="a.png"), "data.split"), (lambda k: dict(image=None, query="One question?"), None),
     (lambda k: dict(image=f"{'ab'[k % 2]}.png"), "data.split"), (lambda k: dict(response=["x", "x"]), "preference.equal"),
     (lambda k: dict(human_ranking=[0, 0]), "preference.ties"), (lambda k: dict(response=["x", "x"] if k else ["x", "y"]), None),
     (lambda k: dict(response=["x", "x"]) if k < 6 else dict(human_ranking=[1, 1]), "preference.equal"),

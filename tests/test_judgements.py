@@ -16,7 +16,7 @@ from vlrlbook.models import families, tiny_twin
 from vlrlbook.reward_model import (RewardModelSettings, VLRewardModel, calibrate, chances_of, encode_answers, encode_pairs, judge_template,
                                    load_rows, pair_figures, pairs_of, pairwise_loss, plot_reliability, preferred_pairs, rank_answers,
                                    read_pair_rows, report_table, reversed_rows, score_file, score_rows, train_reward_model)
-from vlrlbook.rows.gate import inspect_preferences
+from vlrlbook.rows.gate import inspect_preferences, inspect_vqa
 from vlrlbook.rows.preferences import read_preference_row
 
 SHORT = dict(num_epochs=1, batch_size=4, logging_steps=1, log_samples=1)
@@ -76,6 +76,51 @@ def test_a_column_of_the_system_beside_a_turn_of_it():
     assert alike.turns[0] == ("user", f"{SYSTEM}\n\nWhat?") and alike.query == "How long?" and not alike.unread
     other = read_preference_row(dict(prompt=turns, system="Be brief.") | PAIR)
     assert other.turns[0] == ("user", f"Be brief.\n\n{SYSTEM}\n\nWhat?") and other.query == "How long?"
+
+
+# what a CSV and other tables hold
+
+@pytest.mark.parametrize("answers, ranks", [('["x", "it\'s"]', "[1, 0]"), ("['x', \"it's\"]", "[1, 0]"), ("['x' \"it's\"]", "[1.0, 0.0]")])
+def test_ranked_rows_of_a_csv(answers, ranks, tmp_path):
+    "They could not be read at all"
+    row = read_preference_row(dict(query="Q?", response=answers, human_ranking=ranks))
+    assert (row.response, row.human_ranking) == (["x", "it's"], [1, 0])
+    assert read_preference_row(dict(query="Q?", response=answers, votes="[1, 3]")).human_ranking == [1, 0]
+    assert read_preference_row(dict(query="Q?", response=answers, rank="first", votes=[1, 3])).human_ranking == [1, 0]  # as before
+
+
+@pytest.mark.parametrize("given, told", [
+    (dict(human_ranking=1), r"2 responses but ranks 1; expected a list of 2 numbers"),
+    (dict(rank="first"), "ranks 'first'; expected a list"),
+    (dict(human_ranking="[0]"), r"2 responses but ranks \[0\]"), (dict(human_ranking='["0", "1"]'), "ranks must be numbers"),
+    (dict(order=[0, 1]), "2 responses but ranks None; the row has query, response, order"),
+    (dict(response="[3, 4]", human_ranking=[0, 1]), "two or more texts"),
+    (dict(response='["x"]', human_ranking=[0, 1]), "two or more texts"),
+    (dict(response="[unclear]", human_ranking=[0, 1]), "two or more texts")])
+def test_ranks_and_answers_that_cannot_be(given, told):
+    with pytest.raises(DataError, match=told): read_preference_row(dict(query="Q?", response=["x", "y"]) | given)
+
+
+def test_no_advice_loses_a_picture():
+    "`--keys image=image_1` would have shown one picture of two"
+    row = dict(query="Compare them?", image_1="a.png", image_2="b.png") | RANKED
+    with pytest.raises(DataError, match="'image_1', 'image_2' hold pictures.*as one list into a column images; .*--keys image=image_1"):
+        read_preference_row(row)
+    with pytest.raises(DataError, match="column 'image_1' holds pictures and is not read: say --keys image=image_1$"):
+        read_preference_row(row | dict(image_2=None))
+    assert read_preference_row(dict(query="Compare them?", images=["a.png", "b.png"]) | RANKED).pictures == ["a.png", "b.png"]
+
+
+@pytest.mark.parametrize("more, told", [
+    (dict(decoded_image=b"a"), True), (dict(decoded_image={"bytes": b"a", "path": None}), True), (dict(views=[{"bytes": b"a"}]), True),
+    (dict(decoded_image=None), False), (dict(decoded_image={"bytes": None, "path": "a.png"}), False), (dict(thumb="b.png"), False)])
+def test_a_missing_file_whose_picture_stands_in_another_column(more, told, tmp_path):
+    "MathVista and MathVision hold a path in `image` and the picture in `decoded_image`"
+    row = dict(question="What?", answer="2", image="images/1.jpg") | more
+    _, report = inspect_vqa("x.jsonl", tmp_path, rows=[(1, row)])
+    [skipped] = report.skipped
+    column = next(iter(more))
+    assert skipped["code"] == "image.missing" and (f"say --keys image={column}" in skipped["message"]) == told
 
 
 # several people

@@ -321,7 +321,8 @@ def test_text_rows_of_one_question_stay_on_one_side(tmp_path):
     "All pairs of a question were on both sides: what was tested had been learnt"
     rows = [dict(id=f"{p}-{k}", query=f"Question {p}?", response=[f"answer {p} {k}", f"worse {p} {k}"], human_ranking=[0, 1])
             for p in range(30) for k in range(4)]
-    talk = [dict(messages=[dict(role="user", content=f"Topic {p}"), dict(role="assistant", content="ok"), dict(role="user", content="More?")],
+    def turn(role, content): return dict(role=role, content=content)
+    talk = [dict(messages=[turn("user", f"Topic {p}"), turn("assistant", "ok"), turn("user", "More?")],
                  response=[f"t{p} {k}", f"u{p} {k}"], human_ranking=[0, 1]) for p in range(30) for k in range(2)]
     (tmp_path / "p.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows + talk))
     sets = load_rows(settings(tmp_path, train_data=str(tmp_path / "p.jsonl"), eval_rows=100))[:3]
@@ -331,7 +332,10 @@ def test_text_rows_of_one_question_stay_on_one_side(tmp_path):
     train, held = split_preferences(rows[::4], 0.1, 42)
     by_number = split_rows_by_picture([dict(row=i) for i in range(30)], 0.1, 42)
     assert [r["id"] for r in held] == [rows[4 * r["row"]]["id"] for r in by_number[1]] and len(train) == 27
-    with pytest.raises(DataError, match="pictures or questions.*eval_data and test_data"): split_preferences(rows[:4], 0.1, 42)
+    # one question in all rows tells nothing: split as before
+    assert len(split_preferences(rows[:4], 0.1, 42)[0]) == 3
+    shown = [row | dict(image="a.png") for row in rows[:4]]
+    with pytest.raises(DataError, match="by their pictures: .*eval_data and test_data"): split_preferences(shown, 0.1, 42)
 
 
 # --- settings -----------------------------------------------------------------------------------------------------------------------------

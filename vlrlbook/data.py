@@ -702,6 +702,8 @@ def groups_of_rows(
     """Which rows hang together: those with a common picture, and those without pictures that ask the same.
 
     Rows hang together by way of other rows, too. A question of None is no other row's."""
+    if questions and not any(pictures) and len(set(map(str, questions))) == 1:
+        questions = None # one question in all rows, such as "Which is better?", does not tell them apart
     names_of_rows = []
     first_rows: dict = {} # question of rows without pictures → the first of these rows
     for i, names in enumerate(pictures):

@@ -247,7 +247,7 @@ def _check_pairs(
     held_out_sets,  # how many sets of rows training splits off: for evaluation and test, or for the test
     check,  # `DataCheck` that gets the problem
 ):
-    "Add a problem to `check` if nothing can be learnt from preference rows, or too little is left to hold out"
+    "Add a problem to `check` if preference rows teach nothing, or if there are too few groups to hold one out"
     if not rows:
         return  # `_add_bad_rows` has added a problem
     train = [preference_fields(row) for _, row in rows]

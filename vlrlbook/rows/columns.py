@@ -11,7 +11,7 @@ from ..settings import SettingsError, nearest
 from .values import unboxed
 
 __all__ = ["Columns", "read_keys", "check_keys", "is_row", "plain_name", "is_nothing", "empty_columns",
-           "picture_suffixes", "holds_pictures", "roles"]
+           "picture_suffixes", "holds_pictures", "holds_encoded_pictures", "roles"]
 
 # Role of a column → names that it may have; the first one that a row has is taken. Each name is used by a
 # public data set or trainer.
@@ -156,6 +156,19 @@ def holds_pictures(
         keys = ("path", "url", "image", "image_url", "file_name")
         return any(holds_pictures(value.get(key)) for key in keys)
     return hasattr(value, "getextrema")  # a method of PIL's images; so PIL need not be imported
+
+
+def holds_encoded_pictures(
+    value,  # of any column
+) -> bool:
+    "True if a value is a picture itself, not a file's name, or a list of such: bytes, base64, a PIL image"
+    if isinstance(value, (list, tuple)):
+        return bool(value) and all(map(holds_encoded_pictures, value))
+    if isinstance(value, dict):  # as `datasets` writes pictures: `bytes` is None where `path` names a file
+        return value.get("bytes") is not None
+    if isinstance(value, str):
+        return value.startswith(_base64_marks)
+    return holds_pictures(value)
 
 
 _longest_name = 500  # characters; a longer text is no file's name

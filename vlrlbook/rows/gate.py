@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from ..archive import DataError
-from .columns import check_keys, empty_columns, read_keys
+from .columns import check_keys, empty_columns, holds_encoded_pictures, read_keys
 from .files import read_rows
 from .pictures import decoded, located
 from .preferences import read_preference_row
@@ -121,10 +121,23 @@ def _readable_rows(
                 # Each becomes the absolute path of a file; one that stands in the row as bytes stays.
                 row.pictures = [located(picture, picture_folder, number) for picture in row.pictures]
         except DataError as error:
-            _skip(report, number, error)
+            _skip(report, number, _with_other_column(error, raw_row))
         else:
             kept.append((number, row))
     return kept
+
+
+def _with_other_column(error, raw_row):
+    """An error about a row (a dict) that, if a picture's file is missing, names a column that holds pictures.
+
+    MathVista and MathVision have a path in `image` and the picture itself in `decoded_image`."""
+    if error.code != "image.missing":
+        return error
+    for name, value in raw_row.items():
+        if holds_encoded_pictures(value):
+            message = f"{error.message}; column {str(name)!r} holds pictures: say --keys image={name}"
+            return DataError(error.code, message, row=error.row, entry=error.entry)
+    return error
 
 
 def _add_picture_notes(

@@ -147,7 +147,7 @@ def _responses(columns):
     "The answers in a row's `Columns` as a list; `DataError` unless they are two or more texts, none empty"
     # A role: the column may be called response, answers, completions …; None if there is none.
     value = columns.get("response")
-    responses = as_list(value)
+    responses = as_list(listed(value) if isinstance(value, str) else value)  # a CSV holds the list as a text
     if not responses or len(responses) < 2 or not all(map(_is_filled_text, responses)):
         # Without a column of answers the message names those that there are, so that a misspelt one is seen.
         names = columns.there() or "nothing"  # one text, with commas
@@ -166,12 +166,19 @@ def _ranks(
 
     Votes of 5, 1 and 5 give the ranks 0, 2 and 0. `DataError` if there are neither, or not one for each."""
     # From a column such as human_ranking or rank, or the one that the user has named; None without one.
-    ranks = as_list(columns.get("ranking"))
+    value = columns.get("ranking")
+    ranks = as_list(listed(value) if isinstance(value, str) else value)  # a CSV holds the list as a text
     if ranks is None and votes:
         # The rank is the number of answers with more votes, so equal votes give equal ranks.
         ranks = [sum(other > own for other in votes) for own in votes]
+    if value is None and not votes:
+        message = f"{len(response)} responses but ranks None; the row has {columns.there()}"
+        _raise_error(columns.number, "ranks", message)
     if not ranks or len(ranks) != len(response):
-        _raise_error(columns.number, "ranks", f"{len(response)} responses but ranks {ranks!r}")
+        given = value if ranks is None else ranks  # as the row holds it, such as 1 or "first"
+        cure = f"; expected a list of {len(response)} numbers" if ranks is None else ""
+        message = f"{len(response)} responses but ranks {given!r}"[:160]
+        _raise_error(columns.number, "ranks", f"{message}{cure}")
     if not all(is_finite_number(rank) for rank in ranks):
         _raise_error(columns.number, "ranks", f"ranks must be numbers, found {ranks!r}")
     return ranks

@@ -95,6 +95,11 @@ def _refuse_unread_pictures(columns, code):
     if picture_columns:
         other = picture_columns[0]
         message = f"column {str(other)!r} holds pictures and is not read: say --keys image={other}"
+        if len(picture_columns) > 1:  # followed without another word, that would lose the others
+            names = ", ".join(repr(str(name)) for name in picture_columns)
+            into_one = "write those that the question shows as one list into a column images"
+            alone = f"if it shows one alone, say --keys image={other}"
+            message = f"columns {names} hold pictures and are not read: {into_one}; {alone}"
         raise DataError(code, message, row=columns.number)
     number_columns = columns.unread_picture_numbers()  # such as image_id
     if number_columns:
