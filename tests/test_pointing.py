@@ -662,3 +662,17 @@ def test_marks_of_boxes():
     assert 0.1 < lines["majority"] < 0.6 and lines["majority"] == pytest.approx(lines["blind_reward"])
     assert any(m["name"] == "gain_greedy/iou" for m in all_metrics(rows))
     assert [m["name"] for m in all_metrics(rows) if m["group"]][0].endswith("boxes 1")
+
+
+def test_a_picture_of_too_many_pixels_is_a_bad_row(pictures):
+    "Pillow's error for one ended the conversion, whatever skip_bad_rows said"
+    head = struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0)
+    chunks = [(b"IHDR", head), (b"IDAT", zlib.compress(b"0")), (b"IEND", b"")]
+    file = b"\x89PNG\r\n\x1a\n" + b"".join(struct.pack(">I", len(b)) + a + b + struct.pack(">I", zlib.crc32(a + b)) for a, b in chunks)
+    (pictures / "big.png").write_bytes(file)
+    rows = "\n".join(json.dumps(dict(phrase="the disc", image=name, bbox=[12, 40, 31, 39])) for name in ("a.png", "big.png", "none.png"))
+    with pytest.raises(DataError, match="row 2.*cannot be opened .DecompressionBombError"):
+        convert_boxes(written(pictures, rows, "rows.jsonl"), pictures / "out.jsonl")
+    told = []
+    assert convert_boxes(pictures / "rows.jsonl", pictures / "out.jsonl", skip_bad_rows=True, tell=told.append) == 1
+    assert ("no width and height, and a picture that is missing or cannot be opened: left out", 2) in told[0].notes

@@ -610,3 +610,13 @@ def test_a_total_of_decimals_is_the_answer(text, number):
     "Its parts were cut to whole numbers before they were added up"
     from vlrlbook.readers.counts import read_number
     assert read_number(text) == number
+
+
+def test_a_users_own_mix_is_no_sum_of_ours():
+    "Only its name is that of our function, in which the names of a sum's rewards were looked for"
+    from vlrlbook.rewards import checked_on_batch
+    def mix(weight):
+        def mine(completion, answer): raise RuntimeError("x")
+        return mine
+    with pytest.raises(SettingsError, match="mine.*raises RuntimeError: x"):
+        checked_on_batch(mix(2))(["a"], [Sample("q", "3")])

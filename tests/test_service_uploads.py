@@ -91,6 +91,7 @@ def test_limits_of_uploads(client, monkeypatch):
     ("filename*=UTF-8''%e8%8b%b9.zip", "苹.zip"), ("filename*=iso-8859-1'de'%e4.zip", "ä.zip"),
     ("filename=a.zip; filename*=UTF-8''b.zip", "a.zip"),
     ("FileName*=utf-8''c%3A%5Cx%5Cb.zip", "b.zip"), ("filename*=none-such''%e4.zip", "%e4.zip"), ("filename*=plain.zip", "plain.zip"),
+    ("filename*=a\0b''%41.zip", "%41.zip"),
     ("filename*=undefined''%41.zip", "%41.zip"), ("filename*=punycode''%C4.zip", "%C4.zip"),
     ("filename*=unicode_escape''%5Cud800.zip", "%5Cud800.zip")])
 def test_the_longer_form_of_a_name_is_read(client, head, name):

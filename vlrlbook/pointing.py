@@ -328,7 +328,12 @@ class _EmptyBox(DataError):
 
 
 _skip_advice = "skip_bad_rows leaves it out"
+class _NoSize(DataError):
+    "Raised for a row that says no width and height, and whose picture is missing or cannot be opened"
+
+
 _empty_note = "a box without area in whole pixels: left out"
+_no_size_note = "no width and height, and a picture that is missing or cannot be opened: left out"
 
 
 def coco_rows(
@@ -597,7 +602,7 @@ def refcoco_rows(
     path: str | Path,  # rows in .jsonl, .json, .csv, .tsv or .parquet: a phrase, a picture and a box each
     form: str | None = None,  # xywh: corner, width, height, as RefCOCO's own; xyxy: corners; None: by column
     image_dir: str | Path | None = None,  # where picture paths begin; None: beside the file
-    skip_bad_rows: bool = False,  # leave rows out whose box has no area
+    skip_bad_rows: bool = False,  # leave rows out whose box has no area, or whose picture has no known size
 ) -> tuple:  # list of (number, row), list of notes (sentence, how many)
     """Read rows in the style of RefCOCO: for each phrase a row that asks for the box of what it names
 
@@ -611,10 +616,10 @@ def refcoco_rows(
     for number, raw in read_rows(path):  # raw: a dict
         try:
             rows += [(number, row) for row in _phrase_rows(raw, number, form, picture_folder, path, notes)]
-        except _EmptyBox:
+        except (_EmptyBox, _NoSize) as error:
             if not skip_bad_rows:
                 raise
-            notes[_empty_note] += 1
+            notes[_empty_note if isinstance(error, _EmptyBox) else _no_size_note] += 1
     return rows, list(notes.items())
 
 
@@ -726,19 +731,23 @@ def _size_from_picture(
     number,  # of the row, for messages
     path,  # of the file of rows, for messages
 ):
-    "Width and height of a row's picture, from its file or bytes; a `DataError` where it cannot be opened"
+    "Width and height of a row's picture, from its file or bytes; `_NoSize` where it cannot be opened"
     pictures = picture_list(picture, number)  # a list, also of one
     if len(pictures) != 1:
         raise DataError("box.pictures", f"{path.name}: {len(pictures)} pictures, expected one", row=number)
-    bytes_or_path = located(pictures[0], picture_folder, number)  # an absolute path, or bytes
+    try:
+        bytes_or_path = located(pictures[0], picture_folder, number)  # an absolute path, or bytes
+    except DataError as error:  # there is no such file
+        raise _NoSize(error.code, error.message, row=number) from error
     is_bytes = isinstance(bytes_or_path, bytes)
     stored = dict(bytes=bytes_or_path) if is_bytes else dict(bytes=None, path=bytes_or_path)
     try:
         return _size_of(stored)
-    except OSError as error:
+    # Pillow's error for too many pixels, a sign of a file that is made to fill the memory, is no OSError.
+    except (OSError, Image.DecompressionBombError) as error:
         why = f"the picture cannot be opened ({type(error).__name__})"
         message = f"{path.name}: no width and height, and {why}"
-        raise DataError("image.decode", message, row=number) from error
+        raise _NoSize("image.decode", message, row=number) from error
 
 
 def convert_boxes(

@@ -932,7 +932,8 @@ def _name_of_reward(
     "How messages name a reward: my.module:function, my.module:Class, or for a sum `counting + my_reward`"
     name = getattr(reward, "__qualname__", type(reward).__name__) # an object has no name but its class's
     # A sum is a function inside `mix` or `_batched_mix`. It uses their variable `rewards`, a dict by name.
-    if name.startswith(("mix.", "_batched_mix.")):
+    is_sum = reward.__module__ == __name__ and name.startswith(("mix.", "_batched_mix."))
+    if is_sum: # and not a function of a user's own `mix`
         return " + ".join(inspect.getclosurevars(reward).nonlocals["rewards"])
     return f"{reward.__module__}:{name}"
 

@@ -115,7 +115,9 @@ def _extended_name(
     charset, _language, percent_encoded = decode_rfc2231(match[1].decode("latin-1"))
     try:
         return unquote(percent_encoded, charset or "utf-8").encode()
-    except (LookupError, UnicodeError):  # no character set that Python knows, or not of these bytes
+    # LookupError: no character set that Python knows. ValueError: its name holds a NUL, or the bytes are not of
+    # this set (UnicodeError).
+    except (LookupError, ValueError):
         return percent_encoded.encode()  # the name as it came, since the file itself is good
 
 
