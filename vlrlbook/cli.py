@@ -294,8 +294,8 @@ def aloha(args, rest):  # args: read by argparse; rest: words unknown to it, oth
 def aloha_films(args, rest):  # args: read by argparse; rest: words unknown to it, none here
     "Films of the ALOHA simulator as a LeRobot data set; needs the extra films"
     from vlrlbook.aloha_films import make_films
-    # films: how many, each an episode; size: pixels a side; videos: store films, not pictures; only: names
-    # of scripts, or None for all
+    # films: how many, each an episode; size: pixels a side; videos: store films, not pictures; only: names of
+    # plans that the arms follow, such as "hand_over,drop", or None for all
     data = make_films(args.root, args.films, args.seed, args.size, args.videos, args.only, say=print)
     print(f"{args.root}: {data.num_episodes} films, {len(data)} frames")
 

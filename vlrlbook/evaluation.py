@@ -596,8 +596,9 @@ def _with_lists(
 ):
     """Make lists of answers again of texts such as "['yes', 'no']", as pandas writes lists into a table.
 
-    A column is converted only if each of its values is such a text, since a model may answer with a list.
-    Only columns of sampled answers may hold several texts. Returns (number, row) for each row."""
+    A column is converted only if each of its values is such a text: a single one may be an answer of a model,
+    which writes lists, too. A column of greedy answers holds one text a row, alone or in a list of one; that
+    of sampled answers may hold several. Returns (number, row) for each row."""
     if not all(isinstance(row, dict) for _, row in numbered):
         return numbered  # `_prediction_row` refuses such a row, with its number
     rows = [dict(row) for _, row in numbered]

@@ -245,7 +245,8 @@ def in_scale_of(
     truths = []  # as texts
     for row in _undecoded(dataset):  # dicts whose pictures are bytes or a path
         _, size = _truth_of(row)  # width and height of the picture; raises the `DataError`
-        truths.append(scaled_truth(row["answer"], size, processor, scale, row["row"]))
+        number = row["row"]  # of the row in its file, for the message of an error
+        truths.append(scaled_truth(row["answer"], size, processor, scale, number))
     columns = dataset.column_names
     rewritten = dataset.remove_columns("answer").add_column("answer", truths)
     return rewritten.select_columns(columns)  # in the order in which they were before

@@ -863,7 +863,7 @@ class GRPOSettings(Settings):
             yield not Path(self.image_dir).is_dir(), f"image_dir = {self.image_dir!r}: no such directory"
         if self.data:
             data = Path(self.data)
-            # a folder into which a counting ZIP (pictures and a CSV) was unpacked
+            # a folder into which a counting ZIP was unpacked; a file rows.jsonl is written when that is done
             is_unpacked_zip = (data / "rows.jsonl").is_file()
             yield not (data.is_file() or is_unpacked_zip), f"data = {self.data!r}: no such file"
         if self.adapter:

@@ -40,7 +40,7 @@ def devices_of(
     visible_devices = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible_devices is None:
         # All GPUs may be used. A number that no GPU has would hide them all, and the job would train on the
-        # CPU. CUDA counts from 0 those that it finds, whatever the numbers of their files.
+        # CPU. CUDA numbers those that it finds from 0 on, even if their files are /dev/nvidia2 and 3.
         count = gpu_count() or slots  # 0: not known how many there are, if any
         return [str(number % count) for number in range(slots)]
     gpus = [device.strip() for device in visible_devices.split(",") if device.strip()]

@@ -93,7 +93,9 @@ def _answering(
         "Answer a request by `method`; an exception becomes a refusal"
         try:
             if not takes_query:
-                query(request)  # knows no parameter here, so it raises a Problem if the request has one
+                # Reads the parameters of which it is given the names. None is given, so any that the request has
+                # is unknown, and a Problem is raised.
+                query(request)
             return await method(request)
         except ClientDisconnect:
             return empty_reply(400)  # the client has closed the connection, so nobody reads this reply
