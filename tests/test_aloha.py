@@ -720,3 +720,25 @@ def test_messages_keep_the_order_of_the_cameras():
     a, b, c = (Image.new("RGB", (8, 8), x) for x in ("red", "green", "blue"))
     content = aloha_messages([a, b, c], "Task: x")[0]["content"]
     assert [p.get("image") for p in content] == [a, b, c, None] and content[3]["text"] == "Task: x"
+
+
+@pytest.mark.parametrize("others, head", [
+    ({"loss.class_weights": [5]}, "head"), ({"criterion.weight": [5]}, "head"), ({"vlm.layers.0.q_proj.weight": [8, 8]}, "classifier"),
+    ({"model.norm.weight": [8]}, "classifier"), ({}, "lm_head"), ({}, "visual.head")])
+def test_a_head_is_found_beside_what_is_none(tmp_path, others, head):
+    from safetensors.torch import save_file
+    from vlrlbook.aloha import load_head
+    own = {f"{head}.weight": torch.randn(5, 8), f"{head}.bias": torch.randn(5)}
+    save_file(own | {name: torch.ones(shape) for name, shape in others.items()}, tmp_path / "h.safetensors")
+    layer = torch.nn.Linear(8, 5)
+    load_head(tmp_path / "h.safetensors", layer)
+    assert torch.equal(layer.weight, own[f"{head}.weight"]) and torch.equal(layer.bias, own[f"{head}.bias"])
+
+
+def test_a_norm_without_a_bias_in_a_head_is_a_layer_of_it(tmp_path):
+    from safetensors.torch import save_file
+    from vlrlbook.aloha import load_head
+    tensors = {"head.0.weight": torch.ones(8), "head.1.weight": torch.randn(5, 8), "head.1.bias": torch.randn(5)}
+    save_file(tensors, tmp_path / "h.safetensors")
+    with pytest.raises(DataError, match="holds 2 layers with weights .head.0, head.1."):
+        load_head(tmp_path / "h.safetensors", torch.nn.Linear(8, 5))

@@ -16,8 +16,8 @@ from PIL import Image
 from vlrlbook import archive
 from vlrlbook.core import Sample
 from vlrlbook.data import (DataError, groups_of_rows, open_picture, permuted, picture_key, preference_pairs, preference_row, preflight,
-                           read_counting_zip, read_preferences, read_task_rows, rows_by_chance, split_by_picture, synthetic_counting,
-                           to_dataset, to_messages, to_rgb, to_samples, with_system_turn, write_counting_zip)
+                           read_counting_zip, read_preferences, read_task_rows, rows_by_chance, split_by_picture, split_rows_by_picture,
+                           synthetic_counting, to_dataset, to_messages, to_rgb, to_samples, with_system_turn, write_counting_zip)
 from vlrlbook.data_check import check_file
 
 HEADER = "images_path,question,answer\n"
@@ -410,12 +410,13 @@ def test_rows_that_share_a_picture_by_way_of_a_third_stay_together():
 
 def test_rows_without_a_picture_that_ask_the_same_stay_together():
     "All questions of a file of texts were on both sides of the split"
-    red = Image.new("RGB", (8, 8), "red")
-    texts = to_dataset([Sample(f"What is {i % 20}?", str(i % 20), [], row=i) for i in range(100)] +
-                       [Sample("What is 1?", "1", [red], row=100)])
-    train, held = split_by_picture(texts, seed=43)
+    texts = [dict(question=f"What is {i % 20}?", images=[]) for i in range(100)] + [dict(question="What is 1?", images=["red.png"])]
+    train, held = split_rows_by_picture(texts, seed=43)
     of_texts = [{row["question"] for row in side if not row["images"]} for side in (train, held)]
     assert len(train) + len(held) == 101 and not of_texts[0] & of_texts[1] and len(of_texts[0] | of_texts[1]) == 20
+    # a question that most rows ask does not tell them apart, and would turn the split over
+    most = [dict(question="Which is better?" if i else "Why?", images=[]) for i in range(100)]
+    assert [len(side) for side in split_rows_by_picture(most)] == [80, 20]
     # questions that occur once are split as before, and pictures with one question stay apart
     once = to_dataset([Sample(f"What is {i}?", "1", [], row=i) for i in range(10)])
     names = [f"row {i}" for i in range(10)]

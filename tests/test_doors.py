@@ -273,3 +273,15 @@ def test_one_set_less_is_split_off_where_the_other_is_given(tmp_path):
 
 def test_the_corpus_is_large():
     assert sum(len(cases(kind)) for kind in ("vqa", "preferences", "counting")) >= 150
+
+
+@pytest.mark.parametrize("column", ["input", "system"])
+def test_a_picture_in_a_column_of_text_is_not_put_into_the_question(tmp_path, column):
+    "It would be lost: the row is refused, with a message that names the column"
+    row = {"query": "What colour?", column: "a.png", "response": ["a", "b"], "human_ranking": [0, 1]}
+    (tmp_path / "p.jsonl").write_text(json.dumps(row))
+    kept, report = inspect_preferences(tmp_path / "p.jsonl")
+    assert not kept and f"column '{column}' holds pictures" in report.skipped[0]["message"]
+    (tmp_path / "p.jsonl").write_text(json.dumps(row | {column: "<image>Be brief."}))
+    kept, _ = inspect_preferences(tmp_path / "p.jsonl")
+    if column == "system": assert kept[0][1].query == "Be brief.\n\nWhat colour?"

@@ -761,7 +761,20 @@ def test_ctrl_c_is_no_fault(words, says_how_to_go_on, monkeypatch, capsys):
         top.parse_known_args = ask
         return top
     monkeypatch.setattr(cli, "parser", parsed)
+    monkeypatch.setattr(cli, "_die_of_ctrl_c", lambda: None)
     assert cli.main(words) == 130
     told = capsys.readouterr().err
     assert told.startswith(f"vlrlbook {words[0]}: stopped by Ctrl-C") and told.count("\n") == 1
     assert ("--resume true" in told) == says_how_to_go_on
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of a shell")
+def test_ctrl_c_stops_a_shell_too(tmp_path):
+    "A shell goes on with the next command, unless the one before died of the signal"
+    (tmp_path / "stopped.py").write_text("from vlrlbook import cli\n"
+                                         "def stopped(*_): raise KeyboardInterrupt\n"
+                                         "cli.fit = stopped\n"
+                                         "cli.main(['fit'])\n")
+    ran = subprocess.run([sys.executable, "stopped.py"], cwd=tmp_path, env=os.environ | dict(PYTHONPATH=str(ROOT)),
+                         capture_output=True, text=True)
+    assert ran.returncode == -signal.SIGINT and ran.stderr == "vlrlbook fit: stopped by Ctrl-C\n", ran.stderr

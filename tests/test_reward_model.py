@@ -277,12 +277,12 @@ def as_pairs(rows, scores):
     return pairs, their_scores
 
 
-@pytest.mark.parametrize("shown", [dict(image="{}.png"), dict(image=[b"{}", b"also"]), dict(image=None), dict(picture="{} b{}"), {}])
+@pytest.mark.parametrize("shown", [dict(image="{}.png"), dict(image=[b"{}", b"also"]), dict(image=None), dict(picture_hashes="{} b{}"), {}])
 def test_pairs_of_one_picture_are_as_uncertain_as_a_ranking_of_it(shown):
     "Six pairs of a picture counted as independent: an interval of half the width"
     rows, scores = [], []
     for i in range(15):
-        own = {"picture": shown["picture"].format(i, i)} if "picture" in shown else dict(shown)
+        own = {"picture_hashes": shown["picture_hashes"].format(i, i)} if "picture_hashes" in shown else dict(shown)
         if shown.get("image"): own["image"] = f"{i}.png" if isinstance(shown["image"], str) else [b"%d" % i, b"%d too" % i]
         rows.append(dict(query=f"Question {i}?", response=list("abcd"), human_ranking=[0, 1, 2, 3]) | own)
         scores.append([float(k if i % 3 else -k) for k in range(4)])
@@ -313,7 +313,7 @@ def test_written_scores_tell_which_rows_share_a_picture(tmp_path):
     content = Path(picture).read_bytes()
     rows = [GOOD | dict(image=image) for image in (picture, content, [picture, b"x"], None, str(tmp_path / "gone.png"))]
     write_scores(tmp_path / "s.jsonl", rows, [[1.0, 0.0]] * 5)
-    found = [json.loads(line)["picture"] for line in (tmp_path / "s.jsonl").read_text().splitlines()]
+    found = [json.loads(line)["picture_hashes"] for line in (tmp_path / "s.jsonl").read_text().splitlines()]
     assert found[0] == found[1] == found[2].split()[0] and len(found[2].split()) == 2 and found[3] == "" and len(found[4]) == 16
 
 

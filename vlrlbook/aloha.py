@@ -936,6 +936,8 @@ def _layers_of_head(
     tensors of no layer, such as `class_weights`."""
     tops = dict(zip(state, _first_differing_parts(state))) # tensor's name → vlm or head
     in_model = {top for name, top in tops.items() if _model_parts & set(name.split("."))}
+    if in_model == set(tops.values()): # nothing would be left: a head whose own name is such a part
+        in_model = set()
     layers: dict = {}
     for name, tensor in state.items():
         layer, _, kind = name.rpartition(".") # "classifier", "weight"
@@ -944,7 +946,27 @@ def _layers_of_head(
         is_untrained = "original_module" in layer.split(".")
         if has_layer and not is_untrained and tops[name] not in in_model:
             layers.setdefault(layer, {})[kind] = tensor
-    return layers
+    return _without_other_parts(layers)
+
+def _without_other_parts(
+    layers, # name of a layer → its tensors by the last part of their names
+):
+    """The layers without those that are none of a head: a loss's weights, and norms and projections elsewhere
+
+    Those have no bias and lie under another name than the only linear layer with a bias: `model.norm` beside
+    `classifier`, but not `head.0` beside `head.1`, which belongs to the head."""
+    of_loss = ("criterion", "loss", "loss_fn")
+    of_head = {layer: tensors for layer, tensors in layers.items() if layer.rpartition(".")[2] not in of_loss}
+    linear = [layer for layer, tensors in of_head.items() if _is_linear_with_bias(tensors)]
+    if len(linear) != 1:
+        return of_head
+    parent = linear[0].rpartition(".")[0]
+    return {layer: tensors for layer, tensors in of_head.items()
+            if "bias" in tensors or layer.rpartition(".")[0] == parent}
+
+def _is_linear_with_bias(tensors):
+    "Whether a layer's tensors are those of a linear layer: a weight of two dimensions, and a bias"
+    return "bias" in tensors and getattr(tensors.get("weight"), "ndim", 0) == 2
 
 def _first_differing_parts(
     names, # of tensors, such as module.vlm.norm.weight and module.head.bias

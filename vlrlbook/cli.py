@@ -5,9 +5,12 @@ argparse did not know. What a subcommand needs is imported when it is asked for,
 answers at once and the doctor starts where other modules cannot. Written by hand."""
 import argparse
 import json
+import os
 import re
 import shutil
+import signal
 import sys
+import threading
 from functools import partial
 from pathlib import Path
 
@@ -876,7 +879,8 @@ def main(argv=None):
     "Entry point of the console command; an error that the user can mend becomes one line, and exit status 1"
     words = sys.argv[1:] if argv is None else argv
     # Output may lack a character such as ×, as Windows' does when it goes to a file; it becomes a ? there.
-    if hasattr(sys.stdout, "reconfigure"):  # a notebook's or a test's replacement may not have it
+    # Not where somebody chose what happens (PYTHONIOENCODING), or Python did, as for bytes in names of files.
+    if getattr(sys.stdout, "errors", None) == "strict" and hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")
     _refuse_early_options(words)
     args, rest = parser().parse_known_args(words)  # rest: the words that argparse does not know
@@ -895,7 +899,18 @@ def main(argv=None):
         sys.exit(f"vlrlbook {args.command}: {error}")
     except KeyboardInterrupt:  # Ctrl-C: no fault, so no traceback
         print(f"vlrlbook {args.command}: {_stopped_message(args.command)}", file=sys.stderr)
+        _die_of_ctrl_c()
         return stopped_by_ctrl_c
+
+
+def _die_of_ctrl_c():
+    """End this process by the signal of Ctrl-C, as a program does that does not catch it; not on Windows.
+
+    A shell goes on with a script's next command if the program has only ended with a status, such as 130."""
+    if os.name == "posix" and threading.current_thread() is threading.main_thread():
+        sys.stdout.flush()
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
 
 
 def _stopped_message(

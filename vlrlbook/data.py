@@ -16,6 +16,7 @@ __all__ = ['disc_colours', 'vqa_template', 'colour_names', 'aloha_cameras', 'alo
 
 # %% ../nbs/01_data.ipynb #c002
 import csv, hashlib, importlib.util, inspect, io, itertools, json, os, random, sys, zipfile
+from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -701,9 +702,12 @@ def groups_of_rows(
 ) -> list: # for each row the name of its group, a text
     """Which rows hang together: those with a common picture, and those without pictures that ask the same.
 
-    Rows hang together by way of other rows, too. A question of None is no other row's."""
-    if questions and not any(pictures) and len(set(map(str, questions))) == 1:
-        questions = None # one question in all rows, such as "Which is better?", does not tell them apart
+    Rows hang together by way of other rows, too. A question of None is no other row's. If more than half of
+    the rows ask one question, such as "Which is better?", questions do not tell rows apart, and none counts."""
+    asked = Counter(str(question) for question, names in zip(questions or [], pictures)
+                    if not names and question is not None)
+    if asked and max(asked.values()) > len(pictures) / 2:
+        questions = None
     names_of_rows = []
     first_rows: dict = {} # question of rows without pictures → the first of these rows
     for i, names in enumerate(pictures):
@@ -797,14 +801,14 @@ def _preference(
     return float(rank < other_rank)
 
 def preference_groups(
-    rows: list, # from `preference_row`, or of a predictions file, where `picture` says what a row shows
+    rows: list, # from `preference_row`, or of a predictions file, which has `picture_hashes`
 ) -> list: # for each row the number of the first row that it hangs together with, its own if there is none
     """Which preference rows are not independent: those with a common picture or, without one, one question.
 
     A row that does not say which pictures it has hangs together with no other."""
     pictures, questions = [], []
     for row in rows:
-        is_known = "image" in row or "picture" in row
+        is_known = "image" in row or "picture_hashes" in row
         asked = json.dumps([row.get("turns"), row.get("query")])
         pictures.append(_names_of_pictures(row))
         questions.append(asked if is_known else None)
@@ -816,12 +820,12 @@ def _names_of_pictures(row):
     "A name for each picture of a preference row, equal for equal pictures: its path, or a hash of its bytes"
     image = row.get("image") # a path, bytes, a list of these, or None
     if image is None:
-        return (row.get("picture") or "").split() # in a predictions file: hashes with spaces between them
+        return str(row.get("picture_hashes") or "").split() # of a predictions file: with spaces between them
     names = []
     pictures = image if isinstance(image, list) else [image]
     for picture in pictures:
         is_bytes = isinstance(picture, bytes)
-        names.append(hashlib.sha256(picture).hexdigest()[:16] if is_bytes else picture)
+        names.append(hashlib.sha256(picture).hexdigest()[:16] if is_bytes else str(picture))
     return names
 
 def picture_hashes(
@@ -836,7 +840,7 @@ def picture_hashes(
             continue
         try:
             content = picture_content(picture)
-        except OSError: # the file is gone by now
+        except (OSError, TypeError): # the file is gone by now; or a PIL image
             content = hashlib.sha256(str(picture).encode()).hexdigest()
         hashes.append(content[:16])
     return " ".join(hashes)
@@ -1188,10 +1192,10 @@ def split_by_picture(
     share: float = 0.2, # of the pictures that are held out
     seed: int = 0, # same seed, same split
 ): # training data set, held-out data set; each has at least one row
-    "Split a data set so that no picture is on both sides, and no question without a picture"
+    "Split a data set so that no picture is on both sides"
+    # Not by questions, too: an evaluation of an older run must hold out the rows that the run held out.
     keys = [list(map(picture_key, images)) for images in dataset["images"]]
-    # Of rows without pictures the question is what both sides must not share.
-    train_indices, held_indices = _split(keys, share, seed, list(dataset["question"]))
+    train_indices, held_indices = _split(keys, share, seed)
     return dataset.select(train_indices), dataset.select(held_indices)
 
 def rows_by_chance(

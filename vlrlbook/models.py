@@ -613,7 +613,8 @@ def _base_mismatch(
     "Return why an adapter's base is another model, as \"it was trained on …\"; None if it may be the same"
     way_out = f"if that is the same model, write {name} as base_model_name_or_path into adapter_config.json"
     adapter_family = _family_of(trained_on) # None: the name does not tell it; later the weights are compared
-    if adapter_family not in (None, family):
+    is_its_own_name = _is_hub_id(name) and trained_on.lower() == name.lower() # a name may mislead about the family
+    if adapter_family not in (None, family) and not is_its_own_name:
         fault = f"it was trained on {Path(trained_on).name}, a {adapter_family}, and this is a {family}"
         # Where the folder is gone only its name has told the family.
         return fault if Path(trained_on).exists() else f"{fault}; {way_out}"

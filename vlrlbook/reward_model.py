@@ -1774,7 +1774,7 @@ def _scored_row(row, scores, calibration):
     names = ("id", "query", "turns", "response", "human_ranking", "votes")
     fields = {name: row[name] for name in names if name in row}
     if "image" in row:
-        fields["picture"] = picture_hashes(row)  # 16 hex digits of each; an empty text without pictures
+        fields["picture_hashes"] = picture_hashes(row)  # 16 hex digits of each; an empty text without pictures
     chances = chances_of(scores, calibration)  # the probability that each answer is picked
     # the highest score, the first of equal ones
     best = max(range(len(scores)), key=scores.__getitem__)

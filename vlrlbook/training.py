@@ -157,6 +157,7 @@ class CommittedCheckpoints(BeforeTrainer):
         if self.is_world_process_zero():
             self._make_the_folder_its_own(resume_from_checkpoint)
         self.accelerator.wait_for_everyone()
+        self.remove_callback(BestOfResumed)  # of an earlier call of `train`
         if resume_from_checkpoint:  # step, epoch and max_steps, which the lines below read
             self.state = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / "trainer_state.json"))
             self._find_best(resume_from_checkpoint)
@@ -186,7 +187,6 @@ class CommittedCheckpoints(BeforeTrainer):
                 print(f"the best weights were those of {Path(noted).name}, which is not there: {then}")
             self.state.best_global_step = None
             self.state.best_metric = None
-        self.remove_callback(BestOfResumed)  # of an earlier call of `train`
         self.add_callback(BestOfResumed(self.state, noted))
 
     def _make_the_folder_its_own(self, checkpoint):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['easyr1_messages', 'rendered_prompt', 'reward_file', 'ask_reward_file', 'export_easyr1', 'export_keys',
-           'undecoded_rows', 'export_verl', 'verl_overrides']
+           'undecoded_rows', 'export_verl', 'verl_overrides', 'bash_path']
 
 # %% ../../nbs/09b_export.ipynb #nb7d4ff4
 import ast, hashlib, importlib, importlib.util, inspect, io, json, os, re, shlex, shutil, subprocess, sys
@@ -950,8 +950,8 @@ def _verl_launcher(checked):
         checkpoints = f"./checkpoints/{checked['project_name']}/{checked['experiment_name']}"
     overrides = [f"  {shlex.quote(word)}" for word in verl_overrides(checked)]
     return _verl_text.format(
-        gpus=checked["n_gpus_per_node"], nodes=checked["nnodes"], checkpoints=_bash_path(checkpoints),
-        model=_bash_path(checked["actor_rollout_ref.model.path"]), overrides="\n".join(overrides))
+        gpus=checked["n_gpus_per_node"], nodes=checked["nnodes"], checkpoints=bash_path(checkpoints),
+        model=bash_path(checked["actor_rollout_ref.model.path"]), overrides="\n".join(overrides))
 
 # %% ../../nbs/09b_export.ipynb #ndd81ae2
 def _settings_to_keep(checked):
@@ -988,7 +988,9 @@ def verl_overrides(
     return words
 
 # %% ../../nbs/09b_export.ipynb #n9443690
-def _bash_path(path):
+def bash_path(
+    path: str, # a folder, a file or a hub id, as a setting has it
+) -> str:
     """A path as train.sh writes it between double quotes, with bash's special characters escaped
 
     `./a` → `$PWD/a` and `../a` → `$PWD/../a`, since Ray's workers have other working directories than

@@ -16,7 +16,7 @@ from pathlib import Path
 from ..core import Table, blue, figure, orange
 from ..data import picture_tokens as picture_tokens
 from .config import engine_settings, parse_overrides, read_engine_yaml, verl_name
-from .export import _bash_path, ask_reward_file, easyr1_messages, rendered_prompt
+from .export import ask_reward_file, bash_path, easyr1_messages, rendered_prompt
 from ..rewards import accepted_answers, normalise_answer
 from ..settings import SettingsError
 
@@ -733,8 +733,8 @@ def _is_home_written(folder, key, name):
     launcher = folder / "train.sh"
     if not launcher.is_file():
         return False
-    # `_bash_path` puts $HOME in place of ~, and a backslash before bash's special characters
-    return f'"{key}={_bash_path(name)}"' in launcher.read_text(encoding="utf-8")
+    # `bash_path` puts $HOME in place of ~, and a backslash before bash's special characters
+    return f'"{key}={bash_path(name)}"' in launcher.read_text(encoding="utf-8")
 
 def _missing_file(key, name, code):
     "The problem, a dict, of a setting `key` whose file `name` is missing; its code is `code` or data.hub"

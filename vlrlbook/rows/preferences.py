@@ -11,7 +11,7 @@ from typing import NoReturn
 from ..archive import DataError, control_token
 from .chat import is_turns, read_turns
 from ..settings import is_number as is_number_text
-from .columns import Columns, empty_columns, is_nothing, plain_name
+from .columns import Columns, empty_columns, holds_pictures, is_nothing, plain_name
 from .marks import marked_question
 from .shown import is_said, pictures_shown, unread_columns
 from .values import as_list, is_finite_number, listed, refuse_half_characters
@@ -395,7 +395,8 @@ def _text_question(columns):
 def _with_input(query, columns):
     "The `_Question` of a plain text and, behind it, what the row's `Columns` hold as its input"
     input_text = columns.get("input")  # the form of Alpaca: an instruction, and an input for it
-    if not is_said(input_text):
+    if not is_said(input_text) or holds_pictures(input_text):
+        columns.read.discard(columns.name_of("input"))  # so that it is reported as unread
         return _Question(query)
     note = f"column {columns.name_of('input')!r} stands behind the question"
     return _Question(f"{query}\n{input_text.strip()}", notes=[note])
@@ -404,9 +405,10 @@ def _with_input(query, columns):
 def _with_system_in_front(question, columns):
     "A `_Question` that is no chat with the text of the system's column, if the row has one, in front"
     name, text = columns.name_of("system"), columns.get("system")
-    if not is_said(text):
-        columns.read.discard(name)  # so that a list or a number is reported as unread
+    if not is_said(text) or holds_pictures(text):
+        columns.read.discard(name)  # so that a list, a number or a picture's name is reported as unread
         return question
+    text = text.replace("<image>", "")  # the pictures belong to the question
     note = f"the system's text, column {name!r}, stands in front of the question"
     return _Question(f"{text.strip()}\n\n{question.text}", question.pictures, notes=[*question.notes, note])
 
