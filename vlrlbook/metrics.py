@@ -226,17 +226,17 @@ def difference_ci(
         return tango(gained, lost, n), "Tango"
     if x.min() < x.max():
         return _bootstrap_or_nan(x, clusters), "paired bootstrap"
-    return _interval_of_equal_differences(float(x[0]), n), "Wilson"
+    return _interval_of_equal_values(float(x[0]), n, lowest=-1), "Wilson"
 
 
-def _interval_of_equal_differences(value, n):
-    """Return the 95 % interval (low, high) of the mean if all `n` differences have the same value, -1 to 1
+def _interval_of_equal_values(value, n, lowest):
+    """Return the 95 % interval (low, high) of the mean if all `n` values are `value`, between `lowest` and 1
 
     The bootstrap's would be a single point, since all its samples would be the same."""
-    # 0 of n differences had another value, so the true share of others is at most Wilson's upper bound. At
-    # worst the others are all -1 (low end) or all 1 (high end).
+    # 0 of n had another value, so the true share of others is at most Wilson's upper bound. At worst the
+    # others are all `lowest` (low end) or all 1 (high end).
     _, others = wilson(0, n)
-    low = (1 - others) * value + others * -1
+    low = (1 - others) * value + others * lowest
     high = (1 - others) * value + others * 1
     return low, high
 
@@ -307,11 +307,8 @@ def _amount_ci_and_name(
     low, high = ci95
     if may_exceed_1 or low < high or math.isnan(low) or not 0 <= low <= 1:
         return ci95, "bootstrap"
-    # 0 of n amounts had another value, so the true share of others is at most Wilson's upper bound. At worst
-    # the others are all 0 (low end) or all 1 (high end).
-    _, others = wilson(0, _independent_count(x, clusters))
-    low = (1 - others) * float(x[0])
-    return (low, low + others), "Wilson"
+    n = _independent_count(x, clusters)
+    return _interval_of_equal_values(float(x[0]), n, lowest=0), "Wilson"
 
 
 def difference(
