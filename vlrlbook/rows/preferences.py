@@ -181,7 +181,20 @@ def _ranks(
         _raise_error(columns.number, "ranks", f"{message}{cure}")
     if not all(is_finite_number(rank) for rank in ranks):
         _raise_error(columns.number, "ranks", f"ranks must be numbers, found {ranks!r}")
+    _refuse_scores(ranks, columns.number)
     return ranks
+
+
+def _refuse_scores(ranks, number):
+    """Raise `DataError` about row `number` if its ranks must be scores, of which the highest is the best.
+
+    Read as ranks, scores of 0.9 and 0.1 would prefer the worse answer. Ranks are whole numbers, or the mean of
+    the places that a tie shares: 1.5 and 1.5."""
+    for rank in ranks:
+        if rank != int(rank) and ranks.count(rank) == 1:
+            cure = "write 0 for the best answer, 1 for the next; shares of people go into `votes`"
+            message = f"ranks are whole numbers, found {ranks!r}, as scores are"[:100]
+            _raise_error(number, "ranks", f"{message}; {cure}")
 
 
 def _ranked_question(columns):
