@@ -400,8 +400,10 @@ def test_resumed_equals_never_stopped(tmp_path, run):
     shutil.copytree(done, copy)
     newest = max(copy.glob("checkpoint-*"), key=lambda p: int(p.name[11:]))
     shutil.rmtree(newest)
+    with open(copy / "samples.jsonl", "a") as file: file.write('{"step": 6, "id": "cut by a ki')
     again = train_reward_model(settings(tmp_path, resume="true"))
     assert again["run_dir"] == str(copy) and again["steps"] == results["steps"]
+    assert (copy / "samples.jsonl").read_text() == (done / "samples.jsonl").read_text() # no row of the second epoch twice
     a, b = (VLRewardModel.from_pretrained(p / newest.name) for p in (done, copy))
     assert all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values()))
     assert RunLog.read(copy / "run_log.csv").series("loss") == RunLog.read(done / "run_log.csv").series("loss")
@@ -575,6 +577,22 @@ def test_early_stopping_keeps_the_best(tmp_path):
     s = settings(tmp_path, lr=1e-12, num_epochs=6, early_stopping_patience=1, drawn_rows=8)
     results = train_reward_model(s)
     assert results["epochs"] == 2 and results["best_step"] == 2
+
+
+def test_an_adapter_finds_its_base_from_any_directory(tmp_path, monkeypatch):
+    "Noted as `base`, it was another folder of that name in another directory, whose weights were taken without a word"
+    def twin(place, seed):
+        made, processor = tiny_twin("qwen2_vl", seed=seed)
+        save_model(made, processor, tmp_path / place / "base")
+    twin("here", 0)
+    twin("there", 1)
+    monkeypatch.chdir(tmp_path / "here")
+    made = load_model(settings(tmp_path, model="base", lm_weight=0, use_lora=True, lora_r=4))
+    made.save_pretrained(tmp_path / "kept")
+    scores = made.score_many([question(2)], ["two"])
+    monkeypatch.chdir(tmp_path / "there")
+    assert VLRewardModel.from_pretrained(tmp_path / "kept").score_many([question(2)], ["two"]) == pytest.approx(scores, abs=1e-5)
+    with pytest.raises(ValueError, match="another base"): VLRewardModel.from_pretrained(tmp_path / "kept", base="base")
 
 
 @pytest.mark.parametrize("use_lora", [False, True])

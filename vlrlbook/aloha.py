@@ -41,7 +41,7 @@ from .metrics import classifier_metrics
 from .folders import new_file, new_folder, write_json, write_whole
 from .settings import SettingsError, nearest, read_settings
 from .models import BackboneWithHead, add_lora, hidden_size, limit_pixels, load_vlm, save_processor
-from .models import vision_marker_ids
+from .models import name_anywhere, vision_marker_ids
 from .rewards import answer_text
 from .training import CommittedCheckpoints, RunLogCallback, check_schedule, find_checkpoint
 from .training import refuse_other_files, resume_log, same_run
@@ -1861,7 +1861,7 @@ def save_run(
 ):
     "Write the classifier into `ckpt_dir`, and predictions.jsonl and results.json into `output_dir`"
     s, folder = run.settings, Path(run.settings.output_dir)
-    save_classifier(run.classifier, run.processor, s.ckpt_dir, s.camera_names, base=s.model)
+    save_classifier(run.classifier, run.processor, s.ckpt_dir, s.camera_names, base=name_anywhere(s.model))
     rows = prediction_rows(run.test, run.probabilities) # test: whatever films the run is judged on
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
     write_whole(folder / "predictions.jsonl", "".join(lines))

@@ -6,8 +6,9 @@
 __all__ = ['special_tokens', 'chat_template', 'sentences', 'families', 'vision_marks', 'tiny_tokenizer', 'size_problem',
            'twin_config', 'twin_processor', 'tiny_twin', 'image_token', 'token_kinds', 'vision_marker_ids',
            'save_processor', 'save_model', 'pick_dtype', 'pick_attention', 'four_bit', 'limit_pixels', 'load_vlm',
-           'load_processor', 'with_adapter', 'weights_digest', 'check_adapter', 'model_type', 'add_lora', 'lora_config',
-           'merge_lora', 'base_files', 'adapted_layers', 'last_real_token', 'hidden_size', 'BackboneWithHead']
+           'load_processor', 'with_adapter', 'weights_digest', 'check_adapter', 'model_type', 'name_anywhere',
+           'add_lora', 'lora_config', 'merge_lora', 'base_files', 'adapted_layers', 'last_real_token', 'hidden_size',
+           'BackboneWithHead']
 
 # %% ../nbs/00a_models.ipynb #c002
 import hashlib, importlib.util, json, os, re, warnings
@@ -504,7 +505,7 @@ def load_processor(
     if name.startswith("tiny-"):
         processor = twin_processor(name.removeprefix("tiny-"))
     else:
-        processor = AutoProcessor.from_pretrained(_with_home(name), cache_dir=cache_dir)
+        processor = AutoProcessor.from_pretrained(name_anywhere(name), cache_dir=cache_dir)
     # Generation continues behind the last token of each row; padding on the right would lie in between.
     processor.tokenizer.padding_side = "left"
     _close_thoughts(processor, name) # else an answer of Qwen3.5 would begin inside a thought
@@ -870,7 +871,7 @@ def _load_checkpoint(
         # "" stands for the whole model. It goes to the GPU of this process, whose number torchrun sets.
         extra["device_map"] = {"": int(os.environ.get("LOCAL_RANK", 0))}
     return AutoModelForImageTextToText.from_pretrained(
-        _with_home(name), dtype=dtype, attn_implementation=attention, cache_dir=cache_dir, **extra)
+        name_anywhere(name), dtype=dtype, attn_implementation=attention, cache_dir=cache_dir, **extra)
 
 # %% ../nbs/00a_models.ipynb #nf461c89
 def model_type(
@@ -882,17 +883,22 @@ def model_type(
     # transformers would take a missing folder for a hub id, and its message would be about the hub.
     if name.startswith((".", "/", "~")) and not Path(name).expanduser().exists():
         raise FileNotFoundError(f"model {name!r}: no such directory")
-    family = AutoConfig.from_pretrained(_with_home(name), cache_dir=cache_dir).model_type
+    family = AutoConfig.from_pretrained(name_anywhere(name), cache_dir=cache_dir).model_type
     if family not in families:
         suggestion = nearest(family, list(families)) # ": did you mean …?", or a list of all
         raise ValueError(f"model {name!r} is of type {family!r}{suggestion}")
     return family
 
-def _with_home(
-    name, # hub id or directory; `~` stands for the user's home, as in a YAML, where no shell replaces it
-):
-    "The name as transformers takes it, which reads `~/qwen` as a hub id: the full path of such a directory"
-    return str(Path(name).expanduser()) if name.startswith("~") else name
+def name_anywhere(
+    name: str, # hub id, name of a twin, or directory: from the working directory, or from `~`
+) -> str: # the same, but a directory with its full path
+    """A model's name that means the same from every directory, as transformers and PEFT are given it
+
+    PEFT notes it in an adapter. Transformers reads `~/qwen` as a hub id, as a YAML has it, where no shell
+    replaces `~`."""
+    path = Path(name or "").expanduser()
+    is_folder = bool(name) and (path.is_dir() or name.startswith("~"))
+    return os.path.abspath(path) if is_folder else name # a link to a folder keeps its name
 
 # %% ../nbs/00a_models.ipynb #c038
 def add_lora(

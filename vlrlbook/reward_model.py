@@ -39,7 +39,7 @@ from .old_scores import backbone_weights, is_old_checkpoint, read_old_checkpoint
 from .reward_model_settings import RewardModelSettings, judge_template, presets
 from .settings import SettingsError, nearest
 from .models import BackboneWithHead, check_adapter, hidden_size, last_real_token, limit_pixels, load_vlm
-from .models import lora_config, save_processor, tiny_twin, vision_marks, with_adapter
+from .models import lora_config, name_anywhere, save_processor, tiny_twin, vision_marks, with_adapter
 from .rewards import read_count
 from .rows.gate import read_preference_file
 from .shared_prompt import share_attention, shared_hidden
@@ -856,7 +856,7 @@ def _base_with_new_head(
         torch.manual_seed(s.seed)
         backbone = _with_lora(vlm.model, s) if s.use_lora else vlm.model
         return VLRewardModel(backbone, processor, s.score_min, s.score_max, s.activation,
-                             base=s.model, prompt_template=template)
+                             base=name_anywhere(s.model), prompt_template=template)
 
 # %% ../nbs/03_reward_model.ipynb #n55ba97e
 def _check_language_loss(
@@ -1360,6 +1360,22 @@ class SampleLog(TrainerCallback):
     def __init__(self, rows, path):
         # checked preference rows, the same at each evaluation; the file that gets a line for each
         self.rows, self.path = rows, Path(path)
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        """Override TrainerCallback's: a resumed run drops the lines after its checkpoint, as its log does.
+
+        It will evaluate those steps again. A line that was cut when the run died is one of them."""
+        if not state.is_world_process_zero or not self.path.exists():
+            return
+        kept = []
+        for line in self.path.read_text(encoding="utf-8").split("\n"):
+            try:
+                is_kept = json.loads(line)["step"] <= state.global_step
+            except ValueError:  # a cut line, or the empty text behind the last one
+                is_kept = False
+            if is_kept:
+                kept.append(line + "\n")
+        write_whole(self.path, "".join(kept))
 
     def on_evaluate(self, args, state, control, model=None, **kwargs):
         "Override TrainerCallback's, called after each evaluation: the first process adds a line for each row"
