@@ -5,9 +5,10 @@ rule below looks at a number and its neighbours and says whether it claims the n
 them in the order of `_rules`, and the first that claims it names its role. A number that none claims is a
 count. Then `_chosen_count` goes through the ways in which a text marks its conclusion."""
 import math
+import re
 from typing import NamedTuple
 
-from .tokens import Token, chinese, edge, final_answer, is_number, margin
+from .tokens import Token, chinese, edge, final_answer, is_number, length_names, margin
 from .tokens import plain_text, tens, tokens_of, unwrapped
 
 __all__ = ["Near", "number_roles", "explain_count", "read_count", "read_number", "behind_correction",
@@ -1226,18 +1227,27 @@ def explain_count(
 _roles_read_as_numbers = {"count", "measure", "not whole", "share", "place", "in brackets"}
 
 
+# 12 cm^2, 12 \text{ cm}^{2}, 9.8 m/s^2, 3 units^2
+_power_of_unit = re.compile(
+    rf"(?i)(?<![^\W\d_])(units?|{length_names})\s?\}}?\$?\s?\^\s?\{{?\s?[23]\b")
+
+
 def read_number(
     text: str,  # an answer, without tags
 ) -> float | None:  # None where it holds no number, or several different ones
     "The one number of a text, which may have a unit, a sign or decimals: 2.5 cm, -3, twenty-one, 1/2"
     one_spelling = plain_text(text)  # each sign in one form only
+    if "^" in one_spelling:
+        one_spelling = _power_of_unit.sub(r"\1^", one_spelling)  # 12 cm^2: the 2 is no number of the text
     tokens = tokens_of(unwrapped(one_spelling))  # without the marks of Markdown and LaTeX around words
     fraction = _lone_fraction(tokens)  # None unless the text holds one fraction and no other number
     if fraction is not None:
         return fraction
     roles = number_roles(tokens)  # place of a number → what it is, such as "count" or "measure"
-    # a number in several tokens, such as 2 1/2, 10^3 or 1.5e3, is not read
+    # a number in several tokens, such as 2 1/2, 10^3, 1.5e3 or 10π, is not read
     if _holds_part_of_number(tokens, roles) or any(_is_scientific(tokens, place) for place in roles):
+        return None
+    if any(_is_times_pi(tokens, place) for place in roles):
         return None
     # All but sizes, dates and names. Each is called a count, since `_stated_counts` passes over a measure.
     candidates = {place: "count" for place, role in roles.items() if role in _roles_read_as_numbers}
@@ -1334,6 +1344,15 @@ def _holds_part_of_number(
     # "not whole" is the role of 2.5 and -3, which can be read, and of the 2 of 2 1/2, whose value is whole
     not_whole = [place for place, role in roles.items() if role == "not whole"]
     return any(_is_whole(tokens[place].value) for place in not_whole)
+
+
+def _is_times_pi(
+    tokens,  # numbers, words and marks of a text, with 8 empty edge tokens (`margin`) before and behind
+    place,  # of a number
+):
+    "Whether a number is multiplied by π: 10π, 10 pi, and LaTeX's 10\\pi; pi is no unit"
+    following = tokens[place + 2] if tokens[place + 1].text == "\\" else tokens[place + 1]
+    return following.text in ("π", "pi")
 
 
 def _is_whole(value):  # a float; None where it could not be read, as of 2.5.1

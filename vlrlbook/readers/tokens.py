@@ -7,7 +7,7 @@ import unicodedata
 from typing import NamedTuple
 
 __all__ = ["units", "tens", "chinese", "Token", "edge", "margin", "combining_marks", "answer_text",
-           "final_answer", "is_cut", "plain_text", "unwrapped", "tokens_of", "is_number"]
+           "final_answer", "is_cut", "plain_text", "unwrapped", "tokens_of", "is_number", "length_names"]
 
 _most_characters = 2000  # of a text that are read
 _from_the_beginning = 700  # of them where the text is longer: "B, because …" says its answer first
@@ -34,13 +34,15 @@ def final_answer(
     """The part of a completion that is its answer
 
     It is what follows the last `</think>`; of that the content of the last answer tag, if there is one; and
-    of that the content of the last LaTeX `\\boxed{…}`, if there is one."""
+    of that the content of the last box, if there is one: LaTeX's `\\boxed{…}`, or that of GLM's tokens."""
     behind_thought = _behind_thought(completion)
     answer = answer_text(behind_thought)  # None without a complete pair of answer tags
     if answer is None:
         # one tag of the two is missing where the text was cut, or where the template opened the answer
         behind_opening = behind_thought.rpartition("<answer>")[2]
         answer = behind_opening.partition("</answer>")[0].strip()
+    if "<|begin_of_box|>" in answer:  # GLM-4.5V's own box
+        return answer.rpartition("<|begin_of_box|>")[2].partition("<|end_of_box|>")[0].strip()
     boxed = _boxed(answer)  # None without a box
     return answer if boxed is None else boxed
 
@@ -99,9 +101,17 @@ _same_marks = str.maketrans({
     "\u201c": '"', "\u201d": '"', "\ufe0f": "", "\u20e3": "", "\u200b": "", "\U0001f51f": "10"})
 # 30^\circ, 30^{\circ} and 30\degree are 30°
 _degrees = re.compile(r"\^[\s{]{0,3}\\circ\b\s?\}?|\\degree\b")
-# \frac{1}{2}, \dfrac{10}{3} and \frac12: one of numbers alone
+# \frac{1}{2}, \frac{10}{3} and \frac12: one of numbers alone
 _latex_fraction = re.compile(
-    r"(\d)?\\[dt]?frac\s*(?:\{\s*(\d[\d.]*)\s*\}\s*\{\s*(\d[\d.]*)\s*\}|(\d)(\d))")
+    r"(\d)?\\frac\s*(?:\{\s*(\d[\d.]*)\s*\}\s*\{\s*(\d[\d.]*)\s*\}|(\d)(\d))")
+# what LaTeX calls a sign, and the sign; Greek letters stay words, as `answer_words` writes π as pi
+_latex_signs = {
+    "leqslant": "≤", "leq": "≤", "le": "≤", "geqslant": "≥", "geq": "≥", "ge": "≥", "neq": "≠", "ne": "≠",
+    "infty": "∞", "pm": "±", "mp": "∓", "times": " x ", "div": "÷", "cdot": "·", "angle": "∠",
+    "triangle": "△", "perp": "⊥", "parallel": "∥", "cup": "∪", "cap": "∩", "in": "∈", "subset": "⊂",
+    "rightarrow": "→", "to": "→", "dfrac": r"\frac", "tfrac": r"\frac"}
+_latex_sign = re.compile(rf"\\({'|'.join(_latex_signs)})(?![a-zA-Z])")
+_latex_thousands = re.compile(r"(?<=\d)\{,\}(?=\d{3}(?!\d))")  # 1{,}200
 # \boxed{\text{B}}, $B$, **B** and `B` are B
 _latex = re.compile(
     r"\\(?:boxed|fbox|text|textbf|textit|mathrm|mathbf|mbox|left|right|displaystyle)\b|\\[()\[\]]")
@@ -130,7 +140,9 @@ def plain_text(
     # cut once more, since NFKC writes some characters as several
     plain = plain[:_most_characters] if from_start else _both_ends(plain)
     plain = plain.translate(_same_marks)  # hyphens, apostrophes, quotation marks, ×
+    plain = _latex_thousands.sub(",", plain)
     if "\\" in plain:  # LaTeX
+        plain = _latex_sign.sub(lambda match: _latex_signs[match[1]], plain)  # x \leq 3 → x ≤ 3
         plain = _degrees.sub("°", plain)  # 30^\circ → 30°
         plain = _latex_fraction.sub(_one_line_fraction, plain)  # \frac{1}{2} → 1/2
     plain = _underscores_around.sub(r" \1 ", plain)  # _bold_, as Markdown writes it
@@ -270,6 +282,11 @@ def _token_of(
         return Token("number", text=raw, raw=raw, glued=glued, value=_chinese_value(raw))
     kind = "han" if group == "character" else group
     return Token(kind, text=raw.lower(), raw=raw, glued=glued)
+
+
+# units of length, and of what is divided by a second: with ^2 or ^3 behind them they measure areas and more
+length_names = (
+    "m|cm|mm|km|dm|nm|µm|μm|ft|in|yd|mi|met(?:er|re)s?|feet|foot|inch(?:es)?|yards?|miles?|(?<=/)s|(?<=/)sec")
 
 
 def is_number(

@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from .choices import truth_letters
 from .counts import is_minus_word, is_plus_or_minus, read_number
-from .tokens import combining_marks, is_number, margin, plain_text, tens, tokens_of, units, unwrapped
+from .tokens import combining_marks, is_number, length_names, margin, plain_text, tens, tokens_of, units, unwrapped
 
 __all__ = ["normalise_answer", "answer_words", "answer_items", "same_words", "same_items", "answer_kind",
            "truth_number"]
@@ -41,7 +41,7 @@ def normalise_answer(
 # Words
 
 # which change what a number, a formula or a name says; not ~, | and →, with which people write sentences
-_kept_marks = set("%+<>=≥≤≠°√^±∓÷∪∩∈∉⊂⊃⊆⊇∧∨¬∞∝⊥∥∑∏∫↑↓♯♭")
+_kept_marks = set("%+<>=≥≤≠°√^±∓÷∪∩∈∉⊂⊃⊆⊇∧∨¬∞∝⊥∥∑∏∫↑↓♯♭−")
 # a minus that touches one of them is its sign, as it is before a single letter
 _mathematical_words = {"sin", "cos", "tan", "log", "ln", "pi", "sqrt", "frac"}
 _longest_with_sign = 3  # letters of a name that may end in a minus, such as O-, AB- and HER2-
@@ -72,11 +72,15 @@ def answer_words(
     plain = plain_text(with_powers, from_start=True, keep_powers=True)
     if "^" in plain:
         plain = _without_typesetting(plain)  # Ca^{2+} and 3^{rd} become Ca2+ and 3rd
+    # 6\sqrt{2}+6 and 6\sqrt{2} - 6: the sign between two terms becomes a word of its own, however it is spaced
+    plain = _plus_between.sub(r"\1 + ", plain)
+    plain = _minus_between.sub(r"\1 − ", plain)
     if "||" in plain and plain.count("|") == 2:  # the only two: the sign of parallel lines, not |x||y|
         plain = plain.replace("||", "∥")
     if not plain.isascii():
         with_minus = _dash_at_end.sub("-", plain)  # O–, with a dash at the end, becomes O-
         plain = _without_accents(with_minus)  # meniere for ménière
+        plain = _lone_greek.sub(_name_of_greek, plain)  # 2πr and 2\pi r are one
     tokens = tokens_of(unwrapped(plain))  # unwrapped: without Markdown and LaTeX, **B** becomes B
     words = []
     # all tokens but the 8 empty edge tokens (`margin`) that `tokens_of` adds at both ends
@@ -98,9 +102,7 @@ _around_caret = re.compile(r"[}$]{0,3}\^(?:[\s{$]|\\(?:text|mathrm|textrm|rm|mbo
 # H^+, Ca^2+, O^2-; not x^2+1 and e^-x
 _charge = re.compile(r"\^(\d?)([+-])(?=\s?\}|(?!\w|\s?[\d({\\√∞]|\s\w\b))")
 _raised_ending = re.compile(r"(?<=[^\W_])\^(?=(?:st|nd|rd|th)\b)")
-_length_names = (
-    "m|cm|mm|km|dm|nm|µm|μm|ft|in|yd|mi|met(?:er|re)s?|feet|foot|inch(?:es)?|yards?|miles?|(?<=/)s|(?<=/)sec")
-_raised_behind_unit = re.compile(rf"(?i)(?<![^\W\d_])({_length_names})\s?\^(?=[23]\b)")
+_raised_behind_unit = re.compile(rf"(?i)(?<![^\W\d_])({length_names})\s?\^(?=[23]\b)")
 _isotope = re.compile(r"(?<![\w)\]}])\^(\d{1,3}m?)\s?\}?(?=[A-Z])")  # ^{14}C; not x^{14}C
 _transposed = re.compile(r"(?<=[A-Zuvwxyz)\]])\^(?:T|\\top)\b")
 # a note, a mark of trade or an abbreviation: liver^{a}; a function or a name of few letters has a power
@@ -123,6 +125,22 @@ def _without_typesetting(
     text = _isotope.sub(r"\1", text)  # ^14C becomes 14C
     text = _transposed.sub("T", text)  # A^T, a matrix turned round, becomes AT
     return _raised_behind_word.sub(r"\1", text)  # liver^a, with the letter of a footnote, becomes livera
+
+
+# What may follow a sign between two terms: a number, a bracket, a root, a variable
+_term_behind = r"[ \t]*(?=[\d.({\\√π∞]|[^\W\d_](?![^\W_]))"
+# Behind a number, a variable or a bracket; not behind a name such as HER2 or Na
+_plus_between = re.compile(r"((?<![^\W\d_])[^\W_]|[)\]}°!])[ \t]*\+" + _term_behind)
+# Behind LaTeX's bracket, a root or a power: elsewhere a hyphen may join names, as in B-12 and 2020-01-05. The
+# minus is written with its own sign, since a hyphen between words says nothing.
+_minus_between = re.compile(r"(\}|[√^] ?\d{1,9})[ \t]*-" + _term_behind)
+# a Greek letter that is a sign, and no part of a Greek word
+_lone_greek = re.compile("(?<![\u0370-\u03ff\u1f00-\u1fff])[α-ωΑ-ΡΣ-Ω](?![\u0370-\u03ff\u1f00-\u1fff])")
+
+
+def _name_of_greek(match):  # of one Greek letter
+    "Its name between two spaces, as LaTeX writes it: pi for π; the final sigma is a sigma, too"
+    return f" {unicodedata.name(match[0]).split()[-1].lower()} "
 
 
 def _charge_behind(
@@ -413,6 +431,21 @@ _ends_sentence = re.compile(r"[.;!?]\s|\n")
 _reason = re.compile(r"(?i)\b(?:because|since|due to)\b")
 
 
+# a point, a list or an interval: (2, 3), [0, 4), \left(0, 4\right]
+_whole_in_brackets = re.compile(r"\s*\\?(?:left)?([\[(])[^\[\]()]*?\\?(?:right)?([\])])[\s.]*")
+
+
+def _has_other_brackets(
+    part,  # of an answer
+    truth,  # what the data set says
+):
+    "Whether two texts are intervals of other ends, as (0, 4] and [0, 4); only mixed brackets tell an interval"
+    own, true_ones = _whole_in_brackets.fullmatch(part), _whole_in_brackets.fullmatch(truth)
+    if not own or not true_ones or own.groups() == true_ones.groups():
+        return False
+    return any(found.groups() in (("(", "]"), ("[", ")")) for found in (own, true_ones))
+
+
 def _possible_answers(
     text,  # an answer, such as "The answer is liver because it is large."
     truth,  # what the data set says, such as "liver"
@@ -420,8 +453,8 @@ def _possible_answers(
     """The parts of a text that may be the answer alone, so that each is compared with the truth
 
     The whole text; the sentence behind the last `the answer is`; and of both what stands before `because` or
-    the like. Parts that are too long for this truth are left out, and so are all where the text names another
-    currency."""
+    the like. Parts that are too long for this truth are left out, and so are intervals with other ends, and all
+    parts where the text names another currency."""
     if _names_other_money(text, truth):
         return []
     if "!" not in truth:  # in "It is room 5!" it is no factorial
@@ -438,7 +471,8 @@ def _possible_answers(
         parts.append(before_reason)
     # room for another spelling and words such as "the image shows"; a longer part says more than the truth
     longest = 3 * len(truth) + 200
-    return [part for part in dict.fromkeys(parts) if len(part) <= longest]  # each once, in this order
+    short_parts = [part for part in dict.fromkeys(parts) if len(part) <= longest]  # each once, in this order
+    return [part for part in short_parts if not _has_other_brackets(part, truth)]
 
 
 def _without_lead_in(
@@ -510,25 +544,36 @@ def same_items(
     synonyms=None,  # as `answer_words` takes it
 ) -> bool:  # True if it names all of them, in any order, and no other
     "Whether an answer names the items of the list that is the truth"
-    true_items = set(answer_items(truth, synonyms))
+    true_items = answer_items(truth, synonyms)
     # the text (its beginning, to save time), and parts of it such as what follows `the answer is`
     parts = _possible_answers(text[:_most_normalised], truth)
-    return any(_names_items(part, true_items, synonyms) for part in parts)
+    is_ordered = _is_sequence(truth, true_items)
+    return any(_names_items(part, true_items, synonyms, is_ordered) for part in parts)
+
+
+def _is_sequence(
+    truth,  # what the data set says
+    items,  # its items, texts
+):
+    "Whether a truth is a point, an interval or a sequence of numbers, in which the order counts: (2, 3)"
+    are_numbers = all(re.fullmatch(r"-?(?:\d+(?:\.\d+)?|∞)", item) for item in items)
+    return are_numbers and bool(_whole_in_brackets.fullmatch(truth))
 
 
 def _names_items(
     part,  # of an answer
-    true_items,  # set of texts, the words of each item as one string, such as {"liver", "xray"}
+    true_items,  # list of texts, the words of each item as one string, such as ["liver", "xray"]
     synonyms,  # dict, phrase → preferred phrase, or None
+    is_ordered,  # True: all of them as often and in the same order, as in (2, 3); else in any order
 ):
     "Whether a text lists the true items and no other, perhaps behind words such as `the answer is`"
     # split at commas, semicolons, line breaks, `and`, `&`
     first, *rest = _separators.split(plain_text(part, from_start=True, keep_powers=True))
-    other_items = set(answer_items(";".join(rest), synonyms))
+    other_items = answer_items(";".join(rest), synonyms)
     # the first item may be "the answer is liver": try it whole, then without more and more first words
     for words in _without_lead_in(answer_words(first, synonyms)):
-        first_item = {_joined_words(words)} if words else set()  # marks alone are no item
-        if first_item | other_items == true_items:
+        named = ([_joined_words(words)] if words else []) + other_items  # marks alone are no item
+        if named == true_items or (not is_ordered and set(named) == set(true_items)):
             return True
     return False
 
