@@ -624,18 +624,23 @@ def test_a_users_own_mix_is_no_sum_of_ours():
 
 @pytest.mark.parametrize("right, truth, wrong", [
     # the sign between two terms, however LaTeX and spaces stand around it (Geometry3K writes "6 \sqrt { 2 } - 6")
-    (r"6\sqrt{2}+6", r"6 \sqrt { 2 } + 6", r"6\sqrt{2} - 6"), ("6√2 - 6", r"6\sqrt{2}-6", r"6\sqrt{2}+6"), ("x^2+4", "x^{2} + 4", "x^2-4"),
+    (r"6\sqrt{2}+6", r"6 \sqrt { 2 } + 6", r"6\sqrt{2} - 6"), ("6√2 - 6", r"6\sqrt{2}-6", r"6\sqrt{2}+6"),
+    ("x^2+4", "x^{2} + 4", "x^2-4"),
     (r"\dfrac{25\pi}{2}-24", r"\frac { 25 \pi } { 2 } - 24", r"\frac{25\pi}{2}+24"), ("x +4", "x+4", "x 4"),
     # names and dates are no sums
-    ("vitamin B12", "Vitamin B-12", "vitamin B-6"), ("2020 01 05", "2020-01-05", "2020-05-01"), ("Ca2+", "Ca^{2+}", "Ca"), ("+6", "6", "-6"),
+    ("vitamin B12", "Vitamin B-12", "vitamin B-6"), ("2020 01 05", "2020-01-05", "2020-05-01"),
+    ("Ca2+", "Ca^{2+}", "Ca"), ("+6", "6", "-6"),
     # points, intervals and sequences of numbers; words may come in any order
     ("(2,3)", "(2, 3)", "(3, 2)"), ("0 and 4", "[0, 4]", "[4, 0]"), ("(0,4]", "(0, 4]", "[0, 4)"), ("(1, 1)", "(1, 1)", "1"),
     (r"\left(-\infty, 5\right)", "(-∞, 5)", "(5, -∞)"), ("IV and oral", "oral, IV", "oral"),
     # a unit's power
-    ("12 cm^2", "12", "12^2"), (r"12 \text{ cm}^{2}", "12", r"13 \text{ cm}^2"), ("9.8 m/s^2", "9.8", "9.8^2"), ("12 units^2", "12", "12 units and 2"),
+    ("12 cm^2", "12", "12^2"), (r"12 \text{ cm}^{2}", "12", r"13 \text{ cm}^2"), ("9.8 m/s^2", "9.8", "9.8^2"),
+    ("12 units^2", "12", "12 units and 2"),
     # what LaTeX calls a sign, and the sign
-    ("10π", r"10\pi", "10"), (r"\pm 3", "±3", "3"), ("x ≥ 3", r"x \geq 3", r"x \leq 3"), (r"AB \parallel CD", "AB∥CD", r"AB \perp CD"),
-    ("α-fetoprotein", "alpha-fetoprotein", "fetoprotein"), (r"5 \mu m", "5 µm", "5 m"), (r"1{,}200", "1200", "1.2"), ("10 π", r"10\pi", r"10\theta"),
+    ("10π", r"10\pi", "10"), (r"\pm 3", "±3", "3"), ("x ≥ 3", r"x \geq 3", r"x \leq 3"),
+    (r"AB \parallel CD", "AB∥CD", r"AB \perp CD"),
+    ("α-fetoprotein", "alpha-fetoprotein", "fetoprotein"), (r"5 \mu m", "5 µm", "5 m"), (r"1{,}200", "1200", "1.2"),
+    ("10 π", r"10\pi", r"10\theta"),
     # GLM's box
     ("<think>A?</think>It is C.\n<|begin_of_box|>C<|end_of_box|>", "C", "C <|begin_of_box|>B<|end_of_box|>"),
     ("<answer><|begin_of_box|>liver<|end_of_box|></answer>", "liver", "<|begin_of_box|>lung<|end_of_box|>")])

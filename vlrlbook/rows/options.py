@@ -446,6 +446,7 @@ def _option_of_text(
     letters = _letters[:len(options)]
     texts = [option.casefold() for option in options]
     if answer.casefold() in texts:  # before the letters: an option's text may be a letter itself
+        _refuse_other_option(answer, texts, columns)
         return answer
     same_number = _option_of_number(answer, options)  # such as "3.0" for the answer 3
     if same_number is not None:
@@ -460,6 +461,20 @@ def _option_of_text(
     if several and set(several) <= set(letters):
         return ", ".join(several)
     _raise_error(columns, f"the answer {answer[:60]!r} is none of the {len(options)} options")
+
+
+def _refuse_other_option(
+    answer,  # an option's text
+    texts,  # of all options, in lower case
+    columns,  # `Columns` of the row, for an error
+):
+    "Raise `DataError` if an option's text is also the letter of another option, as A beside the options B, A, C"
+    letter = answer.strip().upper()
+    place_of_letter = _letters.find(letter) if len(letter) == 1 else -1
+    if 0 <= place_of_letter < len(texts) and texts[place_of_letter] != answer.casefold():
+        in_full = f"{_letters[texts.index(answer.casefold())]}. {answer}"
+        _raise_error(columns, f"the answer {answer!r} is one option's text and another's letter: "
+                              f"write which one is meant, such as {in_full!r}")
 
 
 def _lone_letter(answer):

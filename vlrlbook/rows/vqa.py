@@ -372,17 +372,22 @@ def _listed_answer(value, name, number, notes):
     return _one_truth(value, name, number, notes)
 
 
+# In front of, or around, what a model's answer says in the end; GLM-4.5V's box is the last
+_marks_of_answers = "<answer>", "</think>", "\\boxed{", "<|begin_of_box|>"
+
+
 def _one_truth(value, name, number, notes):
     """Read one true answer as text: without the tags <think>, <answer> and \\boxed, and with single spaces.
 
     So "<think>two and one</think> <answer>3</answer>" becomes "3". `name` (of the column) and `number` (of
     the row) are for errors; `notes` gets a sentence about tags."""
     text = _without_end_of_turn(row_text(value, name, number), notes)
-    if "<answer>" in text or "</think>" in text or "\\boxed{" in text:
+    if any(mark in text for mark in _marks_of_answers):
         text = final_answer(text)  # what stands in the tags or the box
         notes.append("only what stands in the answer's tags (or box) is the truth")
     elif "<think>" in text:
         raise DataError("vqa.empty", f"{name!r} is a thought that does not end", row=number)
+    text = _without_solution(text, notes)
 
     # Tabs and double spaces become single spaces (VQA-RAD has some); line breaks stay.
     text = "\n".join(" ".join(line.split()) for line in text.split("\n")).strip()
@@ -393,6 +398,22 @@ def _one_truth(value, name, number, notes):
         message = f"{name!r} holds {token}, a control token of the models: the text is damaged"
         raise DataError("vqa.tokens", message, row=number)
     return text
+
+
+# The last of LLaVA-CoT's four sections
+_conclusion = re.compile(r"(?s)<CONCLUSION>(.*?)</CONCLUSION>\s*$")
+# The last line of GSM8K's solutions (#### 5), of Mulberry's (### The final answer is: B), and **Final Answer:** B
+_result_heading = r"(?:####[ \t]+|[#* \t]*(?:the )?final answer(?: is)?[ \t]*:[* \t]*)"
+_result_line = re.compile(rf"(?i)(?:^|\n)[ \t]*{_result_heading}(\S[^\n]*?)[* \t]*\s*$")
+
+
+def _without_solution(text, notes):
+    "A truth without the worked solution in front of it; `notes` gets a sentence about it"
+    found = _conclusion.search(text) or _result_line.search(text)
+    if not found or not found[1].strip():
+        return text
+    notes.append("only the conclusion of a worked solution is the truth")
+    return found[1].strip()
 
 
 # With which models of several families end what they say; other tools leave it in the text
