@@ -654,3 +654,12 @@ def test_a_list_that_a_csv_writes_as_a_text(tmp_path, cell, pictures):
         csv.writer(f).writerows([["question", "images", "answer"], ["2 + 2?", cell, "4"]])
     [(_, row)] = inspect_vqa(tmp_path / "rows.csv")[0]
     assert [Path(str(picture)).name for picture in row.pictures] == pictures
+
+
+@pytest.mark.parametrize("options, answer, told", [
+    (["cat", "dog"], "dog", True), (["cat", "dog"], "Dog", True), (["2", "3", "4"], "3", True),
+    (["cat", "dog"], "B", False), (["A", "B"], "B", False), (["cat", "dog"], "A and B", False)])
+def test_a_text_beside_letters_is_told(options, answer, told):
+    "Where the truth is an option's text, an answer that is its letter earns nothing: that is said"
+    row = read_vqa_row(dict(question="Which?", image="a.png", options=options, answer=answer))
+    assert any("its letter earns nothing" in note for note in row.notes) == told

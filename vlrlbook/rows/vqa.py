@@ -75,6 +75,10 @@ def _row_of_columns(
         # reply may have no such column: then the text.
         raw_answer = _raw_answer(columns) if reply is None else answer
         answer = chosen_option(raw_answer, answer, options, places, columns, notes)  # its letter or text
+        is_letter = len(answer) == 1 and answer.isalpha()
+        if not is_letter and answer.casefold() in map(str.casefold, options):
+            # The question shows letters, and a model may well answer with one.
+            notes.append("the answer is an option's text: its letter earns nothing")
     elif answer in tuple("ABCDEFGH") and not _lists_options.search(question):
         # no error, since the options may stand in the picture
         notes.append("the answer is a letter, and no options are known")
