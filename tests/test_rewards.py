@@ -627,7 +627,10 @@ def test_a_users_own_mix_is_no_sum_of_ours():
     (r"6\sqrt{2}+6", r"6 \sqrt { 2 } + 6", r"6\sqrt{2} - 6"), ("6√2 - 6", r"6\sqrt{2}-6", r"6\sqrt{2}+6"),
     ("x^2+4", "x^{2} + 4", "x^2-4"),
     (r"\dfrac{25\pi}{2}-24", r"\frac { 25 \pi } { 2 } - 24", r"\frac{25\pi}{2}+24"), ("x +4", "x+4", "x 4"),
+    ("6√2 – 6", r"6\sqrt{2}-6", "6√2 + 6"), (r"\angle ABC", "angle ABC", r"\triangle ABC"), ("△ABC", "triangle ABC", "∠ABC"),
+    (r"left \to right", "left to right", "left right"), ("A → B", "A to B", "A · B"),
     # names and dates are no sums
+    ("beta-2 agonist", "β-2 agonist", "β-1 agonist"), ("omega 3", "ω-3", "ω-6"),
     ("vitamin B12", "Vitamin B-12", "vitamin B-6"), ("2020 01 05", "2020-01-05", "2020-05-01"),
     ("Ca2+", "Ca^{2+}", "Ca"), ("+6", "6", "-6"),
     # points, intervals and sequences of numbers; words may come in any order

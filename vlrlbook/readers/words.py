@@ -81,6 +81,7 @@ def answer_words(
         with_minus = _dash_at_end.sub("-", plain)  # O–, with a dash at the end, becomes O-
         plain = _without_accents(with_minus)  # meniere for ménière
         plain = _lone_greek.sub(_name_of_greek, plain)  # 2πr and 2\pi r are one
+        plain = plain.translate(_signs_as_words)  # ∠ABC, \angle ABC and angle ABC are one
     tokens = tokens_of(unwrapped(plain))  # unwrapped: without Markdown and LaTeX, **B** becomes B
     words = []
     # all tokens but the 8 empty edge tokens (`margin`) that `tokens_of` adds at both ends
@@ -133,14 +134,18 @@ _term_behind = r"[ \t]*(?=[\d.({\\√π∞]|[^\W\d_](?![^\W_]))"
 _plus_between = re.compile(r"((?<![^\W\d_])[^\W_]|[)\]}°!])[ \t]*\+" + _term_behind)
 # Behind LaTeX's bracket, a root or a power: elsewhere a hyphen may join names, as in B-12 and 2020-01-05. The
 # minus is written with its own sign, since a hyphen between words says nothing.
-_minus_between = re.compile(r"(\}|[√^] ?\d{1,9})[ \t]*-" + _term_behind)
+_minus_between = re.compile(r"(\}|[√^] ?\d{1,9})[ \t]*[-–]" + _term_behind)
+_signs_as_words = str.maketrans({"∠": " angle ", "△": " triangle ", "→": " to "})  # else they would be dropped
 # a Greek letter that is a sign, and no part of a Greek word
 _lone_greek = re.compile("(?<![\u0370-\u03ff\u1f00-\u1fff])[α-ωΑ-ΡΣ-Ω](?![\u0370-\u03ff\u1f00-\u1fff])")
 
 
 def _name_of_greek(match):  # of one Greek letter
-    "Its name between two spaces, as LaTeX writes it: pi for π; the final sigma is a sigma, too"
-    return f" {unicodedata.name(match[0]).split()[-1].lower()} "
+    "Its name, apart from letters and digits around it: pi r for πr, beta-2 for β-2; ς is a sigma, too"
+    name = unicodedata.name(match[0]).split()[-1].lower()
+    before, behind = match.string[:match.start()][-1:], match.string[match.end():][:1]
+    # no space before a hyphen, which would make -2 of β-2
+    return " " * before.isalnum() + name + " " * behind.isalnum()
 
 
 def _charge_behind(

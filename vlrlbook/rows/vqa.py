@@ -405,19 +405,28 @@ def _one_truth(value, name, number, notes):
 
 
 # The last of LLaVA-CoT's four sections
-_conclusion = re.compile(r"(?s)<CONCLUSION>(.*?)</CONCLUSION>\s*$")
-# The last line of GSM8K's solutions (#### 5), of Mulberry's (### The final answer is: B), and **Final Answer:** B
-_result_heading = r"(?:####[ \t]+|[#* \t]*(?:the )?final answer(?: is)?[ \t]*:[* \t]*)"
-_result_line = re.compile(rf"(?i)(?:^|\n)[ \t]*{_result_heading}(\S[^\n]*?)[* \t]*\s*$")
+_conclusion = re.compile(r"(?is)<CONCLUSION>((?:(?!<CONCLUSION>).)*?)(?:</CONCLUSION>[\s.]*)?$")
+# The last line of GSM8K's solutions, #### 5: a number, since a report may have headings, too
+_hashed_number = re.compile(r"(?:^|\n)[ \t]*####[ \t]*([-$]{0,2}\d[\d.,/%]*)\s*$")
+# The end of a text that names its result: "So the final answer is: 4.", "Answer: B", "**Final Answer:** B"
+_sentence_begins = r"(?:^|\n|(?<=[.!?])[ \t])[#*> \t]*(?:(?:so|thus|hence|therefore),?[ \t]+)?"
+_result_is = (r"(?:the[ \t]+)?(?:(?:final|correct|right)[ \t]+)?(?:answer|option|choice)"
+              r"(?:[ \t]+is[ \t]*:?|[* \t]*:)[* \t]*\n?")
+_result_heading = r"final answer[* \t]*\n"  # ### Final Answer, and the result on the next line
+_result = re.compile(
+    rf"(?i){_sentence_begins}(?:{_result_is}|{_result_heading})[* \t]*(?<=[\s*:])(\S[^\n]*?)[* \t]*\s*$")
 
 
 def _without_solution(text, notes):
-    "A truth without the worked solution in front of it; `notes` gets a sentence about it"
-    found = _conclusion.search(text) or _result_line.search(text)
-    if not found or not found[1].strip():
-        return text
-    notes.append("only the conclusion of a worked solution is the truth")
-    return found[1].strip()
+    "A truth without the worked solution or the sentence around it; `notes` gets a sentence about it"
+    conclusion = _conclusion.search(text)
+    short = conclusion[1].strip() if conclusion else text
+    result = _hashed_number.search(short) or _result.search(short)
+    if result:
+        short = result[1].removesuffix(".")
+    if short != text:
+        notes.append("only the conclusion of a worked solution is the truth")
+    return short
 
 
 # With which models of several families end what they say; other tools leave it in the text
