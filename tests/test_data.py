@@ -645,3 +645,16 @@ def test_a_tie_contradicts_nothing(tmp_path):
     (tmp_path / "p.jsonl").write_text("\n".join(map(json.dumps, rows)))
     _, report = inspect_preferences(tmp_path / "p.jsonl")
     assert [how_many for text, how_many in report.notes if "other way" in text] == [2], report.notes
+
+
+def test_the_home_folder_behind_an_equals_sign(tmp_path, monkeypatch):
+    "Shells write it for `--output_jsonl ~/a`, not for `--output_jsonl=~/a`, which made a folder called ~"
+    from vlrlbook.cli import main
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    row = dict(question="Is it?", answer="no", image="a.png")
+    (tmp_path / "home/rows.jsonl").write_text(json.dumps(row) + "\n")
+    Image.new("RGB", (4, 4)).save(tmp_path / "home/a.png")
+    main(["convert-vqa", "--input_jsonl=~/rows.jsonl", "--output_jsonl=~/out.jsonl"])
+    assert (tmp_path / "home/out.jsonl").is_file() and not (tmp_path / "~").exists()

@@ -383,9 +383,10 @@ def test_train_sh_of_verl(tmp_path):
     folder = export_verl(synthetic_vqa(80), "vqa",
                          dict(train_batch_size=32, lora_rank=32, lora_alpha=96, prompt_key="it's mine"), tmp_path / "out")
     words = launched(folder, tmp_path, "trainer.total_epochs=1")[0]["argv"]
-    assert {f"data.train_files={folder}/train.parquet", f"reward.custom_reward_function.path={folder}/reward.py",
-            f"actor_rollout_ref.model.path={folder}/merged_model",
-            f"trainer.default_local_dir={folder}/checkpoints/vlrlbook/vqa_grpo",
+    # paths in quotes, without which Hydra takes no ( = , and é in them
+    assert {f"data.train_files='{folder}/train.parquet'", f"reward.custom_reward_function.path='{folder}/reward.py'",
+            f"actor_rollout_ref.model.path='{folder}/merged_model'",
+            f"trainer.default_local_dir='{folder}/checkpoints/vlrlbook/vqa_grpo'",
             "actor_rollout_ref.model.lora_rank=32", "actor_rollout_ref.model.lora_alpha=96",
             "actor_rollout_ref.model.exclude_modules=.*visual.*", "algorithm.adv_estimator=grpo",
             'data.prompt_key="it\'s mine"', "trainer.total_epochs=1"} <= set(words)
@@ -416,11 +417,13 @@ def test_a_model_in_the_home_folder_for_verl(tmp_path, home):
     settings_ = {"train_batch_size": 32, "actor_rollout_ref.model.path": "~/models/m", "trainer.default_local_dir": "~/ck"}
     folder = export_verl(synthetic_vqa(80), "vqa", settings_, tmp_path / "out")
     words = launched(folder, tmp_path, HOME="/somewhere else")[0]["argv"] # that of the machine where it runs
-    assert {"actor_rollout_ref.model.path=/somewhere else/models/m", "trainer.default_local_dir=/somewhere else/ck"} <= set(words)
+    assert {"actor_rollout_ref.model.path='/somewhere else/models/m'", "trainer.default_local_dir='/somewhere else/ck'"} <= set(words)
     assert [p["code"] for p in dry_run(folder, progress=False).problems if p["code"] != "model.processor"] == []
     (home / "models/m$el").mkdir()
     strange = export_verl(synthetic_vqa(80), "vqa", settings_ | {"actor_rollout_ref.model.path": "~/models/m$el"}, tmp_path / "strange")
     assert "model.missing" not in [p["code"] for p in dry_run(strange, progress=False).problems]
+    apart = strange.rename(tmp_path / "it's")
+    assert "file.quote" in [p["code"] for p in dry_run(apart, progress=False).problems]
     old = (folder / "train.sh").read_text().replace("$HOME/", "~/") # as earlier exports have it
     (folder / "train.sh").write_text(old)
     [problem] = [p for p in dry_run(folder, progress=False).problems if p["code"] == "model.missing"]

@@ -217,6 +217,15 @@ def test_folders_of_rows_and_paths_with_an_at(export, tmp_path, processor):
     assert [p["code"] for p in dry_run(tmp_path / "a@b", processor=processor, progress=False, processes=1).problems] == ["file.at"]
 
 
+def test_a_model_in_the_folder_where_dry_run_is_called_is_not_there_for_the_engine(export, tmp_path, monkeypatch):
+    "train.sh changes into the export's folder: what `base` means here it does not mean there"
+    (tmp_path / "base").mkdir()
+    monkeypatch.chdir(tmp_path)
+    problems = dry_run(copied(export, tmp_path), overrides=["worker.actor.model.model_path=base"], progress=False, processes=1).problems
+    [problem] = [p for p in problems if p["code"] == "model.missing"]
+    assert f"write the whole path: {tmp_path / 'base'}" in problem["message"]
+
+
 @pytest.mark.parametrize("key, written, parts", [
     ("data.image_dir", "pics@2x", ("pics@2x", "")), ("data.format_prompt", "a@b.jinja", ("a@b.jinja", "")),
     ("data.train_files", "rows.jsonl@train", ("rows.jsonl", "")), ("data.val_files", "rows.jsonl@test", ("rows.jsonl", "")),

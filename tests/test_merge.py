@@ -37,6 +37,11 @@ def pair(tmp_path_factory):
     return folder
 
 
+def test_a_folder_without_an_adapter_is_refused_before_the_base_is_loaded(pair, tmp_path):
+    with pytest.raises(FileNotFoundError, match="nope: no adapter_config.json there"):
+        merge_lora("tiny-no_such_family", str(tmp_path / "nope"), str(tmp_path / "out"))
+
+
 def test_merge_keeps_what_the_base_has(pair):
     merge_lora(str(pair / "base"), str(pair / "adapter"), str(pair / "merged"))
     merged, base = (json.loads((pair / n / "config.json").read_text()) for n in ("merged", "base"))
@@ -419,12 +424,14 @@ def test_a_family_that_is_not_written_for_transformers_4_is_refused_first(tmp_pa
     save_model(*tiny_twin(family), tmp_path / "base")
     name = f"tiny-{family}" if is_twin else str(tmp_path / "base")
     says = f"^{'tiny-' + family if is_twin else 'base'}: its model_type is '{family}', and this package writes only qwen2_vl, .* for"
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter/adapter_config.json").write_text("{}")
     monkeypatch.setattr(models, "load_vlm", lambda *given, **more: pytest.fail("a model was loaded"))
     with pytest.raises(SettingsError, match=says):
         merge_lora(name, str(tmp_path / "adapter"), str(tmp_path / "merged"), transformers_4=True)
     with pytest.raises(SettingsError, match="^base: its model_type is .* for transformers 4$"):
         export_for_transformers_4(tmp_path / "base", tmp_path / "exported")
-    assert [path.name for path in tmp_path.iterdir()] == ["base"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "base"]
 
 
 def test_a_gemma_3_that_transformers_4_reads_as_it_is_is_merged_for_it(tmp_path):

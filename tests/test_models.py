@@ -1,14 +1,17 @@
 """Twins of all six families: real batches, both padding sides, adapters, and a step of TRL's trainer."""
+import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from vlrlbook.core import read_settings, set_seed
+from vlrlbook.answers import base_of
+from vlrlbook.core import SettingsError, read_settings, set_seed
 from vlrlbook.data import encode, synthetic_counting, to_dataset
 from vlrlbook.grpo import GRPOSettings, completion_logps, generate_answers, make_trainer
-from vlrlbook.models import (_touched_weights, _without_place, add_lora, families, last_real_token, load_vlm, save_model, tiny_twin,
-                             vision_marker_ids)
+from vlrlbook.models import (_touched_weights, _without_place, add_lora, families, last_real_token, load_vlm, model_type, name_anywhere,
+                             save_model, tiny_twin, vision_marker_ids)
 
 FAMILIES = list(families)
 
@@ -85,6 +88,36 @@ def test_a_model_under_the_home_folder(tmp_path, monkeypatch):
     model, processor = load_vlm("~/mine")
     assert model.config.model_type == "qwen2_vl" and processor.tokenizer.padding_side == "left"
     with pytest.raises(FileNotFoundError, match="'~/yours': no such directory"): load_vlm("~/yours")
+
+    with pytest.raises(FileNotFoundError, match="'~nosuchuser/mine': no such directory"): load_vlm("~nosuchuser/mine")
+
+
+def test_a_wrong_name_of_a_model_is_named(tmp_path, monkeypatch):
+    "The hub's messages, about a connection or an alphabet of ids, named neither the model nor the folder that is not there"
+    monkeypatch.chdir(tmp_path)
+    for name in ("models/missing", r"C:\models\base"):
+        with pytest.raises(OSError, match=f"model {re.escape(repr(name))}: no such directory here"): model_type(name)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/adapter_config.json").write_text("{}")
+    with pytest.raises(ValueError, match="'mine' is an adapter: name its model here"): model_type("mine")
+
+
+def test_behind_a_link_two_points_are_the_folder_above_where_it_leads(tmp_path, monkeypatch):
+    (tmp_path / "far/runs").mkdir(parents=True)
+    for place in ("far/base", "near/base"): (tmp_path / place).mkdir(parents=True)
+    (tmp_path / "near/link").symlink_to(tmp_path / "far/runs")
+    monkeypatch.chdir(tmp_path / "near")
+    assert name_anywhere("link/../base") == str((tmp_path / "far/base").resolve()) and name_anywhere("base") == str(tmp_path / "near/base")
+    assert name_anywhere("link") == str(tmp_path / "near/link"), "a link keeps its name"
+
+
+@pytest.mark.parametrize("base, says", [
+    (None, "mine does not say which model it was trained on; name that model"), ("", "mine does not say which model"),
+    ("/gone/base", "mine was trained on /gone/base, which is not there; name that model")])
+def test_an_adapter_whose_base_cannot_be_found(tmp_path, base, says):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/adapter_config.json").write_text(json.dumps(dict(base_model_name_or_path=base)))
+    with pytest.raises(SettingsError, match=says): base_of(tmp_path / "mine")
 
 
 def test_max_image_size_limits_tokens():

@@ -636,6 +636,20 @@ def test_a_users_own_mix_is_no_sum_of_ours():
     # points, intervals and sequences of numbers; words may come in any order
     ("(2,3)", "(2, 3)", "(3, 2)"), ("0 and 4", "[0, 4]", "[4, 0]"), ("(0,4]", "(0, 4]", "[0, 4)"), ("(1, 1)", "(1, 1)", "1"),
     (r"\left(-\infty, 5\right)", "(-∞, 5)", "(5, -∞)"), ("IV and oral", "oral, IV", "oral"),
+    ("The answer is (0, 4].", "(0, 4]", "It is (0, 4)."), ("$(2, 3)$", "(2, 3)", "$(3, 2)$"), ("(x, y)", "(x, y)", "(y, x)"),
+    ("(√2, 1)", r"(\sqrt{2}, 1)", r"(1, \sqrt{2})"), ("(π, 0)", r"(\pi, 0)", r"(0, \pi)"),
+    ("(right, left)", "(left, right)", "(left, left)"),
+    (r"(-\infty, 3] \cup [5, \infty)", "(-∞, 3] ∪ [5, ∞)", r"(-\infty, 3) \cup (5, \infty)"),
+    ("(10,200)", "(10, 200)", "(200,10)"), ("(10, 200)", "(10,200)", "(10, 20)"),
+    ("[100, 200, 300, 400]", "[100,200,300,400]", "[100,200,300]"),
+    ("1,200", "(1,200)", "(1, 20)"),
+    # a minus that stands apart, as Geometry3K writes it, and before a Greek letter; a list of one is none
+    ("-5", "- 5", "5"), ("- 5", "-5", "- 6"), ("x = -5", "x = - 5", "x = 5"), ("(-2,-3)", "( - 2, - 3 )", "(2, 3)"),
+    ("- liver", "liver", "- lung"), ("**- 5**", "- 5", "**5**"), ("The answer is − 5.", "-5", "The answer is 5."),
+    ("y = -x + 3", "y = - x + 3", "y = x + 3"), ("-θ", r"-\theta", "θ"), ("sin(-α)", r"sin(-\alpha)", "sin(α)"),
+    # what a worked solution ends with
+    ("2 and 3 are 5.\n#### 5", "5", "2 and 3 are 5.\n#### 6"),
+    ("<REASONING>5?</REASONING><CONCLUSION> liver </CONCLUSION>", "liver", "<CONCLUSION>lung"),
     # a unit's power
     ("12 cm^2", "12", "12^2"), (r"12 \text{ cm}^{2}", "12", r"13 \text{ cm}^2"), ("9.8 m/s^2", "9.8", "9.8^2"),
     ("12 units^2", "12", "12 units and 2"),

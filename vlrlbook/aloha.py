@@ -1061,6 +1061,9 @@ def _load_saved_vlm(
         if not base_model:
             message = "the adapter does not say which model it stands on; name it with model"
             raise DataError("aloha.base", message, entry=str(path))
+        if os.path.isabs(base_model) and not os.path.exists(base_model):
+            message = f"the adapter stands on {base_model}, which is not there; name its place with model"
+            raise DataError("aloha.base", message, entry=str(path))
         vlm, processor = load_vlm(base_model, adapter=str(saved.weights))
     else: # the folder holds the whole model
         vlm, processor = load_vlm(str(saved.weights), adapter=None)

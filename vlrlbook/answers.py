@@ -5,6 +5,7 @@ one question of anybody's. `marking` decides which answers are right; its names 
 too. Written by hand."""
 import io
 import json
+import os
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -266,7 +267,16 @@ def base_of(
     config_path = Path(adapter, "adapter_config.json")  # written by PEFT
     if not config_path.exists():
         raise SettingsError(f"model: {Path(adapter).name} is a whole model and does not say what it began as")
-    return json.loads(config_path.read_text(encoding="utf-8"))["base_model_name_or_path"]
+    base = json.loads(config_path.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    fault = None
+    if not base:
+        fault = "does not say which model it was trained on"
+    elif os.path.isabs(base) and not os.path.exists(base):
+        fault = f"was trained on {base}, which is not there"
+    if fault:
+        name_it = "name that model, and this directory as the adapter"
+        raise SettingsError(f"model: {Path(adapter).name} {fault}; {name_it}")
+    return base
 
 
 # One picture, one question

@@ -885,6 +885,7 @@ def main(argv=None):
     _refuse_early_options(words)
     args, rest = parser().parse_known_args(words)  # rest: the words that argparse does not know
     _refuse_unknown_words(args.command, rest)  # exits, unless this command reads such words itself
+    _expand_home(args)
     if args.function is not doctor:  # the doctor must start where NumPy, which core needs, is missing
         from vlrlbook.core import quiet_libraries
         quiet_libraries()
@@ -901,6 +902,21 @@ def main(argv=None):
         print(f"vlrlbook {args.command}: {_stopped_message(args.command)}", file=sys.stderr)
         _die_of_ctrl_c()
         return stopped_by_ctrl_c
+
+
+# Options that are files or folders, of commands without a table of settings; tables see to it themselves.
+_places = (
+    "out", "out_dir", "output_path", "output_jsonl", "output_dir", "input", "input_jsonl", "path", "data",
+    "val_data", "image_dir", "cache_dir", "data_dir", "local_dir", "folder", "root", "run", "predictions",
+    "picture", "lora_model", "adapter", "model", "base_model", "config")
+
+
+def _expand_home(args):
+    "Write the home folder for ~ in the places that `args` name: a shell does not do so in `--out=~/a`"
+    for name in _places:
+        value = getattr(args, name, None)
+        if isinstance(value, str) and value.startswith("~"):
+            setattr(args, name, os.path.expanduser(value))
 
 
 def _die_of_ctrl_c():

@@ -585,6 +585,11 @@ def _of_another_base(name, adapter):
     Such as "counting is an adapter of another base than Qwen2-VL-2B-Instruct": the ends of two paths."""
     return f"{Path(adapter).name} is an adapter of another base than {Path(name).name}"
 
+def _refuse_no_adapter(folder):
+    "Raise FileNotFoundError if a folder holds no adapter_config.json, so that it is no LoRA adapter"
+    if not Path(folder, "adapter_config.json").exists():
+        raise FileNotFoundError(f"{folder}: no adapter_config.json there, so this is no LoRA adapter")
+
 def _check_base(
     model, # the base, loaded
     name, # hub id or directory of the base
@@ -593,9 +598,8 @@ def _check_base(
     """Refuse an adapter whose adapter_config.json names another base than `name`, or no usable scale
 
     FileNotFoundError if there is no such file, else ValueError."""
+    _refuse_no_adapter(adapter)
     config_path = Path(adapter) / "adapter_config.json"
-    if not config_path.exists():
-        raise FileNotFoundError(f"{adapter}: no adapter_config.json there, so this is no LoRA adapter")
     config = json.loads(config_path.read_text())
     _check_alpha(adapter, config) # ValueError for a lora_alpha of 0 or none
     trained_on = config.get("base_model_name_or_path") or "" # a hub id, or a folder of some machine
@@ -652,7 +656,7 @@ def _stored_weights(
 ): # dict: name of a weight → ((dtype, shape), file, place of its first byte there, number of bytes)
     "Return where the weights of a model lie in its safetensors files; {} where there are none to read"
     stored = {}
-    path = Path(folder).expanduser()
+    path = Path(os.path.expanduser(folder))
     files = weight_files(path) if folder and path.is_dir() else []
     for file in files:
         try:
@@ -880,10 +884,20 @@ def model_type(
 ) -> str: # such as qwen2_5_vl
     "Return the family of a checkpoint, from its config.json; ValueError for a family that is not supported"
     from transformers import AutoConfig
+    folder = Path(os.path.expanduser(name)) # leaves ~user as it is where there is no such user
     # transformers would take a missing folder for a hub id, and its message would be about the hub.
-    if name.startswith((".", "/", "~")) and not Path(name).expanduser().exists():
+    if name.startswith((".", "/", "~")) and not folder.exists():
         raise FileNotFoundError(f"model {name!r}: no such directory")
-    family = AutoConfig.from_pretrained(name_anywhere(name), cache_dir=cache_dir).model_type
+    if (folder / "adapter_config.json").exists() and not (folder / "config.json").exists():
+        advice = "name its model here, and this directory as the adapter"
+        raise ValueError(f"model {name!r} is an adapter: {advice}")
+    try:
+        family = AutoConfig.from_pretrained(name_anywhere(name), cache_dir=cache_dir).model_type
+    except (OSError, ValueError) as error:
+        if folder.is_dir():
+            raise # it says which file is missing or damaged
+        why = " ".join(str(error).split())[:300]
+        raise OSError(f"model {name!r}: no such directory here, and none from the hub: {why}") from error
     if family not in families:
         suggestion = nearest(family, list(families)) # ": did you mean …?", or a list of all
         raise ValueError(f"model {name!r} is of type {family!r}{suggestion}")
@@ -896,9 +910,12 @@ def name_anywhere(
 
     PEFT notes it in an adapter. Transformers reads `~/qwen` as a hub id, as a YAML has it, where no shell
     replaces `~`."""
-    path = Path(name or "").expanduser()
+    path = Path(os.path.expanduser(name or ""))
     is_folder = bool(name) and (path.is_dir() or name.startswith("~"))
-    return os.path.abspath(path) if is_folder else name # a link to a folder keeps its name
+    if not is_folder:
+        return name
+    # A link to a folder keeps its name. Behind a link, `..` is the parent of where it leads: it is followed.
+    return str(path.resolve()) if ".." in path.parts else os.path.abspath(path)
 
 # %% ../nbs/00a_models.ipynb #c038
 def add_lora(
@@ -959,6 +976,7 @@ def merge_lora(
     copied byte for byte. A tiny twin (random weights) as base has no files, so it is saved as a whole."""
     if Path(output_path).exists():
         raise FileExistsError(f"{output_path} is there already") # before gigabytes are loaded
+    _refuse_no_adapter(lora_model)
 
     files = base_files(base_model, cache_dir) # directory of the base; None for a tiny twin
     if transformers_4 and (files is None or only_for_transformers_5(files)): # it will be rewritten
@@ -1021,8 +1039,9 @@ def base_files(
     if name.startswith("tiny-"):
         return None
     model_type(name, cache_dir) # raises an error if there is no such model
-    if Path(name).expanduser().is_dir():
-        return Path(name).expanduser()
+    folder = Path(os.path.expanduser(name))
+    if folder.is_dir():
+        return folder
     from huggingface_hub import snapshot_download
     # other_weights: patterns such as *.bin
     return Path(snapshot_download(name, cache_dir=cache_dir, ignore_patterns=list(other_weights)))

@@ -434,7 +434,8 @@ class VLRewardModel(BackboneWithHead):
             return _from_old_checkpoint(cls, path, device, attention, base)
         facts = _saved_facts(path)  # arguments of `__init__`, such as score_min
         if (path / "adapter_config.json").exists():  # the base is not saved with an adapter
-            backbone, processor = _load_with_adapter(path, base or facts["base"], trainable, attention)
+            base = base or _noted_base(path, facts)
+            backbone, processor = _load_with_adapter(path, base, trainable, attention)
         else:
             backbone, processor = _load_whole_backbone(path)
         model = cls(backbone, processor, **facts)
@@ -596,6 +597,17 @@ def _load_whole_backbone(path):
     "Backbone and processor of a directory that holds all weights, not only an adapter"
     from transformers import AutoModel, AutoProcessor
     return AutoModel.from_pretrained(path, dtype="auto"), AutoProcessor.from_pretrained(path)
+
+def _noted_base(path, facts):
+    "The model under the adapter in `path`, as the `facts` beside it tell; DataError if it cannot be found"
+    base, fault = facts["base"], None
+    if not base:
+        fault = "it does not say which model it was trained on"
+    elif os.path.isabs(base) and not os.path.exists(base):
+        fault = f"it was trained on {base}, which is not there"
+    if fault:
+        raise DataError("reward_model.base", f"{fault}; name it with base_model", entry=path.name)
+    return base
 
 def _load_with_adapter(
     path,  # directory of the adapter and the processor

@@ -950,8 +950,10 @@ def _verl_launcher(checked):
         checkpoints = f"./checkpoints/{checked['project_name']}/{checked['experiment_name']}"
     overrides = [f"  {shlex.quote(word)}" for word in verl_overrides(checked)]
     return _verl_text.format(
-        gpus=checked["n_gpus_per_node"], nodes=checked["nnodes"], checkpoints=bash_path(checkpoints),
-        model=bash_path(checked["actor_rollout_ref.model.path"]), overrides="\n".join(overrides))
+        gpus=checked["n_gpus_per_node"], nodes=checked["nnodes"],
+        checkpoints=bash_path(checkpoints, for_hydra=True),
+        model=bash_path(checked["actor_rollout_ref.model.path"], for_hydra=True),
+        overrides="\n".join(overrides))
 
 # %% ../../nbs/09b_export.ipynb #ndd81ae2
 def _settings_to_keep(checked):
@@ -990,12 +992,17 @@ def verl_overrides(
 # %% ../../nbs/09b_export.ipynb #n9443690
 def bash_path(
     path: str, # a folder, a file or a hub id, as a setting has it
+    for_hydra: bool = False, # in quotes of its own: else Hydra does not take ( = , é
 ) -> str:
     """A path as train.sh writes it between double quotes, with bash's special characters escaped
 
     `./a` → `$PWD/a` and `../a` → `$PWD/../a`, since Ray's workers have other working directories than
     train.sh. `~/a` → `$HOME/a`, since neither verl nor bash, in quotes, replaces a ~. Any other path, or a
     hub id such as `Qwen/Qwen2.5-VL-3B`, is only escaped: `/a/$b` → `/a/\\$b`."""
+    if for_hydra:
+        in_quotes = _quoted_for_hydra(path) # between ' or, where the path has a ' itself, between "
+        quote = in_quotes[0].replace('"', '\\"') # bash wants a backslash before it
+        return quote + bash_path(in_quotes[1:-1]) + quote
     quoted = re.sub(r'(["$`\\])', r"\\\1", path.removeprefix("./")) # a backslash before " $ ` and backslash
     if path.startswith(("./", "../")):
         return "$PWD/" + quoted
@@ -1103,9 +1110,9 @@ set -euo pipefail
 cd "$(dirname "${{BASH_SOURCE[0]}}")"
 export PYTHONUNBUFFERED=1
 overrides=(
-  "data.train_files=$PWD/train.parquet"
-  "data.val_files=$PWD/val.parquet"
-  "reward.custom_reward_function.path=$PWD/reward.py"
+  "data.train_files='$PWD/train.parquet'"
+  "data.val_files='$PWD/val.parquet'"
+  "reward.custom_reward_function.path='$PWD/reward.py'"
   "actor_rollout_ref.model.path={model}"
   "trainer.default_local_dir={checkpoints}"
 {overrides}

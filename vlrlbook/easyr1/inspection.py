@@ -714,14 +714,18 @@ def _missing_files(settings, folder, engine):
     if engine == "easyr1" and "@" in str(folder.resolve()):
         message = "its path holds an @, where EasyR1 cuts off the name of a split"
         problems.append(_problem("the folder", "file.at", message))
-    for key, name, code in _named_files(settings.values, engine): # `code`: of the problem if it is missing
+    if engine == "verl" and "'" in str(folder.resolve()):
+        message = "its path holds a ', where the quotes around paths in train.sh would end"
+        problems.append(_problem("the folder", "file.quote", message))
+    # `code`: of the problem if the file is missing
+    for key, name, code in _named_files(settings.values, engine, folder):
         if not name:
             problems.append(_problem(key, code, "is not set"))
         # The engines look for a folder named ~. Only the train.sh for verl may have $HOME instead.
         elif name.startswith("~") and not _is_home_written(folder, key, name):
             message = f"{name}: the engine does not know ~ and would not find it; write the whole path"
             problems.append(_problem(key, code, message))
-        elif not (folder / Path(name).expanduser()).exists():
+        elif not (folder / os.path.expanduser(name)).exists():
             problems.append(_missing_file(key, name, code))
     return problems
 
@@ -734,7 +738,7 @@ def _is_home_written(folder, key, name):
     if not launcher.is_file():
         return False
     # `bash_path` puts $HOME in place of ~, and a backslash before bash's special characters
-    return f'"{key}={bash_path(name)}"' in launcher.read_text(encoding="utf-8")
+    return f'"{key}={bash_path(name, for_hydra=True)}"' in launcher.read_text(encoding="utf-8")
 
 def _missing_file(key, name, code):
     "The problem, a dict, of a setting `key` whose file `name` is missing; its code is `code` or data.hub"
@@ -742,17 +746,20 @@ def _missing_file(key, name, code):
     if key in ("data.train_files", "data.val_files") and _is_on_hub(name):
         message = f"{name}: a data set of the hub, which cannot be looked at here; nothing was counted"
         return _problem(key, "data.hub", message)
-    return _problem(key, code, f"no such file or folder: {name}")
+    message = f"no such file or folder: {name}"
+    if code == "model.missing" and Path(name).is_dir():
+        message += f" in the export, where train.sh starts; write the whole path: {Path(name).resolve()}"
+    return _problem(key, code, message)
 
 def _problem(file, code, message):
     "A problem of a file or a setting; a problem of a row has its number under `row`"
     return dict(file=file, row=None, code=code, message=message)
 
-def _named_files(values, engine):
+def _named_files(values, engine, folder):
     """The files and folders that settings name, as a list of (key, name, code)
 
     The code is that of the problem to be reported if the file or folder does not exist. `values`: dotted key
-    → value; `engine`: easyr1 or verl."""
+    → value; `engine`: easyr1 or verl; `folder`: of the export, or of a YAML alone."""
     keys = ["data.train_files", "data.val_files"]
     reward_key, model_key = "reward.custom_reward_function.path", "actor_rollout_ref.model.path"
     if engine == "easyr1":
@@ -764,7 +771,9 @@ def _named_files(values, engine):
     reward_path, _ = _reward_path_and_function(values, engine)
     named.append((reward_key, reward_path, "file.missing"))
     model = values[model_key]
-    if model.startswith((".", "/", "~")): # anything else may be a hub id
+    # Anything else may be a hub id, but not the name of a folder here: train.sh starts in the export.
+    starts_elsewhere = (folder / "train.sh").is_file() and Path(model).is_dir()
+    if model.startswith((".", "/", "~")) or starts_elsewhere:
         named.append((model_key, model, "model.missing"))
     return named
 
@@ -796,7 +805,7 @@ def _model_path(settings, folder):
     "The model that settings name, for `from_pretrained`: the directory if it exists, else a hub id"
     values = settings.values # of `EngineSettings`: dotted key → value, of EasyR1 or of verl
     name = values.get("worker.actor.model.model_path") or values.get("actor_rollout_ref.model.path")
-    directory = folder / Path(name).expanduser() # relative paths begin in the export; an absolute one stays
+    directory = folder / os.path.expanduser(name) # relative paths begin in the export; an absolute one stays
     return str(directory) if directory.exists() else name
 
 # %% ../../nbs/09c_inspection.ipynb #n001abde

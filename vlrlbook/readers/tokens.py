@@ -34,7 +34,8 @@ def final_answer(
     """The part of a completion that is its answer
 
     It is what follows the last `</think>`; of that the content of the last answer tag, if there is one; and
-    of that the content of the last box, if there is one: LaTeX's `\\boxed{…}`, or that of GLM's tokens."""
+    of that the content of the last box, if there is one: LaTeX's `\\boxed{…}`, or that of GLM's tokens. Of a
+    solution in LLaVA-CoT's form it is the `<CONCLUSION>`, in GSM8K's what follows `####` in the last line."""
     behind_thought = _behind_thought(completion)
     answer = answer_text(behind_thought)  # None without a complete pair of answer tags
     if answer is None:
@@ -44,7 +45,21 @@ def final_answer(
     if "<|begin_of_box|>" in answer:  # GLM-4.5V's own box
         return answer.rpartition("<|begin_of_box|>")[2].partition("<|end_of_box|>")[0].strip()
     boxed = _boxed(answer)  # None without a box
-    return answer if boxed is None else boxed
+    if boxed is not None:
+        return boxed
+    concluded = conclusion.search(answer)
+    if concluded:
+        return concluded[1].strip()
+    hashed = hashed_result.search(answer)
+    return hashed[1] if hashed else answer
+
+
+# The last of LLaVA-CoT's four sections
+conclusion = re.compile(r"(?is)<CONCLUSION>((?:(?!<CONCLUSION>).)*?)(?:</CONCLUSION>[\s.]*)?$")
+# The last line of GSM8K's solutions, #### 5: a number, with a unit or not, or a letter, since a report may
+# have headings, too
+hashed_result = re.compile(
+    r"(?:^|\n)[ \t]*####[ \t]*([-$]{0,2}\d[\d.,:/%]*(?: ?\w{1,4})?|\(?[A-J]\)?)[\s.]*$")
 
 
 def _behind_thought(
@@ -111,6 +126,8 @@ _latex_signs = {
     "triangle": "△", "perp": "⊥", "parallel": "∥", "cup": "∪", "cap": "∩", "in": "∈", "subset": "⊂",
     "rightarrow": "→", "to": "→", "dfrac": r"\frac", "tfrac": r"\frac"}
 _latex_sign = re.compile(rf"\\({'|'.join(_latex_signs)})(?![a-zA-Z])")
+# (- 2, 3) and x = - 5: a minus that stands apart from its number, as Geometry3K writes it
+_minus_apart = re.compile(r"(?<=[=(\[{,<>≤≥])([ \t]*-)[ \t]+(?=[\d.√\\∞({]|[a-z](?![a-z]))")
 _latex_thousands = re.compile(r"(?<=\d)\{,\}(?=\d{3}(?!\d))")  # 1{,}200
 # \boxed{\text{B}}, $B$, **B** and `B` are B
 _latex = re.compile(
@@ -140,6 +157,7 @@ def plain_text(
     # cut once more, since NFKC writes some characters as several
     plain = plain[:_most_characters] if from_start else _both_ends(plain)
     plain = plain.translate(_same_marks)  # hyphens, apostrophes, quotation marks, ×
+    plain = _minus_apart.sub(r"\1", plain)
     plain = _latex_thousands.sub(",", plain)
     if "\\" in plain:  # LaTeX
         plain = _latex_sign.sub(lambda match: _latex_signs[match[1]], plain)  # x \leq 3 → x ≤ 3

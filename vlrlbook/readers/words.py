@@ -9,8 +9,8 @@ from .choices import truth_letters
 from .counts import is_minus_word, is_plus_or_minus, read_number
 from .tokens import combining_marks, is_number, length_names, margin, plain_text, tens, tokens_of, units, unwrapped
 
-__all__ = ["normalise_answer", "answer_words", "answer_items", "same_words", "same_items", "answer_kind",
-           "truth_number"]
+__all__ = ["normalise_answer", "answer_words", "answer_items", "same_words", "same_items", "spaced_alike",
+           "answer_kind", "truth_number"]
 
 _most_normalised = 4000  # characters
 _articles = ("a", "an", "the")
@@ -43,7 +43,8 @@ def normalise_answer(
 # which change what a number, a formula or a name says; not ~, | and →, with which people write sentences
 _kept_marks = set("%+<>=≥≤≠°√^±∓÷∪∩∈∉⊂⊃⊆⊇∧∨¬∞∝⊥∥∑∏∫↑↓♯♭−")
 # a minus that touches one of them is its sign, as it is before a single letter
-_mathematical_words = {"sin", "cos", "tan", "log", "ln", "pi", "sqrt", "frac"}
+_greek_names = {unicodedata.name(letter).split()[-1].lower() for letter in "αβγδεζηθικλμνξοπρστυφχψω"}
+_mathematical_words = {"sin", "cos", "tan", "log", "ln", "sqrt", "frac"} | _greek_names
 _longest_with_sign = 3  # letters of a name that may end in a minus, such as O-, AB- and HER2-
 # behind which a hyphen says that a word goes on
 _prefixes = set(
@@ -135,7 +136,8 @@ _plus_between = re.compile(r"((?<![^\W\d_])[^\W_]|[)\]}°!])[ \t]*\+" + _term_be
 # Behind LaTeX's bracket, a root or a power: elsewhere a hyphen may join names, as in B-12 and 2020-01-05. The
 # minus is written with its own sign, since a hyphen between words says nothing.
 _minus_between = re.compile(r"(\}|[√^] ?\d{1,9})[ \t]*[-–]" + _term_behind)
-_signs_as_words = str.maketrans({"∠": " angle ", "△": " triangle ", "→": " to "})  # else they would be dropped
+# else they would be dropped
+_signs_as_words = str.maketrans({"∠": " angle ", "△": " triangle ", "→": " to "})
 # a Greek letter that is a sign, and no part of a Greek word
 _lone_greek = re.compile("(?<![\u0370-\u03ff\u1f00-\u1fff])[α-ωΑ-ΡΣ-Ω](?![\u0370-\u03ff\u1f00-\u1fff])")
 
@@ -436,19 +438,50 @@ _ends_sentence = re.compile(r"[.;!?]\s|\n")
 _reason = re.compile(r"(?i)\b(?:because|since|due to)\b")
 
 
-# a point, a list or an interval: (2, 3), [0, 4), \left(0, 4\right]
-_whole_in_brackets = re.compile(r"\s*\\?(?:left)?([\[(])[^\[\]()]*?\\?(?:right)?([\])])[\s.]*")
+# a point, a list or an interval: (2, 3), [0, 4), \left(0, 4\right], $(2, 3)$
+_whole_in_brackets = re.compile(r"[\s$*]*\\?(?:left)?[\[(][^\[\]()]*?\\?(?:right)?[\])][\s.$*]*")
+_pair_of_brackets = re.compile(r"([\[(])[^\[\]()]*,[^\[\]()]*([\])])")
+_mixed_brackets = ("(", "]"), ("[", ")")
+# what stands in a point beside numbers: a variable, π, a root, a fraction, a sign, a power
+_in_a_point = re.compile(r"(?:\d+(?:\.\d+)?|\b[a-z]\b|\b(?:pi|sqrt|frac|infty)\b|[-−+√∞^/ ])+")
 
 
 def _has_other_brackets(
     part,  # of an answer
     truth,  # what the data set says
 ):
-    "Whether two texts are intervals of other ends, as (0, 4] and [0, 4); only mixed brackets tell an interval"
-    own, true_ones = _whole_in_brackets.fullmatch(part), _whole_in_brackets.fullmatch(truth)
-    if not own or not true_ones or own.groups() == true_ones.groups():
-        return False
-    return any(found.groups() in (("(", "]"), ("[", ")")) for found in (own, true_ones))
+    "Whether two texts hold intervals of other ends, as (0, 4] and [0, 4); mixed brackets tell an interval"
+    own = _pair_of_brackets.findall(part)  # such as [("(", "]")]
+    true_ones = _pair_of_brackets.findall(truth)
+    has_interval = any(pair in _mixed_brackets for pair in own + true_ones)
+    return has_interval and len(own) == len(true_ones) and own != true_ones
+
+
+_comma_without_space = re.compile(r",(?=[^\s}])")
+# a minus that stands apart from what it is before, in front, in bold, or behind `is` or a colon
+_minus_in_front = re.compile(r"((?:^|[$*:]|\bis\b)[ \t]*)[-−–][ \t]+(?=[\d.√\\(]|[a-z](?![a-z]))")
+
+
+def spaced_alike(
+    answer: str,  # without tags
+    truth: str,  # what the data set says
+) -> tuple:  # (answer, truth), with spaces in other places
+    """An answer and its truth, spaced alike where spaces change what is read.
+
+    Where both hold a point, (10,200) becomes (10, 200), and is no 10,200 then. A truth "- 5" is -5, and so is
+    such an answer beside a truth with a minus in front: else it would be a bullet and a 5."""
+    if "\n" not in truth:
+        truth = _minus_in_front.sub(r"\1-", truth)
+    if truth.lstrip("$* ").startswith("-") and "\n" not in answer:
+        answer = _minus_in_front.sub(r"\1-", answer)
+    if not _pair_of_brackets.search(answer) or not _pair_of_brackets.search(truth):
+        return answer, truth
+    return tuple(_pair_of_brackets.sub(_with_space_behind_commas, text) for text in (answer, truth))
+
+
+def _with_space_behind_commas(point):  # match of a pair of brackets with a comma between
+    "The replacement for a point: (10, 200) for (10,200)"
+    return _comma_without_space.sub(", ", point[0])
 
 
 def _possible_answers(
@@ -560,9 +593,8 @@ def _is_sequence(
     truth,  # what the data set says
     items,  # its items, texts
 ):
-    "Whether a truth is a point, an interval or a sequence of numbers, in which the order counts: (2, 3)"
-    are_numbers = all(re.fullmatch(r"-?(?:\d+(?:\.\d+)?|∞)", item) for item in items)
-    return are_numbers and bool(_whole_in_brackets.fullmatch(truth))
+    "Whether a truth is a point, an interval or a sequence, in which the order counts: (2, 3), (x, y), (π, 0)"
+    return all(map(_in_a_point.fullmatch, items)) and bool(_whole_in_brackets.fullmatch(truth))
 
 
 def _names_items(

@@ -18,8 +18,8 @@ __all__ = ["Columns", "read_keys", "check_keys", "is_row", "plain_name", "is_not
 roles = {
     "question": ("question", "prompt", "problem", "query", "instruction"),
     # VQA v2 has the annotators' common answer beside the answers of all
-    "answer": ("answer", "multiple_choice_answer", "answers", "solution", "ground_truth", "gt_answer",
-               "gold_answer", "response", "output", "reward_model"),
+    "answer": ("answer", "multiple_choice_answer", "answers", "ground_truth", "gt_answer",
+               "gold_answer", "solution", "response", "output", "reward_model"),
     "image": ("images", "image", "image_name", "image_names", "image_path", "image_paths", "images_path",
               "image_file", "image_files", "image_filename", "img", "imgs", "img_name", "img_path",
               "img_paths", "img_file", "picture", "pictures", "picture_path", "pictures_path", "photo",

@@ -11,8 +11,8 @@ from ..archive import DataError
 from .columns import is_nothing
 from .values import as_list, listed, row_text
 
-__all__ = ["row_options", "with_options", "chosen_option", "option_places", "whole_number", "Places",
-           "NumberedAnswer", "numbered_answer"]
+__all__ = ["row_options", "with_options", "chosen_option", "listed_choice", "option_places",
+           "whole_number", "Places", "NumberedAnswer", "numbered_answer"]
 
 _letters = "ABCDEFGHIJ"  # of options; no public data set has more than ten
 # Names of columns that hold a single option: option_A, Choice B, opa, option1
@@ -468,7 +468,7 @@ def _refuse_other_option(
     texts,  # of all options, in lower case
     columns,  # `Columns` of the row, for an error
 ):
-    "Raise `DataError` if an option's text is also the letter of another option, as A beside the options B, A, C"
+    "Raise `DataError` if an option's text is another option's letter, too, as A beside the options B, A, C"
     letter = answer.strip().upper()
     place_of_letter = _letters.find(letter) if len(letter) == 1 else -1
     if 0 <= place_of_letter < len(texts) and texts[place_of_letter] != answer.casefold():
@@ -482,6 +482,31 @@ def _lone_letter(answer):
     match = _letter_alone.fullmatch(answer.strip())
     # The pattern has two groups, of which one has matched.
     return (match[1] or match[2]).upper() if match else None
+
+
+# A question that lists options itself, such as "… A. yes B. no"
+_lists_options = re.compile(r"(?<![A-Za-z])\(?A\s*[).:].*(?<![A-Za-z])\(?B\s*[).:]", re.DOTALL)
+
+
+def listed_choice(
+    answer: str,  # of a row without columns of options
+    question: str,  # which may list options itself
+    notes: list,  # gets a sentence if the answer is shortened, or is a letter of unknown options
+) -> str:  # the letter of an option that the question lists; any other answer as it is
+    'The letter B for "(B)" or "B. dog", where the question itself lists an option B, or one "B. dog"'
+    if not _lists_options.search(question):
+        if answer in tuple("ABCDEFGH"):  # no error, since the options may stand in the picture
+            notes.append("the answer is a letter, and no options are known")
+        return answer
+    letter = _lone_letter(answer)
+    in_front = _letter_in_front.match(answer)
+    if letter is None and in_front:
+        text = answer[in_front.end():].rstrip(".")
+        letter = in_front[1].upper() if _letter_of(text, question) == in_front[1].upper() else None
+    if letter is None or letter == answer:
+        return answer
+    notes.append("the answer is an option's letter with more: the letter is the truth")
+    return letter
 
 
 def _listed_letters(answer):

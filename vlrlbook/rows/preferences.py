@@ -191,7 +191,8 @@ def _refuse_scores(ranks, number):
     Read as ranks, scores of 0.9 and 0.1 would prefer the worse answer. Ranks are whole numbers, or the mean of
     the places that a tie shares: 1.5 and 1.5."""
     for rank in ranks:
-        if rank != int(rank) and ranks.count(rank) == 1:
+        is_half = 2 * rank == int(2 * rank)  # as the mean of a tie's places is
+        if rank != int(rank) and (not is_half or ranks.count(rank) == 1):
             cure = "write 0 for the best answer, 1 for the next; shares of people go into `votes`"
             message = f"ranks are whole numbers, found {ranks!r}, as scores are"[:100]
             _raise_error(number, "ranks", f"{message}; {cure}")

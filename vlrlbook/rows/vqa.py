@@ -8,12 +8,12 @@ import re
 from dataclasses import dataclass, field
 
 from ..archive import DataError, control_token
-from ..readers.tokens import final_answer
+from ..readers.tokens import conclusion, final_answer, hashed_result
 from .chat import is_turns, read_turns
 from .columns import Columns, empty_columns, plain_name
 from .marks import marked_question
 from .options import Places, chosen_option, numbered_answer, option_places, row_options, whole_number
-from .options import with_options
+from .options import listed_choice, with_options
 from .shown import belonging_columns, is_said, pictures_shown, unread_columns
 from .values import ClassName, as_list, listed, refuse_half_characters, row_text
 
@@ -75,13 +75,12 @@ def _row_of_columns(
         # reply may have no such column: then the text.
         raw_answer = _raw_answer(columns) if reply is None else answer
         answer = chosen_option(raw_answer, answer, options, places, columns, notes)  # its letter or text
-        is_letter = len(answer) == 1 and answer.isalpha()
+        is_letter = answer.upper() in tuple("ABCDEFGHIJ"[:len(options)])
         if not is_letter and answer.casefold() in map(str.casefold, options):
             # The question shows letters, and a model may well answer with one.
             notes.append("the answer is an option's text: its letter earns nothing")
-    elif answer in tuple("ABCDEFGH") and not _lists_options.search(question):
-        # no error, since the options may stand in the picture
-        notes.append("the answer is a letter, and no options are known")
+    else:
+        answer = listed_choice(answer, question, notes)
     pictures = pictures_shown(columns, turn_pictures, notes, kind="vqa")  # paths and bytes
     question = _question_with_marks(question, len(pictures), notes, columns.number)
     for name in belonging_columns(columns):  # columns not read whose names sound like it, such as `hint`
@@ -115,10 +114,6 @@ def _check_question(question, number):
         raise DataError("vqa.tokens", message, row=number)
     if not question.replace("<image>", "").strip():
         raise DataError("vqa.empty", "question or answer is empty", row=number)
-
-
-# A question that lists options itself, such as "… A. yes B. no"
-_lists_options = re.compile(r"(?<![A-Za-z])\(?A\s*[).:].*(?<![A-Za-z])\(?B\s*[).:]", re.DOTALL)
 
 
 @dataclass
@@ -404,26 +399,25 @@ def _one_truth(value, name, number, notes):
     return text
 
 
-# The last of LLaVA-CoT's four sections
-_conclusion = re.compile(r"(?is)<CONCLUSION>((?:(?!<CONCLUSION>).)*?)(?:</CONCLUSION>[\s.]*)?$")
-# The last line of GSM8K's solutions, #### 5: a number, since a report may have headings, too
-_hashed_number = re.compile(r"(?:^|\n)[ \t]*####[ \t]*([-$]{0,2}\d[\d.,/%]*)\s*$")
 # The end of a text that names its result: "So the final answer is: 4.", "Answer: B", "**Final Answer:** B"
-_sentence_begins = r"(?:^|\n|(?<=[.!?])[ \t])[#*> \t]*(?:(?:so|thus|hence|therefore),?[ \t]+)?"
-_result_is = (r"(?:the[ \t]+)?(?:(?:final|correct|right)[ \t]+)?(?:answer|option|choice)"
-              r"(?:[ \t]+is[ \t]*:?|[* \t]*:)[* \t]*\n?")
-_result_heading = r"final answer[* \t]*\n"  # ### Final Answer, and the result on the next line
-_result = re.compile(
-    rf"(?i){_sentence_begins}(?:{_result_is}|{_result_heading})[* \t]*(?<=[\s*:])(\S[^\n]*?)[* \t]*\s*$")
+_sentence_begins = (
+    r"(?:^|\n|(?<=[.!?,])[ \t])[#*> \t]{0,9}(?:(?:so|thus|hence|therefore),?[ \t]+)?"
+    r"(?:the[ \t]+)?(?:(?:final|correct|right)[ \t]+)?")
+_result_is = r"(?:answer|option|choice)(?:[ \t]+is\b|[* \t]{0,4}(?=:)):?[* \t\n]{0,9}"
+_result_heading = r"(?<=[#* \t])answer[* \t]{0,4}\n[* \t]{0,4}"  # ### Final Answer, and the result below it
+_result = re.compile(rf"(?i){_sentence_begins}(?:{_result_is}|{_result_heading})(?<=[\s*:])([^\s*][^\n]*)$")
+_abbreviation = re.compile(r"\w\.\w\.$")  # U.S.
 
 
 def _without_solution(text, notes):
     "A truth without the worked solution or the sentence around it; `notes` gets a sentence about it"
-    conclusion = _conclusion.search(text)
-    short = conclusion[1].strip() if conclusion else text
-    result = _hashed_number.search(short) or _result.search(short)
+    concluded = conclusion.search(text)
+    short = concluded[1].strip() if concluded else text
+    result = hashed_result.search(short) or _result.search(short.rstrip("* \t\n"))
     if result:
-        short = result[1].removesuffix(".")
+        short = result[1].strip("* \t")
+        if not _abbreviation.search(short):
+            short = short.removesuffix(".").strip("* \t")
     if short != text:
         notes.append("only the conclusion of a worked solution is the truth")
     return short
