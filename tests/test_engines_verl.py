@@ -48,7 +48,9 @@ def samples(): return mixed_samples(40)
                 ids=["plain", "lora", "own names"])
 def world(request, tmp_path_factory):
     "An export, and what verl says of it"
-    home = tmp_path_factory.mktemp("verl")
+    # signs that Hydra reads itself where no quotes are around them
+    home = tmp_path_factory.mktemp("verl") / "lr=1e-6, é (1)"
+    home.mkdir()
     save_model(*tiny_twin("qwen2_5_vl"), home / "twin")
     given = {"data.train_batch_size": 32, "trainer.n_gpus_per_node": 1, "actor_rollout_ref.model.path": str(home / "twin")}
     folder = export_verl(samples(), "vqa", given | request.param, home / "out", val=synthetic_vqa(4, seed=9))

@@ -594,7 +594,7 @@ def test_an_adapter_finds_its_base_from_any_directory(tmp_path, monkeypatch):
     assert VLRewardModel.from_pretrained(tmp_path / "kept").score_many([question(2)], ["two"]) == pytest.approx(scores, abs=1e-5)
     with pytest.raises(ValueError, match="another base"): VLRewardModel.from_pretrained(tmp_path / "kept", base="base")
     (tmp_path / "here").rename(tmp_path / "moved")
-    with pytest.raises(DataError, match="kept: it was trained on .*here/base, which is not there; name it with base_model"):
+    with pytest.raises(DataError, match="'kept': it was trained on .*here/base, which is not there; name it with base_model"):
         VLRewardModel.from_pretrained(tmp_path / "kept")
     moved = VLRewardModel.from_pretrained(tmp_path / "kept", base=str(tmp_path / "moved/base"))
     assert moved.score_many([question(2)], ["two"]) == pytest.approx(scores, abs=1e-5)

@@ -658,6 +658,9 @@ def test_a_users_own_mix_is_no_sum_of_ours():
     (r"AB \parallel CD", "AB∥CD", r"AB \perp CD"),
     ("α-fetoprotein", "alpha-fetoprotein", "fetoprotein"), (r"5 \mu m", "5 µm", "5 m"), (r"1{,}200", "1200", "1.2"),
     ("10 π", r"10\pi", r"10\theta"),
+    # an option with its letter
+    ("B. dog", "dog", "B. cat"), ("The answer is (B) dog because it barks.", "dog", "B"), ("**B. 3 cm**", "3 cm", "B. 4 cm"),
+    ("E. coli", "E. coli", "E. faecalis"),
     # GLM's box
     ("<think>A?</think>It is C.\n<|begin_of_box|>C<|end_of_box|>", "C", "C <|begin_of_box|>B<|end_of_box|>"),
     ("<answer><|begin_of_box|>liver<|end_of_box|></answer>", "liver", "<|begin_of_box|>lung<|end_of_box|>")])

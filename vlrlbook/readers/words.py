@@ -457,6 +457,7 @@ def _has_other_brackets(
     return has_interval and len(own) == len(true_ones) and own != true_ones
 
 
+_choice_in_front = re.compile(r"^([\s*$]*)(?:\([A-J]\)|[A-J][).:])\s+(?=\S)")  # B. dog, (B) dog
 _comma_without_space = re.compile(r",(?=[^\s}])")
 # a minus that stands apart from what it is before, in front, in bold, or behind `is` or a colon
 _minus_in_front = re.compile(r"((?:^|[$*:]|\bis\b)[ \t]*)[-−–][ \t]+(?=[\d.√\\(]|[a-z](?![a-z]))")
@@ -490,17 +491,22 @@ def _possible_answers(
 ):
     """The parts of a text that may be the answer alone, so that each is compared with the truth
 
-    The whole text; the sentence behind the last `the answer is`; and of both what stands before `because` or
-    the like. Parts that are too long for this truth are left out, and so are intervals with other ends, and all
+    The whole text; the sentence behind the last `the answer is`; of both what stands before `because` or the
+    like; all without the letter of an option in front, if the truth has none: dog of "B. dog". Parts that are too long for this truth are left out, and so are intervals with other ends, and all
     parts where the text names another currency."""
     if _names_other_money(text, truth):
         return []
     if "!" not in truth:  # in "It is room 5!" it is no factorial
         text = text.replace("!", ".")
     parts = [text]
+    drops_choice = not _choice_in_front.match(truth)  # "B. dog" says dog, and the letter that it had
+    if drops_choice:
+        parts.append(_choice_in_front.sub(r"\1", text))
     statement_ends = [match.end() for match in _stated_answer.finditer(text)]  # of `the answer is`
     if statement_ends:
         behind_last = text[statement_ends[-1]:].strip()
+        if drops_choice:
+            behind_last = _choice_in_front.sub(r"\1", behind_last)
         # up to a line break, or to a full stop or the like with a space behind it, which 2.5 does not have
         stated_sentence = _ends_sentence.split(behind_last, maxsplit=1)[0]
         parts.append(stated_sentence)
