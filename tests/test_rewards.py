@@ -647,6 +647,12 @@ def test_a_users_own_mix_is_no_sum_of_ours():
     ("-5", "- 5", "5"), ("- 5", "-5", "- 6"), ("x = -5", "x = - 5", "x = 5"), ("(-2,-3)", "( - 2, - 3 )", "(2, 3)"),
     ("- liver", "liver", "- lung"), ("**- 5**", "- 5", "**5**"), ("The answer is − 5.", "-5", "The answer is 5."),
     ("y = -x + 3", "y = - x + 3", "y = x + 3"), ("-θ", r"-\theta", "θ"), ("sin(-α)", r"sin(-\alpha)", "sin(α)"),
+    # a hyphen between names in LaTeX's own letters, roots and powers written otherwise; a Greek name behind a bullet
+    (r"\text{L4}-\text{L5}", "L4-L5", r"\text{L3}-\text{L5}"), ("6sqrt(2) - 6", r"6\sqrt{2} - 6", "6sqrt(2) + 6"),
+    (r"6\sqrt 2\,-\,6", "6√2 - 6", r"6\sqrt 2 + 6"), ("2^N - 1", "2^{n} - 1", "2^n + 1"), ("x_1 - x_2", "x_{1} - x_{2}", "x_1 + x_2"),
+    ("-Beta blockers\n-ACE inhibitors", "Beta blockers, ACE inhibitors", "-Beta blockers"), ("TNF -alpha", "TNF-alpha", "TNF -beta"),
+    ("The value is (3,000)", "(3,000)", "The value is (3,001)"), ("size (1200 g, 3 cm)", "size (1,200 g, 3 cm)", "size (1200 g, 4 cm)"),
+    ("mass, - 3 cm", "mass, 3 cm", "mass, - 4 cm"), ("1", "∠1", "2"), ("∠1", "∠1", "△1"),
     # what a worked solution ends with
     ("2 and 3 are 5.\n#### 5", "5", "2 and 3 are 5.\n#### 6"),
     ("<REASONING>5?</REASONING><CONCLUSION> liver </CONCLUSION>", "liver", "<CONCLUSION>lung"),

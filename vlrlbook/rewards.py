@@ -26,8 +26,8 @@ from .readers.choices import choice_letter, choice_letters, truth_letters, yes_o
 from .readers.counts import explain_count, read_count, read_number
 from .readers.tokens import answer_text, chinese, final_answer, is_cut, tens, units
 from .readers.turns import last_turn, looks_of
-from .readers.words import answer_kind, answer_words, normalise_answer, same_items, same_words
-from .readers.words import spaced_alike, truth_number
+from .readers.words import answer_kind, answer_words, in_one_form, normalise_answer, same_items, same_words
+from .readers.words import truth_number
 from .settings import SettingsError, reward_terms
 
 _all_ = ["answer_text", "final_answer", "is_cut", "units", "tens", "chinese", "read_count", "explain_count",
@@ -325,7 +325,7 @@ def _mark(
     "Compare an answer with one truth: returns (is it right, is it an answer of the truth's kind)"
     if not answer_part.strip():
         return False, False
-    answer_part, truth = spaced_alike(answer_part, truth) # (10,200) and (10, 200) are one point
+    answer_part, truth = in_one_form(answer_part, truth) # (10,200) and (10, 200) are one point
     kind = answer_kind(truth) # yes/no, letter, number, list or text
     if kind == "yes/no":
         yes_no = yes_or_no(answer_part) # None if it says neither, or both

@@ -126,8 +126,6 @@ _latex_signs = {
     "triangle": "△", "perp": "⊥", "parallel": "∥", "cup": "∪", "cap": "∩", "in": "∈", "subset": "⊂",
     "rightarrow": "→", "to": "→", "dfrac": r"\frac", "tfrac": r"\frac"}
 _latex_sign = re.compile(rf"\\({'|'.join(_latex_signs)})(?![a-zA-Z])")
-# (- 2, 3) and x = - 5: a minus that stands apart from its number, as Geometry3K writes it
-_minus_apart = re.compile(r"(?<=[=(\[{,<>≤≥])([ \t]*-)[ \t]+(?=[\d.√\\∞({]|[a-z](?![a-z]))")
 _latex_thousands = re.compile(r"(?<=\d)\{,\}(?=\d{3}(?!\d))")  # 1{,}200
 # \boxed{\text{B}}, $B$, **B** and `B` are B
 _latex = re.compile(
@@ -157,7 +155,6 @@ def plain_text(
     # cut once more, since NFKC writes some characters as several
     plain = plain[:_most_characters] if from_start else _both_ends(plain)
     plain = plain.translate(_same_marks)  # hyphens, apostrophes, quotation marks, ×
-    plain = _minus_apart.sub(r"\1", plain)
     plain = _latex_thousands.sub(",", plain)
     if "\\" in plain:  # LaTeX
         plain = _latex_sign.sub(lambda match: _latex_signs[match[1]], plain)  # x \leq 3 → x ≤ 3

@@ -9,7 +9,7 @@ from .choices import truth_letters
 from .counts import is_minus_word, is_plus_or_minus, read_number
 from .tokens import combining_marks, is_number, length_names, margin, plain_text, tens, tokens_of, units, unwrapped
 
-__all__ = ["normalise_answer", "answer_words", "answer_items", "same_words", "same_items", "spaced_alike",
+__all__ = ["normalise_answer", "answer_words", "answer_items", "same_words", "same_items", "in_one_form",
            "answer_kind", "truth_number"]
 
 _most_normalised = 4000  # characters
@@ -73,6 +73,7 @@ def answer_words(
     plain = plain_text(with_powers, from_start=True, keep_powers=True)
     if "^" in plain:
         plain = _without_typesetting(plain)  # Ca^{2+} and 3^{rd} become Ca2+ and 3rd
+    plain = _root_of_number.sub(r"√\1", plain)
     # 6\sqrt{2}+6 and 6\sqrt{2} - 6: the sign between two terms becomes a word of its own, however it is spaced
     plain = _plus_between.sub(r"\1 + ", plain)
     plain = _minus_between.sub(r"\1 − ", plain)
@@ -130,12 +131,15 @@ def _without_typesetting(
 
 
 # What may follow a sign between two terms: a number, a bracket, a root, a variable
-_term_behind = r"[ \t]*(?=[\d.({\\√π∞]|[^\W\d_](?![^\W_]))"
+_term_behind = r"(?:[ \t]|\\[,;:! ])*(?=[\d.({\\√π∞]|[^\W\d_](?![^\W_]))"
 # Behind a number, a variable or a bracket; not behind a name such as HER2 or Na
 _plus_between = re.compile(r"((?<![^\W\d_])[^\W_]|[)\]}°!])[ \t]*\+" + _term_behind)
-# Behind LaTeX's bracket, a root or a power: elsewhere a hyphen may join names, as in B-12 and 2020-01-05. The
-# minus is written with its own sign, since a hyphen between words says nothing.
-_minus_between = re.compile(r"(\}|[√^] ?\d{1,9})[ \t]*[-–]" + _term_behind)
+# Behind a root, a power or a fraction: elsewhere a hyphen may join names, as in B-12, \text{L4}-\text{L5} and
+# 2020-01-05. The minus is written with its own sign, since a hyphen between words says nothing.
+_minus_between = re.compile(
+    r"(√ ?\d{1,9}|\^ ?(?:\d{1,9}|[a-zA-Z](?![a-zA-Z]))\s?\}?|\\frac[^-+\n]{1,40}\})(?:[ \t]|\\[,;:! ])*[-–—]"
+    + _term_behind)
+_root_of_number = re.compile(r"(?:\\?sqrt|√)[ \t]*[({]?[ \t]*(\d{1,9})[ \t]*[)}]?")  # \sqrt{2}, sqrt(2), √2
 # else they would be dropped
 _signs_as_words = str.maketrans({"∠": " angle ", "△": " triangle ", "→": " to "})
 # a Greek letter that is a sign, and no part of a Greek word
@@ -268,9 +272,13 @@ def _is_sign_before(
     if not following.glued:  # a bullet
         return False
     # What stands behind a bracket, or behind LaTeX's backslash, decides: -(x+1) and -\sqrt, not -(see below).
-    if following.text in ("(", "\\"):
-        following = tokens[i + 2]
+    place = i + 2 if following.text in ("(", "\\") else i + 1
+    following, behind = tokens[place], tokens[place + 1]
     is_formula = following.text in ("√", "∞") or following.text in _mathematical_words
+    # -θ, not TNF -alpha and the bullet of -Beta blockers
+    is_in_a_name = before.kind == "word" or behind.kind == "word" and len(behind.text) > 1
+    if following.text in _greek_names and is_in_a_name:
+        return False
     return is_formula or is_number(following) or _is_letter(following)
 
 
@@ -458,26 +466,39 @@ def _has_other_brackets(
 
 
 _choice_in_front = re.compile(r"^([\s*$]*)(?:\([A-J]\)|[A-J][).:])\s+(?=\S)")  # B. dog, (B) dog
+# (- 2, 3) and x = - 5: a minus that stands apart from its number, as Geometry3K writes it
+_minus_apart = re.compile(r"((?:(?<![=-])=|[(\[{<≤≥])[ \t]*)[-−–][ \t]+(?=[\d.√\\∞({]|[a-z](?![a-z]))")
+_minus_behind_comma = re.compile(r"(?<=,)[ \t]*[-−–][ \t]+(?=[\d.√\\∞({]|[a-z](?![a-z]))")
+_angle_in_front = re.compile(r"^[\s$]*(?:∠|\\angle\b)[ \t]*")
+_angle_or_triangle = re.compile(r"(?i)∠|△|angle")
+_spaced_point = re.compile(r"[\[(][^\[\]()]*,\s[^\[\]()]*[\])]")
 _comma_without_space = re.compile(r",(?=[^\s}])")
 # a minus that stands apart from what it is before, in front, in bold, or behind `is` or a colon
 _minus_in_front = re.compile(r"((?:^|[$*:]|\bis\b)[ \t]*)[-−–][ \t]+(?=[\d.√\\(]|[a-z](?![a-z]))")
 
 
-def spaced_alike(
+def in_one_form(
     answer: str,  # without tags
     truth: str,  # what the data set says
-) -> tuple:  # (answer, truth), with spaces in other places
-    """An answer and its truth, spaced alike where spaces change what is read.
+) -> tuple:  # (answer, truth)
+    """An answer and its truth, written alike where a way of writing changes what is read.
 
-    Where both hold a point, (10,200) becomes (10, 200), and is no 10,200 then. A truth "- 5" is -5, and so is
-    such an answer beside a truth with a minus in front: else it would be a bullet and a 5."""
+    (10,200) beside (10, 200) is a point, and no 10,200. A truth "- 5" is -5, and so is such an answer beside a
+    truth with a minus: else it is a bullet and a 5. Where a truth is ∠1, an answer may leave the sign out."""
     if "\n" not in truth:
-        truth = _minus_in_front.sub(r"\1-", truth)
-    if truth.lstrip("$* ").startswith("-") and "\n" not in answer:
-        answer = _minus_in_front.sub(r"\1-", answer)
-    if not _pair_of_brackets.search(answer) or not _pair_of_brackets.search(truth):
+        truth = _minus_apart.sub(r"\1-", _minus_in_front.sub(r"\1-", truth))
+    if any(sign in truth for sign in "-−–=") and "\n" not in answer:
+        answer = _minus_apart.sub(r"\1-", _minus_in_front.sub(r"\1-", answer))
+    if not _angle_or_triangle.search(answer):
+        truth = _angle_in_front.sub("", truth)
+    if not _whole_in_brackets.fullmatch(truth):
         return answer, truth
-    return tuple(_pair_of_brackets.sub(_with_space_behind_commas, text) for text in (answer, truth))
+    answer, truth = (_minus_behind_comma.sub("-", text) for text in (answer, truth))
+    # Where both have a space behind the comma, or none has, they are alike: (1,200) may be a number.
+    if bool(_spaced_point.search(answer)) != bool(_spaced_point.search(truth)):
+        answer = _pair_of_brackets.sub(_with_space_behind_commas, answer)
+        truth = _pair_of_brackets.sub(_with_space_behind_commas, truth)
+    return answer, truth
 
 
 def _with_space_behind_commas(point):  # match of a pair of brackets with a comma between
@@ -492,8 +513,9 @@ def _possible_answers(
     """The parts of a text that may be the answer alone, so that each is compared with the truth
 
     The whole text; the sentence behind the last `the answer is`; of both what stands before `because` or the
-    like; all without the letter of an option in front, if the truth has none: dog of "B. dog". Parts that are too long for this truth are left out, and so are intervals with other ends, and all
-    parts where the text names another currency."""
+    like; all without the letter of an option in front, if the truth has none: dog of "B. dog". Parts that are
+    too long for this truth are left out, and so are intervals with other ends, and all parts where the text
+    names another currency."""
     if _names_other_money(text, truth):
         return []
     if "!" not in truth:  # in "It is room 5!" it is no factorial

@@ -400,12 +400,18 @@ def _one_truth(value, name, number, notes):
 
 
 # The end of a text that names its result: "So the final answer is: 4.", "Answer: B", "**Final Answer:** B"
-_sentence_begins = (
-    r"(?:^|\n|(?<=[.!?,])[ \t])[#*> \t]{0,9}(?:(?:so|thus|hence|therefore),?[ \t]+)?"
-    r"(?:the[ \t]+)?(?:(?:final|correct|right)[ \t]+)?")
-_result_is = r"(?:answer|option|choice)(?:[ \t]+is\b|[* \t]{0,4}(?=:)):?[* \t\n]{0,9}"
-_result_heading = r"(?<=[#* \t])answer[* \t]{0,4}\n[* \t]{0,4}"  # ### Final Answer, and the result below it
-_result = re.compile(rf"(?i){_sentence_begins}(?:{_result_is}|{_result_heading})(?<=[\s*:])([^\s*][^\n]*)$")
+_sentence_begins = r"(?:^|\n|(?<=[.!?,])[ \t])[#*> \t]{0,9}(?:(?:so|thus|hence|therefore),?[ \t]+)?"
+_result_name = r"(?:the[ \t]+)?(?:(?:final|correct|right)[ \t]+)?answer"
+_with_colon = (rf"(?:{_result_name}|(?:the[ \t]+)?(?:correct|right)[ \t]+(?:option|choice))"
+               r"(?:[ \t]+is)?[* \t]{0,4}:[* \t\n]{0,9}")
+# without a colon the result must be short, since a sentence may go on: "The answer is on the left of the page."
+_with_is = (r"(?:the[ \t]+answer|(?:the[ \t]+)?(?:final|correct|right)[ \t]+(?:answer|option|choice))"
+            r"[ \t]+is\s+")
+_heading = r"(?<=[#* \t])answer[* \t]{0,4}\n[* \t]{0,4}"  # ### Final Answer, and the result below it
+_short = r"(?![^\n]*\bbecause\b)[^\s]+(?:(?<![.!?])[ \t][^\s]+){0,3}"  # up to four words of one sentence
+_result = re.compile(
+    rf"(?i){_sentence_begins}(?:(?:{_with_colon}|(?:the[ \t]+)?(?:final[ \t]+)?{_heading})([^\s*][^\n]*)"
+    rf"|{_with_is}({_short}))$")
 _abbreviation = re.compile(r"\w\.\w\.$")  # U.S.
 
 
@@ -413,9 +419,12 @@ def _without_solution(text, notes):
     "A truth without the worked solution or the sentence around it; `notes` gets a sentence about it"
     concluded = conclusion.search(text)
     short = concluded[1].strip() if concluded else text
-    result = hashed_result.search(short) or _result.search(short.rstrip("* \t\n"))
+    result = hashed_result.search(short)
     if result:
-        short = result[1].strip("* \t")
+        short = result[1]
+    result = _result.search(short.rstrip("* \t\n"))  # two groups, of which one has matched
+    if result:
+        short = (result[1] or result[2]).strip("* \t")
         if not _abbreviation.search(short):
             short = short.removesuffix(".").strip("* \t")
     if short != text:
