@@ -26,6 +26,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self):
         server = self.server
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.is_counted = True
         with server.lock:
             server.now += 1
             server.most_at_once = max(server.most_at_once, server.now)
@@ -34,8 +35,13 @@ class _Handler(BaseHTTPRequestHandler):
             trouble = server.troubles.pop(0) if server.troubles else None
         try: self.trouble(trouble) if trouble else self.chat(body)
         except (BrokenPipeError, ConnectionResetError): pass # who asked did not wait
-        finally:
-            with server.lock: server.now -= 1
+        finally: self.uncount()
+
+    def uncount(self):
+        "A request ends before its reply goes out: who has it may ask again before this thread goes on"
+        if getattr(self, "is_counted", False):
+            with self.server.lock: self.server.now -= 1
+        self.is_counted = False
 
     def do_GET(self):
         if self.path != "/v1/models" or self.server.served is None: self.reply(404, json.dumps(dict(detail="Not Found")))
@@ -63,6 +69,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def reply(self, status, text, headers=()):
         content = text.encode()
+        self.uncount()
         self.send_response(status)
         for name, value in dict(headers).items(): self.send_header(name, value)
         self.send_header("Content-Length", str(len(content)))
