@@ -5,7 +5,6 @@ one question of anybody's. `marking` decides which answers are right; its names 
 too. Written by hand."""
 import io
 import json
-import os
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -22,7 +21,7 @@ from .geometry import box_fault, rescaled, scale_of_family, unit_of
 from .marking import answer_marks, counting_marks, gain, is_closed, marks, summary
 from .marking import verbatim, vqa_marks, word_scores
 from .model_files import without_own_sampling
-from .models import load_vlm, vision_marker_ids
+from .models import base_fault, load_vlm, vision_marker_ids
 from .pointing import drawn_side, shown_size, with_boxes_drawn
 from .readers.boxes import box_truth, read_box_truth, read_boxes
 from .readers.counts import read_count
@@ -268,11 +267,7 @@ def base_of(
     if not config_path.exists():
         raise SettingsError(f"model: {Path(adapter).name} is a whole model and does not say what it began as")
     base = json.loads(config_path.read_text(encoding="utf-8")).get("base_model_name_or_path")
-    fault = None
-    if not base:
-        fault = "does not say which model it was trained on"
-    elif os.path.isabs(base) and not os.path.exists(base):
-        fault = f"was trained on {base}, which is not there"
+    fault = base_fault(base)
     if fault:
         name_it = "name that model, and this directory as the adapter"
         raise SettingsError(f"model: {Path(adapter).name} {fault}; {name_it}")

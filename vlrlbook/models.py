@@ -6,9 +6,9 @@
 __all__ = ['special_tokens', 'chat_template', 'sentences', 'families', 'vision_marks', 'tiny_tokenizer', 'size_problem',
            'twin_config', 'twin_processor', 'tiny_twin', 'image_token', 'token_kinds', 'vision_marker_ids',
            'save_processor', 'save_model', 'pick_dtype', 'pick_attention', 'four_bit', 'limit_pixels', 'load_vlm',
-           'load_processor', 'with_adapter', 'weights_digest', 'check_adapter', 'model_type', 'name_anywhere',
-           'add_lora', 'lora_config', 'merge_lora', 'base_files', 'adapted_layers', 'last_real_token', 'hidden_size',
-           'BackboneWithHead']
+           'load_processor', 'with_adapter', 'weights_digest', 'check_adapter', 'model_type', 'base_fault',
+           'name_anywhere', 'add_lora', 'lora_config', 'merge_lora', 'base_files', 'adapted_layers', 'last_real_token',
+           'hidden_size', 'BackboneWithHead']
 
 # %% ../nbs/00a_models.ipynb #c002
 import hashlib, importlib.util, json, os, re, warnings
@@ -902,6 +902,15 @@ def model_type(
         suggestion = nearest(family, list(families)) # ": did you mean …?", or a list of all
         raise ValueError(f"model {name!r} is of type {family!r}{suggestion}")
     return family
+
+def base_fault(
+    base, # what an adapter notes as its base: hub id or directory; None or empty if it notes none
+) -> str | None: # such as "was trained on /gone/qwen, which is not there"
+    "Say why the base that an adapter notes cannot be loaded, as a clause; None if it may be"
+    if not base:
+        return "does not say which model it was trained on"
+    is_gone = os.path.isabs(base) and not os.path.exists(base)
+    return f"was trained on {base}, which is not there" if is_gone else None
 
 def name_anywhere(
     name: str, # hub id, name of a twin, or directory: from the working directory, or from `~`

@@ -38,8 +38,8 @@ from .folders import new_folder, write_json, write_whole
 from .old_scores import backbone_weights, is_old_checkpoint, read_old_checkpoint
 from .reward_model_settings import RewardModelSettings, judge_template, presets
 from .settings import SettingsError, nearest
-from .models import BackboneWithHead, check_adapter, hidden_size, last_real_token, limit_pixels, load_vlm
-from .models import lora_config, name_anywhere, save_processor, tiny_twin, vision_marks, with_adapter
+from .models import BackboneWithHead, base_fault, check_adapter, hidden_size, last_real_token, limit_pixels
+from .models import load_vlm, lora_config, name_anywhere, save_processor, tiny_twin, vision_marks, with_adapter
 from .rewards import read_count
 from .rows.gate import read_preference_file
 from .shared_prompt import share_attention, shared_hidden
@@ -600,14 +600,10 @@ def _load_whole_backbone(path):
 
 def _noted_base(path, facts):
     "The model under the adapter in `path`, as the `facts` beside it tell; DataError if it cannot be found"
-    base, fault = facts["base"], None
-    if not base:
-        fault = "it does not say which model it was trained on"
-    elif os.path.isabs(base) and not os.path.exists(base):
-        fault = f"it was trained on {base}, which is not there"
+    fault = base_fault(facts["base"])
     if fault:
-        raise DataError("reward_model.base", f"{fault}; name it with base_model", entry=path.name)
-    return base
+        raise DataError("reward_model.base", f"it {fault}; name it with base_model", entry=path.name)
+    return facts["base"]
 
 def _load_with_adapter(
     path,  # directory of the adapter and the processor

@@ -738,7 +738,9 @@ def _is_home_written(folder, key, name):
     if not launcher.is_file():
         return False
     # `bash_path` puts $HOME in place of ~, and a backslash before bash's special characters
-    return f'"{key}={bash_path(name, for_hydra=True)}"' in launcher.read_text(encoding="utf-8")
+    text = launcher.read_text(encoding="utf-8")
+    # an older export has no quotes for Hydra around the path
+    return any(f'"{key}={bash_path(name, for_hydra=quoted)}"' in text for quoted in (True, False))
 
 def _missing_file(key, name, code):
     "The problem, a dict, of a setting `key` whose file `name` is missing; its code is `code` or data.hub"

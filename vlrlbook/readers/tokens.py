@@ -47,18 +47,18 @@ def final_answer(
     boxed = _boxed(answer)  # None without a box
     if boxed is not None:
         return boxed
-    concluded = conclusion.search(answer)
+    concluded = _conclusion.search(answer)
     if concluded:
-        return concluded[1].strip()
-    hashed = hashed_result.search(answer)
+        answer = concluded[1].strip()
+    hashed = _hashed_result.search(answer)
     return hashed[1] if hashed else answer
 
 
 # The last of LLaVA-CoT's four sections
-conclusion = re.compile(r"(?is)<CONCLUSION>((?:(?!<CONCLUSION>).)*?)(?:</CONCLUSION>[\s.]*)?$")
+_conclusion = re.compile(r"(?is)<CONCLUSION>((?:(?!<CONCLUSION>).)*?)(?:</CONCLUSION>[\s.]*)?$")
 # The last line of GSM8K's solutions, #### 5: a number, with a unit or not, or a letter, since a report may
 # have headings, too
-hashed_result = re.compile(
+_hashed_result = re.compile(
     r"(?:^|\n)[ \t]*####[ \t]*([-$]{0,2}\d[\d.,:/%]*(?: ?\w{1,4})?|\(?[A-J]\)?)[\s.]*$")
 
 

@@ -426,10 +426,10 @@ def chosen_option(
     numbered = numbered_answer(raw, options, columns)  # None if the answer is no whole number
     # can_be_place: with four options the number is 0 to 4, or one of the numbers that the row gives them
     if numbered is None or not numbered.can_be_place:
-        return _option_of_text(answer, options, columns)  # `DataError` if it names no option
+        return _option_of_text(answer, options, columns, notes)  # `DataError` if it names no option
     # The options are numbers, such as 2, 3, 4, and in this file the answer 3 means the text "3", not a place.
     if places.are_texts and numbered.among_numbers:
-        return _option_of_text(answer, options, columns)
+        return _option_of_text(answer, options, columns, notes)
     index = _option_index(numbered, places, columns)  # from 0; `DataError` if the place is not certain
     notes.append(_place_note(numbered, places))
     return _letters[index]
@@ -439,6 +439,7 @@ def _option_of_text(
     answer,  # a text, such as dog, (B), B. dog or A and C
     options,  # from `row_options`
     columns,  # `Columns` of the row, for an error
+    notes,  # gets a sentence if it is an option's text, beside which a model's letter earns nothing
 ):
     """The option that a text names: a letter ("B"), several ("A, C"), or the text, if it is an option's own.
 
@@ -447,10 +448,13 @@ def _option_of_text(
     texts = [option.casefold() for option in options]
     if answer.casefold() in texts:  # before the letters: an option's text may be a letter itself
         _refuse_other_option(answer, texts, columns)
-        return answer
-    same_number = _option_of_number(answer, options)  # such as "3.0" for the answer 3
-    if same_number is not None:
-        return same_number
+        own_text = answer
+    else:
+        own_text = _option_of_number(answer, options)  # such as "3.0" for the answer 3; None if it is none
+    if own_text is not None:
+        if own_text.upper() not in tuple(letters):
+            notes.append("the answer is an option's text: its letter earns nothing")
+        return own_text
     letter = _lone_letter(answer)  # B of "(b)"; None for other answers
     if letter and letter in letters:
         return letter

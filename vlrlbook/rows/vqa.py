@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass, field
 
 from ..archive import DataError, control_token
-from ..readers.tokens import conclusion, final_answer, hashed_result
+from ..readers.tokens import final_answer
 from .chat import is_turns, read_turns
 from .columns import Columns, empty_columns, plain_name
 from .marks import marked_question
@@ -75,10 +75,6 @@ def _row_of_columns(
         # reply may have no such column: then the text.
         raw_answer = _raw_answer(columns) if reply is None else answer
         answer = chosen_option(raw_answer, answer, options, places, columns, notes)  # its letter or text
-        is_letter = answer.upper() in tuple("ABCDEFGHIJ"[:len(options)])
-        if not is_letter and answer.casefold() in map(str.casefold, options):
-            # The question shows letters, and a model may well answer with one.
-            notes.append("the answer is an option's text: its letter earns nothing")
     else:
         answer = listed_choice(answer, question, notes)
     pictures = pictures_shown(columns, turn_pictures, notes, kind="vqa")  # paths and bytes
@@ -417,11 +413,8 @@ _abbreviation = re.compile(r"\w\.\w\.$")  # U.S.
 
 def _without_solution(text, notes):
     "A truth without the worked solution or the sentence around it; `notes` gets a sentence about it"
-    concluded = conclusion.search(text)
-    short = concluded[1].strip() if concluded else text
-    result = hashed_result.search(short)
-    if result:
-        short = result[1]
+    text = text.strip()
+    short = final_answer(text)  # behind #### or in <CONCLUSION>
     result = _result.search(short.rstrip("* \t\n"))  # two groups, of which one has matched
     if result:
         short = (result[1] or result[2]).strip("* \t")
